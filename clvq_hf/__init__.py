@@ -1,0 +1,48 @@
+"""clvq-hf: find the discrete concepts that a language model uses, the Hugging Face way."""
+
+import importlib
+from typing import Any
+
+from transformers import AutoConfig, AutoModel
+
+from .configuration_clvq import CLVQConfig
+from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput, TopKQuantizer
+from .modeling_concepts import ConceptModel
+from .version import __version__
+
+# At import, so that AutoModel.from_pretrained knows "clvq" right after `import clvq_hf`.
+AutoConfig.register(CLVQConfig.model_type, CLVQConfig, exist_ok=True)
+AutoModel.register(CLVQConfig, CLVQModel, exist_ok=True)
+
+# The rest is imported at first use: the trainer alone costs seconds.
+_LAZY = {
+    "CLVQTrainer": ".trainer",
+    "CLVQTrainingArguments": ".training_args",
+    "ActivationCache": ".activations",
+    "load_texts": ".data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
+
+
+__all__ = [
+    "ActivationCache",
+    "AdaptiveResidualEncoder",
+    "CLVQConfig",
+    "CLVQModel",
+    "CLVQOutput",
+    "CLVQTrainer",
+    "CLVQTrainingArguments",
+    "ConceptModel",
+    "TopKQuantizer",
+    "__version__",
+    "load_texts",
+]

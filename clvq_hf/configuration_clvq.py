@@ -1,0 +1,206 @@
+"""Configuration of the CLVQ-VAE concept model."""
+
+from typing import Any
+
+from accelerate.utils import extract_model_from_parallel
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .version import __version__
+
+logger = logging.get_logger(__name__)
+
+DECODER_MEMORIES = ("quantized", "encoder")
+CODEBOOK_INITS = ("spherical-kmeans++", "kmeans++", "random")
+
+
+class CLVQConfig(PreTrainedConfig):
+    r"""Everything that defines a [`CLVQModel`]: its sizes, its quantizer, and the host layers that it connects.
+
+    Layers are counted as in `output_hidden_states`: `0` is the input of the host's first block, `i` the output of
+    block `i`, before the final norm. Most users build a config with [`CLVQConfig.from_host`], which reads the sizes and
+    the causality off the host.
+
+    Args:
+        hidden_size (`int`): Width `d` of the states at `lower_layer`; also the width of the codebook.
+        target_hidden_size (`int`, *optional*): Width `d'` of the states at `upper_layer`; `hidden_size` if not given.
+        lower_layer (`int`, *optional*): Host layer whose states are quantized. Needed to attach or train.
+        upper_layer (`int`, *optional*): Host layer that is reconstructed; equal to `lower_layer` for a single-layer
+            VQ-VAE.
+        stack (`str`, *optional*): `"encoder"` or `"decoder"` of an encoder-decoder host, else `None`.
+        is_causal (`bool`): Whether the host reads left to right only. The decoder is then causal too, in self- and in
+            cross-attention.
+        codebook_size (`int`): Number of concepts `K`.
+        top_k (`int`): In training a code is drawn from this many nearest codes. `1` gives the nearest code always.
+        temperature (`float`): `T` of `softmax(-D / T)` over the squared distances of these codes.
+        ema_decay (`float`): `γ` of the codebook's exponential moving averages.
+        ema_epsilon (`float`): `ε` of the Laplace smoothing of the code counts.
+        commitment_cost (`float`): `β`, the weight of the commitment loss.
+        codebook_init (`str`): `"spherical-kmeans++"`, `"kmeans++"` or `"random"`, see [`clvq_hf.codebook_init`].
+        revive_after (`int`, *optional*): Codes without a token for this many codebook updates are replaced by random
+            recent encoder states. `None` (the paper's setting) never does.
+        encoder_max_mix (`float`): `m_max`, the upper bound of the encoder's mixing weight.
+        encoder_mix_logit (`float`): Start of `a`; the mixing weight is `m_max·sigmoid(a)`.
+        num_decoder_layers (`int`): Layers of the transformer decoder.
+        num_attention_heads (`int`): Attention heads of the decoder; must divide `hidden_size`.
+        intermediate_size (`int`): Width of the decoder's feed-forward part.
+        dropout (`float`): Dropout probability in the decoder.
+        decoder_memory (`str`): What the decoder's cross-attention reads. `"quantized"` closes the bottleneck;
+            `"encoder"` is the paper's and lets the continuous states leak around it.
+        host_name_or_path (`str`, *optional*): Where the host came from.
+        host_revision (`str`, *optional*): Commit of the host on the Hub.
+        clvq_version (`str`): Version of clvq-hf that wrote the config.
+
+    Raises:
+        ValueError: If a value is out of its range, or two values contradict each other.
+
+    Example:
+        ```python
+        >>> from clvq_hf import CLVQConfig
+        >>> config = CLVQConfig(hidden_size=768, lower_layer=8, upper_layer=12, codebook_size=400)
+        >>> config.target_hidden_size
+        768
+
+        ```
+    """
+
+    model_type = "clvq"
+
+    hidden_size: int = 768
+    target_hidden_size: int | None = None
+    lower_layer: int | None = None
+    upper_layer: int | None = None
+    stack: str | None = None
+    is_causal: bool = False
+    codebook_size: int = 400
+    top_k: int = 5
+    temperature: float = 1.0
+    ema_decay: float = 0.99
+    ema_epsilon: float = 1e-5
+    commitment_cost: float = 0.1
+    codebook_init: str = "spherical-kmeans++"
+    revive_after: int | None = None
+    encoder_max_mix: float = 0.5
+    encoder_mix_logit: float = 0.2
+    num_decoder_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    dropout: float = 0.1
+    decoder_memory: str = "quantized"
+    host_name_or_path: str | None = None
+    host_revision: str | None = None
+    clvq_version: str = __version__
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.target_hidden_size is None:
+            self.target_hidden_size = self.hidden_size
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        """Raise `ValueError` for the first value that cannot work, naming what would."""
+        for name in (
+            "hidden_size",
+            "target_hidden_size",
+            "codebook_size",
+            "top_k",
+            "num_decoder_layers",
+            "num_attention_heads",
+            "intermediate_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("temperature", "ema_epsilon"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("ema_decay", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+        if not 0 <= self.encoder_max_mix <= 1:
+            raise ValueError(f"encoder_max_mix must lie in [0, 1], got {self.encoder_max_mix}.")
+        if self.commitment_cost < 0:
+            raise ValueError(f"commitment_cost must not be negative, got {self.commitment_cost}.")
+        if self.revive_after is not None and self.revive_after < 1:
+            raise ValueError(f"revive_after counts codebook updates: at least 1, or None; got {self.revive_after}.")
+        if self.hidden_size % self.num_attention_heads:
+            divisors = [n for n in range(1, 17) if self.hidden_size % n == 0]
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}. "
+                f"Choose one of {divisors}."
+            )
+        for name, allowed in (
+            ("decoder_memory", DECODER_MEMORIES),
+            ("codebook_init", CODEBOOK_INITS),
+            ("stack", (None, "encoder", "decoder")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        check_layer_order(self.lower_layer, self.upper_layer)
+
+    @classmethod
+    def from_host(
+        cls, host: Any, lower_layer: int, upper_layer: int, stack: str | None = None, **kwargs: Any
+    ) -> "CLVQConfig":
+        """Build a config that fits `host`.
+
+        Widths and causality are measured with a tiny probe forward (see [`clvq_hf.hooks.residual_stream`]); nothing is
+        guessed from the host's config.
+
+        Args:
+            host (`PreTrainedModel`): Any text model of transformers, with or without a task head, also inside PEFT or
+                DDP.
+            lower_layer (`int`): Layer whose states get a concept, from `0` to the number of blocks.
+            upper_layer (`int`): Layer that is reconstructed, not below `lower_layer`.
+            stack (`str`, *optional*): `"encoder"` (default) or `"decoder"` on encoder-decoder hosts.
+            **kwargs: Any other field of the config.
+
+        Returns:
+            `CLVQConfig`: The config, with the host's name and revision.
+
+        Raises:
+            ValueError: If a layer is out of range, the two are swapped, or the host cannot be hooked.
+        """
+        from . import hooks
+
+        check_layer_order(lower_layer, upper_layer)
+        stream = hooks.residual_stream(host, stack)
+        stream.check_layer(lower_layer)
+        stream.check_layer(upper_layer)
+        host_config = extract_model_from_parallel(host).config
+        fields = {
+            "hidden_size": stream.hidden_sizes[lower_layer],
+            "target_hidden_size": stream.hidden_sizes[upper_layer],
+            "is_causal": stream.is_causal,
+            "stack": stream.stack,
+            "host_name_or_path": getattr(host_config, "_name_or_path", None) or None,
+            "host_revision": getattr(host_config, "_commit_hash", None),
+        }
+        return cls(lower_layer=lower_layer, upper_layer=upper_layer, **{**fields, **kwargs})
+
+    @classmethod
+    def paper(cls, host: Any, lower_layer: int, upper_layer: int, **kwargs: Any) -> "CLVQConfig":
+        """[`CLVQConfig.from_host`] with the settings of the paper (arXiv 2506.20040).
+
+        They are our defaults but for the decoder's memory: the paper's cross-attention reads the continuous encoder
+        states, which leak around the bottleneck (see the method page of the docs).
+        """
+        return cls.from_host(host, lower_layer, upper_layer, **{"decoder_memory": "encoder", **kwargs})
+
+
+def check_layer_order(lower_layer: int | None, upper_layer: int | None) -> None:
+    """Refuse negative and swapped layers.
+
+    Raises:
+        ValueError: If a layer is negative, or `lower_layer` lies above `upper_layer`.
+    """
+    for name, layer in (("lower_layer", lower_layer), ("upper_layer", upper_layer)):
+        if layer is not None and layer < 0:
+            raise ValueError(f"{name} counts from 0 (the first block's input), got {layer}.")
+    if lower_layer is not None and upper_layer is not None and lower_layer > upper_layer:
+        raise ValueError(
+            f"lower_layer={lower_layer} lies above upper_layer={upper_layer}; did you swap them? States of the lower "
+            "layer are decoded into those of the upper one."
+        )
+
+
+__all__ = ["CLVQConfig"]

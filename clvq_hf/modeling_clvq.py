@@ -1,0 +1,510 @@
+"""The CLVQ-VAE: adaptive residual encoder, top-k sampled quantizer with an EMA codebook, transformer decoder.
+
+Paper: CLVQ-VAE, arXiv 2506.20040. Equations are named as in `docs/method.md`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .codebook_init import initial_codebook
+from .configuration_clvq import CLVQConfig
+from .modeling_concepts import ConceptModel
+
+
+@dataclass
+class CLVQOutput(ModelOutput):
+    """What [`CLVQModel`] returns.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*): `reconstruction_loss + β·commitment_loss`; only with a target.
+        reconstruction_loss (`torch.Tensor` of shape `()`, *optional*): Mean squared error of the reconstruction, per
+            token and dimension of `d'`; only with a target.
+        commitment_loss (`torch.Tensor` of shape `()`, *optional*): Mean squared distance of the encoder states to their
+            codes, per token and dimension of `d`; only with a target.
+        reconstruction (`torch.Tensor` of shape `(B, S, d')`): The decoder's estimate of the states at `upper_layer`.
+        quantized (`torch.Tensor` of shape `(B, S, d)`): The tokens' codebook vectors, with straight-through gradient;
+            zero on padding.
+        encoder_states (`torch.Tensor` of shape `(B, S, d)`): `z`, in float32.
+        codes (`torch.Tensor` of shape `(B, S)`, int64): Concept of each token, `-1` on padding.
+        perplexity (`torch.Tensor` of shape `()`): `exp(entropy)` of the codes of the tokens that count for the loss.
+    """
+
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    commitment_loss: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    quantized: torch.Tensor | None = None
+    encoder_states: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
+    perplexity: torch.Tensor | None = None
+
+
+class Float32Module(nn.Module):
+    """A module that stays in float32: `.to(bfloat16)` moves it but keeps its dtype, autocast is off inside.
+
+    Codes are decided by small differences of distances; in half precision `forward` and `encode` would disagree.
+    """
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Float32Module":
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
+
+    @staticmethod
+    def full_precision(device: torch.device) -> torch.autocast:
+        """Context in which autocast is off on `device`."""
+        return torch.autocast(device_type=device.type, enabled=False)
+
+
+class AdaptiveResidualEncoder(Float32Module):
+    """`z = (1-m)·x + m·LayerNorm(Wx+b)`, `m = m_max·sigmoid(a)` (Eq. 1).
+
+    It starts close to the identity, so that the codebook lives in the space of `lower_layer`.
+    """
+
+    def __init__(self, config: CLVQConfig) -> None:
+        super().__init__()
+        self.max_mix = config.encoder_max_mix
+        self.mix_logit = nn.Parameter(torch.tensor(config.encoder_mix_logit, dtype=torch.float32))
+        self.linear = nn.Linear(config.hidden_size, config.hidden_size, dtype=torch.float32)
+        self.norm = nn.LayerNorm(config.hidden_size, dtype=torch.float32)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Encode states of shape `(B, S, d)`, any float dtype, into float32 states of the same shape."""
+        with self.full_precision(hidden_states.device):
+            hidden_states = hidden_states.float()
+            mix = self.max_mix * torch.sigmoid(self.mix_logit)
+            return (1 - mix) * hidden_states + mix * self.norm(self.linear(hidden_states))
+
+
+class TopKQuantizer(Float32Module):
+    """Codebook with exponential moving averages; in training a code is drawn from the `top_k` nearest (Eqs. 2, 3).
+
+    The raw averages are stored, `ema_counts` (`N`) and `ema_sums` (`W`); the codebook `W/N` is smoothed at use. In
+    training mode `forward` only adds up the batch's counts and sums; [`update`][clvq_hf.TopKQuantizer.update] applies
+    them, once an optimizer step. In eval mode nothing changes.
+    """
+
+    def __init__(self, config: CLVQConfig) -> None:
+        super().__init__()
+        self.codebook_size = config.codebook_size
+        self.top_k = min(config.top_k, config.codebook_size)
+        self.temperature = config.temperature
+        self.decay = config.ema_decay
+        self.epsilon = config.ema_epsilon
+        self.revive_after = config.revive_after
+        shape = (config.codebook_size, config.hidden_size)
+        self.register_buffer("ema_counts", torch.ones(config.codebook_size, dtype=torch.float32))
+        self.register_buffer("ema_sums", torch.zeros(shape, dtype=torch.float32))
+        self.register_buffer("updates_since_use", torch.zeros(config.codebook_size, dtype=torch.int64))
+        self.register_buffer("initialized", torch.tensor(False))
+        # Of the optimizer step under way; a checkpoint is written between steps, when there is none.
+        self._pending: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._recent: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(K, d)`: `W / N̂` with Laplace-smoothed `N̂ = (N+ε)/(ΣN+Kε)·ΣN`."""
+        total = self.ema_counts.sum()
+        smoothed = (self.ema_counts + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
+        return self.ema_sums / smoothed[:, None]
+
+    @torch.no_grad()
+    def set_codebook(self, codebook: torch.Tensor) -> None:
+        """Start from `codebook` of shape `(K, d)`: every code has the weight of one token."""
+        self.ema_counts.fill_(1.0)
+        self.ema_sums.copy_(codebook)
+        self.updates_since_use.zero_()
+        self.initialized.fill_(True)
+
+    def forward(self, encoder_states: torch.Tensor, mask: torch.Tensor, count_mask: torch.Tensor | None = None):
+        """Quantize encoder states.
+
+        Args:
+            encoder_states (`torch.Tensor` of shape `(B, S, d)`): `z`.
+            mask (`torch.Tensor` of shape `(B, S)`, bool): Real tokens.
+            count_mask (`torch.Tensor` of shape `(B, S)`, bool, *optional*): Tokens that move the codebook; `mask` if
+                not given.
+
+        Returns:
+            `tuple`: quantized states `(B, S, d)` with straight-through gradient, codebook vectors `(B, S, d)`
+            without, codes `(B, S)` int64 with `-1` where `mask` is false.
+        """
+        with self.full_precision(encoder_states.device):
+            encoder_states = encoder_states.float()
+            codebook = self.codebook
+            with torch.no_grad():
+                scores = self._scores(encoder_states, codebook)
+                codes = self._draw(scores) if self.training else scores.argmax(-1)
+            vectors = F.embedding(codes, codebook) * mask[..., None]
+            if self.training:
+                self._accumulate(encoder_states.detach(), codes, mask if count_mask is None else count_mask & mask)
+            # Exactly the code's vector, with the gradient of the state: z + (e - z) would carry z in its rounding.
+            quantized = vectors + (encoder_states - encoder_states.detach()) * mask[..., None]
+            return quantized, vectors, codes.masked_fill(~mask, -1)
+
+    @torch.no_grad()
+    def encode(self, encoder_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Nearest codes `(B, S)`, int64, `-1` where `mask` is false; the same in training and evaluation."""
+        with self.full_precision(encoder_states.device):
+            scores = self._scores(encoder_states.float(), self.codebook)
+            return scores.argmax(-1).masked_fill(~mask, -1)
+
+    @torch.no_grad()
+    def update(self) -> int:
+        """Apply what the training forwards since the last update have added up (Eq. 3).
+
+        Counts and sums are added over all processes first, so the result does not depend on how the batch was split.
+        Without a training forward since the last update nothing happens.
+
+        Returns:
+            `int`: Number of codes that were revived.
+
+        Raises:
+            ValueError: If an encoder state was NaN or Inf; the codebook is left as it was.
+        """
+        if self._pending is None:
+            return 0
+        (counts, sums), self._pending = self._pending, None
+        if _is_distributed():
+            both = torch.cat([counts[:, None], sums], dim=1)
+            torch.distributed.all_reduce(both)
+            counts, sums = both[:, 0], both[:, 1:]
+        if not torch.isfinite(sums).all():
+            raise ValueError("NaN or Inf in the encoder states of this step; the codebook was not updated.")
+        self.ema_counts.lerp_(counts, 1 - self.decay)
+        self.ema_sums.lerp_(sums, 1 - self.decay)
+        self.updates_since_use.add_(1).masked_fill_(counts > 0, 0)
+        return self._revive() if self.revive_after is not None else 0
+
+    def _scores(self, states: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+        """`||z||² - D`: larger is nearer, the same order and softmax as `-D`.
+
+        Both sides are centred on the mean code: hidden states share a large common mean, in whose squares the
+        differences between codes would drown in float32.
+        """
+        center = codebook.mean(0)
+        states, codebook = states - center, codebook - center
+        return 2 * states @ codebook.T - codebook.square().sum(-1)
+
+    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
+        """Sample `p ∝ softmax(-D/T)` over the `top_k` nearest, as one Gumbel-max."""
+        top, candidates = scores.topk(self.top_k, dim=-1)
+        noise = -torch.empty_like(top).exponential_().log()
+        return candidates.gather(-1, (top / self.temperature + noise).argmax(-1, keepdim=True)).squeeze(-1)
+
+    def _accumulate(self, states: torch.Tensor, codes: torch.Tensor, mask: torch.Tensor) -> None:
+        # A bucket of its own for tokens that do not count: boolean indexing would break torch.compile.
+        buckets = torch.where(mask, codes, self.codebook_size).flatten()
+        flat = torch.where(mask[..., None], states, 0).flatten(0, 1)
+        counts = flat.new_zeros(self.codebook_size + 1).index_add_(0, buckets, flat.new_ones(len(flat)))
+        sums = flat.new_zeros(self.codebook_size + 1, flat.shape[-1]).index_add_(0, buckets, flat)
+        counts, sums = counts[:-1], sums[:-1]
+        if self._pending is not None:
+            counts, sums = self._pending[0] + counts, self._pending[1] + sums
+        self._pending = (counts, sums)
+        if self.revive_after is not None:
+            self._recent = (states, mask)
+
+    def _revive(self) -> int:
+        dead = (self.updates_since_use >= self.revive_after).nonzero().flatten()
+        (states, mask), self._recent = self._recent, None
+        recent = states[mask]
+        if len(dead) == 0:
+            return 0
+        # The first process chooses for all; only its pool of recent states is read.
+        revived = torch.tensor(min(len(dead), len(recent)), device=dead.device)
+        if _is_distributed():
+            torch.distributed.broadcast(revived, src=0)
+        dead = dead[: int(revived)]
+        chosen = recent.new_zeros(len(dead), self.ema_sums.shape[1])
+        if not _is_distributed() or torch.distributed.get_rank() == 0:
+            chosen = recent[torch.randperm(len(recent))[: len(dead)].to(recent.device)]
+        if _is_distributed():
+            torch.distributed.broadcast(chosen, src=0)
+        self.ema_counts[dead] = 1.0
+        self.ema_sums[dead] = chosen
+        self.updates_since_use[dead] = 0
+        return len(dead)
+
+    def extra_repr(self) -> str:
+        return f"codebook_size={self.codebook_size}, dim={self.ema_sums.shape[1]}, top_k={self.top_k}"
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+class Attention(nn.Module):
+    """Multi-head attention on `scaled_dot_product_attention`.
+
+    Not `nn.MultiheadAttention`: its fast path in evaluation gives NaN for left-padded sequences under a causal mask.
+    """
+
+    def __init__(self, config: CLVQConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout = config.dropout
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, queries: torch.Tensor, memory: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """`queries` and `memory` of shape `(B, S, d)`, `allowed` `(B, 1, S, S)` bool; returns `(B, S, d)`."""
+
+        def split(states: torch.Tensor) -> torch.Tensor:
+            return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        attended = F.scaled_dot_product_attention(
+            split(self.q_proj(queries)),
+            split(self.k_proj(memory)),
+            split(self.v_proj(memory)),
+            attn_mask=allowed,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class CLVQDecoderLayer(nn.Module):
+    """A transformer decoder layer: self-attention, cross-attention and feed-forward, each normed after its residual."""
+
+    def __init__(self, config: CLVQConfig) -> None:
+        super().__init__()
+        self.self_attention = Attention(config)
+        self.self_attention_norm = nn.LayerNorm(config.hidden_size)
+        self.cross_attention = Attention(config)
+        self.cross_attention_norm = nn.LayerNorm(config.hidden_size)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states: torch.Tensor, memory: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        states = self.self_attention_norm(states + self.dropout(self.self_attention(states, states, allowed)))
+        states = self.cross_attention_norm(states + self.dropout(self.cross_attention(states, memory, allowed)))
+        hidden = self.dropout(F.relu(self.up_proj(states)))
+        return self.feed_forward_norm(states + self.dropout(self.down_proj(hidden)))
+
+
+class CLVQDecoder(nn.Module):
+    """Quantized states of `lower_layer` → estimate of the states of `upper_layer` (Eq. 4)."""
+
+    def __init__(self, config: CLVQConfig) -> None:
+        super().__init__()
+        self.is_causal = config.is_causal
+        self.layers = nn.ModuleList(CLVQDecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.head = nn.Linear(config.hidden_size, config.target_hidden_size)
+
+    def forward(self, quantized: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`quantized` and `memory` of shape `(B, S, d)`, `mask` `(B, S)` bool; returns `(B, S, d')`."""
+        allowed = self._allowed(mask)
+        states, memory = quantized.to(self.head.weight.dtype), memory.to(self.head.weight.dtype)
+        for layer in self.layers:
+            states = layer(states, memory, allowed)
+        return self.head(states)
+
+    def _allowed(self, mask: torch.Tensor) -> torch.Tensor:
+        """Which memory each query may see, for self- and cross-attention alike: else the future leaks by the memory."""
+        length = mask.shape[1]
+        allowed = mask[:, None, :].expand(-1, length, -1)
+        if self.is_causal:
+            allowed = allowed & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+        # Every query sees itself: a padded one with nothing to see would turn to NaN, and spread.
+        return (allowed | torch.eye(length, dtype=torch.bool, device=mask.device))[:, None]
+
+
+class CLVQModel(ConceptModel):
+    """Cross-layer VQ-VAE: one discrete concept per token, decoded into the states of a higher layer.
+
+    Args:
+        config ([`CLVQConfig`]): Sizes, quantizer and host layers.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from clvq_hf import CLVQConfig, CLVQModel
+        >>> model = CLVQModel(CLVQConfig(hidden_size=16, codebook_size=8, num_decoder_layers=1)).eval()
+        >>> states = torch.randn(2, 5, 16)
+        >>> model(states).codes.shape
+        torch.Size([2, 5])
+
+        ```
+    """
+
+    config_class = CLVQConfig
+    # The Trainer passes the number of tokens of the whole optimizer step to forward.
+    accepts_loss_kwargs = True
+    _keep_in_fp32_modules_strict = ["encoder", "quantizer"]
+    _no_split_modules = ["CLVQDecoderLayer"]
+
+    def __init__(self, config: CLVQConfig) -> None:
+        super().__init__(config)
+        self.encoder = AdaptiveResidualEncoder(config)
+        self.quantizer = TopKQuantizer(config)
+        self.decoder = CLVQDecoder(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Every parameter and buffer has its line here: post_init runs this over the whole model, and from_pretrained
+        # over whatever a checkpoint lacked, which else would be uninitialised memory.
+        if isinstance(module, AdaptiveResidualEncoder):
+            init.constant_(module.mix_logit, self.config.encoder_mix_logit)
+            init.eye_(module.linear.weight)
+            init.zeros_(module.linear.bias)
+        elif isinstance(module, TopKQuantizer):
+            init.ones_(module.ema_counts)
+            init.normal_(module.ema_sums)
+            init.zeros_(module.updates_since_use)
+            init.zeros_(module.initialized)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """`torch.dtype`: of the decoder; encoder and quantizer are float32 always."""
+        return self.decoder.head.weight.dtype
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        return self.quantizer.codebook
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the codebook was set from data, by training or [`initialize_codebook`]."""
+        return bool(self.quantizer.initialized)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        target_hidden_states: torch.Tensor | None = None,
+        token_mask: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> CLVQOutput:
+        """Quantize the states of `lower_layer` and decode them into those of `upper_layer`.
+
+        In training mode codes are drawn from the `top_k` nearest, and the codebook's counts and sums are added up
+        until [`update_codebook`][clvq_hf.CLVQModel.update_codebook] applies them.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, S, d)`): Host states at `lower_layer`.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on real tokens; all if absent.
+            target_hidden_states (`torch.Tensor` of shape `(B, S, d')`, *optional*): Host states at `upper_layer`.
+                Without it there is no loss.
+            token_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on the real tokens that count for loss
+                and codebook (others are still encoded and attended to); all real ones if absent.
+            num_items_in_batch (`torch.Tensor` of shape `()` or `int`, *optional*): Number of tokens that losses are
+                divided by; the counting tokens of this batch if absent.
+
+        Returns:
+            [`CLVQOutput`]: losses, reconstruction, quantized and encoder states, codes and perplexity.
+
+        Raises:
+            ValueError: If a width differs from the config's.
+        """
+        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
+        mask = self._mask(hidden_states, attention_mask)
+        counted = mask if token_mask is None else mask & token_mask.bool()
+        # What lies on padding is arbitrary, NaN at times, and NaN times zero is NaN.
+        hidden_states = torch.where(mask[..., None], hidden_states, 0)
+        encoder_states = self.encoder(hidden_states)
+        quantized, vectors, codes = self.quantizer(encoder_states, mask, counted)
+        memory = quantized if self.config.decoder_memory == "quantized" else encoder_states
+        reconstruction = self.decoder(quantized, memory, mask)
+        output = CLVQOutput(
+            reconstruction=reconstruction,
+            quantized=quantized,
+            encoder_states=encoder_states,
+            codes=codes,
+            perplexity=self._perplexity(codes, counted),
+        )
+        if target_hidden_states is not None:
+            self._check_width("target_hidden_states", target_hidden_states, self.config.target_hidden_size)
+            tokens = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            output.reconstruction_loss = _masked_mse(reconstruction, target_hidden_states, counted, tokens)
+            output.commitment_loss = _masked_mse(encoder_states, vectors.detach(), counted, tokens)
+            output.loss = output.reconstruction_loss + self.config.commitment_cost * output.commitment_loss
+        return output
+
+    @torch.no_grad()
+    def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
+        mask = self._mask(hidden_states, attention_mask)
+        return self.quantizer.encode(self.encoder(torch.where(mask[..., None], hidden_states, 0)), mask)
+
+    @torch.no_grad()
+    def ablation_basis(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The unit codebook vector of each token's code, `(N, 1, d)`; see [`ConceptModel.ablation_basis`]."""
+        codes = self.encode(hidden_states[None])[0]
+        return F.normalize(self.codebook[codes], dim=-1)[:, None]
+
+    @torch.no_grad()
+    def initialize_codebook(self, hidden_states: torch.Tensor, seed: int = 0) -> None:
+        """Set the codebook and its averages from a sample of host states, with `config.codebook_init`.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(N, d)`): States of real tokens at `lower_layer`, `N ≥ K`.
+            seed (`int`): Seed of the choice.
+
+        Raises:
+            ValueError: If there are fewer states than codes, or one is not finite.
+        """
+        encoder_states = self.encoder(hidden_states.to(self.device))
+        codebook = initial_codebook(encoder_states, self.config.codebook_size, self.config.codebook_init, seed)
+        self.quantizer.set_codebook(codebook)
+
+    def update_codebook(self) -> int:
+        """Apply the moving averages of the optimizer step; call it once after `optimizer.step()`.
+
+        Returns:
+            `int`: Number of codes that were revived (0 unless `config.revive_after` is set).
+        """
+        return self.quantizer.update()
+
+    @staticmethod
+    def _mask(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        if attention_mask is None:
+            return torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+        if attention_mask.shape != hidden_states.shape[:2]:
+            raise ValueError(
+                f"attention_mask has the shape {tuple(attention_mask.shape)}, hidden_states "
+                f"{tuple(hidden_states.shape)}: the first two sizes must agree."
+            )
+        return attention_mask.bool()
+
+    @staticmethod
+    def _check_width(name: str, states: torch.Tensor, width: int) -> None:
+        if states.ndim != 3 or states.shape[-1] != width:
+            raise ValueError(f"{name} must have the shape (batch, sequence, {width}), got {tuple(states.shape)}.")
+
+    def _perplexity(self, codes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        buckets = torch.where(mask, codes, self.config.codebook_size).flatten()
+        counts = torch.zeros(self.config.codebook_size + 1, device=codes.device)
+        counts = counts.index_add_(0, buckets, torch.ones_like(buckets, dtype=counts.dtype))[:-1]
+        frequencies = counts / counts.sum().clamp(min=1)
+        return torch.exp(torch.special.entr(frequencies).sum())
+
+
+def _masked_mse(
+    estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | int
+) -> torch.Tensor:
+    """Squared error summed over the tokens of `mask`, divided by `tokens` and the width, in float32."""
+    difference = torch.where(mask[..., None], estimate.float() - target.float(), 0)
+    return difference.square().sum() / (tokens * target.shape[-1])
+
+
+__all__ = ["AdaptiveResidualEncoder", "CLVQModel", "CLVQOutput", "TopKQuantizer"]

@@ -1,0 +1,91 @@
+"""Sums from which losses, perplexity and explained variance of many batches are computed at the end."""
+
+import torch
+from accelerate.utils import gather
+
+from .modeling_clvq import CLVQOutput
+
+
+class RunningStatistics:
+    """Adds up what [`CLVQModel`] returned for many batches, on one or many processes.
+
+    A ratio of sums, never a mean of ratios: batches differ in their number of tokens, and the perplexity of a whole
+    set is not the mean of its batches' perplexities. The target's variance is merged from centred batches (Chan et al.,
+    1983): the mean of hidden states is large, and the difference of two large sums would lose the digits that matter.
+
+    Args:
+        codebook_size (`int`): Number of codes `K`.
+        target_hidden_size (`int`): Width `d'` of the reconstruction.
+        device (`torch.device`): Where the sums live.
+    """
+
+    def __init__(self, codebook_size: int, target_hidden_size: int, device: torch.device) -> None:
+        self.width = target_hidden_size
+        self.losses = torch.zeros(2, device=device)  # reconstruction and commitment, times tokens
+        self.code_counts = torch.zeros(codebook_size, device=device)
+        # Tokens, mean and summed squared deviation of the target.
+        self.moments = torch.zeros(2 + target_hidden_size, device=device)
+
+    @torch.no_grad()
+    def update(
+        self,
+        outputs: CLVQOutput,
+        target_hidden_states: torch.Tensor,
+        mask: torch.Tensor,
+        num_items: torch.Tensor | int,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            outputs ([`CLVQOutput`]): Of the batch, with losses.
+            target_hidden_states (`torch.Tensor` of shape `(B, S, d')`): The target of the batch.
+            mask (`torch.Tensor` of shape `(B, S)`): Tokens that count.
+            num_items (`torch.Tensor` or `int`): Number of tokens that the losses were divided by.
+        """
+        mask = mask.bool()
+        losses = torch.stack([outputs.reconstruction_loss.detach(), outputs.commitment_loss.detach()])
+        self.losses += losses.float() * num_items
+        self.code_counts += torch.bincount(outputs.codes[mask], minlength=len(self.code_counts))
+        target = target_hidden_states[mask].float()
+        if len(target):
+            mean = target.mean(0)
+            batch = torch.cat([mean.new_tensor([len(target)]), (target - mean).square().sum()[None], mean])
+            self.moments = _merge_moments(self.moments, batch)
+
+    @torch.no_grad()
+    def compute(self) -> dict[str, float]:
+        """Reduce over all processes (each must call this) and return the figures.
+
+        Returns:
+            `dict[str, float]`: `reconstruction_loss`, `commitment_loss`, `explained_variance` (1 - residual variance ÷
+            variance of the target about its mean), `perplexity` and `active_codes`; empty if no token was seen.
+        """
+        everything = torch.cat([self.losses, self.code_counts, self.moments])
+        losses, code_counts, moments = gather(everything[None]).split(
+            [2, len(self.code_counts), len(self.moments)], dim=-1
+        )
+        losses, code_counts = losses.sum(0), code_counts.sum(0)
+        merged = moments[0]
+        for other in moments[1:]:
+            merged = _merge_moments(merged, other)
+        tokens, variance = merged[0], merged[1]
+        if tokens == 0:
+            return {}
+        frequencies = code_counts / code_counts.sum()
+        residual = losses[0] * self.width
+        return {
+            "reconstruction_loss": (losses[0] / tokens).item(),
+            "commitment_loss": (losses[1] / tokens).item(),
+            "explained_variance": (1 - residual / variance).item() if variance > 0 else float("nan"),
+            "perplexity": torch.exp(torch.special.entr(frequencies).sum()).item(),
+            "active_codes": int((code_counts > 0).sum()),
+        }
+
+
+def _merge_moments(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Merge `(n, M2, mean)` of two sets: `M2 = M2₁ + M2₂ + |δ|²·n₁n₂/n`."""
+    tokens = first[0] + second[0]
+    share = second[0] / tokens.clamp(min=1)
+    delta = second[2:] - first[2:]
+    squared_deviation = first[1] + second[1] + delta.square().sum() * first[0] * share
+    return torch.cat([tokens[None], squared_deviation[None], first[2:] + delta * share])

@@ -1,0 +1,168 @@
+"""Texts → token ids, with the masks that keep padding and special tokens out of every statistic."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Tokenizers without a limit of their own carry a number like 1e30.
+NO_LIMIT = 1_000_000
+
+
+def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer without a padding token the end-of-sequence token for it, and say so.
+
+    Padding is told by the attention mask alone, so the choice changes no state and no code.
+
+    Raises:
+        ValueError: If it has no end-of-sequence token either.
+    """
+    if tokenizer.pad_token is not None:
+        return
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            "The tokenizer has neither a padding nor an end-of-sequence token. Choose one: "
+            "tokenizer.pad_token = '<a token of the vocabulary>'."
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+    logger.warning(f"The tokenizer has no padding token; using its end-of-sequence token {tokenizer.eos_token!r}.")
+
+
+def check_texts(dataset: Dataset, text_column: str, label_column: str, num_labels: int | None) -> None:
+    """Check a dataset before time is spent on it.
+
+    Args:
+        dataset (`datasets.Dataset`): Texts and, possibly, labels.
+        text_column (`str`): Must exist and hold strings.
+        label_column (`str`): Looked at only if it exists.
+        num_labels (`int`, *optional*): Labels must lie in `[0, num_labels)`; unchecked if `None`.
+
+    Raises:
+        ValueError: Naming what is wrong and what there is.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The dataset is empty.")
+    if text_column not in dataset.column_names:
+        raise ValueError(
+            f"The dataset has no column {text_column!r}; it has {dataset.column_names}. Name the column of the texts "
+            "with text_column=…"
+        )
+    if getattr(dataset.features[text_column], "dtype", None) not in ("string", "large_string"):
+        raise ValueError(f"Column {text_column!r} holds {dataset.features[text_column]}, not strings.")
+    if num_labels is None or label_column not in dataset.column_names:
+        return
+    labels = np.asarray(dataset[label_column])
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"Column {label_column!r} must hold integer class labels, not {labels.dtype}.")
+    outside = np.unique(labels[(labels < 0) | (labels >= num_labels)])
+    if len(outside):
+        raise ValueError(
+            f"Column {label_column!r} holds {outside[:5].tolist()}, outside of the host's labels 0…{num_labels - 1}. "
+            "Is it the right host, or another column?"
+        )
+
+
+def tokenize_texts(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, text_column: str = "text", max_length: int | None = None
+) -> Dataset:
+    """Tokenize texts, unpadded.
+
+    Empty texts are left out and counted; longer ones than `max_length` are truncated, with one warning.
+
+    Args:
+        dataset (`datasets.Dataset`): With a column `text_column`.
+        tokenizer (`PreTrainedTokenizerBase`): The host's.
+        text_column (`str`): Column of the texts.
+        max_length (`int`, *optional*): In tokens, special ones included; no limit if `None`.
+
+    Returns:
+        `datasets.Dataset`: The tokenizer's columns (`input_ids`, …), `token_mask` (1 on tokens that are not special),
+        `length`, `num_counted` (the sum of `token_mask`) and `text_index` (row of `dataset`).
+
+    Raises:
+        ValueError: If every text is empty.
+    """
+
+    def encode(texts: list[str], limit: int | None) -> Mapping[str, list]:
+        return tokenizer(texts, truncation=limit is not None, max_length=limit, return_special_tokens_mask=True)
+
+    def tokenize(batch: Mapping[str, list], indices: list[int]) -> dict[str, list]:
+        kept = [row for row, text in enumerate(batch[text_column]) if text and not text.isspace()]
+        texts = [batch[text_column][row] for row in kept]
+        if not texts:
+            return {name: [] for name in (*encode(["a"], None), *ADDED) if name != "special_tokens_mask"}
+        # One token more than allowed tells the truncated texts from those that just fit.
+        encoded = encode(texts, max_length and max_length + 1)
+        columns = {name: list(values) for name, values in encoded.items()}
+        truncated = [bool(max_length) and len(ids) > max_length for ids in columns["input_ids"]]
+        if any(truncated):
+            shorter = encode([text for text, cut in zip(texts, truncated, strict=True) if cut], max_length)
+            rows = [row for row, cut in enumerate(truncated) if cut]
+            for name, values in shorter.items():
+                for row, value in zip(rows, values, strict=True):
+                    columns[name][row] = value
+        columns["token_mask"] = [[1 - special for special in mask] for mask in columns.pop("special_tokens_mask")]
+        columns["length"] = [len(ids) for ids in columns["input_ids"]]
+        columns["num_counted"] = [sum(mask) for mask in columns["token_mask"]]
+        columns["text_index"] = [indices[row] for row in kept]
+        columns["truncated"] = truncated
+        return columns
+
+    tokenized = dataset.map(
+        tokenize, with_indices=True, batched=True, remove_columns=dataset.column_names, desc="Tokenizing"
+    )
+    if len(tokenized) == 0:
+        raise ValueError(f"Every one of the {len(dataset)} texts is empty.")
+    if len(tokenized) < len(dataset):
+        logger.warning(f"Skipped {len(dataset) - len(tokenized)} empty texts of {len(dataset)}.")
+    if cut := int(np.sum(tokenized["truncated"])):
+        logger.warning(f"Truncated {cut} texts of {len(dataset)} to {max_length} tokens.")
+    return tokenized.remove_columns("truncated")
+
+
+ADDED = ("token_mask", "length", "num_counted", "text_index", "truncated")
+
+
+def filter_by_occurrence(tokenized: Dataset, minimum: int | None, maximum: int | None) -> Dataset:
+    """Clear `token_mask` for tokens that occur less than `minimum` or more than `maximum` times in `tokenized`.
+
+    The paper trains on tokens that occur 5 to 20 times. The tokens stay in their texts, where others attend to them.
+    """
+    if minimum is None and maximum is None:
+        return tokenized
+    occurrences = np.bincount(np.concatenate([np.asarray(row["input_ids"]) for row in tokenized]))
+    wanted = occurrences >= (minimum or 0)
+    if maximum is not None:
+        wanted &= occurrences <= maximum
+
+    def mask(batch: Mapping[str, list]) -> dict[str, list]:
+        masks = [
+            (np.asarray(old) & wanted[np.asarray(ids)]).tolist()
+            for old, ids in zip(batch["token_mask"], batch["input_ids"], strict=True)
+        ]
+        return {"token_mask": masks, "num_counted": [sum(row) for row in masks]}
+
+    return tokenized.map(mask, batched=True, desc="Filtering tokens by occurrence")
+
+
+class TextCollator:
+    """Pads tokenized texts into a batch of tensors, on the side that the tokenizer says."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Returns the tokenizer's inputs and `token_mask`, all `(B, S)` int64, and `text_index` `(B,)`."""
+        names = [name for name in self.tokenizer.model_input_names if name in rows[0]]
+        batch = dict(self.tokenizer.pad([{name: row[name] for name in names} for row in rows], return_tensors="pt"))
+        token_mask = torch.zeros_like(batch["input_ids"])
+        for row, real in enumerate(batch["attention_mask"].bool()):
+            token_mask[row, real] = torch.as_tensor(rows[row]["token_mask"])
+        text_index = torch.tensor([row["text_index"] for row in rows])
+        return {**batch, "token_mask": token_mask, "text_index": text_index}

@@ -1,0 +1,376 @@
+"""`CLVQTrainer`: the Trainer of transformers for concept models, on the states of a frozen host."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from . import hooks
+from .activations import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
+from .modeling_clvq import CLVQModel
+from .running_statistics import RunningStatistics
+from .sampling import EpochLengthSampler
+from .tokenization import TextCollator, check_texts, ensure_pad_token, filter_by_occurrence, tokenize_texts
+from .training_args import CLVQTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+# What makes two concept models different runs: a folder must not hold checkpoints of both.
+IDENTITY = ("hidden_size", "target_hidden_size", "codebook_size", "lower_layer", "upper_layer", "stack")
+
+
+class CLVQTrainer(Trainer):
+    """Trains a [`CLVQModel`] on texts, through a frozen host, or on states that were extracted before.
+
+    It is a [`~transformers.Trainer`], so Accelerate, mixed precision, logging, callbacks, checkpoints and resuming work
+    as there. What it adds: the host runs on the way from the batch to the model; batches are grouped by length; the
+    loss is normalised by the tokens of the whole optimizer step; the codebook is initialised before the first step and
+    moved once an optimizer step; figures are sums over all tokens and processes before they become ratios.
+
+    Args:
+        model ([`CLVQModel`]): The model to train.
+        host (`PreTrainedModel`, *optional*): Where the states come from; not needed with an [`ActivationCache`].
+        args ([`CLVQTrainingArguments`]): Training arguments.
+        train_dataset (`datasets.Dataset` or [`ActivationCache`], *optional*): Texts, or their states.
+        eval_dataset (the same, or a `dict` of them, *optional*): Texts or states to evaluate on.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): The host's tokenizer; needed with texts.
+        callbacks (`list`, *optional*): Callbacks besides ours.
+        optimizers (`tuple`, *optional*): Optimizer and scheduler, in place of those that `args` name.
+
+    Raises:
+        ValueError: For bad input, before time is spent: see the messages.
+    """
+
+    def __init__(
+        self,
+        model: CLVQModel,
+        host: Any = None,
+        args: CLVQTrainingArguments | None = None,
+        train_dataset: Dataset | ActivationCache | None = None,
+        eval_dataset: Dataset | ActivationCache | dict[str, Dataset | ActivationCache] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+    ) -> None:
+        args = CLVQTrainingArguments("clvq-output") if args is None else args
+        if not isinstance(args, CLVQTrainingArguments):
+            raise ValueError(f"args must be CLVQTrainingArguments, got {type(args).__name__}.")
+        _check_launch(args)
+        _check_output_dir(Path(args.output_dir), model.config)
+        self.args = args
+        self.model = model
+        self.host = host
+        # Not handed to Trainer, which would write the tokenizer's special tokens into the concept model's config.
+        self.tokenizer = processing_class
+        self._extractor = None
+        if host is not None:
+            model.check_host(host)
+            if getattr(host, "hf_device_map", None) is None:
+                host.to(args.device)
+            config = model.config
+            self._extractor = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
+        with args.main_process_first(desc="tokenizing"):
+            train_dataset = self._prepare_dataset(train_dataset, training=True)
+            if isinstance(eval_dataset, dict):
+                eval_dataset = {name: self._prepare_dataset(part) for name, part in eval_dataset.items()}
+            else:
+                eval_dataset = self._prepare_dataset(eval_dataset)
+        self._sampler: EpochLengthSampler | None = None
+        self._revived = 0
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=self._collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            callbacks=[CodebookCallback(self), *(callbacks or [])],
+            optimizers=optimizers,
+        )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(_SHARDING_REFUSED)
+        self._statistics = self._new_statistics()
+
+    # ---- Data -------------------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset: Dataset | ActivationCache | None, training: bool = False):
+        if dataset is None:
+            return None
+        if isinstance(dataset, ActivationCache):
+            _check_cache(dataset, self.model.config)
+        elif not isinstance(dataset, Dataset):
+            raise ValueError(f"Datasets must be datasets.Dataset or ActivationCache, got {type(dataset).__name__}.")
+        elif "token_mask" not in dataset.column_names:
+            dataset = self._tokenize(dataset, training)
+        if training and (tokens := int(np.sum(_column(dataset, "num_counted")))) < self.model.config.codebook_size:
+            raise ValueError(
+                f"codebook_size={self.model.config.codebook_size} is larger than the number of available states: the "
+                f"training set has {tokens} tokens that count. Choose a smaller codebook or give more text."
+            )
+        return dataset
+
+    def _tokenize(self, dataset: Dataset, training: bool) -> Dataset:
+        args = self.args
+        if self.host is None or self.tokenizer is None:
+            raise ValueError("Texts need a host and its tokenizer: pass host=… and processing_class=…")
+        host_config = getattr(self.host, "config", None)
+        classifies = "Classification" in type(self.host).__name__
+        check_texts(
+            dataset,
+            args.text_column,
+            args.label_column,
+            getattr(host_config, "num_labels", None) if classifies else None,
+        )
+        ensure_pad_token(self.tokenizer)
+        max_length = args.max_length or hooks.max_length(self.host, self.tokenizer)
+        tokenized = tokenize_texts(dataset, self.tokenizer, args.text_column, max_length)
+        if args.train_special_tokens:
+            ones = [[1] * length for length in tokenized["length"]]
+            tokenized = tokenized.remove_columns(["token_mask", "num_counted"])
+            tokenized = tokenized.add_column("token_mask", ones).add_column("num_counted", tokenized["length"][:])
+        if training:
+            tokenized = filter_by_occurrence(tokenized, args.min_token_occurrences, args.max_token_occurrences)
+        return tokenized
+
+    def _collate(self, rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        return StateCollator()(rows) if "hidden_states" in rows[0] else TextCollator(self.tokenizer)(rows)
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochLengthSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        args = self.args
+        self._sampler = EpochLengthSampler(
+            _column(dataset, "length"),
+            self._train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            args.seed if args.data_seed is None else args.data_seed,
+        )
+        return self._sampler
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Each process gets its share of the texts, none twice; shares may differ by a text."""
+        if isinstance(eval_dataset, str):
+            dataset = self.eval_dataset[eval_dataset]
+        else:
+            dataset = self.eval_dataset if eval_dataset is None else self._prepare_dataset(eval_dataset)
+        if dataset is None:
+            raise ValueError("Evaluation needs texts: pass eval_dataset=…")
+        order = np.argsort(_column(dataset, "length"), kind="stable")
+        return DataLoader(
+            dataset,
+            batch_size=self.args.per_device_eval_batch_size,
+            sampler=order[self.args.process_index :: self.args.world_size].tolist(),
+            collate_fn=self._collate,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            # Its own: a loader draws a seed at its start, and evaluation must not change what training draws.
+            generator=torch.Generator(),
+        )
+
+    def _prepare_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A collated batch → the arguments of [`CLVQModel.forward`]: here the host runs."""
+        if "hidden_states" not in inputs:
+            inputs = self._extractor(inputs, device=self.args.device)
+        states = dict(super()._prepare_inputs(inputs))
+        check_finite(states, f"the batch after step {self.state.global_step}")
+        states.pop("text_index")
+        return states
+
+    # ---- Training ---------------------------------------------------------------------------------------------------
+
+    def initialize_codebook(self) -> None:
+        """Set the codebook from a sample of the training set, unless it was set before.
+
+        The first process draws the sample, with a generator of its own, and sends the codebook to the others: so it
+        is the same for any number of processes, and the same again for the same seed.
+        """
+        if self.model.is_initialized:
+            return
+        codebook = self.model.codebook
+        if self.args.process_index == 0:
+            self.model.initialize_codebook(self._sample_states(), seed=self.args.seed)
+            codebook = self.model.codebook
+        self.model.quantizer.set_codebook(broadcast(codebook.contiguous()))
+
+    @torch.no_grad()
+    def _sample_states(self) -> torch.Tensor:
+        wanted = self.args.init_tokens or 100 * self.model.config.codebook_size
+        wanted = max(wanted, self.model.config.codebook_size)
+        generator = np.random.default_rng(self.args.seed)
+        order = generator.permutation(len(self.train_dataset))
+        tokens = np.cumsum(_column(self.train_dataset, "num_counted")[order])
+        order = order[: int(np.searchsorted(tokens, wanted)) + 1]
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_eval_batch_size,
+            sampler=order[np.argsort(_column(self.train_dataset, "length")[order], kind="stable")].tolist(),
+            collate_fn=self._collate,
+            generator=torch.Generator(),
+        )
+        sample = []
+        for batch in logging.tqdm(loader, desc="Sampling states for the codebook", disable=self.args.disable_tqdm):
+            states = self._prepare_inputs(batch)
+            sample.append(states["hidden_states"][states["token_mask"].bool()])
+        sample = torch.cat(sample)
+        return sample[torch.from_numpy(generator.permutation(len(sample))[:wanted]).to(sample.device)]
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Tokens that count in the whole optimizer step: over its accumulated batches and over all processes."""
+        if not batch_samples:
+            return None
+        tokens = sum(batch["token_mask"].sum() for batch in batch_samples).to(device)
+        return self.accelerator.gather(tokens).sum().clamp(min=1)
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        """The model's loss; the figures of the batch go into the running statistics."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        self._statistics.update(outputs, inputs["target_hidden_states"], inputs["token_mask"], num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None) -> tuple[Any, dict[str, Any]]:
+        """Adam with coupled weight decay if `args` ask for it, else what `args.optim` names."""
+        if getattr(args, "coupled_weight_decay", False):
+            betas = (args.adam_beta1, args.adam_beta2)
+            return torch.optim.Adam, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
+        return Trainer.get_optimizer_cls_and_kwargs(args, model)
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """All parameters with coupled weight decay (as in the paper), else all but biases and norms."""
+        if self.args.coupled_weight_decay:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the figures since the last log to the logs of the training loss."""
+        if "loss" in logs:
+            logs.update(self._statistics.compute())
+            self._statistics = self._new_statistics()
+            if self.model.config.revive_after is not None:
+                logs["revived_codes"], self._revived = self._revived, 0
+        super().log(logs, start_time)
+
+    def _new_statistics(self) -> RunningStatistics:
+        config = self.model.config
+        return RunningStatistics(config.codebook_size, config.target_hidden_size, self.args.device)
+
+    # ---- Evaluation and saving --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Losses, explained variance, perplexity and active codes of a dataset, exact over any number of processes."""
+        model = self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        statistics = self._new_statistics()
+        for batch in dataloader:
+            inputs = self._prepare_inputs(batch)
+            outputs = model(**inputs)
+            tokens = inputs["token_mask"].sum().clamp(min=1)
+            statistics.update(outputs, inputs["target_hidden_states"], inputs["token_mask"], tokens)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        figures = statistics.compute()
+        if figures:
+            commitment = model.config.commitment_cost * figures["commitment_loss"]
+            figures = {"loss": figures["reconstruction_loss"] + commitment, **figures}
+        return EvalLoopOutput(
+            predictions=None,
+            label_ids=None,
+            metrics={f"{metric_key_prefix}_{name}": figure for name, figure in figures.items()},
+            num_samples=len(dataloader.dataset),
+        )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Weights as safetensors and arguments as JSON: Trainer would pickle the arguments."""
+        output_dir = Path(self.args.output_dir if output_dir is None else output_dir)
+        self.model.save_pretrained(output_dir, state_dict=state_dict)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(output_dir)
+        (output_dir / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+
+class CodebookCallback(TrainerCallback):
+    """The three moments of training at which the codebook and the sampler are told something."""
+
+    def __init__(self, trainer: CLVQTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # After a checkpoint was loaded: a resumed codebook is not initialised again.
+        self.trainer.initialize_codebook()
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # Accelerate does not reach the sampler of a data loader whose first batches are skipped.
+        self.trainer._sampler.set_epoch(int(state.epoch))
+
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer._revived += self.trainer.model.update_codebook()
+
+
+_SHARDING_REFUSED = (
+    "FSDP and DeepSpeed split parameters and buffers over processes; a concept model is small and its codebook is "
+    "updated as a whole. Use plain DDP: accelerate launch --multi_gpu --num_processes N train.py (the host may be "
+    "sharded with device_map)."
+)
+
+
+def _check_launch(args: CLVQTrainingArguments) -> None:
+    if args.fsdp or args.deepspeed:
+        raise ValueError(_SHARDING_REFUSED)
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"Started with plain python on {args.n_gpu} GPUs, Trainer would use DataParallel, which throws the "
+            "replicas' codebook statistics away. Start it with "
+            f"'accelerate launch --multi_gpu --num_processes {args.n_gpu} train.py', or set CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def _check_output_dir(output_dir: Path, config: Any) -> None:
+    """Refuse a folder that holds a checkpoint of another model."""
+    for path in (output_dir / "config.json", *sorted(output_dir.glob("checkpoint-*/config.json"))):
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        if found.get("model_type") != config.model_type:
+            what = f"a model of the type {found.get('model_type')!r}"
+        else:
+            differing = [name for name in IDENTITY if found.get(name) != getattr(config, name)]
+            if not differing:
+                continue
+            what = "a concept model with " + ", ".join(
+                f"{name}={found.get(name)} (not {getattr(config, name)})" for name in differing
+            )
+        raise ValueError(f"{path.parent} holds a checkpoint of {what}. Choose another output_dir, or empty this one.")
+
+
+def _check_cache(cache: ActivationCache, config: Any) -> None:
+    for name in ("lower_layer", "upper_layer", "stack", "hidden_size", "target_hidden_size"):
+        if cache.metadata[name] != getattr(config, name):
+            raise ValueError(
+                f"{name}={getattr(config, name)} in the config, but {cache.metadata[name]} in the activation cache "
+                f"{cache.path}. Build the cache for these layers, or load the one that was."
+            )
+
+
+def _column(dataset: Dataset | ActivationCache, name: str) -> np.ndarray:
+    if isinstance(dataset, ActivationCache):
+        return {"length": dataset.lengths, "num_counted": dataset.num_counted}[name]
+    return np.asarray(dataset[name])
+
+
+__all__ = ["CLVQTrainer", "CLVQTrainingArguments"]

@@ -1,0 +1,112 @@
+"""`CLVQTrainingArguments`: the training arguments of transformers, with defaults and fields for concept models."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+
+@dataclass
+class CLVQTrainingArguments(TrainingArguments):
+    """Arguments of [`CLVQTrainer`]; all of [`~transformers.TrainingArguments`] besides.
+
+    Args:
+        text_column (`str`): Column of the texts.
+        label_column (`str`): Column of the labels, if there is one; labels are checked, not trained on.
+        max_length (`int`, *optional*): Longest text in tokens; the host's own limit if not given.
+        train_special_tokens (`bool`): Whether special tokens (`[CLS]`, `</s>`, …) count for loss and codebook. They
+            always get a code.
+        min_token_occurrences (`int`, *optional*): Only tokens that occur at least this often in the training set count
+            for loss and codebook (the paper: 5).
+        max_token_occurrences (`int`, *optional*): Only tokens that occur at most this often do (the paper: 20).
+        init_tokens (`int`, *optional*): Size of the sample of states that the codebook starts from; 100 per code if not
+            given.
+        coupled_weight_decay (`bool`): Adam with weight decay in the gradient, on all parameters (the paper's), in place
+            of `optim`.
+    """
+
+    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
+    label_column: str = field(default="label", metadata={"help": "Column of the labels, if there is one."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest text in tokens; the host's limit if unset."}
+    )
+    train_special_tokens: bool = field(
+        default=False, metadata={"help": "Whether special tokens count for loss and codebook."}
+    )
+    min_token_occurrences: int | None = field(
+        default=None, metadata={"help": "Only tokens that occur at least this often are trained on."}
+    )
+    max_token_occurrences: int | None = field(
+        default=None, metadata={"help": "Only tokens that occur at most this often are trained on."}
+    )
+    init_tokens: int | None = field(
+        default=None, metadata={"help": "States that the codebook is initialised from; 100 per code if unset."}
+    )
+    coupled_weight_decay: bool = field(
+        default=False, metadata={"help": "Adam with weight decay in the gradient (the paper's) in place of `optim`."}
+    )
+    # Defaults of transformers that do not suit a concept model.
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Texts per device and forward."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Texts per device in evaluation."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Start of the learning rate."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training texts."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two logs."})
+    # It replaces NaN losses in the logs by the mean of the others.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses in the logs."})
+    # The texts are needed: the frozen host reads them on the way to the model.
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay False."})
+    # The quantizer adds up its own statistics; a broadcast of rank 0's buffers would overwrite them.
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Must stay False."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False
+        for name in ("remove_unused_columns", "ddp_broadcast_buffers"):
+            if getattr(self, name) is not False:
+                raise ValueError(f"{name} must stay False: {type(self).__name__} says why beside its default.")
+        for name in ("max_length", "min_token_occurrences", "max_token_occurrences", "init_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        low, high = self.min_token_occurrences, self.max_token_occurrences
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_token_occurrences={low} is larger than max_token_occurrences={high}.")
+
+    @classmethod
+    def paper_encoder(cls, output_dir: str, **kwargs: Any) -> "CLVQTrainingArguments":
+        """Settings of the paper for encoder hosts: Adam, learning rate 5e-3, 128 sentences a batch.
+
+        Give the trainer 90 % of the sentences as `train_dataset` and 10 % as `eval_dataset`: the learning rate halves
+        when the evaluation loss has not improved for 5 epochs.
+        """
+        return cls(**{**_paper(output_dir, learning_rate=5e-3, batch_size=128), **kwargs})
+
+    @classmethod
+    def paper_decoder(cls, output_dir: str, **kwargs: Any) -> "CLVQTrainingArguments":
+        """Settings of the paper for decoder hosts: as for encoders, but learning rate 1e-3 and 64 sentences a batch."""
+        return cls(**{**_paper(output_dir, learning_rate=1e-3, batch_size=64), **kwargs})
+
+
+def _paper(output_dir: str, learning_rate: float, batch_size: int) -> dict[str, Any]:
+    return {
+        "output_dir": output_dir,
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": batch_size,
+        "num_train_epochs": 50,
+        "coupled_weight_decay": True,
+        "weight_decay": 1e-4,
+        "max_grad_norm": 0.0,
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "lr_scheduler_kwargs": {"factor": 0.5, "patience": 5},
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        "eval_strategy": "epoch",
+        "min_token_occurrences": 5,
+        "max_token_occurrences": 20,
+    }
+
+
+__all__ = ["CLVQTrainingArguments"]

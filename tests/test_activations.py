@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from clvq_hf import ActivationCache
+from clvq_hf.activations import HiddenStateExtractor, StateCollator, check_finite
+from clvq_hf.tokenization import TextCollator, tokenize_texts
+
+
+@pytest.fixture
+def cache(host, tokenizer, texts, tmp_path):
+    return ActivationCache.build(
+        tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=3, texts_per_shard=25, batch_size=8
+    )
+
+
+class TestExtractor:
+    def test_equals_output_hidden_states(self, host, tokenizer, texts):
+        batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select(range(6))))
+        host.train()
+        states = HiddenStateExtractor(host, 1, 3)(batch)
+        assert not host.training, "a frozen host runs in evaluation mode"
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        expected = host(**inputs, output_hidden_states=True).hidden_states
+        assert torch.equal(states["hidden_states"], expected[1])
+        assert torch.equal(states["target_hidden_states"], expected[3])
+        assert not states["hidden_states"].requires_grad
+
+    def test_leaves_out_what_the_host_does_not_take(self, causal_host, tokenizer, texts):
+        batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select(range(2))))
+        assert "token_type_ids" in batch
+        assert HiddenStateExtractor(causal_host, 0, 4)(batch)["hidden_states"].shape[-1] == 32
+
+    @pytest.mark.parametrize("stack", ["encoder", "decoder"])
+    def test_encoder_decoder_hosts(self, tokenizer, texts, stack):
+        from transformers import T5Config, T5ForConditionalGeneration
+
+        config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
+        batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select(range(3))))
+        states = HiddenStateExtractor(T5ForConditionalGeneration(config), 0, 2, stack)(batch)
+        assert states["target_hidden_states"].shape == (*batch["input_ids"].shape, 16)
+
+    def test_nan_names_the_batch_and_the_texts(self, host, tokenizer, texts):
+        batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select([4, 7, 9])))
+        states = HiddenStateExtractor(host, 1, 3)(batch)
+        states["hidden_states"][batch["attention_mask"] == 0] = float("nan")
+        check_finite(states, "batch 3")
+        states["target_hidden_states"][1, 2, 5] = float("inf")
+        with pytest.raises(ValueError, match=r"target_hidden_states of batch 3, .* indices \[7\]"):
+            check_finite(states, "batch 3")
+
+
+class TestCache:
+    def test_holds_the_states_of_the_host(self, cache, host, tokenizer, texts):
+        assert len(cache) == len(texts)
+        for index in (0, 24, 25, 59):
+            encoded = tokenizer(texts[index]["text"], return_tensors="pt")
+            expected = host(**encoded, output_hidden_states=True).hidden_states
+            item = cache[index]
+            assert torch.allclose(item["hidden_states"], expected[1][0], atol=1e-5)
+            assert torch.allclose(item["target_hidden_states"], expected[3][0], atol=1e-5)
+            assert item["text_index"] == index
+            assert item["token_mask"].tolist() == [0, *[1] * (len(item["token_mask"]) - 2), 0]
+
+    def test_lengths_and_counts(self, cache, tokenizer, texts):
+        lengths = [len(ids) for ids in tokenizer(texts["text"][:])["input_ids"]]
+        assert cache.lengths.tolist() == lengths
+        assert cache.num_counted.tolist() == [length - 2 for length in lengths]
+
+    def test_is_sharded_and_opened_again(self, cache):
+        assert len(list(cache.path.glob("*.safetensors"))) == 3
+        again = ActivationCache.load(cache.path)
+        assert torch.equal(again[30]["hidden_states"], cache[30]["hidden_states"])
+        assert again.metadata["hidden_size"] == 32
+
+    def test_stores_no_padding(self, cache):
+        tokens = sum(len(load_file(path)["hidden_states"]) for path in cache.path.glob("*.safetensors"))
+        assert tokens == cache.lengths.sum()
+
+    def test_out_of_range(self, cache):
+        with pytest.raises(IndexError):
+            cache[60]
+        with pytest.raises(IndexError):
+            cache[-1]
+
+    def test_skips_empty_texts_and_keeps_indices(self, host, tokenizer, tmp_path):
+        dataset = Dataset.from_dict({"text": ["good", "", "bad film"]})
+        cache = ActivationCache.build(tmp_path, host, tokenizer, dataset, lower_layer=1, upper_layer=3)
+        assert [int(cache[index]["text_index"]) for index in range(len(cache))] == [0, 2]
+
+    def test_an_interrupted_one_is_not_opened(self, cache):
+        (cache.path / "activations.json").unlink()
+        with pytest.raises(ValueError, match="no complete activation cache"):
+            ActivationCache.load(cache.path)
+
+    def test_replaces_its_like_and_nothing_else(self, cache, host, tokenizer, texts, tmp_path):
+        build = {"lower_layer": 0, "upper_layer": 2}
+        rebuilt = ActivationCache.build(cache.path, host, tokenizer, texts.select(range(5)), **build)
+        assert len(rebuilt) == 5 and rebuilt.metadata["lower_layer"] == 0
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.tex").write_text("precious")
+        with pytest.raises(ValueError, match="not empty"):
+            ActivationCache.build(tmp_path / "mine", host, tokenizer, texts, **build)
+        assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+
+    def test_layers_are_checked_first(self, host, tokenizer, texts, tmp_path):
+        with pytest.raises(ValueError, match="4 blocks"):
+            ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=9)
+
+    def test_nan_in_the_host_names_texts(self, host, tokenizer, texts, tmp_path):
+        with torch.no_grad():
+            host.bert.embeddings.word_embeddings.weight[tokenizer(texts[11]["text"])["input_ids"][1]] = float("nan")
+        with pytest.raises(ValueError, match=r"NaN or Inf in hidden_states of batch \d+, .*11"):
+            ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+
+
+def test_collator_pads_and_masks(cache):
+    rows = [cache[index] for index in (3, 40)]
+    batch = StateCollator()(rows)
+    lengths = [len(row["token_mask"]) for row in rows]
+    assert batch["attention_mask"].sum(1).tolist() == lengths
+    assert batch["hidden_states"].shape == (2, max(lengths), 32)
+    for number, row in enumerate(rows):
+        assert torch.equal(batch["hidden_states"][number, : lengths[number]], row["hidden_states"])
+    assert np.array_equal(batch["text_index"], [3, 40])
