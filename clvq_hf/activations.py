@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
@@ -25,7 +24,8 @@ METADATA_NAME = "activations.json"
 class HiddenStateExtractor:
     """Runs a frozen host over tokenized batches and returns the states of two layers.
 
-    The host is put in evaluation mode, runs without gradients, and stops right after `upper_layer`.
+    The host is put in evaluation mode, runs without gradients, and stops right after `upper_layer`. With
+    `stack="decoder"` the decoder reads the same tokens as the encoder, unshifted.
 
     Args:
         host (`PreTrainedModel`): The model to read; may be sharded with a `device_map`.
@@ -39,9 +39,10 @@ class HiddenStateExtractor:
         self.lower_layer = lower_layer
         self.upper_layer = upper_layer
         self.stack = stack
-        forward = inspect.signature(extract_model_from_parallel(host).forward).parameters
+        forward = inspect.signature(hooks.unwrap(host).forward).parameters
         self._takes_anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in forward.values())
         self._accepted = set(forward)
+        self._device = hooks.input_device(host)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, torch.Tensor], device: torch.device | None = None) -> dict:
@@ -56,7 +57,7 @@ class HiddenStateExtractor:
             `(B, S)`, `text_index` `(B,)`.
         """
         inputs = {
-            name: tensor.to(self.host.device)
+            name: tensor.to(self._device)
             for name, tensor in batch.items()
             if name not in ("token_mask", "text_index") and (self._takes_anything or name in self._accepted)
         }
@@ -190,7 +191,7 @@ class ActivationCache(torch.utils.data.Dataset):
             "stack": stream.stack,
             "hidden_size": stream.hidden_sizes[lower_layer],
             "target_hidden_size": stream.hidden_sizes[upper_layer],
-            "host_name_or_path": extract_model_from_parallel(host).config._name_or_path,
+            "host_name_or_path": hooks.unwrap(host).config._name_or_path,
         }
         # Last: without it the folder counts as incomplete.
         (path / METADATA_NAME).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
@@ -166,7 +165,7 @@ class CLVQConfig(PreTrainedConfig):
         stream = hooks.residual_stream(host, stack)
         stream.check_layer(lower_layer)
         stream.check_layer(upper_layer)
-        host_config = extract_model_from_parallel(host).config
+        host_config = hooks.unwrap(host).config
         fields = {
             "hidden_size": stream.hidden_sizes[lower_layer],
             "target_hidden_size": stream.hidden_sizes[upper_layer],

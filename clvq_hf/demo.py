@@ -299,7 +299,12 @@ def _read(model: CLVQModel, host: Any, tokenizer: Any, texts: Dataset) -> tuple[
     correct = 0
     for batch in DataLoader(texts, batch_size=32):
         encoded = tokenizer(
-            batch["text"], truncation=limit is not None, max_length=limit, padding=True, return_tensors="pt"
+            batch["text"],
+            truncation=limit is not None,
+            max_length=limit,
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
         )
         with model.attach(host, keep_states=False) as tap:
             logits = host(**encoded.to(host.device)).logits

@@ -1,18 +1,19 @@
 """Capture and edit a host's residual stream with forward hooks, and stop the host early.
 
-```python
+``python
 with capture(host, [4, 8]) as states:
     host(**batch)
 states[4]                                        # (B, S, d), what block 5 received
 
 with edit(host, 4, lambda state: state * 0.5):   # the host goes on with the edited state
     host(**batch)
-```
+``
 
-Layer 0 is the first block's input, layer ``i`` the output of the ``i``-th block that runs, before any final norm.
-Everything is removed on exit, also after an exception. Finding the blocks is the work of ``residual_stream.py``.
+Layer 0 is the first block's input, layer `i` the output of the `i`-th block that runs, before any final norm.
+Everything is removed on exit, also after an exception. Finding the blocks is the work of `residual_stream.py`.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from clvq_hf.residual_stream import (
+from .residual_stream import (
     ResidualStream,
     UnsupportedHostError,
     check_checkpointing,
@@ -30,18 +31,29 @@ from clvq_hf.residual_stream import (
     unwrap,
 )
 
-__all__ = ["Capture", "Edit", "ResidualStream", "UnsupportedHostError", "capture", "edit", "residual_stream", "run"]
+__all__ = [
+    "Capture",
+    "Edit",
+    "ResidualStream",
+    "UnsupportedHostError",
+    "capture",
+    "edit",
+    "input_device",
+    "max_length",
+    "residual_stream",
+    "run",
+    "unwrap",
+]
 
-CaptureCallback = Callable[[dict[int, torch.Tensor], torch.Tensor, bool], None]
+CaptureCallback = Callable[[dict[int, torch.Tensor], torch.Tensor, int | None], None]
 
 # What holds the keys and values, or the recurrent state, of earlier positions: transformers' caches, XLNet, RWKV.
 _CACHE_ARGUMENTS = ("past_key_values", "cache_params", "mems", "state")
 
-
-HandleT = TypeVar("HandleT", bound="_Handle")
-
 # Masks the other way round, true on padding: FSMT's decoder, XLNet.
 _PADDING_ARGUMENTS = ("decoder_padding_mask", "input_mask")
+
+HandleT = TypeVar("HandleT", bound="_Handle")
 
 
 class _StopForward(Exception):
@@ -160,9 +172,9 @@ class _Handle:
 
 
 class Capture(_Handle, Mapping):
-    """What :func:`capture` returns: a read-only mapping from layer to the latest ``(B, S, d)`` state.
+    """What `capture` returns: a read-only mapping from layer to the latest `(B, S, d)` state.
 
-    It is a context manager; :meth:`remove` removes its hooks. The states stay readable afterwards.
+    It is a context manager; `remove` removes its hooks. The states stay readable afterwards.
     """
 
     def __init__(
@@ -197,28 +209,37 @@ class Capture(_Handle, Mapping):
         self._states.clear()
         if self._callback is not None:
             # Now, because the cache fills while the host runs.
-            self._appended = self._arguments.appends()
+            self._past_length = self._arguments.past_length()
 
     def _see(self, layer: int, state: torch.Tensor) -> None:
         self._states[layer] = state
         if layer == self._last:
             if self._callback is not None:
-                self._callback(dict(self._states), self._arguments.mask(state.device), self._appended)
+                self._callback(dict(self._states), self._arguments.mask(state.device), self._past_length)
             if self._stop:
                 raise _StopForward(self)
 
 
 class Edit(_Handle):
-    """What :func:`edit` returns: a context manager whose :meth:`remove` removes the edit."""
+    """What `edit` returns: a context manager whose `remove` removes the edit."""
 
     # Before transformers' own hooks, which record output_hidden_states: they should report what the host goes on with.
     _prepend = True
 
     def __init__(self, host: nn.Module, layer: int, fn: Callable[[torch.Tensor], torch.Tensor], stack: str | None):
         self._fn = fn
+        self._applied = False
         super().__init__(host, [layer], stack)
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None and not self._applied:
+            warnings.warn("an edit was never applied: the host did not run inside it", RuntimeWarning, stacklevel=2)
+        return super().__exit__(kind, error, traceback)
+
     def _see(self, layer: int, state: torch.Tensor) -> torch.Tensor | None:
+        self._applied = True
         new = self._fn(state)
         if new is state:
             return None
@@ -241,22 +262,23 @@ def capture(
 ) -> Capture:
     """Capture hidden states while the host runs.
 
-    Hooks are registered at the call, all or none. Use the result in a ``with`` block, or call its ``remove()``.
+    Hooks are registered at the call, all or none. Use the result in a `with` block, or call its `remove()`.
     The states are the very tensors that the host computes with, not copies: gradients flow through them, and a later
     in-place change of one changes the other.
 
     Args:
-        host: A transformers model; see :func:`residual_stream`.
+        host: A transformers model; see `residual_stream`.
         layers: Which layers, from 0 (the first block's input) to L (the last block's output, before a final norm).
-        stack: ``"encoder"`` (default) or ``"decoder"`` on encoder-decoder hosts, ``None`` elsewhere.
-        stop: Stop the host after the highest layer, by an exception that the ``with`` block swallows. The lines after
+        stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
+        stop: Stop the host after the highest layer, by an exception that the `with` block swallows. The lines after
             the host's call in the block are skipped.
-        callback: Called once per forward after the highest layer, as ``callback(states, attention_mask, appended)``:
-            the states by layer, each ``(B, S, d)``; a ``(B, S)`` bool mask of the real tokens among these positions
-            (all true if the stack got none); whether they continue a non-empty cache, as in ``generate()``.
+        callback: Called once per forward after the highest layer, as `callback(states, attention_mask, past_length)`:
+            the states by layer, each `(B, S, d)`; a `(B, S)` bool mask of the real tokens among these positions
+            (all true if the stack got none); how many earlier positions the cache holds, as in `generate()` (0 without
+            a cache, None if it holds some and does not say how many, as Mamba's).
 
     Returns:
-        A mapping from layer to ``(B, S, d)``, in the host's dtype and on its device, of the latest forward.
+        A mapping from layer to `(B, S, d)`, in the host's dtype and on its device, of the latest forward.
 
     Raises:
         UnsupportedHostError: If the host's residual stream cannot be found with certainty.
@@ -268,21 +290,21 @@ def capture(
 def edit(host: nn.Module, layer: int, fn: Callable[[torch.Tensor], torch.Tensor], stack: str | None = None) -> Edit:
     """Replace the hidden states at one layer while the host runs.
 
-    A capture of the same layer sees the edited states, and so does ``output_hidden_states`` on hosts that record it
+    A capture of the same layer sees the edited states, and so does `output_hidden_states` on hosts that record it
     with hooks. Of several edits at a layer the one registered last runs first.
 
     Args:
-        host: A transformers model; see :func:`residual_stream`.
+        host: A transformers model; see `residual_stream`.
         layer: Where, from 0 (the first block's input) to L (the last block's output, before a final norm).
-        fn: Maps ``(B, S, d)`` to ``(B, S, d)``; the result is cast to the dtype and device of the state.
-        stack: ``"encoder"`` (default) or ``"decoder"`` on encoder-decoder hosts, ``None`` elsewhere.
+        fn: Maps `(B, S, d)` to `(B, S, d)`; the result is cast to the dtype and device of the state.
+        stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
 
     Returns:
-        A handle that is a context manager and has ``remove()``.
+        A handle that is a context manager and has `remove()`.
 
     Raises:
         UnsupportedHostError: If the host's residual stream cannot be found with certainty.
-        ValueError: If the layer or the stack does not exist; during the forward, if ``fn`` changes the shape.
+        ValueError: If the layer or the stack does not exist; during the forward, if `fn` changes the shape.
     """
     return Edit(host, layer, fn, stack)
 
@@ -290,16 +312,16 @@ def edit(host: nn.Module, layer: int, fn: Callable[[torch.Tensor], torch.Tensor]
 def run(
     host: nn.Module, inputs: Mapping[str, Any], layers: Sequence[int], stack: str | None = None
 ) -> dict[int, torch.Tensor]:
-    """Run the host up to the highest of ``layers`` and return their hidden states.
+    """Run the host up to the highest of `layers` and return their hidden states.
 
     Args:
-        host: A transformers model; see :func:`residual_stream`.
+        host: A transformers model; see `residual_stream`.
         inputs: Keyword arguments of the host, passed as they are.
         layers: Which layers, 0 to L.
-        stack: ``"encoder"`` (default) or ``"decoder"`` on encoder-decoder hosts, ``None`` elsewhere.
+        stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
 
     Returns:
-        Layer to ``(B, S, d)``, in the host's dtype and on its device.
+        Layer to `(B, S, d)`, in the host's dtype and on its device.
 
     Raises:
         UnsupportedHostError: If the host's residual stream cannot be found with certainty.
@@ -314,19 +336,15 @@ def _checked_layers(layers: Sequence[int], stream: ResidualStream) -> frozenset[
     if not layers:
         raise ValueError("layers is empty; name at least one layer.")
     for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= stream.num_blocks:
-            where = f" {stream.stack}" if stream.stack else ""
-            raise ValueError(
-                f"Layer {layer!r} does not exist: the host's{where} has {stream.num_blocks} blocks, so layers run from "
-                f"0 (the first block's input) to {stream.num_blocks} (the last block's output)."
-            )
+        stream.check_layer(layer)
     return frozenset(layers)
 
 
 def _out_of_turn(stream: ResidualStream, what: str) -> RuntimeError:
     return RuntimeError(
         f"Layers cannot be told apart: {what} (expected {stream.num_blocks} calls of {stream.list_name}). LayerDrop "
-        "in train mode skips blocks, and gradient checkpointing may run them again: put the host in eval mode."
+        "in train mode skips blocks, gradient checkpointing may run them again: put the host in eval mode. "
+        "Compiled code may run no hooks: call the host that is not compiled."
     )
 
 
@@ -362,20 +380,22 @@ class _Arguments:
         # During generation the mask covers the cache too; these positions are its end.
         return mask[:, mask.shape[1] - self.length :].to(device).bool()
 
-    def appends(self) -> bool:
-        """Whether a cache held earlier positions when the stack was called."""
-        return any(_is_filled(self._values.get(name)) for name in _CACHE_ARGUMENTS)
+    def past_length(self) -> int | None:
+        """Earlier positions that a cache held when the stack was called; None if it is filled and does not say."""
+        lengths = [_cached_length(self._values.get(name)) for name in _CACHE_ARGUMENTS]
+        return None if None in lengths else max(lengths)
 
 
-def _is_filled(cache: Any) -> bool:
+def _cached_length(cache: Any) -> int | None:
     cache = getattr(cache, "self_attention_cache", cache)
     layers = getattr(cache, "layers", None)
-    if layers is None:
-        return cache is not None and not (isinstance(cache, (tuple, list)) and not cache)
-    for layer in layers:
+    if layers is None:  # XLNet's list of memories, RWKV's state
+        return 0 if cache is None or (isinstance(cache, (tuple, list)) and not cache) else None
+    lengths = [int(layer.get_seq_length()) for layer in layers if hasattr(layer, "get_seq_length")]
+    if any(lengths):
+        return max(lengths)
+    for layer in layers:  # Mamba's states, which hold no positions
         seen = getattr(layer, "has_previous_state", False)
         if any(seen.values()) if isinstance(seen, dict) else seen:
-            return True
-        if hasattr(layer, "get_seq_length") and layer.get_seq_length() > 0:
-            return True
-    return False
+            return None
+    return 0

@@ -254,7 +254,8 @@ class Attention(nn.Module):
         self.num_heads = config.num_attention_heads
         self.dropout = config.dropout
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        # No bias: it would shift all scores of a query alike, and learn nothing but rounding noise.
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -368,7 +369,8 @@ class CLVQModel(ConceptModel):
             init.zeros_(module.initialized)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)

@@ -1,7 +1,7 @@
 """Where a host keeps its residual stream: which modules are its blocks, their order, and how states are laid out.
 
 Nothing is looked up by architecture. One tiny forward is watched, and the blocks are the modules whose calls form the
-chain that the host itself reports as ``output_hidden_states``. A host for which that cannot be shown is refused: a
+chain that the host itself reports as `output_hidden_states`. A host for which that cannot be shown is refused: a
 wrong block would make every figure downstream wrong without any sign of it.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 # The probe's shape. Batch and length differ and the length is odd, so that a swapped layout or padding to a multiple
@@ -39,17 +39,17 @@ class ResidualStream:
     """The residual stream of one stack of a host.
 
     Attributes:
-        stack: ``"encoder"`` or ``"decoder"`` on encoder-decoder hosts, otherwise ``None``.
+        stack: `"encoder"` or `"decoder"` on encoder-decoder hosts, otherwise `None`.
         num_blocks: Number of block calls in one forward, L. Valid layers are 0 to L.
         hidden_sizes: Width of the stream at layers 0 to L, a tuple of length L + 1.
         is_causal: Whether no position sees a later one (found by perturbing the last token).
-        scope_name: Name of the module whose forward is one pass through the stack (``""``: the host itself).
+        scope_name: Name of the module whose forward is one pass through the stack (`""`: the host itself).
         scope_parameters: Names of that forward's parameters, in order.
-        list_name: Name of the ``nn.ModuleList`` that holds the blocks.
+        list_name: Name of the `nn.ModuleList` that holds the blocks.
         block_names: Names of the blocks in call order, length L. Shared blocks (ALBERT) occur several times.
         input_key: Position or keyword under which a block receives the stream.
-        output_index: Index of the stream in a block's tuple or list output; ``None`` if the output is the stream.
-        time_first: Whether blocks see ``(T, B, d)`` instead of ``(B, T, d)``.
+        output_index: Index of the stream in a block's tuple or list output; `None` if the output is the stream.
+        time_first: Whether blocks see `(T, B, d)` instead of `(B, T, d)`.
         prefix_length: Number of positions that the host puts before those of the input (CPM-Ant).
         pads_tail: Whether the host may add positions after those of the input (padding to a window, n-gram streams).
     """
@@ -68,16 +68,29 @@ class ResidualStream:
     prefix_length: int
     pads_tail: bool
 
+    def check_layer(self, layer: int) -> None:
+        """Check that `layer` is one of 0 to L.
+
+        Raises:
+            ValueError: If it is not, saying how many blocks there are.
+        """
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= self.num_blocks:
+            blocks = f"the host's {self.stack} has" if self.stack else "the host has"
+            raise ValueError(
+                f"Layer {layer!r} does not exist: {blocks} {self.num_blocks} blocks, so layers run from 0 (the first "
+                f"block's input) to {self.num_blocks} (the last block's output)."
+            )
+
     def read(self, state: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
-        """View a block's state as ``(B, S, d)``.
+        """View a block's state as `(B, S, d)`.
 
         Args:
-            state: What a block got or gave, ``(B, T, d)`` or ``(T, B, d)``.
+            state: What a block got or gave, `(B, T, d)` or `(T, B, d)`.
             batch_size: B of the stack's input.
             length: S of the stack's input.
 
         Returns:
-            A view of shape ``(B, S, d)`` without the positions that the host added; all of it if there are none.
+            A view of shape `(B, S, d)` without the positions that the host added; all of it if there are none.
 
         Raises:
             UnsupportedHostError: If the state does not hold one vector for each input position.
@@ -87,7 +100,7 @@ class ResidualStream:
         return state if state.shape[1] == length else state[:, start : start + length]
 
     def write(self, state: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """Put an edited ``(B, S, d)`` back into the block's own layout, with the positions that the host added."""
+        """Put an edited `(B, S, d)` back into the block's own layout, with the positions that the host added."""
         batch_first = state.transpose(0, 1) if self.time_first else state
         length = new.shape[1]
         if batch_first.shape[1] != length:
@@ -120,15 +133,15 @@ def residual_stream(host: nn.Module, stack: str | None = None) -> ResidualStream
     flags, attributes, hooks, random states).
 
     Args:
-        host: A transformers model, with or without a task head, PEFT adapters or ``DistributedDataParallel``.
-        stack: ``"encoder"`` or ``"decoder"`` on encoder-decoder hosts (``None`` means encoder), ``None`` elsewhere.
+        host: A transformers model, with or without a task head, PEFT adapters or `DistributedDataParallel`.
+        stack: `"encoder"` or `"decoder"` on encoder-decoder hosts (`None` means encoder), `None` elsewhere.
 
     Returns:
-        The :class:`ResidualStream`, kept until the host is collected or its blocks are replaced.
+        The `ResidualStream`, kept until the host is collected or its blocks are replaced.
 
     Raises:
         UnsupportedHostError: If the blocks cannot be found with certainty.
-        ValueError: If ``stack`` does not fit the host.
+        ValueError: If `stack` does not fit the host.
     """
     model = unwrap(host)
     stack = _resolve_stack(model, stack)
@@ -160,10 +173,10 @@ def _children(model: nn.Module, list_name: str) -> tuple | None:
 
 
 def unwrap(host: nn.Module) -> PreTrainedModel:
-    """Return the transformers model inside ``host``.
+    """Return the transformers model inside `host`.
 
     Args:
-        host: A transformers model, or one inside PEFT or ``DistributedDataParallel``.
+        host: A transformers model, or one inside PEFT or `DistributedDataParallel`.
 
     Returns:
         The model itself.
@@ -243,6 +256,30 @@ def _takes(module: nn.Module) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(type(module).forward).parameters)
 
 
+def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The longest text, in tokens, that a host can read.
+
+    Args:
+        host: A transformers model; see `residual_stream`.
+        tokenizer: Its tokenizer.
+
+    Returns:
+        The least of what the tokenizer allows, the config says, and the position embeddings hold (RoBERTa reserves
+        the first ones for padding); None if nothing limits the length.
+    """
+    model = unwrap(host)
+    limits = [tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - reserved)
+    # Tokenizers that know no limit carry a huge number.
+    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT), default=None)
+
+
+_NO_LIMIT = 10**9
+
+
 def _resolve_stack(model: PreTrainedModel, stack: str | None) -> str | None:
     # What the body accepts is the rule: `config.is_encoder_decoder` is also set on lone encoders and decoders.
     two_stacks = "decoder_input_ids" in _takes(model.base_model)
@@ -291,7 +328,7 @@ def _find(model: PreTrainedModel, stack: str | None) -> ResidualStream:
         calls, returned, readers = _watch(model, base, scope, inputs)
         reported = _reported(returned, stack)
         chain, layout = _choose(model, calls, reported)
-        is_causal = _is_causal(base, chain, inputs, stack, layout[0])
+        is_causal = _is_causal(model, chain, layout, inputs, stack)
     prefix = names[scope] + "." if names[scope] else ""
     # The innermost module that reads token ids is one that every way of running the blocks goes through: some heads
     # pass the body by, and call its decoder (TrOCR).
@@ -319,10 +356,11 @@ def _probe_inputs(model: PreTrainedModel, base: nn.Module, stack: str | None) ->
     vocab_size = getattr(model.config.get_text_config(), "vocab_size", 1000)
     # Special ids mean something to some hosts (padding, end, an image to insert): ordinary ones do not.
     special = set(_special_ids(model.config.to_dict()))
-    ordinary = [token for token in range(min(vocab_size, 1000)) if token not in special] or [0]
-    count = _PROBE_BATCH * _PROBE_LENGTH
-    ids = torch.tensor([ordinary[(7 * i + 3) % len(ordinary)] for i in range(count)], device=_device(model))
-    ids = ids.view(_PROBE_BATCH, _PROBE_LENGTH)
+    known = range(min(vocab_size, 1000))
+    ordinary = [token for token in known if token not in special]
+    tokens = itertools.cycle(ordinary if len(ordinary) > 1 else known)
+    rows = [list(itertools.islice(tokens, _PROBE_LENGTH)) for _ in range(_PROBE_BATCH)]
+    ids = torch.tensor(rows, device=input_device(model))
     takes = _takes(base)
     inputs: dict[str, Any] = {"input_ids": ids, "output_hidden_states": True, "return_dict": True}
     inputs.update(
@@ -330,6 +368,8 @@ def _probe_inputs(model: PreTrainedModel, base: nn.Module, stack: str | None) ->
     )
     if "use_cache" in takes:
         inputs["use_cache"] = False
+    if "bbox" in takes:  # layout models want to know where the words are
+        inputs["bbox"] = torch.zeros(_PROBE_BATCH, _PROBE_LENGTH, 4, dtype=torch.long, device=ids.device)
     if stack is not None:
         inputs["decoder_input_ids"] = ids.flip(0)
     return inputs
@@ -343,7 +383,9 @@ def _special_ids(config: Mapping) -> Iterator[int]:
             yield from (v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, int))
 
 
-def _device(model: PreTrainedModel) -> torch.device:
+def input_device(host: nn.Module) -> torch.device:
+    """The device that a host's inputs belong on, also if its weights are offloaded or spread over devices."""
+    model = unwrap(host)
     # Offloaded hosts keep their weights on "meta"; accelerate's hook knows where they will run.
     for module in model.modules():
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
@@ -366,8 +408,12 @@ def _ancestors(scope: nn.Module, name: str) -> list[nn.Module]:
 
 
 def _watch(model: PreTrainedModel, base: nn.Module, scope: nn.Module, inputs: dict) -> tuple[dict, list, list]:
-    """Run the probe; return the calls of each list's children by list name, what scope and base returned, and the
-    modules around the lists that were called with token ids."""
+    """Run the probe.
+
+    Returns:
+        The calls of each list's children, by list name; what `scope` and `base` returned; and the modules around the
+        lists that were called with token ids.
+    """
     lists = {name: module for name, module in scope.named_modules() if isinstance(module, nn.ModuleList)}
     calls: dict[str, list[_Call]] = {name: [] for name in lists}
     homes: dict[nn.Module, list[str]] = {}
@@ -484,6 +530,8 @@ def _choose(
     changed = [i for i, call in enumerate(chain.calls, 1) if not torch.equal(call.outputs[index], call.copies[index])]
     if changed:
         raise _refusal(model, f"it changes the output of block {changed[0]} in place afterwards")
+    if not torch.equal(chain.calls[0].inputs[chain.input_key], chain.states[0]):
+        raise _refusal(model, "it changes the input of block 1 in place")
     return chain, layout
 
 
@@ -525,34 +573,39 @@ def _start(state: torch.Tensor, entry: Any, padded_ok: bool) -> int | None:
     return None
 
 
-def _is_causal(base: nn.Module, chain: _Chain, inputs: dict, stack: str | None, time_first: bool) -> bool:
+def _is_causal(
+    model: PreTrainedModel, chain: _Chain, layout: tuple[bool, int, bool], inputs: dict, stack: str | None
+) -> bool:
     name = "decoder_input_ids" if stack == "decoder" else "input_ids"
     ids = inputs[name].clone()
-    ids[:, -1] = ids[:, 0]
-    ids[0, -1] = inputs[name][1, 1]
-    last: list[torch.Tensor] = []
+    first, second = ids[0, 0], ids[0, 1]
+    ids[:, -1] = torch.where(ids[:, -1] == first, second, first)
+    seen: list[torch.Tensor] = []
 
     def keep(block: nn.Module, args: tuple, output: Any) -> None:
-        last[:] = [output if chain.output_index is None else output[chain.output_index]]
+        seen[:] = [output if chain.output_index is None else output[chain.output_index]]
 
     handle = chain.calls[-1].block.register_forward_hook(keep)
     try:
-        base(**{**inputs, name: ids, "output_hidden_states": False})
+        model.base_model(**{**inputs, name: ids, "output_hidden_states": False})
     finally:
         handle.remove()
-    before, after = (s.transpose(0, 1) if time_first else s for s in (chain.states[-1], last[0]))
-    early = slice(0, _PROBE_LENGTH - 1)
-    difference = (before[:, early].float() - after[:, early].float()).abs().max()
-    # Causal hosts give exactly 0 but for kernels that regroup rows (mixture of experts), which leaves rounding noise.
-    noise = 8 * torch.finfo(before.dtype).eps * before.float().abs().max()
-    return bool(difference <= noise)
+    time_first, start, _ = layout
+    before, after = (state.transpose(0, 1) if time_first else state for state in (chain.states[-1], seen[0]))
+    change = (before.float() - after.float()).abs()[:, start : start + _PROBE_LENGTH]
+    early, last = change[:, :-1].max(), change[:, -1].max()
+    if last == 0:
+        raise _refusal(model, "its states do not depend on its input")
+    # Causal hosts give exactly 0 but for kernels that regroup rows (mixture of experts): their rounding noise was
+    # below 1e-6 of the change at the last position in float32, the weakest bidirectional stack surveyed 9e-4 of it.
+    return bool(early <= min(128 * torch.finfo(before.dtype).eps, 1e-3) * last)
 
 
 @contextmanager
 def _untouched(model: PreTrainedModel) -> Iterator[None]:
     """Run a probe in eval mode, without gradients or autocast, and leave the model as it was.
 
-    A forward can leave traces: transformers installs its own capture hooks at the first ``output_hidden_states``,
+    A forward can leave traces: transformers installs its own capture hooks at the first `output_hidden_states`,
     BigBird swaps its attention modules for a short input, rotary embeddings cache. So attributes, submodules and hooks
     of every module, and the attributes of its config, are put back.
     """

@@ -152,7 +152,11 @@ def filter_by_occurrence(tokenized: Dataset, minimum: int | None, maximum: int |
 
 
 class TextCollator:
-    """Pads tokenized texts into a batch of tensors, on the side that the tokenizer says."""
+    """Pads tokenized texts on the right into a batch of tensors, whatever the tokenizer's own side is.
+
+    Nothing is generated from these batches, and hosts with absolute positions (GPT-2) would number the tokens of a
+    left-padded text wrongly: its states would depend on the other texts of the batch.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -160,7 +164,10 @@ class TextCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns the tokenizer's inputs and `token_mask`, all `(B, S)` int64, and `text_index` `(B,)`."""
         names = [name for name in self.tokenizer.model_input_names if name in rows[0]]
-        batch = dict(self.tokenizer.pad([{name: row[name] for name in names} for row in rows], return_tensors="pt"))
+        unpadded = [{name: row[name] for name in names} for row in rows]
+        batch = dict(
+            self.tokenizer.pad(unpadded, padding_side="right", return_attention_mask=True, return_tensors="pt")
+        )
         token_mask = torch.zeros_like(batch["input_ids"])
         for row, real in enumerate(batch["attention_mask"].bool()):
             token_mask[row, real] = torch.as_tensor(rows[row]["token_mask"])

@@ -105,7 +105,7 @@ class CLVQTrainer(Trainer):
         if dataset is None:
             return None
         if isinstance(dataset, ActivationCache):
-            _check_cache(dataset, self.model.config)
+            _check_cache(dataset, self.model.config, self.args)
         elif not isinstance(dataset, Dataset):
             raise ValueError(f"Datasets must be datasets.Dataset or ActivationCache, got {type(dataset).__name__}.")
         elif "token_mask" not in dataset.column_names:
@@ -121,14 +121,9 @@ class CLVQTrainer(Trainer):
         args = self.args
         if self.host is None or self.tokenizer is None:
             raise ValueError("Texts need a host and its tokenizer: pass host=… and processing_class=…")
-        host_config = getattr(self.host, "config", None)
-        classifies = "Classification" in type(self.host).__name__
-        check_texts(
-            dataset,
-            args.text_column,
-            args.label_column,
-            getattr(host_config, "num_labels", None) if classifies else None,
-        )
+        host = hooks.unwrap(self.host)
+        classifies = type(host).__name__.endswith("ForSequenceClassification")
+        check_texts(dataset, args.text_column, args.label_column, host.config.num_labels if classifies else None)
         ensure_pad_token(self.tokenizer)
         max_length = args.max_length or hooks.max_length(self.host, self.tokenizer)
         tokenized = tokenize_texts(dataset, self.tokenizer, args.text_column, max_length)
@@ -358,7 +353,12 @@ def _check_output_dir(output_dir: Path, config: Any) -> None:
         raise ValueError(f"{path.parent} holds a checkpoint of {what}. Choose another output_dir, or empty this one.")
 
 
-def _check_cache(cache: ActivationCache, config: Any) -> None:
+def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments) -> None:
+    if args.train_special_tokens or args.min_token_occurrences or args.max_token_occurrences:
+        raise ValueError(
+            "train_special_tokens, min_token_occurrences and max_token_occurrences need the texts; an activation cache "
+            "holds states alone. Train on texts and the host, or leave these arguments out."
+        )
     for name in ("lower_layer", "upper_layer", "stack", "hidden_size", "target_hidden_size"):
         if cache.metadata[name] != getattr(config, name):
             raise ValueError(

@@ -89,7 +89,7 @@ def check_stack(host: transformers.PreTrainedModel, stream: hooks.ResidualStream
                 host,
                 list(layers),
                 stream.stack,
-                callback=lambda states, mask, appended, masks=masks: masks.append(mask),
+                callback=lambda states, mask, past_length, masks=masks: masks.append(mask),
             ) as states:
                 captured = _output(host, inputs)
             reported = _reported(host(**inputs, output_hidden_states=True, return_dict=True), stream.stack)
@@ -124,7 +124,7 @@ def _inputs(host: transformers.PreTrainedModel, stream: hooks.ResidualStream, si
     ids[1, padding] = getattr(host.config, "pad_token_id", None) or 0
     mask[1, padding] = 0
     takes = set(inspect.signature(host.forward).parameters)
-    inputs = {"input_ids": ids, "attention_mask": mask} if "attention_mask" in takes else {"input_ids": ids}
+    inputs = {"input_ids": ids, "attention_mask": mask, "bbox": torch.zeros(BATCH, LENGTH, 4, dtype=torch.long)}
     if stream.stack == "encoder":
         fixed = torch.arange(4, 4 + LENGTH).expand(BATCH, -1)
         inputs["decoder_input_ids"] = fixed

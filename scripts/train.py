@@ -2,7 +2,10 @@
 
     python scripts/train.py --host me/gpt2-jigsaw --dataset fancyzhx/ag_news \\
         --lower_layer 4 --upper_layer 8 --output_dir out
-    accelerate launch --num_processes 2 scripts/train.py …the same arguments…
+    accelerate launch --multi_gpu --num_processes 2 scripts/train.py …the same arguments…
+
+On a machine without GPUs add `--use_cpu` to the arguments, and keep `--multi_gpu`: without it accelerate starts one
+process there, whatever `--num_processes` says.
 
 Every field of CLVQTrainingArguments is a flag too (`--learning_rate`, `--num_train_epochs`, …; see `--help`).
 A tenth of the texts is held out for evaluation unless `--eval_split` names a split.

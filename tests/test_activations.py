@@ -3,6 +3,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2Model, T5Config, T5ForConditionalGeneration
 
 from clvq_hf import ActivationCache
 from clvq_hf.activations import HiddenStateExtractor, StateCollator, check_finite
@@ -33,10 +34,20 @@ class TestExtractor:
         assert "token_type_ids" in batch
         assert HiddenStateExtractor(causal_host, 0, 4)(batch)["hidden_states"].shape[-1] == 32
 
+    def test_padding_does_not_reach_the_states_of_hosts_with_absolute_positions(self, tokenizer, texts):
+        # GPT-2 numbers positions from the left; a tokenizer of a decoder pads there.
+        torch.manual_seed(0)
+        host = GPT2Model(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=4, n_positions=128))
+        tokenizer.padding_side = "left"
+        batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select(range(8))))
+        states = HiddenStateExtractor(host, 0, 2)(batch)
+        for row in range(8):
+            alone = host(**tokenizer(texts[row]["text"], return_tensors="pt"), output_hidden_states=True).hidden_states
+            real = states["hidden_states"][row][batch["attention_mask"][row].bool()]
+            assert torch.allclose(real, alone[0][0], atol=1e-6)
+
     @pytest.mark.parametrize("stack", ["encoder", "decoder"])
     def test_encoder_decoder_hosts(self, tokenizer, texts, stack):
-        from transformers import T5Config, T5ForConditionalGeneration
-
         config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
         batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select(range(3))))
         states = HiddenStateExtractor(T5ForConditionalGeneration(config), 0, 2, stack)(batch)

@@ -166,7 +166,9 @@ def test_scripts_exist():
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [script for script, options in scripts_called().items() if options])
 def test_options_of_scripts_exist(script):
-    result = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script, "--help"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     unknown = scripts_called()[script] - set(re.findall(r"--[\w-]+", result.stdout))
     assert not unknown
 

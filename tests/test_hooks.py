@@ -114,11 +114,11 @@ class TestCapture:
             host(**inputs)
         assert_same_as_reported(states, reported_by(host, inputs, stack), stream.num_blocks)
         assert stream.hidden_sizes == tuple(states[layer].shape[-1] for layer in sorted(states))
-        ((given, mask, appended),) = seen
+        ((given, mask, past_length),) = seen
         assert list(given) == list(range(stream.num_blocks + 1))
         expected = inputs.get("decoder_attention_mask" if stack == "decoder" else "attention_mask")
         assert torch.equal(mask, torch.ones(BATCH, LENGTH).bool() if expected is None else expected.bool())
-        assert appended is False
+        assert past_length == 0
 
     @pytest.mark.parametrize("model_type", ["bert", "modernbert", "fnet", "xlnet"])
     def test_encoders_are_not_causal(self, hosts, model_type):
@@ -290,6 +290,8 @@ class TestProbe:
     def test_tiny_vocabulary_and_one_block(self):
         host = tiny_hosts.tiny_host("llama", vocab_size=5, num_hidden_layers=1)
         assert hooks.residual_stream(host).num_blocks == 1
+        assert hooks.residual_stream(host).is_causal
+        assert not hooks.residual_stream(tiny_hosts.tiny_host("bert", vocab_size=5)).is_causal
         assert hooks.run(host, {"input_ids": torch.tensor([[3, 4]])}, [0, 1])[1].shape == (1, 2, tiny_hosts.HIDDEN)
 
     def test_shared_blocks_count_by_call(self, hosts):
@@ -323,6 +325,12 @@ class TestProbe:
         with pytest.raises(hooks.UnsupportedHostError, match=reason):
             hooks.capture(host, [1])
         assert count_hooks(host) == before
+
+    def test_states_that_do_not_depend_on_the_input(self):
+        host = tiny_hosts.tiny_host("gpt2")
+        nn.init.zeros_(host.wte.weight)
+        with pytest.raises(hooks.UnsupportedHostError, match="do not depend on its input"):
+            hooks.residual_stream(host)
 
     def test_not_a_transformers_model(self):
         with pytest.raises(hooks.UnsupportedHostError, match="not a transformers model"):
@@ -381,6 +389,10 @@ class TestEdit:
             with torch.no_grad(), hooks.capture(host, [1]) as states, hooks.edit(host, 1, lambda state: state.zero_()):
                 host(**inputs_for(host))
             assert (states[1] == 0).all()
+
+    def test_never_applied(self, bert):
+        with pytest.warns(RuntimeWarning, match="never applied"), hooks.edit(bert, 1, torch.zeros_like):
+            pass
 
     @pytest.mark.parametrize("fn", [lambda state: state[:, :1], lambda state: None])
     def test_wrong_result(self, bert, fn):
@@ -611,7 +623,7 @@ class TestWrappers:
         with pytest.raises(hooks.UnsupportedHostError, match="prompt learning"):
             hooks.capture(adapted, [1])
 
-    def test_distributed_data_parallel(self, tmp_path):
+    def test_distributed(self, tmp_path):
         torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
         try:
             host = tiny_hosts.tiny_host("bert", "AutoModelForSequenceClassification")
@@ -621,6 +633,11 @@ class TestWrappers:
             assert torch.equal(hooks.run(wrapped, inputs, [2])[2], plain)
             wrapped(**inputs).loss.backward()  # a stopped forward does not upset the next one
             assert host.classifier.weight.grad is not None
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+            with pytest.raises(hooks.UnsupportedHostError, match="FSDP"):
+                hooks.capture(fully_shard(tiny_hosts.tiny_host("bert"), mesh=mesh), [1])
         finally:
             torch.distributed.destroy_process_group()
 
@@ -696,9 +713,7 @@ class TestTrainMode:
                 host.enable_input_require_grads()
             seen = []
             with (
-                hooks.capture(
-                    host, [1, 2], stack, callback=lambda states, mask, appended: seen.append(states)
-                ) as states,
+                hooks.capture(host, [1, 2], stack, callback=lambda states, mask, past: seen.append(states)) as states,
                 hooks.edit(host, 1, lambda state: state * 1.5, stack),
             ):
                 output = host(**inputs_for(host, stack)).last_hidden_state
@@ -731,14 +746,16 @@ class TestGenerate:
         inputs = inputs_for(host, side="left")
         steps = []
 
-        def note(states, mask, appended):
-            steps.append((tuple(states[2].shape[:2]), tuple(mask.shape), int(mask.sum()), appended))
+        def note(states, mask, past_length):
+            steps.append((tuple(states[2].shape[:2]), tuple(mask.shape), int(mask.sum()), past_length))
 
         with hooks.capture(host, [2], callback=note):
             host.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
         real = BATCH * LENGTH - PADDED
-        assert steps[0] == ((BATCH, LENGTH), (BATCH, LENGTH), real, False)
-        assert steps[1:] == [((BATCH, 1), (BATCH, 1), BATCH, True)] * 2
+        assert steps[0] == ((BATCH, LENGTH), (BATCH, LENGTH), real, 0)
+        # Mamba's cache is a state that does not say how many positions went into it.
+        lengths = [None, None] if model_type == "mamba" else [LENGTH, LENGTH + 1]
+        assert steps[1:] == [((BATCH, 1), (BATCH, 1), BATCH, length) for length in lengths]
 
     @pytest.mark.parametrize("model_type", ["t5", "bart"])
     def test_encoder_runs_once(self, hosts, model_type):
@@ -750,10 +767,10 @@ class TestGenerate:
             hooks.capture(host, [1], "decoder", callback=lambda s, m, a: seen["decoder"].append((m.shape[1], a))),
         ):
             host.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False, decoder_start_token_id=1)
-        ((mask, appended),) = seen["encoder"]
-        assert torch.equal(mask, inputs["attention_mask"].bool()) and not appended
+        ((mask, past_length),) = seen["encoder"]
+        assert torch.equal(mask, inputs["attention_mask"].bool()) and past_length == 0
         assert [length for length, _ in seen["decoder"]] == [1, 1, 1]
-        assert [appended for _, appended in seen["decoder"]] == [False, True, True]
+        assert [past_length for _, past_length in seen["decoder"]] == [0, 1, 2]
 
     def test_edit_changes_what_is_generated(self, gpt2):
         inputs = inputs_for(gpt2, side="left")

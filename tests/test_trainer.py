@@ -384,6 +384,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match="upper_layer=3 in the config, but 4 in the activation cache"):
             CLVQTrainer(model=make_model(), args=make_args(), train_dataset=cache)
 
+    @pytest.mark.parametrize("fields", [{"train_special_tokens": True}, {"min_token_occurrences": 5}])
+    def test_a_cache_has_no_tokens_to_choose_by(self, make_args, make_model, host, tokenizer, texts, tmp_path, fields):
+        cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=3)
+        with pytest.raises(ValueError, match="need the texts"):
+            CLVQTrainer(model=make_model(), args=make_args(**fields), train_dataset=cache)
+
     def test_plain_training_arguments(self, make_model, tmp_path):
         with pytest.raises(ValueError, match="must be CLVQTrainingArguments"):
             CLVQTrainer(model=make_model(), args=TrainingArguments(str(tmp_path)))

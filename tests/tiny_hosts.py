@@ -68,6 +68,22 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "bart": {"num_labels": 3},
     "bailing_hybrid": {"num_experts": 8} | _MIXED,
     "bamba": {"attn_layer_indices": [1]},
+    "blt": {
+        "encoder_hash_byte_group_vocab": 64,
+        **{
+            f"{part}_config": {
+                "hidden_size": HIDDEN,
+                "hidden_size_global": HIDDEN,
+                "num_attention_heads": HEADS,
+                "num_key_value_heads": HEADS,
+                "num_hidden_layers": LAYERS,
+                "intermediate_size": 64,
+                "head_dim": 8,
+            }
+            for part in ("patcher", "encoder", "decoder", "global")
+        },
+    },
+    "bros": {"hidden_size": 64},
     "cohere_compass_text": {
         "layer_types": _ATTENTION_ONLY,
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
