@@ -25,6 +25,8 @@ from .residual_stream import (
     ResidualStream,
     UnsupportedHostError,
     check_checkpointing,
+    input_device,
+    max_length,
     probing,
     refuse_compiled,
     residual_stream,

@@ -1,6 +1,7 @@
 """`CLVQTrainer`: the Trainer of transformers for concept models, on the states of a frozen host."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,14 @@ _SHARDING_REFUSED = (
 def _check_launch(args: CLVQTrainingArguments) -> None:
     if args.fsdp or args.deepspeed:
         raise ValueError(_SHARDING_REFUSED)
+    # What `accelerate launch` leaves behind when it was asked for several processes and has started one.
+    started_alone = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= set(os.environ) and "WORLD_SIZE" not in os.environ
+    if started_alone and args.world_size == 1:
+        raise ValueError(
+            "accelerate launch was asked for several processes and started one, as it does on a machine without GPUs. "
+            "Start it with 'accelerate launch --multi_gpu --num_processes N train.py --use_cpu', or with 'torchrun "
+            "--nproc_per_node N train.py --use_cpu'. (If one process is meant: unset MASTER_ADDR.)"
+        )
     if args.n_gpu > 1:
         raise ValueError(
             f"Started with plain python on {args.n_gpu} GPUs, Trainer would use DataParallel, which throws the "

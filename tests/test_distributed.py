@@ -40,11 +40,13 @@ def inputs(tmp_path_factory, all_texts, minilm_dir):
     return folder
 
 
-def train(inputs: Path, output: Path, processes: int, batch: int, *extra: str) -> dict[str, torch.Tensor]:
+def train(
+    inputs: Path, output: Path, processes: int, batch: int, *extra: str, multi_gpu: bool = True
+) -> dict[str, torch.Tensor]:
     # Without --multi_gpu accelerate starts one process on a machine without GPUs, whatever --num_processes says.
     launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--num_processes", str(processes), "--main_process_port", "0", "--dynamo_backend", "no"]
-    launch += ["--multi_gpu"] if processes > 1 else []
+    launch += ["--multi_gpu"] if processes > 1 and multi_gpu else []
     arguments = {
         "host": inputs / "host",
         "dataset": inputs / "texts",
@@ -130,6 +132,11 @@ def test_two_processes_resume_in_the_middle_of_an_epoch(inputs, tmp_path):
     (tmp_path / "whole" / "checkpoint-5").rename(tmp_path / "resumed" / "checkpoint-5")
     got = train(inputs, tmp_path / "resumed", 2, 4, *fields, "--resume_from_checkpoint", "True")
     assert_same(whole, got)
+
+
+def test_one_process_in_place_of_two_is_refused(inputs, tmp_path):
+    with pytest.raises(AssertionError, match=r"asked for several processes and started one"):
+        train(inputs, tmp_path, 2, 4, multi_gpu=False)
 
 
 def test_fsdp_is_refused_with_the_command_that_works(inputs, tmp_path):
