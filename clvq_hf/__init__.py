@@ -6,8 +6,9 @@ from typing import Any
 from transformers import AutoConfig, AutoModel
 
 from .configuration_clvq import CLVQConfig
-from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput, TopKQuantizer
+from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput
 from .modeling_concepts import ConceptModel
+from .quantizer import TopKQuantizer
 from .version import __version__
 
 # At import, so that AutoModel.from_pretrained knows "clvq" right after `import clvq_hf`.

@@ -21,17 +21,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from .residual_stream import (
-    ResidualStream,
-    UnsupportedHostError,
-    check_checkpointing,
-    input_device,
-    max_length,
-    probing,
-    refuse_compiled,
-    residual_stream,
-    unwrap,
-)
+from .hosts import UnsupportedHostError, check_checkpointing, input_device, max_length, refuse_compiled, unwrap
+from .residual_stream import ResidualStream, probing, residual_stream
 
 __all__ = [
     "Capture",
@@ -78,7 +69,7 @@ class _Handle:
         model = unwrap(host)
         self.stream = residual_stream(host, stack)
         self._layers = _checked_layers(layers, self.stream)
-        refuse_compiled(model, self.stream)
+        refuse_compiled(model, {self.stream.scope_name, *self.stream.block_names})
         self._scope = model.get_submodule(self.stream.scope_name)
         blocks = [model.get_submodule(name) for name in self.stream.block_names]
         hooked = set(blocks[: max(1, max(self._layers))])

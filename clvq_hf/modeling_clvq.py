@@ -1,9 +1,8 @@
-"""The CLVQ-VAE: adaptive residual encoder, top-k sampled quantizer with an EMA codebook, transformer decoder.
+"""The CLVQ-VAE: adaptive residual encoder, quantizer (`quantizer.py`), transformer decoder.
 
 Paper: CLVQ-VAE, arXiv 2506.20040. Equations are named as in `docs/method.md`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from transformers.utils import ModelOutput
 from .codebook_init import initial_codebook
 from .configuration_clvq import CLVQConfig
 from .modeling_concepts import ConceptModel
+from .quantizer import Float32Module, TopKQuantizer
 
 
 @dataclass
@@ -45,25 +45,6 @@ class CLVQOutput(ModelOutput):
     perplexity: torch.Tensor | None = None
 
 
-class Float32Module(nn.Module):
-    """A module that stays in float32: `.to(bfloat16)` moves it but keeps its dtype, autocast is off inside.
-
-    Codes are decided by small differences of distances; in half precision `forward` and `encode` would disagree.
-    """
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Float32Module":
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move, recurse)
-
-    @staticmethod
-    def full_precision(device: torch.device) -> torch.autocast:
-        """Context in which autocast is off on `device`."""
-        return torch.autocast(device_type=device.type, enabled=False)
-
-
 class AdaptiveResidualEncoder(Float32Module):
     """`z = (1-m)·x + m·LayerNorm(Wx+b)`, `m = m_max·sigmoid(a)` (Eq. 1).
 
@@ -83,164 +64,6 @@ class AdaptiveResidualEncoder(Float32Module):
             hidden_states = hidden_states.float()
             mix = self.max_mix * torch.sigmoid(self.mix_logit)
             return (1 - mix) * hidden_states + mix * self.norm(self.linear(hidden_states))
-
-
-class TopKQuantizer(Float32Module):
-    """Codebook with exponential moving averages; in training a code is drawn from the `top_k` nearest (Eqs. 2, 3).
-
-    The raw averages are stored, `ema_counts` (`N`) and `ema_sums` (`W`); the codebook `W/N` is smoothed at use. In
-    training mode `forward` only adds up the batch's counts and sums; [`update`][clvq_hf.TopKQuantizer.update] applies
-    them, once an optimizer step. In eval mode nothing changes.
-    """
-
-    def __init__(self, config: CLVQConfig) -> None:
-        super().__init__()
-        self.codebook_size = config.codebook_size
-        self.top_k = min(config.top_k, config.codebook_size)
-        self.temperature = config.temperature
-        self.decay = config.ema_decay
-        self.epsilon = config.ema_epsilon
-        self.revive_after = config.revive_after
-        shape = (config.codebook_size, config.hidden_size)
-        self.register_buffer("ema_counts", torch.ones(config.codebook_size, dtype=torch.float32))
-        self.register_buffer("ema_sums", torch.zeros(shape, dtype=torch.float32))
-        self.register_buffer("updates_since_use", torch.zeros(config.codebook_size, dtype=torch.int64))
-        self.register_buffer("initialized", torch.tensor(False))
-        # Of the optimizer step under way; a checkpoint is written between steps, when there is none.
-        self._pending: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._recent: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    @property
-    def codebook(self) -> torch.Tensor:
-        """`torch.Tensor` of shape `(K, d)`: `W / N̂` with Laplace-smoothed `N̂ = (N+ε)/(ΣN+Kε)·ΣN`."""
-        total = self.ema_counts.sum()
-        smoothed = (self.ema_counts + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
-        return self.ema_sums / smoothed[:, None]
-
-    @torch.no_grad()
-    def set_codebook(self, codebook: torch.Tensor) -> None:
-        """Start from `codebook` of shape `(K, d)`: every code has the weight of one token."""
-        self.ema_counts.fill_(1.0)
-        self.ema_sums.copy_(codebook)
-        self.updates_since_use.zero_()
-        self.initialized.fill_(True)
-
-    def forward(self, encoder_states: torch.Tensor, mask: torch.Tensor, count_mask: torch.Tensor | None = None):
-        """Quantize encoder states.
-
-        Args:
-            encoder_states (`torch.Tensor` of shape `(B, S, d)`): `z`.
-            mask (`torch.Tensor` of shape `(B, S)`, bool): Real tokens.
-            count_mask (`torch.Tensor` of shape `(B, S)`, bool, *optional*): Tokens that move the codebook; `mask` if
-                not given.
-
-        Returns:
-            `tuple`: quantized states `(B, S, d)` with straight-through gradient, codebook vectors `(B, S, d)`
-            without, codes `(B, S)` int64 with `-1` where `mask` is false.
-        """
-        with self.full_precision(encoder_states.device):
-            encoder_states = encoder_states.float()
-            codebook = self.codebook
-            with torch.no_grad():
-                scores = self._scores(encoder_states, codebook)
-                codes = self._draw(scores) if self.training else scores.argmax(-1)
-            vectors = F.embedding(codes, codebook) * mask[..., None]
-            if self.training:
-                self._accumulate(encoder_states.detach(), codes, mask if count_mask is None else count_mask & mask)
-            # Exactly the code's vector, with the gradient of the state: z + (e - z) would carry z in its rounding.
-            quantized = vectors + (encoder_states - encoder_states.detach()) * mask[..., None]
-            return quantized, vectors, codes.masked_fill(~mask, -1)
-
-    @torch.no_grad()
-    def encode(self, encoder_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Nearest codes `(B, S)`, int64, `-1` where `mask` is false; the same in training and evaluation."""
-        with self.full_precision(encoder_states.device):
-            scores = self._scores(encoder_states.float(), self.codebook)
-            return scores.argmax(-1).masked_fill(~mask, -1)
-
-    @torch.no_grad()
-    def update(self) -> int:
-        """Apply what the training forwards since the last update have added up (Eq. 3).
-
-        Counts and sums are added over all processes first, so the result does not depend on how the batch was split.
-        Without a training forward since the last update nothing happens.
-
-        Returns:
-            `int`: Number of codes that were revived.
-
-        Raises:
-            ValueError: If an encoder state was NaN or Inf; the codebook is left as it was.
-        """
-        if self._pending is None:
-            return 0
-        (counts, sums), self._pending = self._pending, None
-        if _is_distributed():
-            both = torch.cat([counts[:, None], sums], dim=1)
-            torch.distributed.all_reduce(both)
-            counts, sums = both[:, 0], both[:, 1:]
-        if not torch.isfinite(sums).all():
-            raise ValueError("NaN or Inf in the encoder states of this step; the codebook was not updated.")
-        self.ema_counts.lerp_(counts, 1 - self.decay)
-        self.ema_sums.lerp_(sums, 1 - self.decay)
-        self.updates_since_use.add_(1).masked_fill_(counts > 0, 0)
-        return self._revive() if self.revive_after is not None else 0
-
-    def _scores(self, states: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-        """`||z||² - D`: larger is nearer, the same order and softmax as `-D`.
-
-        Both sides are centred on the mean code: hidden states share a large common mean, in whose squares the
-        differences between codes would drown in float32.
-        """
-        center = codebook.mean(0)
-        states, codebook = states - center, codebook - center
-        return 2 * states @ codebook.T - codebook.square().sum(-1)
-
-    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
-        """Sample `p ∝ softmax(-D/T)` over the `top_k` nearest, as one Gumbel-max."""
-        top, candidates = scores.topk(self.top_k, dim=-1)
-        noise = -torch.empty_like(top).exponential_().log()
-        return candidates.gather(-1, (top / self.temperature + noise).argmax(-1, keepdim=True)).squeeze(-1)
-
-    def _accumulate(self, states: torch.Tensor, codes: torch.Tensor, mask: torch.Tensor) -> None:
-        # A bucket of its own for tokens that do not count: boolean indexing would break torch.compile.
-        buckets = torch.where(mask, codes, self.codebook_size).flatten()
-        flat = torch.where(mask[..., None], states, 0).flatten(0, 1)
-        counts = flat.new_zeros(self.codebook_size + 1).index_add_(0, buckets, flat.new_ones(len(flat)))
-        sums = flat.new_zeros(self.codebook_size + 1, flat.shape[-1]).index_add_(0, buckets, flat)
-        counts, sums = counts[:-1], sums[:-1]
-        if self._pending is not None:
-            counts, sums = self._pending[0] + counts, self._pending[1] + sums
-        self._pending = (counts, sums)
-        if self.revive_after is not None:
-            self._recent = (states, mask)
-
-    def _revive(self) -> int:
-        dead = (self.updates_since_use >= self.revive_after).nonzero().flatten()
-        (states, mask), self._recent = self._recent, None
-        recent = states[mask]
-        if len(dead) == 0:
-            return 0
-        # The first process chooses for all; only its pool of recent states is read.
-        revived = torch.tensor(min(len(dead), len(recent)), device=dead.device)
-        if _is_distributed():
-            torch.distributed.broadcast(revived, src=0)
-        dead = dead[: int(revived)]
-        chosen = recent.new_zeros(len(dead), self.ema_sums.shape[1])
-        if not _is_distributed() or torch.distributed.get_rank() == 0:
-            chosen = recent[torch.randperm(len(recent))[: len(dead)].to(recent.device)]
-        if _is_distributed():
-            torch.distributed.broadcast(chosen, src=0)
-        self.ema_counts[dead] = 1.0
-        self.ema_sums[dead] = chosen
-        self.updates_since_use[dead] = 0
-        return len(dead)
-
-    def extra_repr(self) -> str:
-        return f"codebook_size={self.codebook_size}, dim={self.ema_sums.shape[1]}, top_k={self.top_k}"
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class Attention(nn.Module):

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import PreTrainedModel
+
+from .hosts import UnsupportedHostError, input_device, refusal, unwrap
 
 # The probe's shape. Batch and length differ and the length is odd, so that a swapped layout or padding to a multiple
 # of a window cannot go unseen.
@@ -28,10 +29,6 @@ _PROBE_BATCH, _PROBE_LENGTH = 2, 7
 # Hosts that pad the end of the input to a multiple of a block size, where the probe cannot show it: BigBird does so
 # only for inputs far longer than the probe, Pegasus-X reports its hidden states with the padding.
 _PADS_THE_END = {"big_bird", "bigbird_pegasus", "pegasus_x"}
-
-
-class UnsupportedHostError(ValueError):
-    """The host's residual stream cannot be read or edited safely; the message gives the reason and what to do."""
 
 
 @dataclass(frozen=True)
@@ -172,112 +169,8 @@ def _children(model: nn.Module, list_name: str) -> tuple | None:
         return None
 
 
-def unwrap(host: nn.Module) -> PreTrainedModel:
-    """Return the transformers model inside `host`.
-
-    Args:
-        host: A transformers model, or one inside PEFT or `DistributedDataParallel`.
-
-    Returns:
-        The model itself.
-
-    Raises:
-        UnsupportedHostError: If the wrapper hides or copies the modules that hooks would go on.
-    """
-    model = host
-    while True:
-        kind = type(model)
-        if isinstance(model, nn.DataParallel):
-            raise _refusal(
-                host, "DataParallel runs copies of the blocks, which hooks never see", "use the inner .module"
-            )
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif any(base.__name__ in ("FullyShardedDataParallel", "FSDPModule") for base in kind.__mro__):
-            raise _refusal(host, "FSDP gathers the weights in its own forward", "use the host before it is sharded")
-        elif kind.__name__ == "OptimizedModule":
-            raise _refusal(host, _COMPILED, "pass its ._orig_mod, and call that one")
-        elif hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
-            if model.active_peft_config.is_prompt_learning:
-                reason = "PEFT prompt learning adds positions or a cache of its own"
-                raise _refusal(host, reason, "use the base model, or another kind of adapter")
-            model = model.get_base_model()
-        else:
-            break
-    if not isinstance(model, PreTrainedModel):
-        reason = "it is not a transformers model, so nothing confirms which modules are its blocks"
-        raise _refusal(host, reason, "pass the PreTrainedModel itself (accelerator.unwrap_model helps)")
-    return model
-
-
-_COMPILED = (
-    "compiled code keeps or ignores hooks as they were when it was compiled, so edits could be skipped silently"
-)
-
-
-def refuse_compiled(model: PreTrainedModel, stream: ResidualStream) -> None:
-    """Raise if a module that has to run a hook is compiled (only those are looked at: this runs at each capture)."""
-    names = {"", stream.scope_name, *stream.block_names}
-    for name in names | {name.rpartition(".")[0] for name in names}:
-        module = model.get_submodule(name)
-        if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
-            raise _refusal(model, f"{name or 'it'} is compiled, and {_COMPILED}", "use a host that is not compiled")
-
-
-def check_checkpointing(scope: nn.Module, blocks: list[nn.Module]) -> None:
-    """Raise if gradient checkpointing will run the blocks' hooks again in the backward pass.
-
-    Blocks that are a `GradientCheckpointingLayer` checkpoint their `forward`, inside their hooks: these are safe.
-    Others are called inside the checkpoint, and an edit removed by then would be missing in the backward pass.
-    """
-    if not (scope.training and torch.is_grad_enabled()):
-        return
-    if all(_CHECKPOINTS_FORWARD and isinstance(block, GradientCheckpointingLayer) for block in blocks):
-        return
-    if any(getattr(module, "gradient_checkpointing", False) for module in scope.modules()):
-        raise UnsupportedHostError(
-            f"{type(scope).__name__} runs its blocks again in the backward pass (gradient checkpointing), hooks "
-            "included; call gradient_checkpointing_disable() or put the host in eval mode."
-        )
-
-
-# Older releases of transformers checkpoint `__call__`, hooks included.
-_CHECKPOINTS_FORWARD = "__call__" not in vars(GradientCheckpointingLayer)
-
-
-def _refusal(host: nn.Module, reason: str, remedy: str = "") -> UnsupportedHostError:
-    kind = getattr(getattr(host, "config", None), "model_type", None)
-    name = type(host).__name__ + (f" ({kind})" if kind else "")
-    remedy = f" {remedy[0].upper()}{remedy[1:]}." if remedy else ""
-    return UnsupportedHostError(f"The residual stream of {name} is not supported: {reason}.{remedy}")
-
-
 def _takes(module: nn.Module) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(type(module).forward).parameters)
-
-
-def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The longest text, in tokens, that a host can read.
-
-    Args:
-        host: A transformers model; see `residual_stream`.
-        tokenizer: Its tokenizer.
-
-    Returns:
-        The least of what the tokenizer allows, the config says, and the position embeddings hold (RoBERTa reserves
-        the first ones for padding); None if nothing limits the length.
-    """
-    model = unwrap(host)
-    limits = [tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)]
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            limits.append(module.num_embeddings - reserved)
-    # Tokenizers that know no limit carry a huge number.
-    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT), default=None)
-
-
-_NO_LIMIT = 10**9
 
 
 def _resolve_stack(model: PreTrainedModel, stack: str | None) -> str | None:
@@ -321,7 +214,7 @@ def _find(model: PreTrainedModel, stack: str | None) -> ResidualStream:
     if stack is not None:
         scope = base.get_encoder() if stack == "encoder" else base.get_decoder()
         if scope is base:
-            raise _refusal(model, f"it names no separate {stack}")
+            raise refusal(model, f"it names no separate {stack}")
     names = {module: name for name, module in model.named_modules()}
     with _untouched(model):
         inputs = _probe_inputs(model, base, stack)
@@ -381,17 +274,6 @@ def _special_ids(config: Mapping) -> Iterator[int]:
             yield from _special_ids(value)
         elif str(key).endswith(("token_id", "token_index", "token_ids")):
             yield from (v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, int))
-
-
-def input_device(host: nn.Module) -> torch.device:
-    """The device that a host's inputs belong on, also if its weights are offloaded or spread over devices."""
-    model = unwrap(host)
-    # Offloaded hosts keep their weights on "meta"; accelerate's hook knows where they will run.
-    for module in model.modules():
-        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-        if device is not None:
-            return torch.device(device)
-    return model.device
 
 
 def _tensors(values: Mapping) -> dict:
@@ -454,12 +336,12 @@ def _watch(model: PreTrainedModel, base: nn.Module, scope: nn.Module, inputs: di
         returned.append(base(**inputs))
     except Exception as error:
         reason = f"a tiny forward with token ids only failed with {type(error).__name__}: {error}"
-        raise _refusal(model, reason.rstrip(".")) from error
+        raise refusal(model, reason.rstrip(".")) from error
     finally:
         for handle in handles:
             handle.remove()
     if lists and all(not calls[name] for name in lists):
-        raise _refusal(model, "the blocks are run without calling them as modules, so hooks on them never fire")
+        raise refusal(model, "the blocks are run without calling them as modules, so hooks on them never fire")
     unused = {name for name, module in lists.items() if {call.block for call in calls[name]} != set(module)}
     return {name: found for name, found in calls.items() if found and name not in unused}, returned, readers
 
@@ -507,9 +389,9 @@ def _choose(
 ) -> tuple[_Chain, tuple[bool, int, bool]]:
     chains = [chain for name, found in calls.items() for chain in _chains(name, found)]
     if not chains:
-        raise _refusal(model, "no list of blocks passes a state from each block to the next with its shape kept")
+        raise refusal(model, "no list of blocks passes a state from each block to the next with its shape kept")
     if not reported:
-        raise _refusal(model, "it reports no output_hidden_states to check the blocks against")
+        raise refusal(model, "it reports no output_hidden_states to check the blocks against")
     padded_ok = model.config.model_type in _PADS_THE_END
     matches = [(chain, layout) for chain in chains if (layout := _layout(chain, reported, padded_ok)) is not None]
     # Blocks inside blocks (ALBERT's groups) carry the same states: the outer list is meant.
@@ -517,21 +399,21 @@ def _choose(
     if not matches:
         if all(chain.states[0].ndim > 3 for chain in chains):
             shape = tuple(chains[0].states[0].shape)
-            raise _refusal(model, f"its blocks pass states of shape {shape}: several residual streams, not one")
-        raise _refusal(model, "what its blocks pass on does not match its own output_hidden_states")
+            raise refusal(model, f"its blocks pass states of shape {shape}: several residual streams, not one")
+        raise refusal(model, "what its blocks pass on does not match its own output_hidden_states")
     if len({chain.list_name for chain, _ in matches}) > 1:
         found = ", ".join(chain.list_name for chain, _ in matches)
-        raise _refusal(model, f"several lists of modules match its output_hidden_states ({found})")
+        raise refusal(model, f"several lists of modules match its output_hidden_states ({found})")
     chain, layout = matches[0]
     others = [c for c in chains if c.list_name == chain.list_name and c.input_key != chain.input_key]
     if any(c.states[0].shape == chain.states[0].shape and c.output_index != chain.output_index for c in others):
-        raise _refusal(model, "its blocks pass on two residual streams side by side, not one")
+        raise refusal(model, "its blocks pass on two residual streams side by side, not one")
     index = chain.output_index
     changed = [i for i, call in enumerate(chain.calls, 1) if not torch.equal(call.outputs[index], call.copies[index])]
     if changed:
-        raise _refusal(model, f"it changes the output of block {changed[0]} in place afterwards")
+        raise refusal(model, f"it changes the output of block {changed[0]} in place afterwards")
     if not torch.equal(chain.calls[0].inputs[chain.input_key], chain.states[0]):
-        raise _refusal(model, "it changes the input of block 1 in place")
+        raise refusal(model, "it changes the input of block 1 in place")
     return chain, layout
 
 
@@ -595,7 +477,7 @@ def _is_causal(
     change = (before.float() - after.float()).abs()[:, start : start + _PROBE_LENGTH]
     early, last = change[:, :-1].max(), change[:, -1].max()
     if last == 0:
-        raise _refusal(model, "its states do not depend on its input")
+        raise refusal(model, "its states do not depend on its input")
     # Causal hosts give exactly 0 but for kernels that regroup rows (mixture of experts): their rounding noise was
     # below 1e-6 of the change at the last position in float32, the weakest bidirectional stack surveyed 9e-4 of it.
     return bool(early <= min(128 * torch.finfo(before.dtype).eps, 1e-3) * last)

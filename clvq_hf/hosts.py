@@ -1,0 +1,128 @@
+"""What a host is: the transformers model inside its wrappers, where its inputs go, and when it cannot be hooked."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+class UnsupportedHostError(ValueError):
+    """The host's residual stream cannot be read or edited safely; the message gives the reason and what to do."""
+
+
+def refusal(host: nn.Module, reason: str, remedy: str = "") -> UnsupportedHostError:
+    """The error that names the host, the reason and the remedy."""
+    kind = getattr(getattr(host, "config", None), "model_type", None)
+    name = type(host).__name__ + (f" ({kind})" if kind else "")
+    remedy = f" {remedy[0].upper()}{remedy[1:]}." if remedy else ""
+    return UnsupportedHostError(f"The residual stream of {name} is not supported: {reason}.{remedy}")
+
+
+def unwrap(host: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside `host`.
+
+    Args:
+        host: A transformers model, or one inside PEFT or `DistributedDataParallel`.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        UnsupportedHostError: If the wrapper hides or copies the modules that hooks would go on.
+    """
+    model = host
+    while True:
+        kind = type(model)
+        if isinstance(model, nn.DataParallel):
+            raise refusal(
+                host, "DataParallel runs copies of the blocks, which hooks never see", "use the inner .module"
+            )
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif any(base.__name__ in ("FullyShardedDataParallel", "FSDPModule") for base in kind.__mro__):
+            raise refusal(host, "FSDP gathers the weights in its own forward", "use the host before it is sharded")
+        elif kind.__name__ == "OptimizedModule":
+            raise refusal(host, _COMPILED, "pass its ._orig_mod, and call that one")
+        elif hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+            if model.active_peft_config.is_prompt_learning:
+                reason = "PEFT prompt learning adds positions or a cache of its own"
+                raise refusal(host, reason, "use the base model, or another kind of adapter")
+            model = model.get_base_model()
+        else:
+            break
+    if not isinstance(model, PreTrainedModel):
+        reason = "it is not a transformers model, so nothing confirms which modules are its blocks"
+        raise refusal(host, reason, "pass the PreTrainedModel itself (accelerator.unwrap_model helps)")
+    return model
+
+
+def input_device(host: nn.Module) -> torch.device:
+    """The device that a host's inputs belong on, also if its weights are offloaded or spread over devices."""
+    model = unwrap(host)
+    # Offloaded hosts keep their weights on "meta"; accelerate's hook knows where they will run.
+    for module in model.modules():
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return model.device
+
+
+def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The longest text, in tokens, that a host can read.
+
+    Args:
+        host: A transformers model; see `residual_stream`.
+        tokenizer: Its tokenizer.
+
+    Returns:
+        The least of what the tokenizer allows, the config says, and the position embeddings hold (RoBERTa reserves
+        the first ones for padding); None if nothing limits the length.
+    """
+    model = unwrap(host)
+    limits = [tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - reserved)
+    # Tokenizers that know no limit carry a huge number.
+    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT), default=None)
+
+
+_NO_LIMIT = 10**9
+
+
+_COMPILED = (
+    "compiled code keeps or ignores hooks as they were when it was compiled, so edits could be skipped silently"
+)
+
+
+def refuse_compiled(model: PreTrainedModel, hooked: Iterable[str]) -> None:
+    """Raise if a module that has to run a hook is compiled (only those are looked at: this runs at each capture)."""
+    names = {"", *hooked}
+    for name in names | {name.rpartition(".")[0] for name in names}:
+        module = model.get_submodule(name)
+        if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
+            raise refusal(model, f"{name or 'it'} is compiled, and {_COMPILED}", "use a host that is not compiled")
+
+
+def check_checkpointing(scope: nn.Module, blocks: list[nn.Module]) -> None:
+    """Raise if gradient checkpointing will run the blocks' hooks again in the backward pass.
+
+    Blocks that are a `GradientCheckpointingLayer` checkpoint their `forward`, inside their hooks: these are safe.
+    Others are called inside the checkpoint, and an edit removed by then would be missing in the backward pass.
+    """
+    if not (scope.training and torch.is_grad_enabled()):
+        return
+    if all(_CHECKPOINTS_FORWARD and isinstance(block, GradientCheckpointingLayer) for block in blocks):
+        return
+    if any(getattr(module, "gradient_checkpointing", False) for module in scope.modules()):
+        raise UnsupportedHostError(
+            f"{type(scope).__name__} runs its blocks again in the backward pass (gradient checkpointing), hooks "
+            "included; call gradient_checkpointing_disable() or put the host in eval mode."
+        )
+
+
+# Older releases of transformers checkpoint `__call__`, hooks included.
+_CHECKPOINTS_FORWARD = "__call__" not in vars(GradientCheckpointingLayer)
