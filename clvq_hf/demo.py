@@ -348,9 +348,14 @@ def _purest_concepts(codes_of: list, texts: Dataset, names: list[str], mark: str
 
 
 def _example(places: list, texts: Dataset, labels: list[int], label: int, mark: str) -> str:
-    """The shortest sentence of at least five words with this label, the concept's words in bold."""
-    rows = {row for row, _, _ in places if labels[row] == label}
-    row = min(rows, key=lambda row: (len(texts[row]["text"].split()) < 5, len(texts[row]["text"]), row))
+    """The sentence with this label that has most of the concept for its length, the concept's words in bold."""
+    occurrences = Counter(row for row, _, _ in places if labels[row] == label)
+
+    def telling(row: int) -> tuple:
+        words = len(texts[row]["text"].split())
+        return 5 <= words <= 25, occurrences[row] / words, -row
+
+    row = max(occurrences, key=telling)
     text = texts[row]["text"]
     marked, last = "", 0
     for start, end in sorted({(start, end) for other, start, end in places if other == row}):

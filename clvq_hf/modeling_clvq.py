@@ -209,7 +209,6 @@ class CLVQModel(ConceptModel):
 
     @property
     def is_initialized(self) -> bool:
-        """Whether the codebook was set from data, by training or [`initialize_codebook`]."""
         return bool(self.quantizer.initialized)
 
     def forward(

@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from . import hooks
 from .tap import Tap
+
+logger = logging.get_logger(__name__)
 
 
 class ConceptModel(PreTrainedModel):
@@ -51,6 +54,11 @@ class ConceptModel(PreTrainedModel):
         """`torch.Tensor` of shape `(K, d)`, float32: one vector per concept, in the space of `lower_layer`."""
         raise NotImplementedError  # abstract
 
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the concepts were fitted to data; codes of a fresh model mean nothing."""
+        raise NotImplementedError  # abstract
+
     def attach(self, host: Any, keep_states: bool = True) -> Tap:
         """Watch `host`: after every call its concepts lie on the returned tap.
 
@@ -69,6 +77,8 @@ class ConceptModel(PreTrainedModel):
             ValueError: If the host has no such layers, or they are of another width.
         """
         self.check_host(host)
+        if not self.is_initialized:
+            logger.warning("The concepts of this model were never fitted to data: its codes mean nothing yet.")
         return Tap(self, host, keep_states=keep_states)
 
     def check_host(self, host: Any) -> None:

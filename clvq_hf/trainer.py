@@ -269,6 +269,10 @@ class CLVQTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Losses, explained variance, perplexity and active codes of a dataset, exact over any number of processes."""
         model = self.model.eval()
+        if not model.is_initialized:
+            raise ValueError(
+                "The codebook is not initialised yet: train first, or call trainer.initialize_codebook()."
+            )
         self.callback_handler.eval_dataloader = dataloader
         statistics = self._new_statistics()
         for batch in dataloader:

@@ -25,7 +25,11 @@ def test_version_and_help():
 
 
 def test_importing_the_package_is_quiet_and_lazy():
-    code = "import clvq_hf, sys; print([m for m in ('clvq_hf.trainer', 'datasets') if m in sys.modules])"
+    # But config and model are registered at once: AutoModel would not know "clvq" else.
+    code = (
+        "import clvq_hf, sys; from transformers import AutoConfig; AutoConfig.for_model('clvq');"
+        "print([m for m in ('clvq_hf.trainer', 'datasets') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
 
-from clvq_hf import CLVQConfig, CLVQModel
+from clvq_hf import CLVQConfig, CLVQModel, ConceptModel
 
 
 @pytest.fixture
@@ -318,9 +319,7 @@ class TestConceptModel:
         distances = (model.codebook[:, None] - encoded).norm(dim=-1).min(dim=1).values
         assert distances.max() < 1e-4, "random codes are states of the sample"
 
-    def test_device_and_dtype_with_buffers_only(self, make_config):
-        from clvq_hf import ConceptModel
-
+    def test_a_method_of_buffers_only_can_be_saved(self, make_config, tmp_path):
         class BuffersOnly(ConceptModel):
             config_class = CLVQConfig
 
@@ -329,8 +328,15 @@ class TestConceptModel:
                 self.register_buffer("centroids", torch.zeros(3, config.hidden_size))
                 self.post_init()
 
+            def _init_weights(self, module):
+                if module is self:
+                    init.ones_(module.centroids)
+
         model = BuffersOnly(make_config())
+        model.centroids[0] = 7.0
         assert model.device == torch.device("cpu") and model.dtype == torch.float32
+        model.save_pretrained(tmp_path)
+        assert torch.equal(BuffersOnly.from_pretrained(tmp_path).centroids, model.centroids)
 
 
 @pytest.mark.slow

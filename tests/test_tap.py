@@ -73,6 +73,16 @@ class TestOneCall:
             host(**encoded)
         assert not torch.equal(first.hidden_states, second.hidden_states)
 
+    def test_a_model_that_was_never_fitted_says_so(self, make_model, host, monkeypatch):
+        messages = []
+        monkeypatch.setattr("clvq_hf.modeling_concepts.logger.warning", messages.append)
+        model = make_model()
+        model.attach(host).remove()
+        assert len(messages) == 1 and "never fitted" in messages[0]
+        model.initialize_codebook(torch.randn(50, 32))
+        model.attach(host).remove()
+        assert len(messages) == 1
+
     def test_a_host_that_does_not_fit(self, make_model, host):
         with pytest.raises(ValueError, match=r"hidden_size=16 in the config, but layer 1"):
             make_model(hidden_size=16).attach(host)

@@ -332,6 +332,10 @@ class TestBadInput:
         with pytest.raises(ValueError, match="4 blocks"):
             make_trainer(make_model(upper_layer=9))
 
+    def test_evaluation_before_there_is_a_codebook(self, make_trainer, texts):
+        with pytest.raises(ValueError, match=r"trainer\.initialize_codebook"):
+            make_trainer().evaluate(texts)
+
     def test_no_layers_in_the_config(self, make_trainer, make_model):
         with pytest.raises(ValueError, match="from_host"):
             make_trainer(make_model(lower_layer=None, upper_layer=None))
