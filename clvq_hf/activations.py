@@ -175,7 +175,8 @@ class ActivationCache(torch.utils.data.Dataset):
         for layer in (lower_layer, upper_layer):
             stream.check_layer(layer)
         ensure_pad_token(tokenizer)
-        tokenized = tokenize_texts(dataset, tokenizer, text_column, max_length or hooks.max_length(host, tokenizer))
+        max_length = hooks.max_length(host, tokenizer, max_length)
+        tokenized = tokenize_texts(dataset, tokenizer, text_column, max_length)
         extractor = HiddenStateExtractor(host, lower_layer, upper_layer, stack)
         shards = []
         bar = tqdm(total=len(tokenized), desc="Extracting hidden states", unit="text")

@@ -69,19 +69,21 @@ def input_device(host: nn.Module) -> torch.device:
     return model.device
 
 
-def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int | None = None) -> int | None:
     """The longest text, in tokens, that a host can read.
 
     Args:
         host: A transformers model; see `residual_stream`.
         tokenizer: Its tokenizer.
+        wanted: An upper limit of the caller's own.
 
     Returns:
-        The least of what the tokenizer allows, the config says, and the position embeddings hold (RoBERTa reserves
-        the first ones for padding); None if nothing limits the length.
+        The least of what is wanted, what the tokenizer allows, what the config says, and what the position embeddings
+        hold (RoBERTa reserves the first ones for padding); None if nothing limits the length.
     """
     model = unwrap(host)
-    limits = [tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)]
+    of_config = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [wanted, tokenizer.model_max_length, of_config]
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
             reserved = 0 if module.padding_idx is None else module.padding_idx + 1

@@ -69,7 +69,11 @@ def check_texts(dataset: Dataset, text_column: str, label_column: str, num_label
 
 
 def tokenize_texts(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, text_column: str = "text", max_length: int | None = None
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    text_column: str = "text",
+    max_length: int | None = None,
+    count_special_tokens: bool = False,
 ) -> Dataset:
     """Tokenize texts, unpadded.
 
@@ -80,9 +84,10 @@ def tokenize_texts(
         tokenizer (`PreTrainedTokenizerBase`): The host's.
         text_column (`str`): Column of the texts.
         max_length (`int`, *optional*): In tokens, special ones included; no limit if `None`.
+        count_special_tokens (`bool`): Whether `token_mask` is 1 on special tokens too.
 
     Returns:
-        `datasets.Dataset`: The tokenizer's columns (`input_ids`, …), `token_mask` (1 on tokens that are not special),
+        `datasets.Dataset`: The tokenizer's columns (`input_ids`, …), `token_mask` (1 on the tokens that count),
         `length`, `num_counted` (the sum of `token_mask`) and `text_index` (row of `dataset`).
 
     Raises:
@@ -107,7 +112,8 @@ def tokenize_texts(
             for name, values in shorter.items():
                 for row, value in zip(rows, values, strict=True):
                     columns[name][row] = value
-        columns["token_mask"] = [[1 - special for special in mask] for mask in columns.pop("special_tokens_mask")]
+        specials = columns.pop("special_tokens_mask")
+        columns["token_mask"] = [[int(count_special_tokens or not special) for special in mask] for mask in specials]
         columns["length"] = [len(ids) for ids in columns["input_ids"]]
         columns["num_counted"] = [sum(mask) for mask in columns["token_mask"]]
         columns["text_index"] = [indices[row] for row in kept]

@@ -126,12 +126,10 @@ class CLVQTrainer(Trainer):
         classifies = type(host).__name__.endswith("ForSequenceClassification")
         check_texts(dataset, args.text_column, args.label_column, host.config.num_labels if classifies else None)
         ensure_pad_token(self.tokenizer)
-        max_length = args.max_length or hooks.max_length(self.host, self.tokenizer)
-        tokenized = tokenize_texts(dataset, self.tokenizer, args.text_column, max_length)
-        if args.train_special_tokens:
-            ones = [[1] * length for length in tokenized["length"]]
-            tokenized = tokenized.remove_columns(["token_mask", "num_counted"])
-            tokenized = tokenized.add_column("token_mask", ones).add_column("num_counted", tokenized["length"][:])
+        max_length = hooks.max_length(self.host, self.tokenizer, args.max_length)
+        tokenized = tokenize_texts(
+            dataset, self.tokenizer, args.text_column, max_length, count_special_tokens=args.train_special_tokens
+        )
         if training:
             tokenized = filter_by_occurrence(tokenized, args.min_token_occurrences, args.max_token_occurrences)
         return tokenized

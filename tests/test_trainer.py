@@ -436,3 +436,8 @@ class TestBadInput:
         trainer = make_trainer(train_dataset=Dataset.from_dict({"text": ["film " * 500, "good plot"]}))
         assert trainer.train_dataset["length"][:] == [128, 4]
         trainer.train()
+
+    @pytest.mark.parametrize(("asked", "given"), [(20, 20), (1000, 128)])
+    def test_a_length_of_the_users_own_is_kept_to_the_hosts_limit(self, make_trainer, asked, given):
+        trainer = make_trainer(train_dataset=Dataset.from_dict({"text": ["film " * 500]}), max_length=asked)
+        assert trainer.train_dataset["length"][:] == [given]
