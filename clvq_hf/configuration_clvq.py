@@ -161,10 +161,10 @@ class CLVQConfig(PreTrainedConfig):
         """
         from . import hooks
 
-        check_layer_order(lower_layer, upper_layer)
         stream = hooks.residual_stream(host, stack)
         stream.check_layer(lower_layer)
         stream.check_layer(upper_layer)
+        check_layer_order(lower_layer, upper_layer)
         host_config = hooks.unwrap(host).config
         fields = {
             "hidden_size": stream.hidden_sizes[lower_layer],

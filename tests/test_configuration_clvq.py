@@ -62,7 +62,7 @@ class TestFromHost:
         assert config.host_name_or_path == str(tmp_path)
         assert config.host_revision == "0123abc"
 
-    @pytest.mark.parametrize(("lower", "upper"), [(1, 5), (5, 5)])
+    @pytest.mark.parametrize(("lower", "upper"), [(1, 5), (5, 5), (9, 4), (-1, 2)])
     def test_out_of_range_says_how_many_blocks_there_are(self, host, lower, upper):
         with pytest.raises(ValueError, match="4 blocks"):
             CLVQConfig.from_host(host, lower, upper)
