@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 
@@ -13,6 +13,7 @@ def epoch_of(sampler, epoch):
     return list(sampler)
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=300), batch=st.integers(1, 40))
 def test_every_text_once_an_epoch(lengths, batch):
     sampler = EpochLengthSampler(lengths, batch, seed=3)
