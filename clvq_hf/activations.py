@@ -3,7 +3,9 @@
 import inspect
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from . import hooks
-from .tokenization import TextCollator, ensure_pad_token, tokenize_texts
+from .configuration_clvq import check_layer_order
+from .tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 
 METADATA_NAME = "activations.json"
 
@@ -24,7 +27,7 @@ METADATA_NAME = "activations.json"
 class HiddenStateExtractor:
     """Runs a frozen host over tokenized batches and returns the states of two layers.
 
-    The host is put in evaluation mode, runs without gradients, and stops right after `upper_layer`. With
+    The host runs in evaluation mode, without gradients, and stops right after `upper_layer`; it is left as it was. With
     `stack="decoder"` the decoder reads the same tokens as the encoder, unshifted.
 
     Args:
@@ -32,16 +35,25 @@ class HiddenStateExtractor:
         lower_layer (`int`): Layer of `hidden_states`.
         upper_layer (`int`): Layer of `target_hidden_states`.
         stack (`str`, *optional*): `"encoder"` or `"decoder"` of an encoder-decoder host.
+
+    Raises:
+        UnsupportedHostError: If the host knows no attention mask and reads both ways (FNet): its states would depend on
+            the padding, that is on the other texts of the batch.
     """
 
     def __init__(self, host: Any, lower_layer: int, upper_layer: int, stack: str | None = None) -> None:
-        self.host = host.eval()
+        self.host = host
         self.lower_layer = lower_layer
         self.upper_layer = upper_layer
         self.stack = stack
         forward = inspect.signature(hooks.unwrap(host).forward).parameters
         self._takes_anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in forward.values())
         self._accepted = set(forward)
+        if "attention_mask" not in forward and not hooks.residual_stream(host, stack).is_causal:
+            raise hooks.UnsupportedHostError(
+                f"{type(hooks.unwrap(host)).__name__} takes no attention_mask and reads both ways, so the states of a "
+                "text would depend on its padding. Such a host cannot be read in batches."
+            )
         self._device = hooks.input_device(host)
 
     @torch.no_grad()
@@ -50,7 +62,7 @@ class HiddenStateExtractor:
 
         Args:
             batch (`Mapping[str, torch.Tensor]`): The host's inputs, `token_mask` and `text_index`.
-            device (`torch.device`, *optional*): Where the result goes; the states' own device if not given.
+            device (`torch.device`, *optional*): Where the result goes; left where it is if not given.
 
         Returns:
             `dict`: `hidden_states` `(B, S, d)`, `target_hidden_states` `(B, S, d')`, `attention_mask` and `token_mask`
@@ -64,13 +76,26 @@ class HiddenStateExtractor:
         if self.stack == "decoder":
             inputs["decoder_input_ids"] = inputs["input_ids"]
             inputs["decoder_attention_mask"] = inputs["attention_mask"]
-        states = hooks.run(self.host, inputs, layers=[self.lower_layer, self.upper_layer], stack=self.stack)
+        with _evaluating(self.host):
+            states = hooks.run(self.host, inputs, layers=[self.lower_layer, self.upper_layer], stack=self.stack)
         result = {
             "hidden_states": states[self.lower_layer],
             "target_hidden_states": states[self.upper_layer],
             **{name: batch[name] for name in ("attention_mask", "token_mask", "text_index")},
         }
         return result if device is None else {name: tensor.to(device) for name, tensor in result.items()}
+
+
+@contextmanager
+def _evaluating(host: Any) -> Iterator[None]:
+    """Evaluation mode for a moment; each module gets its own mode back, for some may be frozen in theirs."""
+    training = [module for module in host.modules() if module.training]
+    host.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def check_finite(states: Mapping[str, torch.Tensor], where: str) -> None:
@@ -166,25 +191,31 @@ class ActivationCache(torch.utils.data.Dataset):
             ValueError: If a layer is out of range, a state is not finite, or `path` is a folder of something else.
         """
         path = Path(path)
-        if path.exists() and any(path.iterdir()):
-            if not (path / METADATA_NAME).is_file() and not list(path.glob("shard-*.safetensors")):
-                raise ValueError(f"{path} is not empty and holds no activation cache; choose another folder.")
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _cache_files(path))):
+            raise ValueError(f"{path} exists and is no activation cache; choose another folder.")
         stream = hooks.residual_stream(host, stack)
         for layer in (lower_layer, upper_layer):
             stream.check_layer(layer)
+        check_layer_order(lower_layer, upper_layer)
+        check_texts(dataset, text_column)
         ensure_pad_token(tokenizer)
         max_length = hooks.max_length(host, tokenizer, max_length)
         tokenized = tokenize_texts(dataset, tokenizer, text_column, max_length)
         extractor = HiddenStateExtractor(host, lower_layer, upper_layer, stack)
+        # Beside the old one, which stays until the new one is whole.
+        path.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=path))
         shards = []
-        bar = tqdm(total=len(tokenized), desc="Extracting hidden states", unit="text")
-        for start in range(0, len(tokenized), texts_per_shard):
-            part = tokenized.select(range(start, min(start + texts_per_shard, len(tokenized))))
-            shards.append(f"shard-{len(shards):05d}.safetensors")
-            save_file(_extract_shard(part, extractor, TextCollator(tokenizer), batch_size, bar), path / shards[-1])
-        bar.close()
+        try:
+            with tqdm(total=len(tokenized), desc="Extracting hidden states", unit="text") as bar:
+                for start in range(0, len(tokenized), texts_per_shard):
+                    part = tokenized.select(range(start, min(start + texts_per_shard, len(tokenized))))
+                    shards.append(f"shard-{len(shards):05d}.safetensors")
+                    tensors = _extract_shard(part, extractor, TextCollator(tokenizer), batch_size, bar)
+                    save_file(tensors, building / shards[-1])
+        except BaseException:
+            shutil.rmtree(building)
+            raise
         metadata = {
             "shards": shards,
             "lower_layer": lower_layer,
@@ -194,9 +225,18 @@ class ActivationCache(torch.utils.data.Dataset):
             "target_hidden_size": stream.hidden_sizes[upper_layer],
             "host_name_or_path": hooks.unwrap(host).config._name_or_path,
         }
+        for file in _cache_files(path):
+            file.unlink()
+        for name in shards:
+            (building / name).rename(path / name)
+        building.rmdir()
         # Last: without it the folder counts as incomplete.
         (path / METADATA_NAME).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         return cls(path)
+
+    def __reduce__(self) -> tuple:
+        # For the workers of a data loader: they map the files themselves.
+        return type(self), (self.path.absolute(),)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -222,6 +262,11 @@ class ActivationCache(torch.utils.data.Dataset):
         tokens = slice(self._offsets[number][row], self._offsets[number][row + 1])
         names = ("hidden_states", "target_hidden_states", "token_mask")
         return {**{name: shard[name][tokens] for name in names}, "text_index": shard["text_index"][row]}
+
+
+def _cache_files(path: Path) -> list[Path]:
+    """What a cache is made of; anything else in its folder is not ours."""
+    return [*path.glob("shard-*.safetensors"), *path.glob(METADATA_NAME)]
 
 
 def _extract_shard(

@@ -1,5 +1,6 @@
 """Configuration of the CLVQ-VAE concept model."""
 
+import dataclasses
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -48,7 +49,7 @@ class CLVQConfig(PreTrainedConfig):
             `"encoder"` is the paper's and lets the continuous states leak around it.
         host_name_or_path (`str`, *optional*): Where the host came from.
         host_revision (`str`, *optional*): Commit of the host on the Hub.
-        clvq_version (`str`): Version of clvq-hf that wrote the config.
+        clvq_version (`str`): Version of clvq-hf that the model was made with.
 
     Raises:
         ValueError: If a value is out of its range, or two values contradict each other.
@@ -107,8 +108,9 @@ class CLVQConfig(PreTrainedConfig):
             "num_attention_heads",
             "intermediate_size",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
         for name in ("temperature", "ema_epsilon"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -157,9 +159,14 @@ class CLVQConfig(PreTrainedConfig):
             `CLVQConfig`: The config, with the host's name and revision.
 
         Raises:
-            ValueError: If a layer is out of range, the two are swapped, or the host cannot be hooked.
+            ValueError: If a layer is out of range, the two are swapped, a field is unknown, or the host cannot be
+                hooked.
         """
         from . import hooks
+
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}. Its fields are {sorted(known)}.")
 
         stream = hooks.residual_stream(host, stack)
         stream.check_layer(lower_layer)

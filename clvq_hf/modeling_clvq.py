@@ -241,8 +241,8 @@ class CLVQModel(ConceptModel):
             ValueError: If a width differs from the config's.
         """
         self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask(hidden_states, attention_mask)
-        counted = mask if token_mask is None else mask & token_mask.bool()
+        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        counted = mask & self._mask("token_mask", token_mask, hidden_states)
         # What lies on padding is arbitrary, NaN at times, and NaN times zero is NaN.
         hidden_states = torch.where(mask[..., None], hidden_states, 0)
         encoder_states = self.encoder(hidden_states)
@@ -258,6 +258,7 @@ class CLVQModel(ConceptModel):
         )
         if target_hidden_states is not None:
             self._check_width("target_hidden_states", target_hidden_states, self.config.target_hidden_size)
+            _check_batch("target_hidden_states", target_hidden_states, hidden_states)
             tokens = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             output.reconstruction_loss = _masked_mse(reconstruction, target_hidden_states, counted, tokens)
             output.commitment_loss = _masked_mse(encoder_states, vectors.detach(), counted, tokens)
@@ -267,7 +268,7 @@ class CLVQModel(ConceptModel):
     @torch.no_grad()
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask(hidden_states, attention_mask)
+        mask = self._mask("attention_mask", attention_mask, hidden_states)
         return self.quantizer.encode(self.encoder(torch.where(mask[..., None], hidden_states, 0)), mask)
 
     @torch.no_grad()
@@ -287,6 +288,7 @@ class CLVQModel(ConceptModel):
         Raises:
             ValueError: If there are fewer states than codes, or one is not finite.
         """
+        self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
         encoder_states = self.encoder(hidden_states.to(self.device))
         codebook = initial_codebook(encoder_states, self.config.codebook_size, self.config.codebook_init, seed)
         self.quantizer.set_codebook(codebook)
@@ -300,15 +302,11 @@ class CLVQModel(ConceptModel):
         return self.quantizer.update()
 
     @staticmethod
-    def _mask(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        if attention_mask is None:
+    def _mask(name: str, mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor:
+        if mask is None:
             return torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-        if attention_mask.shape != hidden_states.shape[:2]:
-            raise ValueError(
-                f"attention_mask has the shape {tuple(attention_mask.shape)}, hidden_states "
-                f"{tuple(hidden_states.shape)}: the first two sizes must agree."
-            )
-        return attention_mask.bool()
+        _check_batch(name, mask, hidden_states)
+        return mask.bool()
 
     @staticmethod
     def _check_width(name: str, states: torch.Tensor, width: int) -> None:
@@ -321,6 +319,15 @@ class CLVQModel(ConceptModel):
         counts = counts.index_add_(0, buckets, torch.ones_like(buckets, dtype=counts.dtype))[:-1]
         frequencies = counts / counts.sum().clamp(min=1)
         return torch.exp(torch.special.entr(frequencies).sum())
+
+
+def _check_batch(name: str, tensor: torch.Tensor, hidden_states: torch.Tensor) -> None:
+    # Else a batch of one would be broadcast, and the loss be of something that was never meant.
+    if tensor.shape[:2] != hidden_states.shape[:2]:
+        raise ValueError(
+            f"{name} has the shape {tuple(tensor.shape)}, hidden_states {tuple(hidden_states.shape)}: the first two "
+            "sizes must agree."
+        )
 
 
 def _masked_mse(

@@ -104,6 +104,10 @@ class TopKQuantizer(Float32Module):
             scores = self._scores(encoder_states.float(), self.codebook)
             return scores.argmax(-1).masked_fill(~mask, -1)
 
+    def discard_pending(self) -> None:
+        """Forget what training forwards have added up since the last update, as after a step that was broken off."""
+        self._pending = self._recent = None
+
     @torch.no_grad()
     def update(self) -> int:
         """Apply what the training forwards since the last update have added up (Eq. 3).

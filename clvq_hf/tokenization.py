@@ -34,18 +34,19 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
     logger.warning(f"The tokenizer has no padding token; using its end-of-sequence token {tokenizer.eos_token!r}.")
 
 
-def check_texts(dataset: Dataset, text_column: str, label_column: str, num_labels: int | None) -> None:
-    """Check a dataset before time is spent on it.
+def check_texts(dataset: Dataset, text_column: str) -> None:
+    """Check the texts before time is spent on them.
 
     Args:
-        dataset (`datasets.Dataset`): Texts and, possibly, labels.
+        dataset (`datasets.Dataset`): The texts.
         text_column (`str`): Must exist and hold strings.
-        label_column (`str`): Looked at only if it exists.
-        num_labels (`int`, *optional*): Labels must lie in `[0, num_labels)`; unchecked if `None`.
 
     Raises:
         ValueError: Naming what is wrong and what there is.
     """
+    if not isinstance(dataset, Dataset):
+        splits = f" Choose one of its splits: {list(dataset)}." if isinstance(dataset, Mapping) else ""
+        raise ValueError(f"Texts must be a datasets.Dataset, got {type(dataset).__name__}.{splits}")
     if len(dataset) == 0:
         raise ValueError("The dataset is empty.")
     if text_column not in dataset.column_names:
@@ -55,16 +56,32 @@ def check_texts(dataset: Dataset, text_column: str, label_column: str, num_label
         )
     if getattr(dataset.features[text_column], "dtype", None) not in ("string", "large_string"):
         raise ValueError(f"Column {text_column!r} holds {dataset.features[text_column]}, not strings.")
-    if num_labels is None or label_column not in dataset.column_names:
+
+
+def check_labels(dataset: Dataset, label_column: str, num_labels: int) -> None:
+    """Check that the labels are those of a classifier: another host or column than the one meant is seen here.
+
+    Args:
+        dataset (`datasets.Dataset`): With or without labels.
+        label_column (`str`): Looked at if it exists.
+        num_labels (`int`): Labels must be integers in `[0, num_labels)`.
+
+    Raises:
+        ValueError: Naming the labels that are not.
+    """
+    if label_column not in dataset.column_names:
         return
-    labels = np.asarray(dataset[label_column])
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"Column {label_column!r} must hold integer class labels, not {labels.dtype}.")
-    outside = np.unique(labels[(labels < 0) | (labels >= num_labels)])
-    if len(outside):
+    remedy = (
+        f"Labels are not trained on: drop the column with dataset.remove_columns({label_column!r}) if it is right."
+    )
+    dtype = getattr(dataset.features[label_column], "dtype", None) or "list"
+    if not dtype.startswith(("int", "uint", "bool")):
+        raise ValueError(f"Column {label_column!r} must hold integer class labels, not {dtype}. {remedy}")
+    labels = dataset.unique(label_column)
+    if outside := sorted(label for label in labels if label is not None and not 0 <= label < num_labels):
         raise ValueError(
-            f"Column {label_column!r} holds {outside[:5].tolist()}, outside of the host's labels 0…{num_labels - 1}. "
-            "Is it the right host, or another column?"
+            f"Column {label_column!r} holds {outside[:5]}, outside of the host's labels 0…{num_labels - 1}. Is it the "
+            f"right host, or another column? {remedy}"
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,29 @@ from transformers.utils import logging
 
 from . import hooks
 from .activations import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
+from .configuration_clvq import CLVQConfig
 from .modeling_clvq import CLVQModel
 from .running_statistics import RunningStatistics
 from .sampling import EpochLengthSampler
-from .tokenization import TextCollator, check_texts, ensure_pad_token, filter_by_occurrence, tokenize_texts
+from .tokenization import (
+    TextCollator,
+    check_labels,
+    check_texts,
+    ensure_pad_token,
+    filter_by_occurrence,
+    tokenize_texts,
+)
 from .training_args import CLVQTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 # What makes two concept models different runs: a folder must not hold checkpoints of both.
-IDENTITY = ("hidden_size", "target_hidden_size", "codebook_size", "lower_layer", "upper_layer", "stack")
+IDENTITY = (
+    *("hidden_size", "target_hidden_size", "codebook_size", "lower_layer", "upper_layer", "stack", "is_causal"),
+    *("num_decoder_layers", "num_attention_heads", "intermediate_size", "decoder_memory"),
+)
+# Columns of a dataset that is tokenized already.
+TOKENIZED = {"input_ids", "token_mask", "length", "num_counted", "text_index"}
 
 
 class CLVQTrainer(Trainer):
@@ -65,8 +78,10 @@ class CLVQTrainer(Trainer):
         args = CLVQTrainingArguments("clvq-output") if args is None else args
         if not isinstance(args, CLVQTrainingArguments):
             raise ValueError(f"args must be CLVQTrainingArguments, got {type(args).__name__}.")
+        if not isinstance(model, CLVQModel):
+            raise ValueError(f"model must be a CLVQModel, got {type(model).__name__}.")
         _check_launch(args)
-        _check_output_dir(Path(args.output_dir), model.config)
+        check_output_dir(args.output_dir, model.config)
         self.args = args
         self.model = model
         self.host = host
@@ -75,7 +90,8 @@ class CLVQTrainer(Trainer):
         self._extractor = None
         if host is not None:
             model.check_host(host)
-            if getattr(host, "hf_device_map", None) is None:
+            # A host with a device map, or offloaded, stays where it was put.
+            if getattr(host, "hf_device_map", None) is None and not hasattr(hooks.unwrap(host), "_hf_hook"):
                 host.to(args.device)
             config = model.config
             self._extractor = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
@@ -90,7 +106,7 @@ class CLVQTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=self._collate,
+            data_collator=self._collator(train_dataset),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             callbacks=[CodebookCallback(self), *(callbacks or [])],
@@ -106,10 +122,8 @@ class CLVQTrainer(Trainer):
         if dataset is None:
             return None
         if isinstance(dataset, ActivationCache):
-            _check_cache(dataset, self.model.config, self.args)
-        elif not isinstance(dataset, Dataset):
-            raise ValueError(f"Datasets must be datasets.Dataset or ActivationCache, got {type(dataset).__name__}.")
-        elif "token_mask" not in dataset.column_names:
+            _check_cache(dataset, self.model.config, self.args, training)
+        elif not isinstance(dataset, Dataset) or not set(dataset.column_names) >= TOKENIZED:
             dataset = self._tokenize(dataset, training)
         if training and (tokens := int(np.sum(_column(dataset, "num_counted")))) < self.model.config.codebook_size:
             raise ValueError(
@@ -122,9 +136,11 @@ class CLVQTrainer(Trainer):
         args = self.args
         if self.host is None or self.tokenizer is None:
             raise ValueError("Texts need a host and its tokenizer: pass host=… and processing_class=…")
-        host = hooks.unwrap(self.host)
-        classifies = type(host).__name__.endswith("ForSequenceClassification")
-        check_texts(dataset, args.text_column, args.label_column, host.config.num_labels if classifies else None)
+        check_texts(dataset, args.text_column)
+        config = hooks.unwrap(self.host).config
+        classifies = type(hooks.unwrap(self.host)).__name__.endswith("ForSequenceClassification")
+        if classifies and config.num_labels > 1 and config.problem_type in (None, "single_label_classification"):
+            check_labels(dataset, args.label_column, config.num_labels)
         ensure_pad_token(self.tokenizer)
         max_length = hooks.max_length(self.host, self.tokenizer, args.max_length)
         tokenized = tokenize_texts(
@@ -134,8 +150,8 @@ class CLVQTrainer(Trainer):
             tokenized = filter_by_occurrence(tokenized, args.min_token_occurrences, args.max_token_occurrences)
         return tokenized
 
-    def _collate(self, rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        return StateCollator()(rows) if "hidden_states" in rows[0] else TextCollator(self.tokenizer)(rows)
+    def _collator(self, dataset: Dataset | ActivationCache | None) -> StateCollator | TextCollator:
+        return StateCollator() if isinstance(dataset, ActivationCache) else TextCollator(self.tokenizer)
 
     def _get_train_sampler(self, train_dataset=None) -> EpochLengthSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -160,12 +176,16 @@ class CLVQTrainer(Trainer):
             dataset,
             batch_size=self.args.per_device_eval_batch_size,
             sampler=order[self.args.process_index :: self.args.world_size].tolist(),
-            collate_fn=self._collate,
+            collate_fn=self._collator(dataset),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             # Its own: a loader draws a seed at its start, and evaluation must not change what training draws.
             generator=torch.Generator(),
         )
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """As for evaluation; `predict` gives its figures as `test_…`."""
+        return self.get_eval_dataloader(test_dataset)
 
     def _prepare_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A collated batch → the arguments of [`CLVQModel.forward`]: here the host runs."""
@@ -204,7 +224,7 @@ class CLVQTrainer(Trainer):
             self.train_dataset,
             batch_size=self.args.per_device_eval_batch_size,
             sampler=order[np.argsort(_column(self.train_dataset, "length")[order], kind="stable")].tolist(),
-            collate_fn=self._collate,
+            collate_fn=self.data_collator,
             generator=torch.Generator(),
         )
         sample = []
@@ -306,11 +326,14 @@ class CodebookCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # A run that was broken off, or a forward before this one, may have left counts of a step that never ended.
+        self.trainer.model.quantizer.discard_pending()
+        self.trainer._statistics, self.trainer._revived = self.trainer._new_statistics(), 0
         # After a checkpoint was loaded: a resumed codebook is not initialised again.
         self.trainer.initialize_codebook()
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Accelerate does not reach the sampler of a data loader whose first batches are skipped.
+        # With several processes accelerate does not reach the sampler of a loader whose first batches are skipped.
         self.trainer._sampler.set_epoch(int(state.epoch))
 
     def on_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -328,8 +351,8 @@ def _check_launch(args: CLVQTrainingArguments) -> None:
     if args.fsdp or args.deepspeed:
         raise ValueError(_SHARDING_REFUSED)
     # What `accelerate launch` leaves behind when it was asked for several processes and has started one.
-    started_alone = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= set(os.environ) and "WORLD_SIZE" not in os.environ
-    if started_alone and args.world_size == 1:
+    asked_for_several = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("MASTER_ADDR") == "127.0.0.1"
+    if asked_for_several and "WORLD_SIZE" not in os.environ and args.world_size == 1:
         raise ValueError(
             "accelerate launch was asked for several processes and started one, as it does on a machine without GPUs. "
             "Start it with 'accelerate launch --multi_gpu --num_processes N train.py --use_cpu', or with 'torchrun "
@@ -343,29 +366,42 @@ def _check_launch(args: CLVQTrainingArguments) -> None:
         )
 
 
-def _check_output_dir(output_dir: Path, config: Any) -> None:
-    """Refuse a folder that holds a checkpoint of another model."""
-    for path in (output_dir / "config.json", *sorted(output_dir.glob("checkpoint-*/config.json"))):
-        if not path.is_file():
-            continue
+def check_output_dir(output_dir: str | Path, config: CLVQConfig, identity: Sequence[str] = IDENTITY) -> None:
+    """Refuse a folder that holds a checkpoint of another model, or a file.
+
+    Args:
+        output_dir (`str` or `Path`): Where checkpoints will go; it need not exist.
+        config ([`CLVQConfig`]): Of the model that will be saved there.
+        identity (`Sequence[str]`): Fields in which a concept model that is there must agree.
+
+    Raises:
+        ValueError: Naming the checkpoint, what it is of, and what to do.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"{output_dir} is a file; choose a folder for output_dir.")
+    folders = [folder for folder in output_dir.glob("checkpoint-*") if folder.is_dir()]
+    if any((output_dir / name).exists() for name in ("config.json", "model.safetensors", "adapter_config.json")):
+        folders.append(output_dir)
+    for folder in folders:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            found = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             found = {}
         if found.get("model_type") != config.model_type:
             what = f"a model of the type {found.get('model_type')!r}"
         else:
-            differing = [name for name in IDENTITY if found.get(name) != getattr(config, name)]
+            differing = [name for name in identity if found.get(name) != getattr(config, name)]
             if not differing:
                 continue
             what = "a concept model with " + ", ".join(
                 f"{name}={found.get(name)} (not {getattr(config, name)})" for name in differing
             )
-        raise ValueError(f"{path.parent} holds a checkpoint of {what}. Choose another output_dir, or empty this one.")
+        raise ValueError(f"{folder} holds a checkpoint of {what}. Choose another output_dir, or empty this one.")
 
 
-def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments) -> None:
-    if args.train_special_tokens or args.min_token_occurrences or args.max_token_occurrences:
+def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments, training: bool) -> None:
+    if args.train_special_tokens or (training and (args.min_token_occurrences or args.max_token_occurrences)):
         raise ValueError(
             "train_special_tokens, min_token_occurrences and max_token_occurrences need the texts; an activation cache "
             "holds states alone. Train on texts and the host, or leave these arguments out."

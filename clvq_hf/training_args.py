@@ -67,6 +67,8 @@ class CLVQTrainingArguments(TrainingArguments):
         for name in ("remove_unused_columns", "ddp_broadcast_buffers"):
             if getattr(self, name) is not False:
                 raise ValueError(f"{name} must stay False: {type(self).__name__} says why beside its default.")
+        if not self.average_tokens_across_devices:
+            raise ValueError("average_tokens_across_devices must stay True: a loss is a share of all tokens.")
         for name in ("max_length", "min_token_occurrences", "max_token_occurrences", "init_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

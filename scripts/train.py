@@ -13,6 +13,7 @@ A tenth of the texts is held out for evaluation unless `--eval_split` names a sp
 
 from dataclasses import dataclass, field
 
+from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -52,12 +53,22 @@ def main() -> None:
     parser = HfArgumentParser((ModelArguments, DataArguments, CLVQTrainingArguments), description=__doc__)
     model_args, data_args, args = parser.parse_args_into_dataclasses()
     set_seed(args.seed)
-    train = load_texts(data_args.dataset, data_args.train_split, subset=data_args.subset)
+    # load_texts renames the columns that the flags name; left at their defaults they are found.
+    columns = {
+        "text_column": None if args.text_column == "text" else args.text_column,
+        "label_column": None if args.label_column == "label" else args.label_column,
+    }
+    args.text_column, args.label_column = "text", "label"
+
+    def load(split: str) -> Dataset:
+        return load_texts(data_args.dataset, split, subset=data_args.subset, **columns)
+
+    train = load(data_args.train_split)
     if data_args.eval_split is None:
         parts = train.train_test_split(test_size=0.1, seed=args.seed)
         train, evaluation = parts["train"], parts["test"]
     else:
-        evaluation = load_texts(data_args.dataset, data_args.eval_split, subset=data_args.subset)
+        evaluation = load(data_args.eval_split)
     host = AutoModel.from_pretrained(model_args.host)
     tokenizer = AutoTokenizer.from_pretrained(model_args.host)
     fields = {name: value for name, value in vars(model_args).items() if name != "host"}

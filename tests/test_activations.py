@@ -1,12 +1,15 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2Model, T5Config, T5ForConditionalGeneration
+from transformers import FNetConfig, FNetModel, GPT2Config, GPT2Model, T5Config, T5ForConditionalGeneration
 
 from clvq_hf import ActivationCache
 from clvq_hf.activations import HiddenStateExtractor, StateCollator, check_finite
+from clvq_hf.hooks import UnsupportedHostError
 from clvq_hf.tokenization import TextCollator, tokenize_texts
 
 
@@ -21,8 +24,10 @@ class TestExtractor:
     def test_equals_output_hidden_states(self, host, tokenizer, texts):
         batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select(range(6))))
         host.train()
+        host.bert.encoder.layer[2].eval()
         states = HiddenStateExtractor(host, 1, 3)(batch)
-        assert not host.training, "a frozen host runs in evaluation mode"
+        assert host.training and not host.bert.encoder.layer[2].training, "evaluation mode is for the extraction alone"
+        host.eval()
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
         expected = host(**inputs, output_hidden_states=True).hidden_states
         assert torch.equal(states["hidden_states"], expected[1])
@@ -37,7 +42,7 @@ class TestExtractor:
     def test_padding_does_not_reach_the_states_of_hosts_with_absolute_positions(self, tokenizer, texts):
         # GPT-2 numbers positions from the left; a tokenizer of a decoder pads there.
         torch.manual_seed(0)
-        host = GPT2Model(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=4, n_positions=128))
+        host = GPT2Model(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=4, n_positions=128)).eval()
         tokenizer.padding_side = "left"
         batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select(range(8))))
         states = HiddenStateExtractor(host, 0, 2)(batch)
@@ -45,6 +50,11 @@ class TestExtractor:
             alone = host(**tokenizer(texts[row]["text"], return_tensors="pt"), output_hidden_states=True).hidden_states
             real = states["hidden_states"][row][batch["attention_mask"][row].bool()]
             assert torch.allclose(real, alone[0][0], atol=1e-6)
+
+    def test_a_host_whose_states_would_depend_on_the_padding_is_refused(self, tokenizer):
+        fnet = FNetModel(FNetConfig(vocab_size=100, hidden_size=16, num_hidden_layers=2, intermediate_size=16))
+        with pytest.raises(UnsupportedHostError, match="takes no attention_mask"):
+            HiddenStateExtractor(fnet, 0, 2)
 
     @pytest.mark.parametrize("stack", ["encoder", "decoder"])
     def test_encoder_decoder_hosts(self, tokenizer, texts, stack):
@@ -112,13 +122,42 @@ class TestCache:
         assert len(rebuilt) == 5 and rebuilt.metadata["lower_layer"] == 0
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.tex").write_text("precious")
-        with pytest.raises(ValueError, match="not empty"):
+        with pytest.raises(ValueError, match="no activation cache"):
             ActivationCache.build(tmp_path / "mine", host, tokenizer, texts, **build)
         assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 
-    def test_layers_are_checked_first(self, host, tokenizer, texts, tmp_path):
-        with pytest.raises(ValueError, match="4 blocks"):
-            ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=9)
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"upper_layer": 9}, "4 blocks"),
+            ({"lower_layer": 3, "upper_layer": 1}, "swap"),
+            ({"text_column": "body"}, "no column 'body'"),
+        ],
+    )
+    def test_bad_input_costs_nothing_that_was_made(self, cache, host, tokenizer, texts, arguments, message):
+        (cache.path / "notes.md").write_text("mine")
+        before = sorted(cache.path.iterdir())
+        with pytest.raises(ValueError, match=message):
+            ActivationCache.build(
+                cache.path, host, tokenizer, texts, **{"lower_layer": 1, "upper_layer": 3, **arguments}
+            )
+        assert sorted(cache.path.iterdir()) == before
+        assert len(ActivationCache.load(cache.path)) == len(texts)
+
+    def test_the_old_one_stays_until_the_new_one_is_whole(self, cache, host, tokenizer, texts):
+        before = sorted(cache.path.iterdir())
+        with torch.no_grad():
+            host.bert.embeddings.word_embeddings.weight.fill_(float("nan"))
+        with pytest.raises(ValueError, match="NaN"):
+            ActivationCache.build(cache.path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+        assert sorted(cache.path.iterdir()) == before
+
+    def test_travels_to_workers_as_its_path(self, cache, monkeypatch, tmp_path):
+        monkeypatch.chdir(cache.path.parent)
+        pickled = pickle.dumps(ActivationCache.load(cache.path.name))
+        assert len(pickled) < 1000
+        monkeypatch.chdir(tmp_path)
+        assert torch.equal(pickle.loads(pickled)[3]["hidden_states"], cache[3]["hidden_states"])
 
     def test_nan_in_the_host_names_texts(self, host, tokenizer, texts, tmp_path):
         with torch.no_grad():

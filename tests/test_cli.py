@@ -68,10 +68,13 @@ def test_the_demo_on_another_host_and_dataset(tmp_path, causal_host, tokenizer, 
         (("--lower-layer", "9"), "6 blocks"),
         (("--lower-layer", "4", "--upper-layer", "2"), "swap"),
         (("--dataset", "texts.pkl"), "texts.pkl"),
+        (("--output-dir", "foreign"), "holds a checkpoint of a model of the type 'bert'"),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(tmp_path, arguments, message):
     (tmp_path / "texts.pkl").write_bytes(b"")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"model_type": "bert"}')
     result = clvq("demo", "--quick", *arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert message in result.stderr and "Traceback" not in result.stderr

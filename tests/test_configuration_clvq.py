@@ -19,7 +19,9 @@ def test_defaults_are_those_of_the_design():
     [
         ({"lower_layer": 8, "upper_layer": 4}, "swap"),
         ({"lower_layer": -1}, "counts from 0"),
-        ({"codebook_size": 0}, "codebook_size must be at least 1"),
+        ({"codebook_size": 0}, "codebook_size must be an integer of at least 1"),
+        ({"codebook_size": 400.5}, "codebook_size must be an integer"),
+        ({"num_decoder_layers": "6"}, "num_decoder_layers must be an integer"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"ema_decay": 1.0}, "ema_decay must lie in"),
         ({"dropout": 1.5}, "dropout must lie in"),
@@ -66,6 +68,10 @@ class TestFromHost:
     def test_out_of_range_says_how_many_blocks_there_are(self, host, lower, upper):
         with pytest.raises(ValueError, match="4 blocks"):
             CLVQConfig.from_host(host, lower, upper)
+
+    def test_a_misspelt_field_is_not_swallowed(self, host):
+        with pytest.raises(ValueError, match="no field 'codebok_size'"):
+            CLVQConfig.from_host(host, 1, 3, codebok_size=7)
 
     def test_swapped_layers(self, host):
         with pytest.raises(ValueError, match="swap"):

@@ -45,10 +45,45 @@ def test_a_folder_of_splits(tmp_path):
         load_texts(str(tmp_path), "dev")
 
 
-def test_gaps_in_the_labels_are_closed(tmp_path):
-    path = write(tmp_path / "a.jsonl", [{"text": "a", "label": 7}, {"text": "b", "label": 3}])
-    dataset = load_texts(str(path))
-    assert dataset["label"][:] == [1, 0] and label_names(dataset) == ["3", "7"]
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [([0, 2, 2, 3], ["0", "1", "2", "3"]), ([1, 1], ["0", "1"]), ([-1, 0], ["0"]), ([1.0, 0.0], ["0", "1"])],
+)
+def test_numbers_stay_what_they_are(tmp_path, labels, names):
+    # A split in which a class does not occur must not number the others anew.
+    dataset = load_texts(str(write(tmp_path / "a.jsonl", [{"text": "a", "label": label} for label in labels])))
+    assert dataset["label"][:] == labels and label_names(dataset) == names
+
+
+def test_booleans(tmp_path):
+    dataset = load_texts(
+        str(write(tmp_path / "a.jsonl", [{"text": "a", "label": True}, {"text": "b", "label": False}]))
+    )
+    assert dataset["label"][:] == [1, 0]
+
+
+def test_names_keep_string_labels_alike_in_all_splits(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "a", "label": "pos"}])
+    assert load_texts(str(path), label_names=["neg", "pos"])["label"][:] == [1]
+    with pytest.raises(ValueError, match=r"\['pos'\] are not among the names \['good', 'bad'\]"):
+        load_texts(str(path), label_names=["good", "bad"])
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (0.25, r"numbers like \[0.25\]"),
+        (123456, r"numbers like \[123456\]"),
+        ([1, 0], "not classes"),
+        (None, "no label"),
+    ],
+)
+def test_what_is_no_class_is_refused(tmp_path, label, message):
+    path = write(tmp_path / "a.jsonl", [{"text": "a", "label": label}, {"text": "b", "label": label and [1, 1]}])
+    if not isinstance(label, list):
+        path = write(tmp_path / "a.jsonl", [{"text": "a", "label": label}, {"text": "b", "label": 1}])
+    with pytest.raises(ValueError, match=message):
+        load_texts(str(path))
 
 
 def test_texts_alone(tmp_path):
@@ -59,7 +94,7 @@ def test_texts_alone(tmp_path):
 def test_columns_by_name(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"text": "a", "body": "b", "label": 0, "stars": 4}])
     dataset = load_texts(str(path), text_column="body", label_column="stars")
-    assert dataset["text"][:] == ["b"] and label_names(dataset) == ["4"]
+    assert dataset["text"][:] == ["b"] and dataset["label"][:] == [4]
     with pytest.raises(ValueError, match=r"no column 'title'; there are \['text', 'body', 'label', 'stars'\]"):
         load_texts(str(path), text_column="title")
 
@@ -68,6 +103,29 @@ def test_nothing_that_looks_like_a_text(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"x": "a"}])
     with pytest.raises(ValueError, match=r"text_column=… out of \['x'\]"):
         load_texts(str(path))
+
+
+def test_a_folder_of_save_to_disk(tmp_path, all_texts):
+    all_texts.select(range(10)).train_test_split(4, seed=0).save_to_disk(tmp_path / "both")
+    assert len(load_texts(str(tmp_path / "both"), "test")) == 4
+    with pytest.raises(ValueError, match=r"no split 'dev'; it has \['test', 'train'\]"):
+        load_texts(str(tmp_path / "both"), "dev")
+    all_texts.select(range(3)).save_to_disk(tmp_path / "one")
+    assert len(load_texts(str(tmp_path / "one"))) == 3
+
+
+def test_a_clone_of_a_hub_dataset(tmp_path, all_texts):
+    (tmp_path / "data").mkdir()
+    all_texts.select(range(5)).to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    assert len(load_texts(str(tmp_path))) == 5
+
+
+def test_files_that_are_not_there_or_empty(tmp_path):
+    with pytest.raises(ValueError, match="There is no file"):
+        load_texts(str(tmp_path / "nosuch.csv"))
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match="is empty"):
+        load_texts(str(tmp_path / "empty.jsonl"))
 
 
 def test_an_unknown_format(tmp_path):

@@ -106,6 +106,13 @@ class TestForward:
         expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
         assert model(states).perplexity.item() == pytest.approx(expected, rel=1e-5)
 
+    def test_perplexity_is_that_of_the_tokens_that_count(self, make_model):
+        model = make_model(codebook_size=4).eval()
+        model.quantizer.set_codebook(10 * torch.eye(4, 32))
+        states = 10 * torch.eye(4, 32)[None, [0, 1, 2, 3]]
+        counted = torch.tensor([[1, 1, 0, 0]])
+        assert model(states, None, None, counted).perplexity.item() == pytest.approx(2)
+
     def test_num_items_divides_the_loss(self, make_model, batch):
         states, mask, target = batch
         model = make_model().eval()
@@ -126,7 +133,7 @@ class TestForward:
         for name, parameter in model.named_parameters():
             assert torch.allclose(parameter.grad, whole[name], atol=1e-6), name
 
-    @pytest.mark.parametrize("bad", ["width", "target", "mask", "rank"])
+    @pytest.mark.parametrize("bad", ["width", "target", "mask", "rank", "target length", "target batch", "token mask"])
     def test_wrong_shapes_are_refused(self, make_model, batch, bad):
         states, mask, target = batch
         arguments = {
@@ -134,6 +141,10 @@ class TestForward:
             "target": (states, mask, target[..., :-1]),
             "mask": (states, mask[:, :-1], target),
             "rank": (states[0], mask[0], target[0]),
+            # These would broadcast.
+            "target length": (states, mask, target[:, :1]),
+            "target batch": (states, mask, target[:1]),
+            "token mask": (states, mask, target, mask[:1]),
         }[bad]
         with pytest.raises(ValueError, match="shape"):
             make_model()(*arguments)
@@ -228,6 +239,7 @@ class TestPrecision:
         model.save_pretrained(tmp_path)
         half = CLVQModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
         assert half.dtype == torch.bfloat16
+        assert {parameter.dtype for parameter in half.encoder.parameters()} == {torch.float32}
         assert torch.equal(half.quantizer.ema_sums, model.quantizer.ema_sums)
         states = torch.randn(2, 9, 32)
         assert torch.equal(half.encode(states), model.encode(states))

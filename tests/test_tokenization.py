@@ -1,9 +1,10 @@
 import pytest
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
 from clvq_hf.tokenization import (
     TextCollator,
+    check_labels,
     check_texts,
     ensure_pad_token,
     filter_by_occurrence,
@@ -36,30 +37,39 @@ class TestPadToken:
 class TestCheckTexts:
     def test_an_empty_dataset(self):
         with pytest.raises(ValueError, match="empty"):
-            check_texts(Dataset.from_dict({"text": []}), "text", "label", None)
+            check_texts(Dataset.from_dict({"text": []}), "text")
 
     def test_a_missing_column_lists_those_there_are(self, texts):
         with pytest.raises(ValueError, match=r"no column 'sentence'; it has \['text', 'label'\]"):
-            check_texts(texts, "sentence", "label", None)
+            check_texts(texts, "sentence")
 
     def test_texts_must_be_strings(self):
         with pytest.raises(ValueError, match="not strings"):
-            check_texts(Dataset.from_dict({"text": [1, 2]}), "text", "label", None)
+            check_texts(Dataset.from_dict({"text": [1, 2]}), "text")
 
+    def test_several_splits_at_once(self, texts):
+        with pytest.raises(ValueError, match=r"got DatasetDict. Choose one of its splits: \['train', 'test'\]"):
+            check_texts(texts.train_test_split(0.5), "text")
+        with pytest.raises(ValueError, match="got list"):
+            check_texts([{"text": "good"}], "text")
+
+
+class TestCheckLabels:
     @pytest.mark.parametrize("bad", [-1, 2, 7])
     def test_labels_out_of_range(self, bad):
         dataset = Dataset.from_dict({"text": ["a", "b"], "label": [0, bad]})
-        with pytest.raises(ValueError, match=rf"\[{bad}\], outside of the host's labels 0…1"):
-            check_texts(dataset, "text", "label", 2)
+        with pytest.raises(ValueError, match=rf"\[{bad}\], outside of the host's labels 0…1.*remove_columns"):
+            check_labels(dataset, "label", 2)
 
-    def test_labels_must_be_integers(self):
-        dataset = Dataset.from_dict({"text": ["a"], "label": ["good"]})
-        with pytest.raises(ValueError, match="integer"):
-            check_texts(dataset, "text", "label", 2)
+    @pytest.mark.parametrize("label", ["good", 0.5, [0, 1]])
+    def test_labels_must_be_integers(self, label):
+        with pytest.raises(ValueError, match=r"must hold integer class labels.*remove_columns"):
+            check_labels(Dataset.from_dict({"text": ["a"], "label": [label]}), "label", 2)
 
     def test_good_ones_pass(self, texts):
-        check_texts(texts, "text", "label", 2)
-        check_texts(texts.remove_columns("label"), "text", "label", 2)
+        check_labels(texts, "label", 2)
+        check_labels(texts.remove_columns("label"), "label", 2)
+        check_labels(Dataset.from_dict({"text": ["a", "b"], "label": [True, False]}), "label", 2)
 
 
 class TestTokenize:
@@ -120,10 +130,3 @@ def test_collator_pads_on_the_right(texts, tokenizer, side):
         assert batch["token_mask"][number][~real].sum() == 0
         assert real[0]
     assert batch["input_ids"].dtype == torch.int64
-
-
-def test_class_labels_are_integers():
-    dataset = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).cast_column(
-        "label", ClassLabel(names=["x", "y"])
-    )
-    check_texts(dataset, "text", "label", 2)

@@ -111,7 +111,6 @@ class TestTraining:
         assert_equal_states(*states)
         other = make_trainer(seed=1)
         other.train()
-        assert not torch.equal(other.model.codebook, CLVQModel._from_config(other.model.config).codebook)
         assert not torch.equal(other.model.state_dict()["quantizer.ema_sums"], states[0]["quantizer.ema_sums"])
 
     def test_the_codebook_moves_once_an_optimizer_step(self, make_trainer, monkeypatch):
@@ -182,6 +181,46 @@ class TestTraining:
         again.train()
         for name, tensor in state(model).items():
             assert torch.allclose(tensor.float(), state(again.model)[name].float(), atol=1e-4), name
+
+    def test_the_order_has_a_seed_of_its_own(self, make_trainer):
+        orders = []
+        for fields in ({"seed": 1, "data_seed": 5}, {"seed": 2, "data_seed": 5}, {"seed": 1, "data_seed": 6}):
+            orders.append(list(make_trainer(**fields)._get_train_sampler()))
+        assert orders[0] == orders[1] != orders[2]
+
+    def test_evaluation_does_not_change_what_training_draws(self, make_trainer, texts):
+        trainer = make_trainer()
+        trainer.initialize_codebook()
+        before = torch.random.get_rng_state()
+        trainer.evaluate(texts)
+        assert torch.equal(before, torch.random.get_rng_state())
+
+    def test_predict_takes_texts(self, make_trainer, texts):
+        trainer = make_trainer()
+        trainer.initialize_codebook()
+        assert trainer.predict(texts).metrics["test_loss"] == pytest.approx(trainer.evaluate(texts)["eval_loss"])
+
+    def test_a_step_that_was_broken_off_leaves_nothing_behind(self, make_trainer, make_model):
+        states = []
+        for stray in (False, True):
+            trainer = make_trainer(make_model(top_k=1, dropout=0.0), max_steps=2)
+            if stray:
+                trainer.model.train()(torch.randn(2, 5, 32))
+            trainer.train()
+            states.append(state(trainer.model))
+        assert_equal_states(*states)
+
+    def test_the_host_is_read_in_evaluation_mode_and_left_as_it_was(self, make_trainer, host):
+        trainer = make_trainer(max_steps=1)
+        host.train()
+        batch = next(iter(trainer.get_train_dataloader()))
+        first, second = trainer._prepare_inputs(batch), trainer._prepare_inputs(batch)
+        assert torch.equal(first["hidden_states"], second["hidden_states"])
+        assert host.training
+
+    @pytest.mark.slow
+    def test_workers_that_are_spawned(self, make_trainer):
+        make_trainer(max_steps=2, dataloader_num_workers=1, dataloader_multiprocessing_context="spawn").train()
 
     def test_a_causal_host(self, make_args, make_model, causal_host, tokenizer, texts):
         trainer = CLVQTrainer(
@@ -379,6 +418,31 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"codebook_size=7 \(not 12\)"):
             make_trainer()
 
+    @pytest.mark.parametrize("content", ["[]", "not json", None])
+    def test_what_is_no_checkpoint_of_ours(self, make_trainer, tmp_path, content):
+        folder = tmp_path / "out" / "checkpoint-3"
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+        if content is not None:
+            (folder / "config.json").write_text(content)
+        with pytest.raises(ValueError, match="checkpoint-3 holds a checkpoint of a model of the type None"):
+            make_trainer()
+
+    def test_a_file_for_an_output_directory(self, make_trainer, tmp_path):
+        (tmp_path / "out").touch()
+        with pytest.raises(ValueError, match="is a file"):
+            make_trainer()
+
+    def test_a_model_that_is_none(self, make_args):
+        with pytest.raises(ValueError, match="must be a CLVQModel, got NoneType"):
+            CLVQTrainer(model=None, args=make_args())
+
+    def test_labels_that_are_no_classes_are_no_concern_of_a_regression(self, make_trainer, host):
+        host.config.problem_type = "regression"
+        make_trainer(
+            train_dataset=Dataset.from_dict({"text": ["good film", "bad plot twist"] * 9, "label": [0.5, 7.0] * 9})
+        )
+
     def test_our_own_checkpoint_is_welcome(self, make_trainer, make_model, tmp_path):
         make_model().save_pretrained(tmp_path / "out")
         make_trainer()
@@ -409,6 +473,7 @@ class TestBadInput:
             {"ddp_broadcast_buffers": True},
             {"min_token_occurrences": 9, "max_token_occurrences": 3},
             {"max_length": 0},
+            {"average_tokens_across_devices": False},
         ],
     )
     def test_arguments_that_cannot_work(self, make_args, fields):
