@@ -388,7 +388,9 @@ def check_output_dir(output_dir: str | Path, config: CLVQConfig, identity: Seque
             found = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             found = {}
-        if found.get("model_type") != config.model_type:
+        if not found:
+            what = "something else, or one whose saving was broken off: it has no config.json"
+        elif found.get("model_type") != config.model_type:
             what = f"a model of the type {found.get('model_type')!r}"
         else:
             differing = [name for name in identity if found.get(name) != getattr(config, name)]
@@ -397,7 +399,7 @@ def check_output_dir(output_dir: str | Path, config: CLVQConfig, identity: Seque
             what = "a concept model with " + ", ".join(
                 f"{name}={found.get(name)} (not {getattr(config, name)})" for name in differing
             )
-        raise ValueError(f"{folder} holds a checkpoint of {what}. Choose another output_dir, or empty this one.")
+        raise ValueError(f"{folder} holds a checkpoint of {what}. Choose another output_dir, or remove it.")
 
 
 def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments, training: bool) -> None:
