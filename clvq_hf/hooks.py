@@ -108,7 +108,7 @@ class _Handle:
 
     def _see(self, layer: int, state: torch.Tensor) -> torch.Tensor | None:
         """Handle one state `(B, S, d)`; a tensor of the same shape replaces it, None leaves it."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def _enter(self, scope: nn.Module, args: tuple, kwargs: dict) -> None:
         if probing():
