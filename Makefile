@@ -32,7 +32,7 @@ format: $(VENV)/test.stamp  ## Format the code
 	$(BIN)/ruff format .
 
 docs: $(VENV)/docs.stamp  ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## Remove .venv and everything built
 	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache
