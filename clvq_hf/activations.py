@@ -46,10 +46,9 @@ class HiddenStateExtractor:
         self.lower_layer = lower_layer
         self.upper_layer = upper_layer
         self.stack = stack
-        forward = inspect.signature(hooks.unwrap(host).forward).parameters
-        self._takes_anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in forward.values())
-        self._accepted = set(forward)
-        if "attention_mask" not in forward and not hooks.residual_stream(host, stack).is_causal:
+        # By name, though most hosts swallow any keyword: a tokenizer may offer what means nothing to the host.
+        self._accepted = set(inspect.signature(hooks.unwrap(host).forward).parameters)
+        if "attention_mask" not in self._accepted and not hooks.residual_stream(host, stack).is_causal:
             raise hooks.UnsupportedHostError(
                 f"{type(hooks.unwrap(host)).__name__} takes no attention_mask and reads both ways, so the states of a "
                 "text would depend on its padding. Such a host cannot be read in batches."
@@ -68,11 +67,7 @@ class HiddenStateExtractor:
             `dict`: `hidden_states` `(B, S, d)`, `target_hidden_states` `(B, S, d')`, `attention_mask` and `token_mask`
             `(B, S)`, `text_index` `(B,)`.
         """
-        inputs = {
-            name: tensor.to(self._device)
-            for name, tensor in batch.items()
-            if name not in ("token_mask", "text_index") and (self._takes_anything or name in self._accepted)
-        }
+        inputs = {name: tensor.to(self._device) for name, tensor in batch.items() if name in self._accepted}
         if self.stack == "decoder":
             inputs["decoder_input_ids"] = inputs["input_ids"]
             inputs["decoder_attention_mask"] = inputs["attention_mask"]

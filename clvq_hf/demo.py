@@ -243,15 +243,12 @@ def _load_host(model_dir: str, tokenizer: Any, names: list[str]) -> tuple[Any, b
 
 def _fine_tune(host: Any, tokenizer: Any, texts: Dataset, lower_layer: int, epochs: int, seed: int) -> None:
     """Train the head and the blocks above `lower_layer`; below, the states stay those of the pretrained model."""
-    lower_blocks = hooks.residual_stream(host).block_names[:lower_layer]
+    blocks = [f"{block}." for block in hooks.residual_stream(host).block_names]
     reached_blocks = False
     for name, parameter in host.named_parameters():
-        frozen_block = any(name.startswith(f"{block}.") for block in lower_blocks)
-        # Embeddings are registered before the blocks, pooler, final norm and head after them.
-        reached_blocks = reached_blocks or any(
-            name.startswith(f"{block}.") for block in hooks.residual_stream(host).block_names
-        )
-        parameter.requires_grad_(reached_blocks and not frozen_block)
+        # Embeddings are registered before the blocks; pooler, final norm and head after them.
+        reached_blocks = reached_blocks or name.startswith(tuple(blocks))
+        parameter.requires_grad_(reached_blocks and not name.startswith(tuple(blocks[:lower_layer])))
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,

@@ -10,7 +10,7 @@ with edit(host, 4, lambda state: state * 0.5):   # the host goes on with the edi
 ``
 
 Layer 0 is the first block's input, layer `i` the output of the `i`-th block that runs, before any final norm.
-Everything is removed on exit, also after an exception. Finding the blocks is the work of `residual_stream.py`.
+Everything is removed on exit, also after an exception. Finding the blocks is the work of `probe.py`.
 """
 
 import warnings
@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from .hosts import UnsupportedHostError, check_checkpointing, input_device, max_length, refuse_compiled, unwrap
-from .residual_stream import ResidualStream, probing, residual_stream
+from .probe import probing, residual_stream
+from .residual_stream import ResidualStream
 
 __all__ = [
     "Capture",

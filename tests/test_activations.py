@@ -36,8 +36,11 @@ class TestExtractor:
 
     def test_leaves_out_what_the_host_does_not_take(self, causal_host, tokenizer, texts):
         batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer).select(range(2))))
+        given = []
+        causal_host.register_forward_pre_hook(lambda host, args, kwargs: given.append(set(kwargs)), with_kwargs=True)
+        HiddenStateExtractor(causal_host, 0, 4)(batch)
         assert "token_type_ids" in batch
-        assert HiddenStateExtractor(causal_host, 0, 4)(batch)["hidden_states"].shape[-1] == 32
+        assert given[-1] == {"input_ids", "attention_mask"}
 
     def test_padding_does_not_reach_the_states_of_hosts_with_absolute_positions(self, tokenizer, texts):
         # GPT-2 numbers positions from the left; a tokenizer of a decoder pads there.
