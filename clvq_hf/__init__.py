@@ -20,6 +20,9 @@ _LAZY = {
     "CLVQTrainer": ".trainer",
     "CLVQTrainingArguments": ".training_args",
     "ActivationCache": ".activations",
+    "ConceptTable": ".concept_table",
+    "salient_tokens": ".attribution",
+    "ablate_texts": ".ablation",
     "load_texts": ".data",
 }
 
@@ -43,7 +46,10 @@ __all__ = [
     "CLVQTrainer",
     "CLVQTrainingArguments",
     "ConceptModel",
+    "ConceptTable",
     "TopKQuantizer",
     "__version__",
+    "ablate_texts",
     "load_texts",
+    "salient_tokens",
 ]

@@ -1,11 +1,9 @@
 """Texts → hidden states of two layers: streamed from a frozen host, or cached in memory-mapped shards."""
 
-import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from . import hooks
 from .configuration_clvq import check_layer_order
+from .host_runner import HostRunner
 from .tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 
 METADATA_NAME = "activations.json"
@@ -42,18 +41,9 @@ class HiddenStateExtractor:
     """
 
     def __init__(self, host: Any, lower_layer: int, upper_layer: int, stack: str | None = None) -> None:
-        self.host = host
         self.lower_layer = lower_layer
         self.upper_layer = upper_layer
-        self.stack = stack
-        # By name, though most hosts swallow any keyword: a tokenizer may offer what means nothing to the host.
-        self._accepted = set(inspect.signature(hooks.unwrap(host).forward).parameters)
-        if "attention_mask" not in self._accepted and not hooks.residual_stream(host, stack).is_causal:
-            raise hooks.UnsupportedHostError(
-                f"{type(hooks.unwrap(host)).__name__} takes no attention_mask and reads both ways, so the states of a "
-                "text would depend on its padding. Such a host cannot be read in batches."
-            )
-        self._device = hooks.input_device(host)
+        self._runner = HostRunner(host, stack)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, torch.Tensor], device: torch.device | None = None) -> dict:
@@ -67,30 +57,17 @@ class HiddenStateExtractor:
             `dict`: `hidden_states` `(B, S, d)`, `target_hidden_states` `(B, S, d')`, `attention_mask` and `token_mask`
             `(B, S)`, `text_index` `(B,)`.
         """
-        inputs = {name: tensor.to(self._device) for name, tensor in batch.items() if name in self._accepted}
-        if self.stack == "decoder":
-            inputs["decoder_input_ids"] = inputs["input_ids"]
-            inputs["decoder_attention_mask"] = inputs["attention_mask"]
-        with _evaluating(self.host):
-            states = hooks.run(self.host, inputs, layers=[self.lower_layer, self.upper_layer], stack=self.stack)
+        runner = self._runner
+        with hooks.evaluation_mode(runner.host):
+            states = hooks.run(
+                runner.host, runner.inputs(batch), layers=[self.lower_layer, self.upper_layer], stack=runner.stack
+            )
         result = {
             "hidden_states": states[self.lower_layer],
             "target_hidden_states": states[self.upper_layer],
             **{name: batch[name] for name in ("attention_mask", "token_mask", "text_index")},
         }
         return result if device is None else {name: tensor.to(device) for name, tensor in result.items()}
-
-
-@contextmanager
-def _evaluating(host: Any) -> Iterator[None]:
-    """Evaluation mode for a moment; each module gets its own mode back, for some may be frozen in theirs."""
-    training = [module for module in host.modules() if module.training]
-    host.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def check_finite(states: Mapping[str, torch.Tensor], where: str) -> None:

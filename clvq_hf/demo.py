@@ -18,12 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
-    DataCollatorWithPadding,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
 from transformers.utils import logging
@@ -32,6 +27,7 @@ from . import hooks
 from .activations import ActivationCache
 from .configuration_clvq import CLVQConfig
 from .data import label_names, load_texts
+from .finetuning import fine_tune, load_classifier
 from .modeling_clvq import CLVQModel
 from .tokenization import ensure_pad_token
 from .trainer import CLVQTrainer, check_output_dir
@@ -129,7 +125,7 @@ def run_demo(
     if not tokenizer.is_fast:
         raise ValueError("The demo shows words, and only a fast tokenizer tells which tokens make a word.")
     ensure_pad_token(tokenizer)
-    classifier, needs_training = _load_host(model_dir, tokenizer, names)
+    classifier, needs_training = load_classifier(model_dir, tokenizer, names)
     num_blocks = hooks.residual_stream(classifier).num_blocks
     lower_layer = num_blocks // 2 if lower_layer is None else lower_layer
     upper_layer = num_blocks if upper_layer is None else upper_layer
@@ -150,7 +146,14 @@ def run_demo(
     )
     if needs_training:
         console.print(f"Fine-tuning a classification head and the blocks above layer {lower_layer} …")
-        _fine_tune(classifier, tokenizer, splits["host_train"], lower_layer, sizes.host_epochs, seed)
+        fine_tune(
+            classifier,
+            tokenizer,
+            splits["host_train"],
+            above_layer=lower_layer,
+            num_train_epochs=sizes.host_epochs,
+            seed=seed,
+        )
 
     console.rule(f"[bold]2. CLVQ: layer {lower_layer} → {config.codebook_size} concepts → layer {upper_layer}")
     model = CLVQModel(config)
@@ -222,64 +225,6 @@ def _split(texts: Dataset, sizes: Sizes, seed: int) -> dict[str, Dataset]:
         splits[name] = texts.select(range(start, start + int(size * share)))
         start += int(size * share)
     return splits
-
-
-def _load_host(model_dir: str, tokenizer: Any, names: list[str]) -> tuple[Any, bool]:
-    """The host with a head for these labels, and whether the head still has to be trained."""
-    config = AutoConfig.from_pretrained(model_dir)
-    trained = any("ForSequenceClassification" in name for name in config.architectures or [])
-    trained = trained and config.num_labels == len(names)
-    if not trained:
-        config.num_labels = len(names)
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: number for number, name in enumerate(names)}
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    host = AutoModelForSequenceClassification.from_pretrained(
-        model_dir, config=config, ignore_mismatched_sizes=not trained
-    )
-    return host, not trained
-
-
-def _fine_tune(host: Any, tokenizer: Any, texts: Dataset, lower_layer: int, epochs: int, seed: int) -> None:
-    """Train the head and the blocks above `lower_layer`; below, the states stay those of the pretrained model."""
-    blocks = [f"{block}." for block in hooks.residual_stream(host).block_names]
-    reached_blocks = False
-    for name, parameter in host.named_parameters():
-        # Embeddings are registered before the blocks; pooler, final norm and head after them.
-        reached_blocks = reached_blocks or name.startswith(tuple(blocks))
-        parameter.requires_grad_(reached_blocks and not name.startswith(tuple(blocks[:lower_layer])))
-    with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            folder,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=32,
-            learning_rate=3e-4,
-            warmup_steps=0.1,
-            train_sampling_strategy="group_by_length",
-            save_strategy="no",
-            logging_steps=50,
-            seed=seed,
-            report_to="none",
-            dataloader_pin_memory=torch.accelerator.is_available(),
-        )
-        Trainer(
-            model=host,
-            args=args,
-            train_dataset=_tokenized(texts, tokenizer, host),
-            data_collator=DataCollatorWithPadding(tokenizer),
-        ).train()
-    host.requires_grad_(True)
-
-
-def _tokenized(texts: Dataset, tokenizer: Any, host: Any) -> Dataset:
-    limit = hooks.max_length(host, tokenizer)
-    return texts.map(
-        lambda batch: tokenizer(batch, truncation=limit is not None, max_length=limit),
-        input_columns="text",
-        batched=True,
-        remove_columns="text",
-    ).rename_column("label", "labels")
 
 
 def _train(model: CLVQModel, states: dict[str, ActivationCache], epochs: int, seed: int) -> dict[str, float]:

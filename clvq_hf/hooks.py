@@ -21,7 +21,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from .hosts import UnsupportedHostError, check_checkpointing, input_device, max_length, refuse_compiled, unwrap
+from .hosts import (
+    UnsupportedHostError,
+    check_checkpointing,
+    evaluation_mode,
+    input_device,
+    max_length,
+    refuse_compiled,
+    unwrap,
+)
 from .probe import probing, residual_stream
 from .residual_stream import ResidualStream
 
@@ -32,6 +40,7 @@ __all__ = [
     "UnsupportedHostError",
     "capture",
     "edit",
+    "evaluation_mode",
     "input_device",
     "max_length",
     "residual_stream",
@@ -220,8 +229,11 @@ class Edit(_Handle):
     # Before transformers' own hooks, which record output_hidden_states: they should report what the host goes on with.
     _prepend = True
 
-    def __init__(self, host: nn.Module, layer: int, fn: Callable[[torch.Tensor], torch.Tensor], stack: str | None):
+    def __init__(
+        self, host: nn.Module, layer: int, fn: Callable[..., torch.Tensor], stack: str | None, with_mask: bool
+    ):
         self._fn = fn
+        self._with_mask = with_mask
         self._applied = False
         super().__init__(host, [layer], stack)
 
@@ -232,9 +244,16 @@ class Edit(_Handle):
             warnings.warn("an edit was never applied: the host did not run inside it", RuntimeWarning, stacklevel=2)
         return super().__exit__(kind, error, traceback)
 
+    def _begin(self) -> None:
+        # Now, because the cache fills while the host runs.
+        self._past_length = self._arguments.past_length() if self._with_mask else 0
+
     def _see(self, layer: int, state: torch.Tensor) -> torch.Tensor | None:
         self._applied = True
-        new = self._fn(state)
+        if self._with_mask:
+            new = self._fn(state, self._arguments.mask(state.device), self._past_length)
+        else:
+            new = self._fn(state)
         if new is state:
             return None
         if not isinstance(new, torch.Tensor) or new.shape != state.shape:
@@ -281,7 +300,9 @@ def capture(
     return Capture(host, layers, stack, stop, callback)
 
 
-def edit(host: nn.Module, layer: int, fn: Callable[[torch.Tensor], torch.Tensor], stack: str | None = None) -> Edit:
+def edit(
+    host: nn.Module, layer: int, fn: Callable[..., torch.Tensor], stack: str | None = None, with_mask: bool = False
+) -> Edit:
     """Replace the hidden states at one layer while the host runs.
 
     A capture of the same layer sees the edited states, and so does `output_hidden_states` on hosts that record it
@@ -292,6 +313,8 @@ def edit(host: nn.Module, layer: int, fn: Callable[[torch.Tensor], torch.Tensor]
         layer: Where, from 0 (the first block's input) to L (the last block's output, before a final norm).
         fn: Maps `(B, S, d)` to `(B, S, d)`; the result is cast to the dtype and device of the state.
         stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
+        with_mask: Whether to call `fn(states, attention_mask, past_length)`, with the `(B, S)` bool mask of the real
+            tokens and the number of cached positions, as `capture` tells its callback.
 
     Returns:
         A handle that is a context manager and has `remove()`.
@@ -300,7 +323,7 @@ def edit(host: nn.Module, layer: int, fn: Callable[[torch.Tensor], torch.Tensor]
         UnsupportedHostError: If the host's residual stream cannot be found with certainty.
         ValueError: If the layer or the stack does not exist; during the forward, if `fn` changes the shape.
     """
-    return Edit(host, layer, fn, stack)
+    return Edit(host, layer, fn, stack, with_mask)
 
 
 def run(

@@ -1,10 +1,13 @@
 """What a host is: the transformers model inside its wrappers, where its inputs go, and when it cannot be hooked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
@@ -56,6 +59,37 @@ def unwrap(host: nn.Module) -> PreTrainedModel:
         reason = "it is not a transformers model, so nothing confirms which modules are its blocks"
         raise refusal(host, reason, "pass the PreTrainedModel itself (accelerator.unwrap_model helps)")
     return model
+
+
+def load_host(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+    """Load a host with the head that its checkpoint was saved with.
+
+    Args:
+        name_or_path: Folder or Hub id.
+        kwargs: For `from_pretrained`, such as `revision`.
+
+    Returns:
+        The host in evaluation mode: the class that its config names (`BertForSequenceClassification`, …), else the
+        bare model.
+
+    Raises:
+        OSError: If there is none.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, **kwargs)
+    kind = getattr(transformers, (config.architectures or ["AutoModel"])[0], AutoModel)
+    return kind.from_pretrained(name_or_path, **kwargs).eval()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a moment; each module gets its own mode back, for some may be frozen in theirs."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def input_device(host: nn.Module) -> torch.device:

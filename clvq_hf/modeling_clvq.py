@@ -11,8 +11,10 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from . import hooks
 from .codebook_init import initial_codebook
 from .configuration_clvq import CLVQConfig
+from .interventions import orthonormal_rows
 from .modeling_concepts import ConceptModel
 from .quantizer import Float32Module, TopKQuantizer
 
@@ -169,6 +171,7 @@ class CLVQModel(ConceptModel):
     accepts_loss_kwargs = True
     _keep_in_fp32_modules_strict = ["encoder", "quantizer"]
     _no_split_modules = ["CLVQDecoderLayer"]
+    _not_in_fingerprint = ("decoder.", "quantizer.updates_since_use")
 
     def __init__(self, config: CLVQConfig) -> None:
         super().__init__(config)
@@ -272,10 +275,36 @@ class CLVQModel(ConceptModel):
         return self.quantizer.encode(self.encoder(torch.where(mask[..., None], hidden_states, 0)), mask)
 
     @torch.no_grad()
-    def ablation_basis(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The unit codebook vector of each token's code, `(N, 1, d)`; see [`ConceptModel.ablation_basis`]."""
-        codes = self.encode(hidden_states[None])[0]
-        return F.normalize(self.codebook[codes], dim=-1)[:, None]
+    def ablation_basis(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
+        """Orthonormalised codebook vectors of each token's `k` nearest codes, `(N, k, d)`.
+
+        See [`ConceptModel.ablation_basis`][clvq_hf.ConceptModel.ablation_basis].
+        """
+        self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
+        codes = self.quantizer.nearest(self.encoder(hidden_states), k)
+        return orthonormal_rows(self.codebook[codes])
+
+    @property
+    def mean_state(self) -> torch.Tensor:
+        return self.quantizer.ema_sums.sum(0) / self.quantizer.ema_counts.sum()
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
+        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        hidden_states = torch.where(mask[..., None], hidden_states, 0)
+        with hooks.evaluation_mode(self):
+            encoder_states = self.encoder(hidden_states)
+            if codes is None:
+                codes = self.quantizer.encode(encoder_states, mask)
+            quantized = F.embedding(codes.clamp(min=0), self.codebook) * mask[..., None]
+            memory = quantized if self.config.decoder_memory == "quantized" else encoder_states
+            return self.decoder(quantized, memory, mask)
 
     @torch.no_grad()
     def initialize_codebook(self, hidden_states: torch.Tensor, seed: int = 0) -> None:

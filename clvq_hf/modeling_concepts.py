@@ -1,14 +1,25 @@
 """`ConceptModel`: what every concept method of this library offers, whatever it is made of."""
 
+import hashlib
 import itertools
-from typing import Any
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from . import hooks
+from .interventions import Splice, ablate, steer
 from .tap import Tap
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .concept_table import ConceptTable
 
 logger = logging.get_logger(__name__)
 
@@ -25,6 +36,8 @@ class ConceptModel(PreTrainedModel):
 
     main_input_name = "hidden_states"
     base_model_prefix = ""
+    # Beginnings of the names of tensors that no code depends on.
+    _not_in_fingerprint: tuple[str, ...] = ()
 
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Assign a concept to each token.
@@ -38,14 +51,44 @@ class ConceptModel(PreTrainedModel):
         """
         raise NotImplementedError  # abstract
 
-    def ablation_basis(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def ablation_basis(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
         """Directions to remove from the host if the concepts of these tokens are to be ablated.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(N, d)`): Host states at `lower_layer`.
+            k (`int`): How many directions: those of each token's `k` strongest concepts.
 
         Returns:
             `torch.Tensor` of shape `(N, k, d)`, float32: `k` orthonormal rows for each token.
+        """
+        raise NotImplementedError  # abstract
+
+    def directions(self, codes: torch.Tensor) -> torch.Tensor:
+        """Unit directions of concepts, the ones that are removed if these codes are ablated.
+
+        Args:
+            codes (`torch.Tensor` of shape `(N,)`, int64): In `[0, K)`.
+
+        Returns:
+            `torch.Tensor` of shape `(N, 1, d)`, float32.
+        """
+        return F.normalize(self.codebook[codes], dim=-1)[:, None]
+
+    def reconstruct(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Estimate the states of `upper_layer` from the concepts, in evaluation mode.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, S, d)`): Host states at `lower_layer`.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on real tokens; all if absent.
+            codes (`torch.Tensor` of shape `(B, S)`, int64, *optional*): In place of the codes of `hidden_states`.
+
+        Returns:
+            `torch.Tensor` of shape `(B, S, d')`.
         """
         raise NotImplementedError  # abstract
 
@@ -53,6 +96,14 @@ class ConceptModel(PreTrainedModel):
     def codebook(self) -> torch.Tensor:
         """`torch.Tensor` of shape `(K, d)`, float32: one vector per concept, in the space of `lower_layer`."""
         raise NotImplementedError  # abstract
+
+    @property
+    def mean_state(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(d,)`, float32: the mean of the states that the concepts were fitted to.
+
+        The mean of the codebook, weighted by use where a method counts it.
+        """
+        return self.codebook.mean(0)
 
     @property
     def is_initialized(self) -> bool:
@@ -80,6 +131,148 @@ class ConceptModel(PreTrainedModel):
         if not self.is_initialized:
             logger.warning("The concepts of this model were never fitted to data: its codes mean nothing yet.")
         return Tap(self, host, keep_states=keep_states)
+
+    def concept_table(
+        self,
+        host: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: "Dataset",
+        *,
+        split: str = "test",
+        dataset_name: str = "",
+        salience: "Dataset | None" = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        max_length: int | None = None,
+        batch_size: int = 32,
+        output_dir: str | Path | None = None,
+    ) -> "ConceptTable":
+        """The concept of every token of some texts, with labels and predictions: one pass over `host`.
+
+        Memory stays bounded: rows are written to Arrow files as they come, and mapped.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are. Its predictions are in the table if it has a
+                head (`AutoModelForSequenceClassification`, `AutoModelForCausalLM`); else it is stopped early.
+            tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+            dataset (`datasets.Dataset`): The texts; row numbers become `text_id`. Empty ones are left out and counted.
+            split (`str`): Which part of the data these texts are: `"test"`, `"select"`, `"codebook_train"`, ….
+                Metrics warn when they read what was trained on.
+            dataset_name (`str`): For the record.
+            salience (`datasets.Dataset`, *optional*): What [`salient_tokens`][clvq_hf.salient_tokens] returned for the
+                same texts.
+            text_column (`str`): Column of the texts.
+            label_column (`str`): Column of the labels, integers; there may be none.
+            max_length (`int`, *optional*): In tokens; the host's limit if not given.
+            batch_size (`int`): Texts a host forward.
+            output_dir (`str` or `Path`, *optional*): Where the table is saved; a temporary folder if not given.
+
+        Returns:
+            [`ConceptTable`][clvq_hf.ConceptTable]: With one row per real token.
+
+        Raises:
+            ValueError: If the host does not fit, the tokenizer is a slow one, or the texts are unusable.
+        """
+        from .concept_table_builder import build_table  # pulls pandas and scikit-learn
+
+        self.check_host(host)
+        if not self.is_initialized:
+            raise ValueError("The concepts of this model were never fitted to data; train it first.")
+        return build_table(
+            self,
+            host,
+            tokenizer,
+            dataset,
+            split=split,
+            dataset_name=dataset_name,
+            salience=salience,
+            text_column=text_column,
+            label_column=label_column,
+            max_length=max_length,
+            batch_size=batch_size,
+            output_dir=output_dir,
+        )
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits of what decides the codes: layers and weights, but not those of the decoder."""
+        config = self.config
+        digest = hashlib.sha256(
+            json.dumps([config.model_type, config.lower_layer, config.upper_layer, config.stack]).encode()
+        )
+        for name, tensor in sorted(self.state_dict().items()):
+            if not name.startswith(self._not_in_fingerprint):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().to(torch.float64).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def ablate(
+        self,
+        host: Any,
+        codes: int | Sequence[int] | torch.Tensor,
+        positions: str | torch.Tensor = "code",
+        how: str = "project",
+        mean: torch.Tensor | None = None,
+    ) -> hooks.Edit:
+        """Remove concepts from `host` at `lower_layer`, until the returned handle is removed or its `with` block ends.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are.
+            codes (`int`, sequence of `int`, or `torch.Tensor` of shape `(B,)` or `(B, k)`): One concept or several, for
+                all texts; a tensor names those of each text.
+            positions (`str` or `torch.Tensor`): `"code"`: where these codes occur. `"all"`: at all real tokens.
+                `"cls"`: the first real token. `"last"`: the last one; in `generate()` also each new token. A bool mask
+                `(B, S)` or `(S,)`: there; in `generate()` these are positions of the prompt.
+            how (`str`): `"project"`: off the span of the concepts' vectors, `x ← x - QᵀQx`. `"swap"`: the concept's
+                vector replaced by the mean state, `x ← x - e + μ`; for one code and methods with a codebook.
+            mean (`torch.Tensor` of shape `(d,)`, *optional*): `μ`; [`mean_state`][clvq_hf.ConceptModel.mean_state] if
+                not given.
+
+        Returns:
+            [`Edit`][clvq_hf.hooks.Edit]: A context manager with `remove()`.
+
+        Raises:
+            ValueError: If the host does not fit, a code does not exist, or an argument is unknown.
+
+        Example:
+            ```python
+            with model.ablate(host, codes=137):
+                host(**inputs).logits
+            ```
+        """
+        return ablate(self, host, codes, positions, how, mean)
+
+    def steer(self, host: Any, code: int, strength: float, positions: str | torch.Tensor = "all") -> hooks.Edit:
+        """Push `host` towards a concept: `x ← x + strength · ê · ‖x‖` at `lower_layer`.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are.
+            code (`int`): The concept; `ê` is its unit vector.
+            strength (`float`): In units of each token's norm; negative pushes away.
+            positions (`str` or `torch.Tensor`): As for [`ablate`][clvq_hf.ConceptModel.ablate].
+
+        Returns:
+            [`Edit`][clvq_hf.hooks.Edit]: A context manager with `remove()`.
+
+        Raises:
+            ValueError: If the host does not fit, or the code does not exist.
+        """
+        return steer(self, host, code, strength, positions)
+
+    def splice(self, host: Any) -> Splice:
+        """Let `host` go on from the reconstruction: the states of `upper_layer` are replaced by what the concepts give.
+
+        Inside `generate()` the concept model must be causal, as it is if its host was.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are.
+
+        Returns:
+            [`Splice`][clvq_hf.interventions.Splice]: A context manager with `remove()`.
+
+        Raises:
+            ValueError: If the host does not fit.
+        """
+        return Splice(self, host)
 
     def check_host(self, host: Any) -> None:
         """Check that the layers of the config exist in `host` and have the widths of the config.

@@ -104,6 +104,12 @@ class TopKQuantizer(Float32Module):
             scores = self._scores(encoder_states.float(), self.codebook)
             return scores.argmax(-1).masked_fill(~mask, -1)
 
+    @torch.no_grad()
+    def nearest(self, encoder_states: torch.Tensor, k: int) -> torch.Tensor:
+        """The `k` nearest codes of states `(…, d)`, int64 `(…, k)`, nearest first."""
+        with self.full_precision(encoder_states.device):
+            return self._scores(encoder_states.float(), self.codebook).topk(k, dim=-1).indices
+
     def discard_pending(self) -> None:
         """Forget what training forwards have added up since the last update, as after a step that was broken off."""
         self._pending = self._recent = None

@@ -1,17 +1,14 @@
 """The tap that `model.attach(host)` leaves on a host."""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.utils import logging
 
 from . import hooks
+from .step_buffer import StepBuffer
 
 if TYPE_CHECKING:
     from .modeling_concepts import ConceptModel
-
-logger = logging.get_logger(__name__)
 
 
 class Tap:
@@ -32,8 +29,7 @@ class Tap:
     def __init__(self, model: "ConceptModel", host: Any, keep_states: bool = True) -> None:
         self._model = model
         self._keep_states = keep_states
-        self._codes: list[torch.Tensor] = []
-        self._states: dict[int, list[torch.Tensor]] = {}
+        self._buffer = StepBuffer()
         config = model.config
         self._layers = {config.lower_layer, config.upper_layer} if keep_states else {config.lower_layer}
         self._handle = hooks.capture(host, layers=sorted(self._layers), stack=config.stack, callback=self._record)
@@ -45,7 +41,7 @@ class Tap:
         Raises:
             RuntimeError: If the host was not called yet.
         """
-        return self._joined("_codes")
+        return self._joined("codes")
 
     @property
     def hidden_states(self) -> torch.Tensor:
@@ -68,48 +64,16 @@ class Tap:
         self.remove()
 
     def _joined(self, what: str | int) -> torch.Tensor:
-        if what != "_codes" and not self._keep_states:
+        if what != "codes" and not self._keep_states:
             raise RuntimeError("This tap keeps codes only; attach with keep_states=True for the states.")
-        if not self._codes:
+        if not len(self._buffer):
             raise RuntimeError("Nothing on the tap yet: call the host while it is attached.")
-        pieces = self._codes if what == "_codes" else self._states[what]
-        if len(pieces) > 1:
-            pieces[:] = [torch.cat(pieces, dim=1)]
-        return pieces[0]
+        return self._buffer[what]
 
     @torch.no_grad()
     def _record(self, states: dict[int, torch.Tensor], attention_mask: torch.Tensor, past_length: int | None) -> None:
         """Called by the hook room once a host forward: `past_length` tokens lie in the cache (`None`: unknown > 0)."""
         lower = states[self._model.config.lower_layer]
         codes = self._model.encode(lower.to(self._model.device), attention_mask.to(self._model.device))
-        held = sum(piece.shape[1] for piece in self._codes)
-        if past_length == 0 or not self._codes:
-            self._codes, self._states = [], {layer: [] for layer in self._layers}
-        else:
-            _refuse_beams()
-            if past_length is not None and past_length < held:
-                self._truncate(past_length)
-        self._codes.append(codes)
-        if self._keep_states:
-            for layer in self._layers:
-                self._states[layer].append(states[layer].detach())
-
-    def _truncate(self, length: int) -> None:
-        for pieces in (self._codes, *self._states.values()):
-            if pieces:
-                pieces[:] = [torch.cat(pieces, dim=1)[:, :length]]
-
-
-def _refuse_beams() -> None:
-    """Beam search reorders the rows of the cache between steps; appended codes would belong to other beams.
-
-    Nothing that reaches the host's forward tells of beams, so we look for the search among our callers.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "_beam_search":
-            raise ValueError(
-                "Beam search reorders rows between steps, so codes cannot be appended to them. Call "
-                "generate(num_beams=1), or attach after generation and call the host once on the finished text."
-            )
-        frame = frame.f_back
+        kept = {layer: states[layer].detach() for layer in self._layers} if self._keep_states else {}
+        self._buffer.add({"codes": codes, **kept}, past_length)

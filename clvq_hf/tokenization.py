@@ -91,6 +91,7 @@ def tokenize_texts(
     text_column: str = "text",
     max_length: int | None = None,
     count_special_tokens: bool = False,
+    with_words: bool = False,
 ) -> Dataset:
     """Tokenize texts, unpadded.
 
@@ -102,17 +103,41 @@ def tokenize_texts(
         text_column (`str`): Column of the texts.
         max_length (`int`, *optional*): In tokens, special ones included; no limit if `None`.
         count_special_tokens (`bool`): Whether `token_mask` is 1 on special tokens too.
+        with_words (`bool`): Whether to add `start` and `end` (characters of each token in its text) and `word_id`
+            (number of its word in the text, -1 on special tokens). Needs a fast tokenizer.
 
     Returns:
         `datasets.Dataset`: The tokenizer's columns (`input_ids`, …), `token_mask` (1 on the tokens that count),
         `length`, `num_counted` (the sum of `token_mask`) and `text_index` (row of `dataset`).
 
     Raises:
-        ValueError: If every text is empty.
+        ValueError: If every text is empty, or words are asked of a tokenizer that does not know them.
     """
+    if with_words and not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not tell which characters a token stands for. Load the fast tokenizer: "
+            "AutoTokenizer.from_pretrained(…, use_fast=True)."
+        )
 
     def encode(texts: list[str], limit: int | None) -> Mapping[str, list]:
-        return tokenizer(texts, truncation=limit is not None, max_length=limit, return_special_tokens_mask=True)
+        encoded = tokenizer(
+            texts,
+            truncation=limit is not None,
+            max_length=limit,
+            return_special_tokens_mask=True,
+            return_offsets_mapping=with_words,
+        )
+        if not with_words:
+            return encoded
+        columns = dict(encoded)
+        spans = columns.pop("offset_mapping")
+        columns["start"] = [[start for start, _ in row] for row in spans]
+        columns["end"] = [[end for _, end in row] for row in spans]
+        columns["word_id"] = [
+            _word_ids(text, encoded.word_ids(row), spans[row], encoded["special_tokens_mask"][row])
+            for row, text in enumerate(texts)
+        ]
+        return columns
 
     def tokenize(batch: Mapping[str, list], indices: list[int]) -> dict[str, list]:
         kept = [row for row, text in enumerate(batch[text_column]) if text and not text.isspace()]
@@ -147,6 +172,31 @@ def tokenize_texts(
     if cut := int(np.sum(tokenized["truncated"])):
         logger.warning(f"Truncated {cut} texts of {len(dataset)} to {max_length} tokens.")
     return tokenized.remove_columns("truncated")
+
+
+def _word_ids(text: str, words: list[int | None], spans: list, special: list[int]) -> list[int]:
+    """Number of each token's word, -1 on special tokens.
+
+    Where the tokenizer splits no words before it builds tokens (SentencePiece models without a pre-tokenizer call a
+    whole text one word), a word begins after white space.
+    """
+    found = {word for word in words if word is not None}
+    if len(found) > 1 or not any(character.isspace() for character in text.strip()):
+        return [-1 if word is None or mark else word for word, mark in zip(words, special, strict=True)]
+    numbers, current, previous_end = [], -1, 0
+    for (start, end), mark in zip(spans, special, strict=True):
+        if mark:
+            numbers.append(-1)
+            continue
+        if (
+            current < 0
+            or text[start:end][:1].isspace()
+            or text[previous_end:start].strip() != text[previous_end:start]
+        ):
+            current += 1
+        previous_end = end
+        numbers.append(current)
+    return numbers
 
 
 ADDED = ("token_mask", "length", "num_counted", "text_index", "truncated")

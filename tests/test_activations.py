@@ -40,7 +40,7 @@ class TestExtractor:
         causal_host.register_forward_pre_hook(lambda host, args, kwargs: given.append(set(kwargs)), with_kwargs=True)
         HiddenStateExtractor(causal_host, 0, 4)(batch)
         assert "token_type_ids" in batch
-        assert given[-1] == {"input_ids", "attention_mask"}
+        assert given[-1] == {"input_ids", "attention_mask", "use_cache"}
 
     def test_padding_does_not_reach_the_states_of_hosts_with_absolute_positions(self, tokenizer, texts):
         # GPT-2 numbers positions from the left; a tokenizer of a decoder pads there.

@@ -1,0 +1,602 @@
+"""`ConceptTable`: which concept each token of a set of texts got. Every question downstream is asked of it."""
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, Features, List, Value, load_dataset, load_from_disk
+from huggingface_hub import HfApi, hf_hub_download
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+METADATA_NAME = "concept_table.json"
+FORMAT_VERSION = 1
+TOKEN_FEATURES = Features(
+    {
+        "text_id": Value("int64"),
+        "position": Value("int32"),
+        "token": Value("string"),
+        "token_id": Value("int32"),
+        "special": Value("bool"),
+        "word_id": Value("int32"),
+        "start": Value("int32"),
+        "end": Value("int32"),
+        "code": Value("int32"),
+        "salience": Value("float32"),
+    }
+)
+TEXT_FEATURES = Features(
+    {
+        "text_id": Value("int64"),
+        "text": Value("string"),
+        "label": Value("int64"),
+        "prediction": Value("int64"),
+        "logits": List(Value("float32")),
+        "split": Value("string"),
+        "dataset": Value("string"),
+        "num_tokens": Value("int32"),
+        "salient_position": Value("int32"),
+        "salience_error": Value("float32"),
+    }
+)
+# What a figure should not be read from: it was seen in training.
+TRAINING_SPLITS = ("host_train", "codebook_train")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text in which a concept occurs.
+
+    Attributes:
+        text_id (`int`): Its row in the dataset that the table was made from.
+        text (`str`): The text.
+        spans (`list[tuple[int, int]]`): Start and end characters of the concept's words, in order.
+        label (`str` or `None`): Name of its label.
+        prediction (`str` or `None`): Name of what the host predicts.
+    """
+
+    text_id: int
+    text: str
+    spans: list[tuple[int, int]]
+    label: str | None
+    prediction: str | None
+
+    def marked(self, before: str = "*", after: str = "*", escape: Callable[[str], str] = str) -> str:
+        """The text with the concept's words between two marks; `escape` is applied to every piece of text."""
+        pieces, last = [], 0
+        for start, end in self.spans:
+            pieces += [escape(self.text[last:start]), before, escape(self.text[start:end]), after]
+            last = end
+        return "".join([*pieces, escape(self.text[last:])])
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What a table knows of one concept.
+
+    Attributes:
+        code (`int`): Its number.
+        num_tokens (`int`): Tokens that have it.
+        num_texts (`int`): Texts in which it occurs.
+        label_counts (`dict[str, int]`): Its tokens by the label of their text; empty without labels.
+        top_words (`list[tuple[str, int]]`): Its most frequent words and how often they have it.
+        examples (`list[Example]`): Texts that show it best.
+    """
+
+    code: int
+    num_tokens: int
+    num_texts: int
+    label_counts: dict[str, int]
+    top_words: list[tuple[str, int]] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+    @property
+    def label(self) -> str | None:
+        """The most frequent label, the first of them if several are."""
+        return max(self.label_counts, key=self.label_counts.get, default=None)
+
+    @property
+    def purity(self) -> float | None:
+        """Share of the tokens that have that label."""
+        total = sum(self.label_counts.values())
+        return max(self.label_counts.values()) / total if total else None
+
+
+class ConceptTable:
+    """Concepts of a set of texts: one row per token, one per text, and what they were made with.
+
+    Made by [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]; Arrow on disk, memory-mapped.
+
+    Attributes:
+        tokens (`datasets.Dataset`): `text_id`, `position`, `token`, `token_id`, `special`, `word_id` (-1 on special
+            tokens), `start` and `end` (characters), `code`, `salience` (null if there is none). One row per real
+            token, special ones included, in the order of the texts.
+        texts (`datasets.Dataset`): `text_id`, `text`, `label` and `prediction` (-1: none), `logits`, `split`,
+            `dataset`, `num_tokens`, `salient_position` (-1: none), `salience_error`. In the order of `text_id`.
+        metadata (`dict`): Format version, the model's fingerprint, host, layers, label names, settings.
+    """
+
+    def __init__(self, tokens: Dataset, texts: Dataset, metadata: dict[str, Any]) -> None:
+        self.tokens = tokens
+        self.texts = texts
+        self.metadata = metadata
+        self._check()
+
+    def _check(self) -> None:
+        version = self.metadata.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"This concept table has the format {version!r}, and this version of clvq_hf reads {FORMAT_VERSION}. "
+                "Make it again with model.concept_table, or install the version that wrote it: "
+                f"{self.metadata.get('clvq_version')}."
+            )
+        for name, dataset, features in (
+            ("tokens", self.tokens, TOKEN_FEATURES),
+            ("texts", self.texts, TEXT_FEATURES),
+        ):
+            if missing := sorted(set(features) - set(dataset.column_names)):
+                raise ValueError(f"The {name} of this concept table lack the columns {missing}.")
+            if len(dataset) == 0:
+                raise ValueError(f"This concept table is empty: it has no {name}.")
+        if int(self._num_tokens.sum()) != len(self.tokens):
+            raise ValueError(
+                f"The texts have {int(self._num_tokens.sum())} tokens together, and there are {len(self.tokens)}: the "
+                "two parts of this concept table do not belong together."
+            )
+        codes, size = self.column("code"), self.codebook_size
+        if codes.min() < 0 or codes.max() >= size:
+            raise ValueError(
+                f"The codes run from {codes.min()} to {codes.max()}, and the codebook has {size}: the table is damaged "
+                "or of another model."
+            )
+
+    # ------------------------------------------------------------------------------------------------ on disk, Hub
+
+    def save_to_disk(self, path: str | Path) -> None:
+        """Write the table to a folder: `tokens/`, `texts/` and `concept_table.json`.
+
+        An earlier table there is replaced when this one is whole.
+
+        Raises:
+            ValueError: If the folder holds something else.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / METADATA_NAME).is_file())):
+            raise ValueError(f"{path} exists and is no concept table; choose another folder.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            self.tokens.save_to_disk(building / "tokens")
+            self.texts.save_to_disk(building / "texts")
+            (building / METADATA_NAME).write_text(_dumped(self.metadata), encoding="utf-8")
+        except BaseException:
+            shutil.rmtree(building)
+            raise
+        if path.exists():
+            shutil.rmtree(path)
+        building.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        building.rename(path)
+
+    @classmethod
+    def load_from_disk(cls, path: str | Path) -> "ConceptTable":
+        """Open a table that [`save_to_disk`][clvq_hf.ConceptTable.save_to_disk] has written, memory-mapped.
+
+        Raises:
+            ValueError: If there is none, or it is damaged.
+        """
+        path = Path(path)
+        if not (path / METADATA_NAME).is_file():
+            raise ValueError(
+                f"{path} holds no concept table. Make one with `clvq-hf concepts` or model.concept_table."
+            )
+        metadata = json.loads((path / METADATA_NAME).read_text(encoding="utf-8"))
+        return cls(load_from_disk(path / "tokens"), load_from_disk(path / "texts"), metadata)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload concept table",
+    ) -> None:
+        """Upload the table as a dataset repository with the configurations `tokens` and `texts`.
+
+        Args:
+            repo_id (`str`): `"org/name"`; made if needed.
+            private (`bool`, *optional*): Whether a new repository is private.
+            token (`str`, *optional*): The one you are logged in with if not given.
+            revision (`str`, *optional*): A branch; the main one if not given.
+            commit_message (`str`): Of the commits.
+        """
+        arguments = {"private": private, "token": token, "revision": revision, "commit_message": commit_message}
+        self.tokens.push_to_hub(repo_id, config_name="tokens", **arguments)
+        self.texts.push_to_hub(repo_id, config_name="texts", **arguments)
+        HfApi(token=token).upload_file(
+            path_or_fileobj=_dumped(self.metadata).encode(),
+            path_in_repo=METADATA_NAME,
+            repo_id=repo_id,
+            repo_type="dataset",
+            revision=revision,
+            commit_message=commit_message,
+        )
+
+    @classmethod
+    def from_hub(
+        cls, repo_id: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
+    ) -> "ConceptTable":
+        """Download a table that [`push_to_hub`][clvq_hf.ConceptTable.push_to_hub] has uploaded."""
+        file = hf_hub_download(
+            repo_id, METADATA_NAME, repo_type="dataset", revision=revision, token=token, cache_dir=cache_dir
+        )
+        arguments = {"split": "train", "revision": revision, "token": token, "cache_dir": cache_dir}
+        parts = [load_dataset(repo_id, name, **arguments) for name in ("tokens", "texts")]
+        return cls(*parts, json.loads(Path(file).read_text(encoding="utf-8")))
+
+    def to_pandas(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Tokens and texts as data frames, in memory."""
+        return self.tokens.to_pandas(), self.texts.to_pandas()
+
+    # ----------------------------------------------------------------------------------------------------- contents
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return (
+            f"ConceptTable({len(self.texts)} texts, {len(self.tokens)} tokens, {len(self.active_codes)} of "
+            f"{self.codebook_size} concepts, host {self.metadata['host_name_or_path']!r}, "
+            f"layer {self.metadata['lower_layer']})"
+        )
+
+    @property
+    def codebook_size(self) -> int:
+        """`int`: K, the number of concepts that the model has."""
+        return self.metadata["codebook_size"]
+
+    @property
+    def label_names(self) -> list[str]:
+        """`list[str]`: Names of the labels in order; empty without labels."""
+        return self.metadata["label_names"]
+
+    @cached_property
+    def active_codes(self) -> np.ndarray:
+        """`np.ndarray`: The codes that some token has, in order."""
+        return np.flatnonzero(np.diff(self._by_code[1]))
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of `tokens` as an array of length N."""
+        # By way of Arrow: the numpy format would copy row by row.
+        return self.tokens.with_format("arrow")[name][:].to_numpy()
+
+    def token_rows(self, text_id: int) -> slice:
+        """The rows of `tokens` that belong to a text.
+
+        Raises:
+            ValueError: If the table has no such text (empty ones were left out).
+        """
+        row = self._row(text_id)
+        return slice(int(self._first[row]), int(self._first[row + 1]))
+
+    def check_model(self, model: Any) -> None:
+        """Check that a model is the one whose concepts these are.
+
+        Raises:
+            ValueError: If its fingerprint differs.
+        """
+        if model.fingerprint() != self.metadata["model_fingerprint"]:
+            raise ValueError(
+                "This concept table was made with another model (their fingerprints differ): its codes mean something "
+                "else. Make it again with model.concept_table."
+            )
+
+    # ------------------------------------------------------------------------------------------------------ queries
+
+    def text(self, text_id: int, words: bool = False, special_tokens: bool = True) -> pd.DataFrame:
+        """The concepts of a text.
+
+        Args:
+            text_id (`int`): The text.
+            words (`bool`): One row per word, not per token; see [`words`][clvq_hf.ConceptTable.words].
+            special_tokens (`bool`): Whether special tokens are shown.
+
+        Returns:
+            `pandas.DataFrame`: The rows of `tokens`, or words with `word`, `start`, `end`, `code`, `codes`, `salience`.
+        """
+        rows = self.token_rows(text_id)
+        if words:
+            return self._words_of(np.arange(rows.start, rows.stop))
+        frame = self.tokens[rows]
+        frame = pd.DataFrame(frame)
+        return frame if special_tokens else frame[~frame["special"]].reset_index(drop=True)
+
+    def words(self, stop_words: bool = True) -> pd.DataFrame:
+        """The word-level view: sub-words joined, special tokens left out.
+
+        Args:
+            stop_words (`bool`): Whether English stop words are shown.
+
+        Returns:
+            `pandas.DataFrame`: `text_id`, `word_id`, `word`, `start`, `end`, `code` (of its first token), `codes` (of
+            all), `salience` (the one of largest absolute value).
+        """
+        frame = self._words_of(np.arange(len(self.tokens)))
+        return frame if stop_words else frame[~frame["word"].str.lower().isin(ENGLISH_STOP_WORDS)]
+
+    def concept(self, code: int, num_words: int = 10, num_examples: int = 5, stop_words: bool = True) -> Concept:
+        """What the table knows of a concept.
+
+        Args:
+            code (`int`): Its number.
+            num_words (`int`): Most frequent words.
+            num_examples (`int`): Texts that show it best.
+            stop_words (`bool`): Whether English stop words may be among the words.
+
+        Returns:
+            [`Concept`][clvq_hf.concept_table.Concept]: Counts are of all tokens that are not special.
+        """
+        places = self._places(code)
+        owners = self._owners[places]
+        labels = self._labels[owners]
+        labelled = np.bincount(labels[labels >= 0], minlength=len(self.label_names))
+        return Concept(
+            code=code,
+            num_tokens=len(places),
+            num_texts=len(np.unique(owners)),
+            label_counts=dict(zip(self.label_names, labelled.tolist(), strict=True)) if labelled.any() else {},
+            top_words=self.top_words(code, num_words, stop_words=stop_words),
+            examples=self.examples(code, num_examples),
+        )
+
+    def top_words(self, code: int, n: int = 10, stop_words: bool = True) -> list[tuple[str, int]]:
+        """The most frequent words of a concept, in lower case, each with the number of its tokens that have it."""
+        counts = Counter(word.lower() for word in self._word_strings(self._places(code)))
+        if not stop_words:
+            counts = Counter({word: count for word, count in counts.items() if word not in ENGLISH_STOP_WORDS})
+        # The alphabet decides between equals, not the order of the texts.
+        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
+
+    def label_distribution(self, code: int) -> dict[str, float]:
+        """Share of each label among the concept's tokens (special ones left out); empty without labels."""
+        counts = self.concept(code, num_words=0, num_examples=0).label_counts
+        total = sum(counts.values())
+        return {name: count / total for name, count in counts.items()}
+
+    def examples(
+        self, code: int, n: int = 5, label: int | None = None, num_words: tuple[int, int] = (5, 30)
+    ) -> list[Example]:
+        """The texts that show a concept best: of readable length, with most of its words for their length.
+
+        Args:
+            code (`int`): The concept.
+            n (`int`): How many texts; equal ones count once.
+            label (`int`, *optional*): Only texts with this label.
+            num_words (`tuple[int, int]`): Lengths that are preferred, in words.
+
+        Returns:
+            `list[Example]`: Best first.
+        """
+        if n <= 0:
+            return []
+        places = self._places(code)
+        owners, counts = np.unique(self._owners[places], return_counts=True)
+        if label is not None:
+            kept = self._labels[owners] == label
+            owners, counts = owners[kept], counts[kept]
+        lengths = np.maximum(self._word_counts[owners], 1)
+        readable = (num_words[0] <= lengths) & (lengths <= num_words[1])
+        examples: list[Example] = []
+        seen: set[str] = set()
+        for place in np.lexsort((owners, -counts / lengths, ~readable)):
+            example = self._example(int(owners[place]), places)
+            if example.text not in seen:
+                seen.add(example.text)
+                examples.append(example)
+            if len(examples) == n:
+                break
+        return examples
+
+    def salient(self) -> pd.DataFrame:
+        """The salient token of each text that has one.
+
+        Returns:
+            `pandas.DataFrame`: `text_id`, `position`, `word`, `code`, `salience`, `label`, `prediction`.
+
+        Raises:
+            ValueError: If the table was made without salience.
+        """
+        if self.metadata.get("salience") is None:
+            raise ValueError(
+                "This concept table has no salience. Make it with model.concept_table(…, salience=salient_tokens(…))."
+            )
+        position = np.asarray(self.texts["salient_position"][:])
+        rows = np.flatnonzero(position >= 0)
+        places = self._first[rows] + position[rows]
+        texts = self.texts.with_format("numpy")
+        return pd.DataFrame(
+            {
+                "text_id": texts["text_id"][:][rows],
+                "position": position[rows],
+                "word": self._word_strings(places),
+                "code": self.column("code")[places],
+                "salience": self.column("salience")[places],
+                "label": self._labels[rows],
+                "prediction": texts["prediction"][:][rows],
+            }
+        )
+
+    def metric_inputs(
+        self, words: bool = False, special_tokens: bool = False, stop_words: bool = True
+    ) -> dict[str, list]:
+        """The rows that the metrics on concept tables take: one per text.
+
+        Args:
+            words (`bool`): Types are lower-case words with the code of their first token, not tokens.
+            special_tokens (`bool`): Whether special tokens are handed on (tokens only).
+            stop_words (`bool`): Whether English stop words are (words only).
+
+        Returns:
+            `dict[str, list]`: `texts` (`str`), `codes` (`list[int]`), `tokens` (`list[str]`), `labels` (`int`,
+            -1: none).
+        """
+        if splits := sorted(set(self.texts["split"][:]) & set(TRAINING_SPLITS)):
+            logger.warning(f"These texts were trained on ({', '.join(splits)}): the figures will be too good.")
+        if words:
+            frame = self.words(stop_words=stop_words)
+            owners = np.searchsorted(self._text_ids, frame["text_id"].to_numpy())
+            codes, types = frame["code"].to_numpy(), frame["word"].str.lower().to_numpy()
+        else:
+            kept = np.flatnonzero(~self._special) if not special_tokens else np.arange(len(self.tokens))
+            owners, codes = self._owners[kept], self.column("code")[kept]
+            types = np.asarray(self.tokens["token"][:], dtype=object)[kept]
+        ends = np.searchsorted(owners, np.arange(len(self.texts) + 1))
+        spans = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+        codes, types = codes.tolist(), types.tolist()
+        return {
+            "texts": self.texts["text"][:],
+            "codes": [codes[start:end] for start, end in spans],
+            "tokens": [types[start:end] for start, end in spans],
+            "labels": self._labels.tolist(),
+        }
+
+    # -------------------------------------------------------------------------------------- indices, made when needed
+
+    @cached_property
+    def _num_tokens(self) -> np.ndarray:
+        return np.asarray(self.texts["num_tokens"][:], dtype=np.int64)
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        """Row of each text's first token, and the number of tokens at the end."""
+        return np.concatenate([[0], np.cumsum(self._num_tokens)])
+
+    @cached_property
+    def _text_ids(self) -> np.ndarray:
+        return np.asarray(self.texts["text_id"][:], dtype=np.int64)
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return np.asarray(self.texts["label"][:], dtype=np.int64)
+
+    @cached_property
+    def _owners(self) -> np.ndarray:
+        """Row in `texts` of each token."""
+        return np.repeat(np.arange(len(self.texts), dtype=np.int32), self._num_tokens)
+
+    @cached_property
+    def _special(self) -> np.ndarray:
+        return self.column("special")
+
+    @cached_property
+    def _by_code(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the tokens that are not special, sorted by code, and where each code begins."""
+        rows = np.flatnonzero(~self._special)
+        codes = self.column("code")[rows]
+        order = np.argsort(codes, kind="stable")
+        return rows[order], np.searchsorted(codes[order], np.arange(self.codebook_size + 1))
+
+    @cached_property
+    def _word_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the first and of the last token of each token's word."""
+        word, owner = self.column("word_id"), self._owners
+        starts = np.ones(len(word), dtype=bool)
+        starts[1:] = (word[1:] != word[:-1]) | (owner[1:] != owner[:-1]) | (word[1:] < 0)
+        firsts = np.flatnonzero(starts)
+        lasts = np.append(firsts[1:], len(word)) - 1
+        number = np.cumsum(starts) - 1
+        return firsts[number], lasts[number]
+
+    @cached_property
+    def _word_counts(self) -> np.ndarray:
+        """Words of each text."""
+        firsts = np.unique(self._word_bounds[0][~self._special])
+        return np.bincount(self._owners[firsts], minlength=len(self.texts))
+
+    def _row(self, text_id: int) -> int:
+        row = int(np.searchsorted(self._text_ids, text_id))
+        if row == len(self._text_ids) or self._text_ids[row] != text_id:
+            raise ValueError(f"The table has no text {text_id}; it has {len(self.texts)} texts.")
+        return row
+
+    def _places(self, code: int) -> np.ndarray:
+        if not 0 <= code < self.codebook_size:
+            raise ValueError(f"Codes run from 0 to {self.codebook_size - 1}, got {code}.")
+        rows, begins = self._by_code
+        return rows[begins[code] : begins[code + 1]]
+
+    def _spans(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end characters of the words that these tokens belong to."""
+        firsts, lasts = self._word_bounds
+        return self.column("start")[firsts[places]], self.column("end")[lasts[places]]
+
+    def _word_strings(self, places: np.ndarray) -> list[str]:
+        rows, numbers = np.unique(self._owners[places], return_inverse=True)
+        texts = self.texts.select_columns("text").select(rows)["text"][:] if len(rows) else []
+        starts, ends = self._spans(places)
+        # Some tokenizers count the space before a word as part of it.
+        return [
+            texts[number][start:end].strip()
+            for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist(), strict=True)
+        ]
+
+    def _words_of(self, rows: np.ndarray) -> pd.DataFrame:
+        firsts, lasts = (bounds[rows] for bounds in self._word_bounds)
+        places = rows[(firsts == rows) & ~self._special[rows]]
+        lasts = self._word_bounds[1][places]
+        codes, salience = self.column("code"), self.column("salience")
+        starts, ends = self._spans(places)
+        return pd.DataFrame(
+            {
+                "text_id": self._text_ids[self._owners[places]],
+                "word_id": self.column("word_id")[places],
+                "word": self._word_strings(places),
+                "start": starts,
+                "end": ends,
+                "code": codes[places],
+                "codes": [codes[a : b + 1].tolist() for a, b in zip(places, lasts, strict=True)],
+                "salience": [_strongest(salience[a : b + 1]) for a, b in zip(places, lasts, strict=True)],
+            }
+        )
+
+    def _example(self, row: int, places: np.ndarray) -> Example:
+        first, last = np.searchsorted(places, (self._first[row], self._first[row + 1]))
+        spans = zip(*self._spans(places[first:last]), strict=True)
+        text = self.texts[row]
+        return Example(
+            text_id=text["text_id"],
+            text=text["text"],
+            spans=sorted({_trimmed(text["text"], int(start), int(end)) for start, end in spans}),
+            label=self._name(text["label"]),
+            prediction=self._name(text["prediction"]),
+        )
+
+    def _name(self, label: int) -> str | None:
+        return self.label_names[label] if 0 <= label < len(self.label_names) else None
+
+
+def _strongest(scores: np.ndarray) -> float:
+    return float(scores[np.abs(scores).argmax()])
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without the white space around it."""
+    piece = text[start:end]
+    return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
+
+
+def _dumped(metadata: dict[str, Any]) -> str:
+    return json.dumps(metadata, indent=2) + "\n"
+
+
+__all__ = ["Concept", "ConceptTable", "Example"]
