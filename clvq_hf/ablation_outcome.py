@@ -1,0 +1,51 @@
+"""What a change of the states did to the predictions, as the columns that the `ablation_drop` metric reads."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# All classes' probabilities are kept for classes, not for vocabularies.
+MAX_CLASSES = 1000
+
+
+def margins(logits: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+    """Logit of one class minus the best other one, `(N,)`, from `(N, C)`."""
+    chosen = logits.gather(-1, prediction[:, None])[:, 0]
+    return chosen - logits.scatter(-1, prediction[:, None], -torch.inf).amax(-1)
+
+
+def outcome_columns(plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarray) -> dict[str, list]:
+    """What a change did to the predictions, from logits `(N, C)` before and after, and labels `(N,)`, -1 for none."""
+    plain, logits = plain.double(), logits.double()
+    prediction = plain.argmax(-1)
+    log_plain, log_changed = plain.log_softmax(-1), logits.log_softmax(-1)
+    few = plain.shape[-1] <= MAX_CLASSES
+
+    def probability(log: torch.Tensor, classes: torch.Tensor) -> list[float]:
+        return log.exp().gather(-1, classes[:, None])[:, 0].tolist()
+
+    labels = torch.as_tensor(labels)
+    # A label of a vocabulary's readout is a class, not a token.
+    known = (labels >= 0) & few & (labels < plain.shape[-1])
+
+    def gold(log: torch.Tensor) -> list[float]:
+        found = torch.as_tensor(probability(log, torch.where(known, labels, 0)))
+        return torch.where(known, found, -1.0).tolist()
+
+    return {
+        "label": torch.where(known, labels, -1).tolist(),
+        "prediction_plain": prediction.tolist(),
+        "prediction": logits.argmax(-1).tolist(),
+        "margin_plain": margins(plain, prediction).tolist(),
+        "margin": margins(logits, prediction).tolist(),
+        "probability_plain": probability(log_plain, prediction),
+        "probability": probability(log_changed, prediction),
+        "gold_probability_plain": gold(log_plain),
+        "gold_probability": gold(log_changed),
+        "kl": F.kl_div(log_changed, log_plain, reduction="none", log_target=True).sum(-1).clamp(min=0).tolist(),
+        "probabilities_plain": log_plain.exp().tolist() if few else [[] for _ in plain],
+        "probabilities": log_changed.exp().tolist() if few else [[] for _ in plain],
+    }
+
+
+__all__ = ["margins", "outcome_columns"]
