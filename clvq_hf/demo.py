@@ -4,19 +4,15 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, disable_progress_bars
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch.utils.data import DataLoader
 from transformers import (
     AutoTokenizer,
     set_seed,
@@ -24,10 +20,19 @@ from transformers import (
 from transformers.utils import logging
 
 from . import hooks
+from .ablation import ablate_texts
+from .ablation_references import fit_references
 from .activations import ActivationCache
+from .attribution import salient_tokens
+from .commands import print_concepts, purest_concepts
+from .concept_table import Concept, ConceptTable
 from .configuration_clvq import CLVQConfig
 from .data import label_names, load_texts
+from .evaluation_report import ablation_tables, print_tables
 from .finetuning import fine_tune, load_classifier
+from .metrics.ablation_drop.numerics import ablation_drop
+from .metrics.label_purity.numerics import label_purity
+from .metrics.label_purity.token_table import read_token_table
 from .modeling_clvq import CLVQModel
 from .tokenization import ensure_pad_token
 from .trainer import CLVQTrainer, check_output_dir
@@ -47,6 +52,7 @@ class Sizes:
     host_train: int = 3500
     codebook_train: int = 3500
     test: int = 1530
+    ablated: int = 300
     host_epochs: int = 2
     epochs: int = 4
     codebook_size: int = 200
@@ -54,19 +60,7 @@ class Sizes:
     @classmethod
     def quick(cls) -> "Sizes":
         """A tenth: enough to see every part work, too little for good concepts."""
-        return cls(host_train=400, codebook_train=400, test=200, host_epochs=1, epochs=2, codebook_size=50)
-
-
-@dataclass
-class Concept:
-    """A row of the demo's table."""
-
-    code: int
-    tokens: int
-    purity: float
-    label: str
-    words: list[str]
-    sentence: str  # rich markup, the concept's words in bold
+        return cls(host_train=400, codebook_train=400, test=200, ablated=60, host_epochs=1, epochs=2, codebook_size=50)
 
 
 @dataclass
@@ -76,6 +70,7 @@ class DemoResult:
     accuracy: float
     majority: float
     figures: dict[str, float]
+    measures: dict[str, dict[str, Any]]  # of label purity, and of the ablation
     concepts: list[Concept]
     same_codes: bool
     output_dir: Path
@@ -172,17 +167,17 @@ def run_demo(
         figures = _train(model, states, sizes.epochs, seed)
 
     console.rule("[bold]3. What it found, on sentences that neither model was trained on")
-    codes_of, accuracy = _read(model, classifier, tokenizer, splits["test"])
-    labels = np.asarray(splits["test"]["label"])
-    majority = float(np.bincount(labels).max() / len(labels))
-    # Where there is no bold, in a file or a pipe, stars mark the words.
-    concepts = _purest_concepts(codes_of, splits["test"], names, mark="" if console.is_terminal else "*")
-    _print_results(console, config, accuracy, majority, figures, concepts)
+    table = model.concept_table(classifier, tokenizer, splits["test"], salience=None, dataset_name=dataset)
+    labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
+    accuracy, majority = float((labels == predictions).mean()), float(np.bincount(labels).max() / len(labels))
+    concepts = purest_concepts(table, NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS)
+    measures = _measure(model, classifier, tokenizer, splits, table, sizes, seed)
+    _print_results(console, config, accuracy, majority, figures, measures, concepts)
 
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
-    reloaded, _ = _read(CLVQModel.from_pretrained(output_dir), classifier, tokenizer, splits["test"])
-    same = reloaded == codes_of
+    reloaded = CLVQModel.from_pretrained(output_dir).concept_table(classifier, tokenizer, splits["test"])
+    same = bool((reloaded.column("code") == table.column("code")).all())
     console.print(
         f"Saved to [bold]{escape(str(output_dir))}/[/]; loaded again with CLVQModel.from_pretrained: "
         + ("the codes are the same." if same else "[red]the codes DIFFER.[/]")
@@ -190,7 +185,7 @@ def run_demo(
     console.print(f"Took {time.monotonic() - started:.0f} s{_peak_memory()}.")
     if not same:
         raise RuntimeError("The reloaded model gives other codes than the one that was saved.")
-    return DemoResult(accuracy, majority, figures, concepts, same, Path(output_dir))
+    return DemoResult(accuracy, majority, figures, measures, concepts, same, Path(output_dir))
 
 
 def _peak_memory() -> str:
@@ -248,76 +243,33 @@ def _train(model: CLVQModel, states: dict[str, ActivationCache], epochs: int, se
     return {name: metrics[f"eval_{name}"] for name in names}
 
 
-@torch.no_grad()
-def _read(model: CLVQModel, host: Any, tokenizer: Any, texts: Dataset) -> tuple[list, float]:
-    """Words with their codes, of each text, and the host's accuracy: `[(start, end, code), …]` in characters."""
-    host.eval()
-    limit = hooks.max_length(host, tokenizer)
-    codes_of: list[list[tuple[int, int, int]]] = []
-    correct = 0
-    for batch in DataLoader(texts, batch_size=32):
-        encoded = tokenizer(
-            batch["text"],
-            truncation=limit is not None,
-            max_length=limit,
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
-        )
-        with model.attach(host, keep_states=False) as tap:
-            logits = host(**encoded.to(host.device)).logits
-        correct += int((logits.argmax(-1).cpu() == batch["label"]).sum())
-        for row, codes in enumerate(tap.codes.tolist()):
-            words = encoded.word_ids(row)
-            spans = [encoded.word_to_chars(row, word) if word is not None else None for word in words]
-            codes_of.append(
-                [(span.start, span.end, code) for span, code in zip(spans, codes, strict=True) if span and code >= 0]
-            )
-    return codes_of, correct / len(texts)
-
-
-def _purest_concepts(codes_of: list, texts: Dataset, names: list[str], mark: str) -> list[Concept]:
-    labels = texts["label"][:]
-    by_code = defaultdict(list)
-    for row, words in enumerate(codes_of):
-        for start, end, code in words:
-            by_code[code].append((row, start, end))
-    concepts = []
-    for code, places in by_code.items():
-        if len(places) < MIN_TOKENS or len({row for row, _, _ in places}) < MIN_TEXTS:
-            continue
-        counts = Counter(labels[row] for row, _, _ in places)
-        label, count = counts.most_common(1)[0]
-        words = Counter(texts[row]["text"][start:end].lower() for row, start, end in places)
-        example = _example(places, texts, labels, label, mark)
-        concepts.append(
-            Concept(
-                code=code,
-                tokens=len(places),
-                purity=count / len(places),
-                label=names[label],
-                words=[word for word, _ in words.most_common(6)],
-                sentence=example,
-            )
-        )
-    return sorted(concepts, key=lambda concept: (-concept.purity, -concept.tokens))[:NUM_CONCEPTS]
-
-
-def _example(places: list, texts: Dataset, labels: list[int], label: int, mark: str) -> str:
-    """The sentence with this label that has most of the concept for its length, the concept's words in bold."""
-    occurrences = Counter(row for row, _, _ in places if labels[row] == label)
-
-    def telling(row: int) -> tuple:
-        words = len(texts[row]["text"].split())
-        return 5 <= words <= 25, occurrences[row] / words, -row
-
-    row = max(occurrences, key=telling)
-    text = texts[row]["text"]
-    marked, last = "", 0
-    for start, end in sorted({(start, end) for other, start, end in places if other == row}):
-        marked += f"{escape(text[last:start])}[bold yellow]{mark}{escape(text[start:end])}{mark}[/]"
-        last = end
-    return marked + escape(text[last:])
+def _measure(
+    model: CLVQModel,
+    host: Any,
+    tokenizer: Any,
+    splits: dict[str, Dataset],
+    table: ConceptTable,
+    sizes: Sizes,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Label purity of the table, and what the host loses without the salient concepts of some of its texts."""
+    some = splits["test"].select(range(min(sizes.ablated, len(splits["test"]))))
+    layer = model.config.lower_layer
+    salience = salient_tokens(host, tokenizer, some, layer, n_steps=16, max_steps=16)
+    ablated = model.concept_table(host, tokenizer, some, salience=salience)
+    outcome = ablate_texts(
+        model,
+        host,
+        tokenizer,
+        ablated,
+        references=fit_references(model, host, tokenizer, splits["codebook_train"].select(range(sizes.ablated))),
+        num_draws=3,
+        seed=seed,
+    )
+    return {
+        "purity": label_purity(read_token_table(**table.metric_inputs()), num_bootstrap=500, seed=seed),
+        "ablation": ablation_drop(outcome.to_dict(), num_bootstrap=500, num_permutations=2000, seed=seed),
+    }
 
 
 def _print_results(
@@ -326,7 +278,8 @@ def _print_results(
     accuracy: float,
     majority: float,
     figures: dict[str, float],
-    concepts: Iterable[Concept],
+    measures: dict[str, dict[str, Any]],
+    concepts: list[Concept],
 ) -> None:
     summary = Table(show_header=False, box=None)
     summary.add_row("host accuracy", f"{accuracy:.1%}", f"[dim]always the larger class: {majority:.1%}[/]")
@@ -337,19 +290,12 @@ def _print_results(
         "perplexity", f"{figures['perplexity']:.1f}", f"[dim]{config.codebook_size} if all codes were used alike[/]"
     )
     summary.add_row("active codes", f"{figures['active_codes']} of {config.codebook_size}", "")
+    purity = measures["purity"]
+    summary.add_row(
+        "label purity",
+        f"{purity['cross_fitted_purity']:.3f}",
+        f"[dim]labels permuted {purity['null_purity']:.3f}, words in place of concepts {purity['token_purity']:.3f}[/]",
+    )
     console.print(summary)
-    table = Table(title=f"The {NUM_CONCEPTS} concepts with the purest labels", title_justify="left", show_lines=False)
-    for column, justify in (("code", "right"), ("tokens", "right"), ("purity", "right"), ("label", "left")):
-        table.add_column(column, justify=justify, no_wrap=True)
-    table.add_column("top words", ratio=2)
-    table.add_column("a sentence", ratio=3)
-    for concept in concepts:
-        table.add_row(
-            str(concept.code),
-            str(concept.tokens),
-            f"{concept.purity:.0%}",
-            escape(concept.label),
-            escape(", ".join(concept.words)),
-            concept.sentence,
-        )
-    console.print(table)
+    print_tables(ablation_tables("code", measures["ablation"]), console)
+    print_concepts(concepts, console, title=f"The {NUM_CONCEPTS} concepts with the purest labels")

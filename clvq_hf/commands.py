@@ -1,0 +1,143 @@
+"""What `clvq-hf concepts` and `clvq-hf evaluate` do; `cli.py` holds their options."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from transformers import AutoTokenizer
+
+from .concept_table import Concept, ConceptTable
+from .data import PARTS, label_names, load_texts, split_texts
+from .evaluation import EvaluationSettings, evaluate_concepts
+from .evaluation_report import print_tables, report_tables, to_markdown
+from .hosts import load_host
+from .modeling_clvq import CLVQModel
+
+
+def run_concepts(
+    model: str,
+    dataset: str,
+    output_dir: Path,
+    split: str,
+    host: str | None,
+    show: int,
+    min_tokens: int,
+    stop_words: bool,
+    max_length: int | None,
+    max_texts: int | None,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """Build a concept table, save it, print its purest concepts."""
+    concept_model, host_model, tokenizer = _load(model, host)
+    texts = _at_most(load_texts(dataset, split), max_texts, seed)
+    table = concept_model.concept_table(
+        host_model,
+        tokenizer,
+        texts,
+        split=split,
+        dataset_name=dataset,
+        max_length=max_length,
+        batch_size=batch_size,
+        output_dir=output_dir,
+    )
+    console = Console()
+    console.print(escape(repr(table)))
+    if show:
+        print_concepts(purest_concepts(table, show, min_tokens, stop_words=stop_words), console)
+    console.print(f"Saved to [bold]{escape(str(output_dir))}/[/].")
+
+
+def run_evaluate(
+    model: str,
+    dataset: str,
+    output_dir: Path,
+    split: str,
+    train_split: str | None,
+    train_part: str | None,
+    max_train_texts: int,
+    host: str | None,
+    max_texts: int | None,
+    settings: EvaluationSettings,
+) -> None:
+    """Measure everything, print the tables, write `results.md`."""
+    concept_model, host_model, tokenizer = _load(model, host)
+    train = None
+    names = None
+    if train_split is not None:
+        train = load_texts(dataset, train_split)
+        names = label_names(train) if "label" in train.column_names else None
+        if train_part is not None:
+            if train_part not in PARTS:
+                raise ValueError(f"There is no part {train_part!r} of a training split; there are {', '.join(PARTS)}.")
+            train = split_texts(train, PARTS)[train_part]
+        train = _at_most(train, max_train_texts, settings.seed)
+    texts = _at_most(load_texts(dataset, split, label_names=names), max_texts, settings.seed)
+    results = evaluate_concepts(
+        concept_model,
+        host_model,
+        tokenizer,
+        texts,
+        output_dir,
+        train=train,
+        split=split,
+        dataset_name=dataset,
+        settings=settings,
+    )
+    console = Console()
+    tables = report_tables(results)
+    print_tables(tables, console)
+    (output_dir / "results.md").write_text("# Results\n\n" + to_markdown(tables), encoding="utf-8")
+    console.print(
+        f"Written to [bold]{escape(str(output_dir))}/[/]: results.json, results.md, and what is behind them."
+    )
+
+
+def purest_concepts(
+    table: ConceptTable, number: int, min_tokens: int, min_texts: int = 10, stop_words: bool = True
+) -> list[Concept]:
+    """The concepts with the purest labels, or the most frequent ones if there are no labels."""
+    found = [table.concept(int(code), num_words=0, num_examples=0) for code in table.active_codes]
+    found = [concept for concept in found if concept.num_tokens >= min_tokens and concept.num_texts >= min_texts]
+    found.sort(key=lambda concept: (-(concept.purity or 0), -concept.num_tokens, concept.code))
+    return [table.concept(concept.code, 6, num_examples=1, stop_words=stop_words) for concept in found[:number]]
+
+
+def print_concepts(concepts: list[Concept], console: Console, title: str = "The purest concepts") -> None:
+    """Print concepts with their words and a sentence each, the concept's words marked."""
+    # Where there is no bold, in a file or a pipe, stars mark the words.
+    mark = "" if console.is_terminal else "*"
+    shown = Table(title=title, title_justify="left")
+    for column, justify in (("code", "right"), ("tokens", "right"), ("purity", "right"), ("label", "left")):
+        shown.add_column(column, justify=justify, no_wrap=True)
+    shown.add_column("top words", ratio=2)
+    shown.add_column("a sentence", ratio=3)
+    for concept in concepts:
+        example = concept.examples[0] if concept.examples else None
+        shown.add_row(
+            str(concept.code),
+            str(concept.num_tokens),
+            "–" if concept.purity is None else f"{concept.purity:.0%}",
+            escape(concept.label or "–"),
+            escape(", ".join(word for word, _ in concept.top_words)),
+            "" if example is None else example.marked(f"[bold yellow]{mark}", f"{mark}[/]", escape),
+        )
+    console.print(shown)
+
+
+def _load(model: str, host: str | None) -> tuple[CLVQModel, Any, Any]:
+    concept_model = CLVQModel.from_pretrained(model)
+    name = host or concept_model.config.host_name_or_path
+    if not name:
+        raise ValueError("The model does not name its host; give it with --host.")
+    revision = None if host else concept_model.config.host_revision
+    return concept_model, load_host(name, revision=revision), AutoTokenizer.from_pretrained(name, revision=revision)
+
+
+def _at_most(texts: Dataset, number: int | None, seed: int) -> Dataset:
+    if number is None or len(texts) <= number:
+        return texts
+    return texts.shuffle(seed=seed).select(range(number))
