@@ -28,13 +28,15 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module(".metrics", __name__)
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted([*globals(), *_LAZY, "metrics"])
 
 
 __all__ = [
@@ -51,5 +53,6 @@ __all__ = [
     "__version__",
     "ablate_texts",
     "load_texts",
+    "metrics",
     "salient_tokens",
 ]

@@ -77,6 +77,10 @@ DatasetOption = Annotated[
     str, typer.Option(help="A .jsonl/.csv/.parquet file, a folder with one such file a split, or a Hub dataset.")
 ]
 Split = Annotated[str, typer.Option(help="Split of the texts: some that nothing was trained on.")]
+Part = Annotated[
+    str | None,
+    typer.Option(help="Only this part of the split, cut by text hash: *select*, where there is no test split."),
+]
 HostOption = Annotated[
     str | None, typer.Option(help="Folder or Hub id of the host. The one that the model names if absent.")
 ]
@@ -92,6 +96,7 @@ def concepts(
     dataset: DatasetOption,
     output_dir: Annotated[Path, typer.Option(help="Folder for the concept table.")],
     split: Split = "test",
+    part: Part = None,
     host: HostOption = None,
     show: Annotated[int, typer.Option(help="How many concepts to print, the purest first; 0 for none.")] = 20,
     min_tokens: Annotated[int, typer.Option(help="Print only concepts that so many tokens have.")] = 20,
@@ -118,6 +123,7 @@ def concepts(
             dataset,
             output_dir,
             split,
+            part,
             host,
             show,
             min_tokens,
@@ -137,6 +143,7 @@ def evaluate(
         Path, typer.Option(help="Folder for results.json, results.md and everything behind them. Run again to go on.")
     ],
     split: Split = "test",
+    part: Part = None,
     train_split: Annotated[
         str | None, typer.Option(help="Split with training texts: class directions and mean states come from them.")
     ] = "train",
@@ -196,7 +203,17 @@ def evaluate(
             seed=seed,
         )
         run_evaluate(
-            model, dataset, output_dir, split, train_split, train_part, max_train_texts, host, max_texts, settings
+            model,
+            dataset,
+            output_dir,
+            split,
+            part,
+            train_split,
+            train_part,
+            max_train_texts,
+            host,
+            max_texts,
+            settings,
         )
 
 

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from .concept_table import Concept, ConceptTable
+from .concept_summary import Concept
+from .concept_table import ConceptTable
 from .data import PARTS, label_names, load_texts, split_texts
 from .evaluation import EvaluationSettings, evaluate_concepts
 from .evaluation_report import print_tables, report_tables, to_markdown
@@ -22,6 +23,7 @@ def run_concepts(
     dataset: str,
     output_dir: Path,
     split: str,
+    part: str | None,
     host: str | None,
     show: int,
     min_tokens: int,
@@ -33,12 +35,12 @@ def run_concepts(
 ) -> None:
     """Build a concept table, save it, print its purest concepts."""
     concept_model, host_model, tokenizer = _load(model, host)
-    texts = _at_most(load_texts(dataset, split), max_texts, seed)
+    texts = _at_most(_part(load_texts(dataset, split), part), max_texts, seed)
     table = concept_model.concept_table(
         host_model,
         tokenizer,
         texts,
-        split=split,
+        split=part or split,
         dataset_name=dataset,
         max_length=max_length,
         batch_size=batch_size,
@@ -56,6 +58,7 @@ def run_evaluate(
     dataset: str,
     output_dir: Path,
     split: str,
+    part: str | None,
     train_split: str | None,
     train_part: str | None,
     max_train_texts: int,
@@ -70,12 +73,8 @@ def run_evaluate(
     if train_split is not None:
         train = load_texts(dataset, train_split)
         names = label_names(train) if "label" in train.column_names else None
-        if train_part is not None:
-            if train_part not in PARTS:
-                raise ValueError(f"There is no part {train_part!r} of a training split; there are {', '.join(PARTS)}.")
-            train = split_texts(train, PARTS)[train_part]
-        train = _at_most(train, max_train_texts, settings.seed)
-    texts = _at_most(load_texts(dataset, split, label_names=names), max_texts, settings.seed)
+        train = _at_most(_part(train, train_part), max_train_texts, settings.seed)
+    texts = _at_most(_part(load_texts(dataset, split, label_names=names), part), max_texts, settings.seed)
     results = evaluate_concepts(
         concept_model,
         host_model,
@@ -83,7 +82,7 @@ def run_evaluate(
         texts,
         output_dir,
         train=train,
-        split=split,
+        split=part or split,
         dataset_name=dataset,
         settings=settings,
     )
@@ -135,6 +134,14 @@ def _load(model: str, host: str | None) -> tuple[CLVQModel, Any, Any]:
         raise ValueError("The model does not name its host; give it with --host.")
     revision = None if host else concept_model.config.host_revision
     return concept_model, load_host(name, revision=revision), AutoTokenizer.from_pretrained(name, revision=revision)
+
+
+def _part(texts: Dataset, part: str | None) -> Dataset:
+    if part is None:
+        return texts
+    if part not in PARTS:
+        raise ValueError(f"There is no part {part!r} of a split; there are {', '.join(PARTS)}.")
+    return split_texts(texts, PARTS)[part]
 
 
 def _at_most(texts: Dataset, number: int | None, seed: int) -> Dataset:

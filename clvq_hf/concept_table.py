@@ -4,8 +4,6 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,9 @@ from datasets import Dataset, Features, List, Value, load_dataset, load_from_dis
 from huggingface_hub import HfApi, hf_hub_download
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformers.utils import logging
+
+from .concept_summary import Concept, Example
+from .token_index import TokenIndex
 
 logger = logging.get_logger(__name__)
 
@@ -51,65 +52,6 @@ TEXT_FEATURES = Features(
 )
 # What a figure should not be read from: it was seen in training.
 TRAINING_SPLITS = ("host_train", "codebook_train")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A text in which a concept occurs.
-
-    Attributes:
-        text_id (`int`): Its row in the dataset that the table was made from.
-        text (`str`): The text.
-        spans (`list[tuple[int, int]]`): Start and end characters of the concept's words, in order.
-        label (`str` or `None`): Name of its label.
-        prediction (`str` or `None`): Name of what the host predicts.
-    """
-
-    text_id: int
-    text: str
-    spans: list[tuple[int, int]]
-    label: str | None
-    prediction: str | None
-
-    def marked(self, before: str = "*", after: str = "*", escape: Callable[[str], str] = str) -> str:
-        """The text with the concept's words between two marks; `escape` is applied to every piece of text."""
-        pieces, last = [], 0
-        for start, end in self.spans:
-            pieces += [escape(self.text[last:start]), before, escape(self.text[start:end]), after]
-            last = end
-        return "".join([*pieces, escape(self.text[last:])])
-
-
-@dataclass(frozen=True)
-class Concept:
-    """What a table knows of one concept.
-
-    Attributes:
-        code (`int`): Its number.
-        num_tokens (`int`): Tokens that have it.
-        num_texts (`int`): Texts in which it occurs.
-        label_counts (`dict[str, int]`): Its tokens by the label of their text; empty without labels.
-        top_words (`list[tuple[str, int]]`): Its most frequent words and how often they have it.
-        examples (`list[Example]`): Texts that show it best.
-    """
-
-    code: int
-    num_tokens: int
-    num_texts: int
-    label_counts: dict[str, int]
-    top_words: list[tuple[str, int]] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
-
-    @property
-    def label(self) -> str | None:
-        """The most frequent label, the first of them if several are."""
-        return max(self.label_counts, key=self.label_counts.get, default=None)
-
-    @property
-    def purity(self) -> float | None:
-        """Share of the tokens that have that label."""
-        total = sum(self.label_counts.values())
-        return max(self.label_counts.values()) / total if total else None
 
 
 class ConceptTable:
@@ -148,9 +90,10 @@ class ConceptTable:
                 raise ValueError(f"The {name} of this concept table lack the columns {missing}.")
             if len(dataset) == 0:
                 raise ValueError(f"This concept table is empty: it has no {name}.")
-        if int(self._num_tokens.sum()) != len(self.tokens):
+        self._index = TokenIndex(self.tokens, self.texts, self.codebook_size)
+        if (total := int(self._index.num_tokens.sum())) != len(self.tokens):
             raise ValueError(
-                f"The texts have {int(self._num_tokens.sum())} tokens together, and there are {len(self.tokens)}: the "
+                f"The texts have {total} tokens together, and there are {len(self.tokens)}: the "
                 "two parts of this concept table do not belong together."
             )
         codes, size = self.column("code"), self.codebook_size
@@ -273,12 +216,11 @@ class ConceptTable:
     @cached_property
     def active_codes(self) -> np.ndarray:
         """`np.ndarray`: The codes that some token has, in order."""
-        return np.flatnonzero(np.diff(self._by_code[1]))
+        return np.flatnonzero(np.diff(self._index.by_code[1]))
 
     def column(self, name: str) -> np.ndarray:
         """A column of `tokens` as an array of length N."""
-        # By way of Arrow: the numpy format would copy row by row.
-        return self.tokens.with_format("arrow")[name][:].to_numpy()
+        return self._index.column(name)
 
     def token_rows(self, text_id: int) -> slice:
         """The rows of `tokens` that belong to a text.
@@ -286,8 +228,8 @@ class ConceptTable:
         Raises:
             ValueError: If the table has no such text (empty ones were left out).
         """
-        row = self._row(text_id)
-        return slice(int(self._first[row]), int(self._first[row + 1]))
+        row = self._index.row(text_id)
+        return slice(int(self._index.first[row]), int(self._index.first[row + 1]))
 
     def check_model(self, model: Any) -> None:
         """Check that a model is the one whose concepts these are.
@@ -316,7 +258,7 @@ class ConceptTable:
         """
         rows = self.token_rows(text_id)
         if words:
-            return self._words_of(np.arange(rows.start, rows.stop))
+            return self._index.words_of(np.arange(rows.start, rows.stop))
         frame = self.tokens[rows]
         frame = pd.DataFrame(frame)
         return frame if special_tokens else frame[~frame["special"]].reset_index(drop=True)
@@ -331,7 +273,7 @@ class ConceptTable:
             `pandas.DataFrame`: `text_id`, `word_id`, `word`, `start`, `end`, `code` (of its first token), `codes` (of
             all), `salience` (the one of largest absolute value).
         """
-        frame = self._words_of(np.arange(len(self.tokens)))
+        frame = self._index.words_of(np.arange(len(self.tokens)))
         return frame if stop_words else frame[~frame["word"].str.lower().isin(ENGLISH_STOP_WORDS)]
 
     def concept(self, code: int, num_words: int = 10, num_examples: int = 5, stop_words: bool = True) -> Concept:
@@ -344,11 +286,11 @@ class ConceptTable:
             stop_words (`bool`): Whether English stop words may be among the words.
 
         Returns:
-            [`Concept`][clvq_hf.concept_table.Concept]: Counts are of all tokens that are not special.
+            [`Concept`][clvq_hf.concept_summary.Concept]: Counts are of all tokens that are not special.
         """
-        places = self._places(code)
-        owners = self._owners[places]
-        labels = self._labels[owners]
+        places = self._index.places(code)
+        owners = self._index.owners[places]
+        labels = self._index.labels[owners]
         labelled = np.bincount(labels[labels >= 0], minlength=len(self.label_names))
         return Concept(
             code=code,
@@ -361,7 +303,7 @@ class ConceptTable:
 
     def top_words(self, code: int, n: int = 10, stop_words: bool = True) -> list[tuple[str, int]]:
         """The most frequent words of a concept, in lower case, each with the number of its tokens that have it."""
-        counts = Counter(word.lower() for word in self._word_strings(self._places(code)))
+        counts = Counter(word.lower() for word in self._index.word_strings(self._index.places(code)))
         if not stop_words:
             counts = Counter({word: count for word, count in counts.items() if word not in ENGLISH_STOP_WORDS})
         # The alphabet decides between equals, not the order of the texts.
@@ -389,12 +331,12 @@ class ConceptTable:
         """
         if n <= 0:
             return []
-        places = self._places(code)
-        owners, counts = np.unique(self._owners[places], return_counts=True)
+        places = self._index.places(code)
+        owners, counts = np.unique(self._index.owners[places], return_counts=True)
         if label is not None:
-            kept = self._labels[owners] == label
+            kept = self._index.labels[owners] == label
             owners, counts = owners[kept], counts[kept]
-        lengths = np.maximum(self._word_counts[owners], 1)
+        lengths = np.maximum(self._index.word_counts[owners], 1)
         readable = (num_words[0] <= lengths) & (lengths <= num_words[1])
         examples: list[Example] = []
         seen: set[str] = set()
@@ -422,16 +364,16 @@ class ConceptTable:
             )
         position = np.asarray(self.texts["salient_position"][:])
         rows = np.flatnonzero(position >= 0)
-        places = self._first[rows] + position[rows]
+        places = self._index.first[rows] + position[rows]
         texts = self.texts.with_format("numpy")
         return pd.DataFrame(
             {
                 "text_id": texts["text_id"][:][rows],
                 "position": position[rows],
-                "word": self._word_strings(places),
+                "word": self._index.word_strings(places),
                 "code": self.column("code")[places],
                 "salience": self.column("salience")[places],
-                "label": self._labels[rows],
+                "label": self._index.labels[rows],
                 "prediction": texts["prediction"][:][rows],
             }
         )
@@ -454,11 +396,11 @@ class ConceptTable:
             logger.warning(f"These texts were trained on ({', '.join(splits)}): the figures will be too good.")
         if words:
             frame = self.words(stop_words=stop_words)
-            owners = np.searchsorted(self._text_ids, frame["text_id"].to_numpy())
+            owners = np.searchsorted(self._index.text_ids, frame["text_id"].to_numpy())
             codes, types = frame["code"].to_numpy(), frame["word"].str.lower().to_numpy()
         else:
-            kept = np.flatnonzero(~self._special) if not special_tokens else np.arange(len(self.tokens))
-            owners, codes = self._owners[kept], self.column("code")[kept]
+            kept = np.flatnonzero(~self._index.special) if not special_tokens else np.arange(len(self.tokens))
+            owners, codes = self._index.owners[kept], self.column("code")[kept]
             types = np.asarray(self.tokens["token"][:], dtype=object)[kept]
         ends = np.searchsorted(owners, np.arange(len(self.texts) + 1))
         spans = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
@@ -467,126 +409,29 @@ class ConceptTable:
             "texts": self.texts["text"][:],
             "codes": [codes[start:end] for start, end in spans],
             "tokens": [types[start:end] for start, end in spans],
-            "labels": self._labels.tolist(),
+            "labels": self._index.labels.tolist(),
         }
 
-    # -------------------------------------------------------------------------------------- indices, made when needed
-
-    @cached_property
-    def _num_tokens(self) -> np.ndarray:
-        return np.asarray(self.texts["num_tokens"][:], dtype=np.int64)
-
-    @cached_property
-    def _first(self) -> np.ndarray:
-        """Row of each text's first token, and the number of tokens at the end."""
-        return np.concatenate([[0], np.cumsum(self._num_tokens)])
-
-    @cached_property
-    def _text_ids(self) -> np.ndarray:
-        return np.asarray(self.texts["text_id"][:], dtype=np.int64)
-
-    @cached_property
-    def _labels(self) -> np.ndarray:
-        return np.asarray(self.texts["label"][:], dtype=np.int64)
-
-    @cached_property
-    def _owners(self) -> np.ndarray:
-        """Row in `texts` of each token."""
-        return np.repeat(np.arange(len(self.texts), dtype=np.int32), self._num_tokens)
-
-    @cached_property
-    def _special(self) -> np.ndarray:
-        return self.column("special")
-
-    @cached_property
-    def _by_code(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the tokens that are not special, sorted by code, and where each code begins."""
-        rows = np.flatnonzero(~self._special)
-        codes = self.column("code")[rows]
-        order = np.argsort(codes, kind="stable")
-        return rows[order], np.searchsorted(codes[order], np.arange(self.codebook_size + 1))
-
-    @cached_property
-    def _word_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the first and of the last token of each token's word."""
-        word, owner = self.column("word_id"), self._owners
-        starts = np.ones(len(word), dtype=bool)
-        starts[1:] = (word[1:] != word[:-1]) | (owner[1:] != owner[:-1]) | (word[1:] < 0)
-        firsts = np.flatnonzero(starts)
-        lasts = np.append(firsts[1:], len(word)) - 1
-        number = np.cumsum(starts) - 1
-        return firsts[number], lasts[number]
-
-    @cached_property
-    def _word_counts(self) -> np.ndarray:
-        """Words of each text."""
-        firsts = np.unique(self._word_bounds[0][~self._special])
-        return np.bincount(self._owners[firsts], minlength=len(self.texts))
-
-    def _row(self, text_id: int) -> int:
-        row = int(np.searchsorted(self._text_ids, text_id))
-        if row == len(self._text_ids) or self._text_ids[row] != text_id:
-            raise ValueError(f"The table has no text {text_id}; it has {len(self.texts)} texts.")
-        return row
-
-    def _places(self, code: int) -> np.ndarray:
-        if not 0 <= code < self.codebook_size:
-            raise ValueError(f"Codes run from 0 to {self.codebook_size - 1}, got {code}.")
-        rows, begins = self._by_code
-        return rows[begins[code] : begins[code + 1]]
-
-    def _spans(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end characters of the words that these tokens belong to."""
-        firsts, lasts = self._word_bounds
-        return self.column("start")[firsts[places]], self.column("end")[lasts[places]]
-
-    def _word_strings(self, places: np.ndarray) -> list[str]:
-        rows, numbers = np.unique(self._owners[places], return_inverse=True)
-        texts = self.texts.select_columns("text").select(rows)["text"][:] if len(rows) else []
-        starts, ends = self._spans(places)
-        # Some tokenizers count the space before a word as part of it.
-        return [
-            texts[number][start:end].strip()
-            for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist(), strict=True)
-        ]
-
-    def _words_of(self, rows: np.ndarray) -> pd.DataFrame:
-        firsts, lasts = (bounds[rows] for bounds in self._word_bounds)
-        places = rows[(firsts == rows) & ~self._special[rows]]
-        lasts = self._word_bounds[1][places]
-        codes, salience = self.column("code"), self.column("salience")
-        starts, ends = self._spans(places)
-        return pd.DataFrame(
-            {
-                "text_id": self._text_ids[self._owners[places]],
-                "word_id": self.column("word_id")[places],
-                "word": self._word_strings(places),
-                "start": starts,
-                "end": ends,
-                "code": codes[places],
-                "codes": [codes[a : b + 1].tolist() for a, b in zip(places, lasts, strict=True)],
-                "salience": [_strongest(salience[a : b + 1]) for a, b in zip(places, lasts, strict=True)],
-            }
-        )
-
     def _example(self, row: int, places: np.ndarray) -> Example:
-        first, last = np.searchsorted(places, (self._first[row], self._first[row + 1]))
-        spans = zip(*self._spans(places[first:last]), strict=True)
+        first, last = np.searchsorted(places, (self._index.first[row], self._index.first[row + 1]))
         text = self.texts[row]
+        spans: list[tuple[int, int]] = []
+        for start, end in sorted(zip(*map(np.ndarray.tolist, self._index.spans(places[first:last])), strict=True)):
+            start, end = _trimmed(text["text"], start, end)
+            if spans and start <= spans[-1][1]:  # tokens of one word, or words without a space between
+                spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+            else:
+                spans.append((start, end))
         return Example(
             text_id=text["text_id"],
             text=text["text"],
-            spans=sorted({_trimmed(text["text"], int(start), int(end)) for start, end in spans}),
+            spans=spans,
             label=self._name(text["label"]),
             prediction=self._name(text["prediction"]),
         )
 
     def _name(self, label: int) -> str | None:
         return self.label_names[label] if 0 <= label < len(self.label_names) else None
-
-
-def _strongest(scores: np.ndarray) -> float:
-    return float(scores[np.abs(scores).argmax()])
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
@@ -599,4 +444,4 @@ def _dumped(metadata: dict[str, Any]) -> str:
     return json.dumps(metadata, indent=2) + "\n"
 
 
-__all__ = ["Concept", "ConceptTable", "Example"]
+__all__ = ["ConceptTable"]

@@ -25,7 +25,8 @@ from .ablation_references import fit_references
 from .activations import ActivationCache
 from .attribution import salient_tokens
 from .commands import print_concepts, purest_concepts
-from .concept_table import Concept, ConceptTable
+from .concept_summary import Concept
+from .concept_table import ConceptTable
 from .configuration_clvq import CLVQConfig
 from .data import label_names, load_texts
 from .evaluation_report import ablation_tables, print_tables

@@ -41,6 +41,10 @@ NOTES = {
 }
 
 
+# Columns of a terminal that shows every column.
+WIDE = 140
+
+
 @dataclass(frozen=True)
 class ReportTable:
     """A table of text cells.
@@ -50,12 +54,14 @@ class ReportTable:
         header (`list[str]`): Names of the columns.
         rows (`list[list[str]]`): Cells, as many a row as there are columns.
         note (`str`): A sentence below it, or nothing.
+        optional (`tuple[str, ...]`): Columns that a narrow terminal can do without.
     """
 
     title: str
     header: list[str]
     rows: list[list[str]]
     note: str = ""
+    optional: tuple[str, ...] = ()
 
 
 def report_tables(results: dict[str, Any]) -> list[ReportTable]:
@@ -97,10 +103,13 @@ def print_tables(tables: Iterable[ReportTable], console: Console) -> None:
         shown = Table(
             title=escape(table.title), title_justify="left", caption=escape(table.note), caption_justify="left"
         )
-        for place, name in enumerate(table.header):
-            shown.add_column(escape(name), justify="left" if place == 0 else "right")
+        kept = [
+            place for place, name in enumerate(table.header) if console.width >= WIDE or name not in table.optional
+        ]
+        for place in kept:
+            shown.add_column(escape(table.header[place]), justify="left" if place == 0 else "right")
         for row in table.rows:
-            shown.add_row(*map(escape, row))
+            shown.add_row(*(escape(row[place]) for place in kept))
         console.print(shown)
 
 
@@ -157,7 +166,7 @@ def _conditions(protocol: str, figures: dict[str, Any]) -> ReportTable:
     header = [
         "removed", "Δmargin [95 %]", "flips", "accuracy", "balanced", "AUC", "rate-matched", "KL", "positions", "norm",
     ]  # fmt: skip
-    return ReportTable(PROTOCOLS[protocol], header, rows)
+    return ReportTable(PROTOCOLS[protocol], header, rows, optional=("balanced", "rate-matched", "KL", "norm"))
 
 
 def _specificity(table: dict[str, Any]) -> ReportTable:

@@ -30,6 +30,10 @@ class Arguments:
     gguf_file: str | None = field(default=None, metadata={"help": "Weights in this GGUF file of the host's folder."})
     train_split: str = field(default="train", metadata={"help": "Split that is cut into parts."})
     eval_split: str = field(default="test", metadata={"help": "Split that the accuracy is reported on."})
+    eval_part: str | None = field(
+        default=None,
+        metadata={"help": "Only this part of it, cut by text hash: 'select' where there is no other split."},
+    )
     above_layer: int | None = field(default=None, metadata={"help": "Train only what lies above this layer."})
     max_texts: int | None = field(default=None, metadata={"help": "At most this many training texts."})
     max_length: int | None = field(default=None, metadata={"help": "In tokens; the host's limit if unset."})
@@ -46,8 +50,14 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.host, **weights)
     ensure_pad_token(tokenizer)
     train = load_texts(args.dataset, args.train_split)
-    test = without_texts(load_texts(args.dataset, args.eval_split, label_names=label_names(train)), train["text"])
-    texts = split_texts(train, PARTS)["host_train"].shuffle(seed=args.seed)
+    parts = split_texts(train, PARTS)
+    test = load_texts(args.dataset, args.eval_split, label_names=label_names(train))
+    if args.eval_part is not None:
+        test = split_texts(test, PARTS)[args.eval_part]
+    test = without_texts(test, parts["host_train"]["text"])
+    if len(test) == 0:
+        raise ValueError(f"Every text of {args.eval_split} is trained on; hold some out with --eval_part select.")
+    texts = parts["host_train"].shuffle(seed=args.seed)
     if args.max_texts is not None:
         texts = texts.select(range(min(args.max_texts, len(texts))))
     host, _ = load_classifier(args.host, tokenizer, label_names(train), **weights)
@@ -77,7 +87,7 @@ def main() -> None:
                 return_tensors="pt",
             )
             correct += int((host(**encoded.to(host.device)).logits.argmax(-1).cpu() == batch["label"]).sum())
-    print(f"{len(texts)} training texts; accuracy {correct / len(test):.3f} on {len(test)} of {args.eval_split}")
+    print(f"{len(texts)} training texts; accuracy {correct / len(test):.3f} on {len(test)} other texts")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import BertConfig, BertModel
 
 from clvq_hf import ConceptTable
-from clvq_hf.concept_table import Concept
+from clvq_hf.concept_summary import Concept
 
 SENTENCES = [
     "A wonderful, wonderful film.",

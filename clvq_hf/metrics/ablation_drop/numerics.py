@@ -1,0 +1,271 @@
+"""What a classifier loses when a concept is removed: effects per condition, contrasts between them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .accuracies import balanced_accuracy, macro_auc, mean_or_none, rate_matched_accuracy
+from .outcomes import Condition, Outcomes, read_outcomes
+from .statistics import (
+    NUM_BOOTSTRAP,
+    NUM_PERMUTATIONS,
+    bootstrap_interval,
+    holm,
+    mcnemar_p_value,
+    sign_flip_p_value,
+)
+
+# The order of the output; conditions of other names follow in the order of the alphabet.
+CONDITIONS = (
+    "salient",
+    "other_code",
+    "other_text_same",
+    "other_text_opposite",
+    "random_direction",
+    "random_active_code",
+    "mean_direction",
+    "class_ceiling",
+    "class_residual",
+    "leace",
+)
+# The primary contrasts, one family for Holm: the effect of the first condition minus the effect of the second.
+CONTRASTS = {
+    "token_specificity": ("salient", "other_code"),
+    "text_specificity": ("salient", "other_text_same"),
+    "class_specificity": ("other_text_same", "other_text_opposite"),
+}
+
+
+def ablation_drop(
+    columns: Mapping[str, Any],
+    num_bootstrap: int = NUM_BOOTSTRAP,
+    num_permutations: int = NUM_PERMUTATIONS,
+    seed: int = 0,
+    details: bool = False,
+) -> dict[str, Any]:
+    """Effects of an ablation experiment on a classifier, with contrasts and references.
+
+    The unit is the text: draws are averaged within it first. Intervals are percentile bootstraps over texts. The
+    primary endpoint is the change of the margin, the logit of the plain prediction minus the best other logit.
+
+    Args:
+        columns (`Mapping[str, array-like]`): The outcome dataset, one row per text, condition and draw; names and types
+            in `COLUMNS`.
+        num_bootstrap (`int`): Resamples of each interval.
+        num_permutations (`int`): Random sign flips of each test.
+        seed (`int`): Seed of both.
+        details (`bool`): Whether to add `flip_matrix`, `strata` and `differences`.
+
+    Returns:
+        `dict[str, Any]`: Flat scalars, `None` where undefined; with `details`, three nested entries.
+
+    Raises:
+        ValueError: If the outcomes are unusable (see `read_outcomes`), a number of resamples is not positive, or the
+            name of a condition makes two figures share a name.
+    """
+    outcomes = read_outcomes(columns)
+    present = {*outcomes.columns["condition"].tolist()}
+    names = [name for name in CONDITIONS if name in present] + sorted(present - {*CONDITIONS})
+    conditions = {name: outcomes.condition(name) for name in names}
+
+    result = _plain_figures(outcomes)
+    for name, condition in conditions.items():
+        figures = _condition_figures(outcomes, condition, num_bootstrap, seed)
+        _add(result, {f"{name}_{figure}": value for figure, value in figures.items()})
+
+    differences = {}
+    p_values = {}
+    for name, (first, second) in CONTRASTS.items():
+        pair = outcomes.condition(first), outcomes.condition(second)
+        differences[name] = _Differences(*pair)
+        figures = differences[name].margin_figures(name, num_bootstrap, num_permutations, seed)
+        p_values[name] = figures[f"{name}_p_value"]
+        _add(result, figures | differences[name].flip_figures(name, num_bootstrap, seed))
+    tested = [name for name, p_value in p_values.items() if p_value is not None]
+    adjusted = dict(zip(tested, holm([p_values[name] for name in tested]).tolist(), strict=True))
+    _add(result, {f"{name}_p_holm": adjusted.get(name) for name in CONTRASTS})
+    matched = _Differences(*(outcomes.condition(name, matched_only=True) for name in CONTRASTS["token_specificity"]))
+    _add(result, matched.margin_figures("token_specificity_matched", num_bootstrap, num_permutations, seed))
+
+    if details:
+        effects = {name: (c.texts, _margin_change(c), c.mean(_flipped(c))) for name, c in conditions.items()}
+        effects |= {name: (d.texts, d.margin, d.flips) for name, d in differences.items()}
+        nested = {
+            "flip_matrix": {name: _flip_matrix(condition) for name, condition in conditions.items()},
+            "strata": {name: _strata(outcomes, *effect) for name, effect in effects.items()},
+            "differences": {name: d.as_lists(outcomes) for name, d in differences.items()},
+        }
+        _add(result, nested)
+    return result
+
+
+def _add(result: dict[str, Any], figures: dict[str, Any]) -> None:
+    if taken := sorted(result.keys() & figures.keys()):
+        raise ValueError(f"Two figures would be called {taken[0]}; rename the condition that it begins with.")
+    result.update(figures)
+
+
+def _plain_figures(outcomes: Outcomes) -> dict[str, Any]:
+    """The model without ablation, on all texts; label-based figures on those with a label."""
+    labelled = outcomes.labelled
+    labels = outcomes.plain["label"][labelled]
+    correct = outcomes.plain["prediction_plain"][labelled] == labels
+    probabilities = outcomes.plain["probabilities_plain"][labelled]
+    label_counts = np.unique(labels, return_counts=True)[1]
+    return {
+        "accuracy": mean_or_none(correct),
+        "balanced_accuracy": balanced_accuracy(correct, labels),
+        "macro_auc": macro_auc(probabilities, labels) if outcomes.num_classes else None,
+        "majority_accuracy": float(label_counts.max() / len(labels)) if len(labels) else None,
+        "num_texts": len(labelled),
+        "num_unlabelled": int((~labelled).sum()),
+    }
+
+
+def _condition_figures(outcomes: Outcomes, condition: Condition, num_bootstrap: int, seed: int) -> dict[str, Any]:
+    """The figures of one condition, on the texts that have it."""
+    columns = condition.columns
+    margin_change = _margin_change(condition)
+    low, high = bootstrap_interval(margin_change, num_bootstrap=num_bootstrap, seed=seed)
+    labelled = outcomes.labelled[condition.texts]
+    labels = outcomes.plain["label"][condition.texts[labelled]]
+    correct = condition.mean(columns["prediction"] == columns["label"])[labelled]
+    gold_change = condition.mean(columns["gold_probability"] - columns["gold_probability_plain"])[labelled]
+
+    def mean(values: np.ndarray) -> float | None:
+        return mean_or_none(condition.mean(values))
+
+    return {
+        "margin_change": mean_or_none(margin_change),
+        "margin_change_low": low,
+        "margin_change_high": high,
+        "flip_rate": mean(_flipped(condition)),
+        "accuracy": mean_or_none(correct),
+        "balanced_accuracy": balanced_accuracy(correct, labels),
+        **_run_figures(outcomes, condition),
+        "kl": mean(columns["kl"]),
+        "probability_change": mean(columns["probability"] - columns["probability_plain"]),
+        "gold_probability_change": mean_or_none(gold_change),
+        "num_positions": mean(columns["num_positions"]),
+        "removed_norm": mean(columns["removed_norm"]),
+        "matched_share": mean(columns["matched"]),
+        "num_texts": len(condition.texts),
+        "num_labelled": int(labelled.sum()),
+    }
+
+
+def _run_figures(outcomes: Outcomes, condition: Condition) -> dict[str, float | None]:
+    """Figures of all texts at once, which no text has alone: one per run through the draws, then their mean."""
+    labelled = outcomes.labelled[condition.texts]
+    aucs, accuracies = [], []
+    if outcomes.num_classes and labelled.any():
+        texts = condition.texts[labelled]
+        labels, plain = outcomes.plain["label"][texts], outcomes.plain["prediction_plain"][texts]
+        for index in range(condition.num_runs):
+            probabilities = condition.columns["probabilities"][condition.run(index)[labelled]]
+            aucs.append(macro_auc(probabilities, labels))
+            accuracies.append(rate_matched_accuracy(probabilities, labels, plain))
+    # Whether there are two classes to tell apart depends on the texts, which are the same in every run.
+    return {
+        "macro_auc": None if None in aucs else mean_or_none(aucs),
+        "rate_matched_accuracy": mean_or_none(accuracies),
+    }
+
+
+def _margin_change(condition: Condition) -> np.ndarray:
+    """Per text `(n,)`, in logits: negative if the plain prediction became less certain."""
+    return condition.mean(condition.columns["margin"] - condition.columns["margin_plain"])
+
+
+def _flipped(condition: Condition) -> np.ndarray:
+    """Per row: whether the prediction is another one than without ablation."""
+    return condition.columns["prediction"] != condition.columns["prediction_plain"]
+
+
+class _Differences:
+    """The effect of one condition minus that of another, on the texts that have both.
+
+    Attributes:
+        texts (`np.ndarray` of shape `(n,)`): Positions of these texts.
+        margin (`np.ndarray` of shape `(n,)`): Differences in margin change.
+        flips (`np.ndarray` of shape `(n,)`): Differences in the share of draws that flipped.
+        first_draws (`tuple` of two `np.ndarray` of shape `(n,)`): Whether the first draw flipped, under each of them.
+    """
+
+    def __init__(self, first: Condition, second: Condition) -> None:
+        self.texts, *rows = np.intersect1d(first.texts, second.texts, assume_unique=True, return_indices=True)
+        both = list(zip((first, second), rows, strict=True))
+        margins = [_margin_change(condition)[row] for condition, row in both]
+        flips = [condition.mean(_flipped(condition))[row] for condition, row in both]
+        self.margin, self.flips = margins[0] - margins[1], flips[0] - flips[1]
+        self.first_draws = tuple(_flipped(condition)[condition.starts[row]] for condition, row in both)
+
+    def margin_figures(self, name: str, num_bootstrap: int, num_permutations: int, seed: int) -> dict[str, Any]:
+        low, high = bootstrap_interval(self.margin, num_bootstrap=num_bootstrap, seed=seed)
+        return {
+            name: mean_or_none(self.margin),
+            f"{name}_low": low,
+            f"{name}_high": high,
+            f"{name}_p_value": sign_flip_p_value(self.margin, num_permutations=num_permutations, seed=seed),
+            f"{name}_verdict": _verdict(low, high),
+            f"{name}_num_texts": len(self.texts),
+        }
+
+    def flip_figures(self, name: str, num_bootstrap: int, seed: int) -> dict[str, float | None]:
+        low, high = bootstrap_interval(self.flips, num_bootstrap=num_bootstrap, seed=seed)
+        return {
+            f"{name}_flip_change": mean_or_none(self.flips),
+            f"{name}_flip_change_low": low,
+            f"{name}_flip_change_high": high,
+            f"{name}_mcnemar_p_value": mcnemar_p_value(*self.first_draws),
+        }
+
+    def as_lists(self, outcomes: Outcomes) -> dict[str, list]:
+        return {
+            "text_id": outcomes.plain["text_id"][self.texts].tolist(),
+            "margin_change": self.margin.tolist(),
+            "flip_rate": self.flips.tolist(),
+        }
+
+
+def _verdict(low: float | None, high: float | None) -> str | None:
+    """A difference counts only if its interval excludes 0."""
+    if low is None or high is None:
+        return None
+    if high < 0:
+        return "lower"
+    return "higher" if low > 0 else "tie"
+
+
+def _flip_matrix(condition: Condition) -> list[dict[str, int | float]]:
+    """Texts by plain and ablated prediction, each text shared among its draws. Cells without texts are left out."""
+    weights = np.repeat(1 / condition.counts, condition.counts)
+    pairs = np.stack([condition.columns["prediction_plain"], condition.columns["prediction"]], axis=1)
+    cells, cell = np.unique(pairs, axis=0, return_inverse=True)
+    counts = np.bincount(cell.ravel(), weights=weights)  # NumPy 2.0 gives it a second axis
+    return [
+        {"from": plain, "to": ablated, "count": count}
+        for (plain, ablated), count in zip(cells.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def _strata(
+    outcomes: Outcomes, texts: np.ndarray, margin_change: np.ndarray, flip_rate: np.ndarray
+) -> dict[str, list[dict[str, Any]]]:
+    """Means by plain predicted class and, for texts with a label, by whether the plain prediction was correct."""
+    predictions, labels = outcomes.plain["prediction_plain"][texts], outcomes.plain["label"][texts]
+    correct = np.where(labels >= 0, predictions == labels, -1)
+
+    def group(name: str, value: int | bool, chosen: np.ndarray) -> dict[str, Any]:
+        return {
+            name: value,
+            "margin_change": mean_or_none(margin_change[chosen]),
+            "flip_rate": mean_or_none(flip_rate[chosen]),
+            "num_texts": int(chosen.sum()),
+        }
+
+    return {
+        "prediction": [group("prediction", value, predictions == value) for value in np.unique(predictions).tolist()],
+        "correct": [group("correct", value, correct == value) for value in (True, False)],
+    }
