@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from loopback_hub import LoopbackHub, run_client
 from transformers import BertConfig, BertModel
 
 from clvq_hf import ConceptTable
@@ -253,6 +254,28 @@ class TestDisk:
     def test_there_is_none(self, tmp_path):
         with pytest.raises(ValueError, match="no concept table"):
             ConceptTable.load_from_disk(tmp_path)
+
+
+CLIENT = """
+from clvq_hf import ConceptTable
+table = ConceptTable.load_from_disk({folder!r})
+table.push_to_hub("me/concepts", private=True)
+again = ConceptTable.from_hub("me/concepts")
+assert again.tokens.to_dict() == table.tokens.to_dict()
+assert again.texts.to_dict() == table.texts.to_dict()
+assert again.metadata == table.metadata
+print(again)
+"""
+
+
+class TestHub:
+    @pytest.mark.slow
+    def test_round_trip_over_http(self, table, tmp_path):
+        table.save_to_disk(tmp_path / "table")
+        with LoopbackHub() as hub:
+            printed = run_client(hub, CLIENT.format(folder=str(tmp_path / "table")), tmp_path)
+            assert {"concept_table.json", "README.md"} <= set(hub.files("me/concepts", "dataset"))
+        assert "4 texts" in printed
 
 
 class TestRefusals:

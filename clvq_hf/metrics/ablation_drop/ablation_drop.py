@@ -122,10 +122,11 @@ Examples:
 """
 
 _CITATION = """\
-@article{clvq_vae,
-  title = {CLVQ-VAE},
-  note = {arXiv 2506.20040},
-  url = {https://arxiv.org/abs/2506.20040},
+@article{garg2025crosslayer,
+  title   = {Cross-Layer Discrete Concept Discovery for Interpreting Language Models},
+  author  = {Garg, Ankur and Yu, Xuemin and Sajjad, Hassan and Ebrahimi Kahou, Samira},
+  journal = {arXiv preprint arXiv:2506.20040},
+  year    = {2025},
 }
 """
 
