@@ -267,14 +267,14 @@ class ConceptTable:
         """The word-level view: sub-words joined, special tokens left out.
 
         Args:
-            stop_words (`bool`): Whether English stop words are shown.
+            stop_words (`bool`): Whether English stop words, and words without a letter, are shown.
 
         Returns:
             `pandas.DataFrame`: `text_id`, `word_id`, `word`, `start`, `end`, `code` (of its first token), `codes` (of
             all), `salience` (the one of largest absolute value).
         """
         frame = self._index.words_of(np.arange(len(self.tokens)))
-        return frame if stop_words else frame[~frame["word"].str.lower().isin(ENGLISH_STOP_WORDS)]
+        return frame if stop_words else frame[frame["word"].map(_is_content_word)]
 
     def concept(self, code: int, num_words: int = 10, num_examples: int = 5, stop_words: bool = True) -> Concept:
         """What the table knows of a concept.
@@ -283,7 +283,7 @@ class ConceptTable:
             code (`int`): Its number.
             num_words (`int`): Most frequent words.
             num_examples (`int`): Texts that show it best.
-            stop_words (`bool`): Whether English stop words may be among the words.
+            stop_words (`bool`): Whether English stop words, and words without a letter, may be among the words.
 
         Returns:
             [`Concept`][clvq_hf.concept_summary.Concept]: Counts are of all tokens that are not special.
@@ -305,7 +305,7 @@ class ConceptTable:
         """The most frequent words of a concept, in lower case, each with the number of its tokens that have it."""
         counts = Counter(word.lower() for word in self._index.word_strings(self._index.places(code)))
         if not stop_words:
-            counts = Counter({word: count for word, count in counts.items() if word not in ENGLISH_STOP_WORDS})
+            counts = Counter({word: count for word, count in counts.items() if _is_content_word(word)})
         # The alphabet decides between equals, not the order of the texts.
         return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
 
@@ -386,7 +386,7 @@ class ConceptTable:
         Args:
             words (`bool`): Types are lower-case words with the code of their first token, not tokens.
             special_tokens (`bool`): Whether special tokens are handed on (tokens only).
-            stop_words (`bool`): Whether English stop words are (words only).
+            stop_words (`bool`): Whether English stop words, and words without a letter, are (words only).
 
         Returns:
             `dict[str, list]`: `texts` (`str`), `codes` (`list[int]`), `tokens` (`list[str]`), `labels` (`int`,
@@ -438,6 +438,10 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """A span without the white space around it."""
     piece = text[start:end]
     return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
+
+
+def _is_content_word(word: str) -> bool:
+    return any(character.isalpha() for character in word) and word.lower() not in ENGLISH_STOP_WORDS
 
 
 def _dumped(metadata: dict[str, Any]) -> str:

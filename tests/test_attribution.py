@@ -5,6 +5,7 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
 from datasets import Dataset
+from datasets.fingerprint import generate_random_fingerprint
 from torch import nn
 from transformers import BartConfig, BartForSequenceClassification, BertModel, LlamaForSequenceClassification
 
@@ -15,6 +16,12 @@ from clvq_hf.tokenization import tokenize_texts
 
 METHODS = ["integrated_gradients", "gradient_x_input", "occlusion"]
 LAYER = 3
+
+
+@pytest.fixture(autouse=True)
+def no_hashing(monkeypatch):
+    """Caching hashes the tokenizer's vocabulary in each call, which takes longer than all the rest of these tests."""
+    monkeypatch.setattr("datasets.arrow_dataset.update_fingerprint", lambda *_: generate_random_fingerprint())
 
 
 @pytest.fixture
@@ -40,10 +47,7 @@ def wide_host(host):
         for parameter in host.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(8)
-            elif (parameter == 0).all():
-                # Biases: without them a state of zero stays one, and the logit jumps there.
-                parameter.normal_(0, 0.3)
-    return host
+    return with_biases(host)
 
 
 @pytest.fixture
@@ -58,6 +62,14 @@ def warnings_of(monkeypatch):
     messages = []
     monkeypatch.setattr("clvq_hf.attribution.logger.warning", messages.append)
     return messages
+
+
+def with_biases(host):
+    """Biases that are not zero: without them a state of zero stays one, and the logit jumps there."""
+    for name, parameter in host.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, 0, 0.3)
+    return host
 
 
 def scores_of(result: Dataset) -> list[np.ndarray]:
@@ -341,7 +353,7 @@ class TestHosts:
             decoder_start_token_id=tokenizer.sep_token_id,
             num_labels=2,
         )
-        host = BartForSequenceClassification(config).eval()
+        host = with_biases(BartForSequenceClassification(config).eval())
         result = salient_tokens(host, tokenizer, few, 1, stack=stack, n_steps=64)
         for row in result:
             inputs = encode(host, tokenizer, few[row["text_index"]]["text"])
@@ -426,8 +438,7 @@ class TestErrors:
         ],
     )
     def test_come_before_time_is_spent(self, host, tokenizer, few, monkeypatch, arguments, message):
-        hooks.residual_stream(host)
-        monkeypatch.setattr(host, "forward", None)
+        monkeypatch.setattr("clvq_hf.attribution.tokenize_texts", None)
         with pytest.raises(ValueError, match=message):
             salient_tokens(host, tokenizer, few, **{"layer": 2, **arguments})
 

@@ -174,7 +174,7 @@ class TestQueries:
         assert rows["tokens"][0] == ["a", "wonderful", ",", "wonderful", "film", "."]
         assert known.metric_inputs(special_tokens=True)["codes"][0] == [0, 4, 1, 0, 1, 3, 0, 0]
         words = known.metric_inputs(words=True, stop_words=False)
-        assert words["tokens"][1] == ["unwatchable", "nonsense", ";", "plot", "nonsense", "."]
+        assert words["tokens"][1] == ["unwatchable", "nonsense", "plot", "nonsense"]
 
     def test_warns_of_texts_that_were_trained_on(self, model, host, tokenizer, dataset, caplog):
         table = model.concept_table(host, tokenizer, dataset, split="codebook_train")
