@@ -23,6 +23,8 @@ logger = logging.get_logger(__name__)
 
 METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")
 SIGNS = ("positive", "abs")
+# Tokens whose state is so many times longer than the median one of their text are attention sinks, never salient.
+MASSIVE_NORM = 10
 BASELINES = ("zero", "mean")
 
 FEATURES = Features(
@@ -87,7 +89,8 @@ def salient_tokens(
             all real tokens of these texts), or one of your own. Take `"mean"` for hosts that normalize each block's
             input (Llama, GPT-2): they tell a tiny state from zero, but not from a large one, so that the way from zero
             begins with a jump.
-        special_tokens (`bool`): Whether special tokens can be salient, each as a word of its own.
+        special_tokens (`bool`): Whether special tokens can be salient, each as a word of its own. Attention sinks (a
+            state ten times longer than the median one of its text) never are.
         n_steps (`int`): Steps of integrated gradients at first.
         max_steps (`int`): Steps that are not exceeded.
         max_error (`float`): Error above which a text is run again, relative to `|f(x) - f(b)|`.
@@ -209,8 +212,8 @@ class _Path:
             self._mask = self._mask[:, kept]
         self._upper = resume(runner.host, inputs, layer, runner.stack)
         self.state = self._upper.state.float()
-        self.counted = batch["token_mask"].bool().to(self.state.device)
         real = batch["attention_mask"].bool().to(self.state.device)
+        self.counted = batch["token_mask"].bool().to(self.state.device) & ~_massive(self.state, real)
         self.baseline = torch.where(real[..., None], baseline.to(self.state.device), self.state)
         logits = readout(self._upper.output, self._mask)
         self.target = logits.argmax(-1)
@@ -263,6 +266,16 @@ class _Path:
         return (jump.abs() > max(max_error, 0.01) * (self.logit - self.baseline_logit).abs()).tolist()
 
 
+def _massive(state: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """`(B, S)` bool: attention sinks, tokens whose state is far longer than is usual in their text.
+
+    Decoders park attention on a token without content, mostly the first one, whose state grows a hundredfold (massive
+    activations, arXiv 2402.17762). Whatever is multiplied with the state finds it, and nothing else.
+    """
+    norms = torch.where(real, state.norm(dim=-1), torch.nan)
+    return real & (norms > MASSIVE_NORM * norms.nanmedian(dim=-1, keepdim=True).values)
+
+
 def _rows(path: _Path, method: str, n_steps: int, texts: list[dict], sign: str) -> list[dict[str, Any]]:
     """Rows of the result for the texts of one batch.
 
@@ -282,7 +295,7 @@ def _rows(path: _Path, method: str, n_steps: int, texts: list[dict], sign: str) 
     rows = []
     for place, text in enumerate(texts):
         own = scores[place, : text["length"]].numpy()
-        counted = np.asarray(text["token_mask"], dtype=bool)
+        counted = path.counted[place, : text["length"]].cpu().numpy()
         word_scores, position, word = _salient_word(own, np.asarray(text["word_id"]), counted, sign)
         rows.append(
             {

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BartConfig, BartForSequenceClassification, BertModel, LlamaForSequenceClassification
 
 from clvq_hf import hooks
-from clvq_hf.attribution import _Path, _salient_word, salient_tokens
+from clvq_hf.attribution import _massive, _Path, _salient_word, salient_tokens
 from clvq_hf.host_runner import Readout
 from clvq_hf.tokenization import tokenize_texts
 
@@ -453,3 +453,23 @@ class TestErrors:
             host.bert.embeddings.word_embeddings.weight[tokenizer.vocab["dreadful"]] = float("inf")
         with pytest.raises(ValueError, match=r"texts with the indices \[1\]"):
             salient_tokens(host, tokenizer, dataset, 2, **arguments)
+
+
+class TestAttentionSinks:
+    def test_states_far_longer_than_the_median(self):
+        # Norms 1, 11, 1, and padding that would be the longest: only the second is more than 10 times the median.
+        state = torch.tensor([[[1.0], [11.0], [1.0], [500.0]], [[2.0], [19.0], [2.0], [2.0]]])
+        real = torch.tensor([[True, True, True, False], [True] * 4])
+        assert _massive(state, real).tolist() == [[False, True, False, False], [False] * 4]
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_are_never_salient(self, wide_host, tokenizer, few, method):
+        plain = salient_tokens(wide_host, tokenizer, few, 1, method=method, n_steps=4, max_steps=4)
+        text, place = next((row, place) for row, place in enumerate(plain["salient_position"]) if place > 0)
+
+        def grow(states):
+            return torch.cat([states[:, :place], 30 * states[:, place : place + 1], states[:, place + 1 :]], dim=1)
+
+        with hooks.edit(wide_host, 1, grow):
+            found = salient_tokens(wide_host, tokenizer, few.select([text]), 1, method=method, n_steps=4, max_steps=4)
+        assert found["salient_position"][0] not in (place, -1)

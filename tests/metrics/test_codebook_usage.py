@@ -15,7 +15,7 @@ def test_figures_of_a_few_tokens():
     # Counts are 4, 2, 2, 0: p = ½, ¼, ¼. H = ½·1 + 2·¼·2 = 1.5 bits, perplexity 2^1.5. In ascending order 0, 2, 2, 4,
     # with the weights 2i − K − 1 = −3, −1, 1, 3: Gini = (0 − 2 + 2 + 12) / (4·8) = 0.375. The texts have 3, 1 and 2
     # distinct codes; the last one has no token.
-    codes = [[0, 1, 2, 0], [-1, 0], [2, 1, -1], [-1]]
+    codes = [[0, 1, 2, 0], [-1, 0, 0], [2, 1, -1], [-1]]
     assert codebook_usage(codes, 4, details=True) == {
         "perplexity": pytest.approx(2**1.5),
         "entropy": pytest.approx(1.5),
