@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGE_NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 MODULES = sorted({"clvq_hf", *(module.name for module in pkgutil.walk_packages(clvq_hf.__path__, "clvq_hf."))})
+# The apps of the metrics' Spaces run where they are imported, and there alone is gradio.
+MODULES = [name for name in MODULES if not (name.startswith("clvq_hf.metrics.") and name.endswith(".app"))]
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>.*)$")
 NOTEST = re.compile(r"<!--\s*notest:.+-->")
