@@ -126,6 +126,7 @@ def main() -> None:
             layer,
             n_steps=args.n_steps,
             max_steps=args.n_steps,
+            max_error=float("inf"),
             max_length=args.max_length,
             batch_size=args.batch_size,
         )

@@ -128,9 +128,8 @@ def test_ties_do_not_depend_on_the_numbers_of_codes():
 
 def test_permuted_labels_keep_what_each_type_has():
     table = read_token_table(**simulate(seed=3, skewed=True))
-    contexts = find_contexts(
-        count_occurrences(table), table.label, eligible_types(table, count_occurrences(table), 2, 2)
-    )
+    occurrences = count_occurrences(table)
+    contexts = find_contexts(occurrences, table.label, eligible_types(table, occurrences, table.label, 2, 2))
     found = contexts.occurrences
     permuted = permute_labels(contexts, 50, np.random.default_rng(0))
     assert permuted.shape == (len(found.pair_type), 50) and len(found.types) > 3

@@ -115,7 +115,8 @@ def routing_divergence(
     )
     null_generator, test_generator, bootstrap_generator, example_generator = np.random.default_rng(seed).spawn(4)
     occurrences = count_occurrences(table)
-    contexts = find_contexts(occurrences, table.label, eligible_types(table, occurrences, min_count, min_texts))
+    eligible = eligible_types(table, occurrences, table.label, min_count, min_texts)
+    contexts = find_contexts(occurrences, table.label, eligible)
     counts = count_codes(contexts, contexts.pair_label[:, None])
     jsd, routed = divergences(contexts, counts)[:, 0], routings(contexts, counts)[:, 0]
     null_jsd, null_routed = _null(contexts, num_permutations, null_generator)
@@ -189,21 +190,16 @@ def select(occurrences: Occurrences, pairs: np.ndarray) -> Occurrences:
 
 
 def eligible_types(
-    table: TokenTable,
-    occurrences: Occurrences,
-    min_count: int,
-    min_texts: int,
-    label: np.ndarray | None = None,
+    table: TokenTable, occurrences: Occurrences, label: np.ndarray, min_count: int, min_texts: int
 ) -> np.ndarray:
     """Whether each type of the table has enough tokens in enough texts under each label, `(types, labels)` bool.
 
     Args:
-        table ([`TokenTable`]): The tokens.
-        occurrences ([`Occurrences`]): Those that count.
-        min_count, min_texts (`int`): How many are enough.
-        label (`np.ndarray` of shape `(n,)`, int64, *optional*): Labels in place of those of the table.
+        table ([`TokenTable`]): Where types and labels are numbered.
+        occurrences ([`Occurrences`]): The tokens that count.
+        label (`np.ndarray` of shape `(n,)`, int64): Label of each text.
+        min_count, min_texts (`int`): How many tokens and texts are enough.
     """
-    label = table.label if label is None else label
     shape = len(table.type_names), len(table.label_names)
     place = occurrences.types[occurrences.pair_type] * shape[1] + label[occurrences.pair_text]
     tokens = np.bincount(place, occurrences.pair_count, minlength=shape[0] * shape[1])
@@ -269,8 +265,9 @@ def divergences(contexts: Contexts, counts: np.ndarray) -> np.ndarray:
     by_pair = []
     for first, second in combinations(shares, 2):
         mixture = (first + second) / 2
-        by_pair.append(rel_entr(first, mixture) + rel_entr(second, mixture))
-    return _mean_over_pairs(contexts, _sum_by_type(contexts, np.stack(by_pair)) / (2 * np.log(2)), totals > 0)
+        terms = rel_entr(first, mixture) + rel_entr(second, mixture)
+        by_pair.append(_sum_by_type(contexts, terms) / (2 * np.log(2)))
+    return _mean_over_pairs(contexts, by_pair, totals > 0)
 
 
 def routings(contexts: Contexts, counts: np.ndarray) -> np.ndarray:
@@ -280,8 +277,10 @@ def routings(contexts: Contexts, counts: np.ndarray) -> np.ndarray:
     """
     largest = np.maximum.reduceat(counts, _starts(contexts), axis=1)
     usual = counts == largest[:, contexts.occurrences.cell_type]
-    shared = np.stack([first & second for first, second in combinations(usual, 2)])
-    return _mean_over_pairs(contexts, ~np.logical_or.reduceat(shared, _starts(contexts), axis=1), largest > 0)
+    by_pair = [
+        ~np.logical_or.reduceat(first & second, _starts(contexts), axis=0) for first, second in combinations(usual, 2)
+    ]
+    return _mean_over_pairs(contexts, by_pair, largest > 0)
 
 
 def permutation_test(
@@ -301,7 +300,7 @@ def permutation_test(
     """
 
     def standardised_excess(label: np.ndarray) -> float:
-        eligible = eligible_types(table, occurrences, min_count, min_texts, label)
+        eligible = eligible_types(table, occurrences, label, min_count, min_texts)
         contexts = find_contexts(occurrences, label, eligible)
         observed = divergences(contexts, count_codes(contexts, contexts.pair_label[:, None]))[:, 0]
         permuted = permute_labels(contexts, INNER_PERMUTATIONS, generator)
@@ -333,7 +332,7 @@ def find_examples(
     """
     half = draw_halves(table.label, generator)
     parts = [select(occurrences, half[occurrences.pair_text] == side) for side in range(2)]
-    eligible = np.logical_and(*(eligible_types(table, part, min_count, min_texts) for part in parts))
+    eligible = np.logical_and(*(eligible_types(table, part, table.label, min_count, min_texts) for part in parts))
     contexts = [find_contexts(part, table.label, eligible) for part in parts]
     counts = [count_codes(part, part.pair_label[:, None]) for part in contexts]
     jsd = [divergences(*both)[:, 0] for both in zip(contexts, counts, strict=True)]
@@ -442,7 +441,8 @@ def _bootstrap(contexts: Contexts, num_texts: int, num_bootstrap: int, generator
 
 def _batches(contexts: Contexts, num_draws: int) -> Iterator[int]:
     """Sizes of batches that add up to the number of draws."""
-    size = max(1, BATCH_SIZE // max(1, *contexts.occurrences.tokens.shape))
+    num_cells, num_pairs = contexts.occurrences.tokens.shape
+    size = max(1, BATCH_SIZE // max(1, num_pairs, num_cells * contexts.eligible.shape[1]))
     yield from (min(size, num_draws - start) for start in range(0, num_draws, size))
 
 
@@ -460,10 +460,10 @@ def _starts(contexts: Contexts) -> np.ndarray:
 
 def _sum_by_type(contexts: Contexts, values: np.ndarray) -> np.ndarray:
     """Sums `(…, w, draws)` of values `(…, m, draws)` over the cells of each type."""
-    return np.add.reduceat(values, _starts(contexts), axis=1)
+    return np.add.reduceat(values, _starts(contexts), axis=-2)
 
 
-def _mean_over_pairs(contexts: Contexts, by_pair: np.ndarray, has_tokens: np.ndarray) -> np.ndarray:
+def _mean_over_pairs(contexts: Contexts, by_pair: list[np.ndarray], has_tokens: np.ndarray) -> np.ndarray:
     """Mean `(w, draws)` over the pairs of labels that are eligible and have tokens; NaN if there are none."""
     usable = contexts.eligible.T[..., None] & has_tokens
     defined = np.stack([first & second for first, second in combinations(usable, 2)])
