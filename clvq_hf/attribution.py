@@ -107,7 +107,7 @@ def salient_tokens(
         - `scores` (list of float32): one per token. Special tokens have theirs too, whether they can be salient or not
           (without them the sum is not complete); `"occlusion"` leaves excluded ones at 0.
         - `word_scores` (list of float32): the score of each token's word, which is that of its token of largest
-          absolute score; 0 on excluded tokens
+          absolute score, excluded ones apart; 0 on excluded tokens
         - `salient_position` (int32): the token that gives the salient word its score, -1 if there is none
         - `salient_word` (int32): number of that word in the text (`word_id` of
           [`tokenize_texts`][clvq_hf.tokenization.tokenize_texts]), -1 if there is none, or for a special token
@@ -326,7 +326,8 @@ def _salient_word(
         sign (`str`): `"positive"` or `"abs"`.
     """
     words = np.where(word_id < 0, -1 - np.arange(len(scores)), word_id)
-    from_strongest = np.argsort(-np.abs(scores), kind="stable")
+    # A token that does not count speaks for its word only where no other does: such a word is left out.
+    from_strongest = np.argsort(np.where(counted, -np.abs(scores), 1), kind="stable")
     _, first = np.unique(words[from_strongest], return_index=True)
     strongest = from_strongest[first]
     word_scores = np.where(counted, scores[strongest][np.unique(words, return_inverse=True)[1]], 0)

@@ -230,6 +230,12 @@ class TestWords:
         assert (position, word) == (3, 1)
         assert _salient_word(self.scores, self.word_id, self.counted, "abs")[1:] == (2, 0)
 
+    def test_a_token_that_does_not_count_does_not_speak_for_its_word(self):
+        counted = np.array([False, True, False, True, True, False])
+        word_scores, position, word = _salient_word(self.scores, self.word_id, counted, "abs")
+        np.testing.assert_array_equal(word_scores, [0, 0.1, 0, 0.3, 0.2, 0])
+        assert (position, word) == (3, 1)
+
     def test_special_tokens_are_words_of_their_own(self):
         everything = np.ones(6, dtype=bool)
         word_scores, position, word = _salient_word(self.scores, self.word_id, everything, "positive")
