@@ -59,7 +59,7 @@ def demo(
     """Learn the concepts of a real model from real text, and print the purest ones.
 
     Fine-tunes the host on the dataset's labels if it has no head for them, trains a CLVQ model on two of its layers,
-    prints what it found, saves it and loads it back. About five minutes on two CPU cores.
+    measures how much the host depends on its concepts, saves the model and loads it back. Some minutes on two CPU cores.
 
     Examples:
 
