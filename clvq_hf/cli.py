@@ -52,14 +52,14 @@ def demo(
     upper_layer: Annotated[int | None, typer.Option(help="Layer that is reconstructed. The last if absent.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for the trained concept model.")] = Path("clvq-demo"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A tenth of the texts: half a minute, rough concepts.")
+        bool, typer.Option("--quick", help="A tenth of the texts: quick, rough concepts.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
 ) -> None:
     """Learn the concepts of a real model from real text, and print the purest ones.
 
     Fine-tunes the host on the dataset's labels if it has no head for them, trains a CLVQ model on two of its layers,
-    measures how much the host depends on its concepts, saves the model and loads it back. Some minutes on two CPU cores.
+    measures how much the host depends on its concepts, saves the model and loads it back. Minutes on two CPU cores.
 
     Examples:
 
