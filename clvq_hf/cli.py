@@ -51,9 +51,7 @@ def demo(
     ] = None,
     upper_layer: Annotated[int | None, typer.Option(help="Layer that is reconstructed. The last if absent.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for the trained concept model.")] = Path("clvq-demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A tenth of the texts: quick, rough concepts.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the texts: quick, rough concepts.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
 ) -> None:
     """Learn the concepts of a real model from real text, and print the purest ones.
