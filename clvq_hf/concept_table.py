@@ -1,26 +1,25 @@
 """`ConceptTable`: which concept each token of a set of texts got. Every question downstream is asked of it."""
 
-import json
-import shutil
-import tempfile
 from collections import Counter
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, Features, List, Value, load_dataset, load_from_disk
-from huggingface_hub import HfApi, hf_hub_download
+from datasets import Dataset, Features, List, Value
+from huggingface_hub import CommitInfo
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformers.utils import logging
 
 from .concept_summary import Concept, Example
+from .concept_table_files import read, write_arrow, write_parquet
+from .hub import TABLE_NAME, Source
 from .token_index import TokenIndex
 
 logger = logging.get_logger(__name__)
 
-METADATA_NAME = "concept_table.json"
 FORMAT_VERSION = 1
 TOKEN_FEATURES = Features(
     {
@@ -106,86 +105,103 @@ class ConceptTable:
     # ------------------------------------------------------------------------------------------------ on disk, Hub
 
     def save_to_disk(self, path: str | Path) -> None:
-        """Write the table to a folder: `tokens/`, `texts/` and `concept_table.json`.
+        """Write the table to a folder as Arrow files: `tokens/`, `texts/` and `concept_table.json`.
 
         An earlier table there is replaced when this one is whole.
 
         Raises:
             ValueError: If the folder holds something else.
         """
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / METADATA_NAME).is_file())):
-            raise ValueError(f"{path} exists and is no concept table; choose another folder.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            self.tokens.save_to_disk(building / "tokens")
-            self.texts.save_to_disk(building / "texts")
-            (building / METADATA_NAME).write_text(_dumped(self.metadata), encoding="utf-8")
-        except BaseException:
-            shutil.rmtree(building)
-            raise
-        if path.exists():
-            shutil.rmtree(path)
-        building.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-        building.rename(path)
+        write_arrow(Path(path), self.tokens, self.texts, self.metadata)
+
+    def save_as_parquet(self, path: str | Path) -> None:
+        """Write the table as it goes to the Hub: `tokens.parquet`, `texts.parquet` and `concept_table.json`.
+
+        Raises:
+            ValueError: If the folder holds something else.
+        """
+        write_parquet(Path(path), self.tokens, self.texts, self.metadata)
 
     @classmethod
-    def load_from_disk(cls, path: str | Path) -> "ConceptTable":
-        """Open a table that [`save_to_disk`][clvq_hf.ConceptTable.save_to_disk] has written, memory-mapped.
+    def load_from_disk(cls, path: str | Path, cache_dir: str | Path | None = None) -> "ConceptTable":
+        """Open a table that was saved in either way, memory-mapped.
+
+        Args:
+            path (`str` or `Path`): The folder.
+            cache_dir (`str` or `Path`, *optional*): Where Parquet is turned into Arrow; the cache of `datasets` if not
+                given.
 
         Raises:
             ValueError: If there is none, or it is damaged.
         """
-        path = Path(path)
-        if not (path / METADATA_NAME).is_file():
-            raise ValueError(
-                f"{path} holds no concept table. Make one with `clvq-hf concepts` or model.concept_table."
-            )
-        metadata = json.loads((path / METADATA_NAME).read_text(encoding="utf-8"))
-        return cls(load_from_disk(path / "tokens"), load_from_disk(path / "texts"), metadata)
+        return cls(*read(Path(path), {"tokens": TOKEN_FEATURES, "texts": TEXT_FEATURES}, cache_dir))
 
     def push_to_hub(
         self,
         repo_id: str,
         *,
         private: bool | None = None,
-        token: str | None = None,
+        token: str | bool | None = None,
         revision: str | None = None,
+        create_pr: bool = False,
         commit_message: str = "Upload concept table",
-    ) -> None:
-        """Upload the table as a dataset repository with the configurations `tokens` and `texts`.
+    ) -> CommitInfo:
+        """Upload the table as a dataset repository with the configurations `tokens` and `texts`, in one commit.
+
+        To keep it beside the weights instead: `model.push_to_hub(…, concepts=table)`.
 
         Args:
             repo_id (`str`): `"org/name"`; made if needed.
             private (`bool`, *optional*): Whether a new repository is private.
-            token (`str`, *optional*): The one you are logged in with if not given.
-            revision (`str`, *optional*): A branch; the main one if not given.
-            commit_message (`str`): Of the commits.
+            token (`str` or `bool`, *optional*): The one you are logged in with if not given.
+            revision (`str`, *optional*): A branch, made if needed; the main one if not given.
+            create_pr (`bool`): Whether to open a pull request instead.
+            commit_message (`str`): Of the commit.
+
+        Returns:
+            `huggingface_hub.CommitInfo`: Of the commit.
+
+        Raises:
+            HubError: If the Hub could not be reached, or refused.
+            ValueError: If the repository holds another dataset.
         """
-        arguments = {"private": private, "token": token, "revision": revision, "commit_message": commit_message}
-        self.tokens.push_to_hub(repo_id, config_name="tokens", **arguments)
-        self.texts.push_to_hub(repo_id, config_name="texts", **arguments)
-        HfApi(token=token).upload_file(
-            path_or_fileobj=_dumped(self.metadata).encode(),
-            path_in_repo=METADATA_NAME,
-            repo_id=repo_id,
-            repo_type="dataset",
+        from .publishing import publish_table  # which reads tables
+
+        return publish_table(
+            self,
+            repo_id,
+            private=private,
+            token=token,
             revision=revision,
+            create_pr=create_pr,
             commit_message=commit_message,
         )
 
     @classmethod
     def from_hub(
-        cls, repo_id: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | None = None,
+        local_files_only: bool = False,
     ) -> "ConceptTable":
-        """Download a table that [`push_to_hub`][clvq_hf.ConceptTable.push_to_hub] has uploaded."""
-        file = hf_hub_download(
-            repo_id, METADATA_NAME, repo_type="dataset", revision=revision, token=token, cache_dir=cache_dir
+        """Download a table that [`push_to_hub`][clvq_hf.ConceptTable.push_to_hub] has uploaded.
+
+        Raises:
+            HubError: If the Hub could not be reached, or there is no such repository.
+            ValueError: If it holds no concept table.
+        """
+        source = Source(
+            repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            repo_type="dataset",
         )
-        arguments = {"split": "train", "revision": revision, "token": token, "cache_dir": cache_dir}
-        parts = [load_dataset(repo_id, name, **arguments) for name in ("tokens", "texts")]
-        return cls(*parts, json.loads(Path(file).read_text(encoding="utf-8")))
+        return cls.load_from_disk(source.fetch(TABLE_NAME, "tokens.parquet", "texts.parquet"))
 
     def to_pandas(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Tokens and texts as data frames, in memory."""
@@ -349,6 +365,25 @@ class ConceptTable:
                 break
         return examples
 
+    def purest(self, n: int, min_tokens: int, min_texts: int = 10, stop_words: bool = True) -> list[Concept]:
+        """The concepts with the purest labels, or the most frequent ones if there are no labels.
+
+        Args:
+            n (`int`): How many.
+            min_tokens (`int`): Only concepts that so many tokens have: of rarer ones purity says little.
+            min_texts (`int`): … in so many texts.
+            stop_words (`bool`): Whether English stop words, and words without a letter, are among the words; if not,
+                concepts that have no others are left out.
+
+        Returns:
+            `list[Concept]`: The purest first, with six words and an example each.
+        """
+        found = [self.concept(int(code), num_words=0, num_examples=0) for code in self.active_codes]
+        found = [concept for concept in found if concept.num_tokens >= min_tokens and concept.num_texts >= min_texts]
+        found.sort(key=lambda concept: (-(concept.purity or 0), -concept.num_tokens, concept.code))
+        telling = (concept for concept in found if stop_words or self.top_words(concept.code, 1, stop_words=False))
+        return [self.concept(concept.code, 6, 1, stop_words) for concept in islice(telling, n)]
+
     def salient(self) -> pd.DataFrame:
         """The salient token of each text that has one.
 
@@ -442,10 +477,6 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 def _is_content_word(word: str) -> bool:
     return any(character.isalpha() for character in word) and word.lower() not in ENGLISH_STOP_WORDS
-
-
-def _dumped(metadata: dict[str, Any]) -> str:
-    return json.dumps(metadata, indent=2) + "\n"
 
 
 __all__ = ["ConceptTable"]

@@ -3,18 +3,14 @@
 import dataclasses
 from typing import Any
 
-from transformers import PreTrainedConfig
-from transformers.utils import logging
-
-from .version import __version__
-
-logger = logging.get_logger(__name__)
+from .configuration_concepts import ConceptConfig, check_layer_order
 
 DECODER_MEMORIES = ("quantized", "encoder")
+MAX_CODES, MAX_LAYERS = 10_000_000, 1_000
 CODEBOOK_INITS = ("spherical-kmeans++", "kmeans++", "random")
 
 
-class CLVQConfig(PreTrainedConfig):
+class CLVQConfig(ConceptConfig):
     r"""Everything that defines a [`CLVQModel`]: its sizes, its quantizer, and the host layers that it connects.
 
     Layers are counted as in `output_hidden_states`: `0` is the input of the host's first block, `i` the output of
@@ -23,11 +19,8 @@ class CLVQConfig(PreTrainedConfig):
 
     Args:
         hidden_size (`int`): Width `d` of the states at `lower_layer`; also the width of the codebook.
-        target_hidden_size (`int`, *optional*): Width `d'` of the states at `upper_layer`; `hidden_size` if not given.
-        lower_layer (`int`, *optional*): Host layer whose states are quantized. Needed to attach or train.
         upper_layer (`int`, *optional*): Host layer that is reconstructed; equal to `lower_layer` for a single-layer
             VQ-VAE.
-        stack (`str`, *optional*): `"encoder"` or `"decoder"` of an encoder-decoder host, else `None`.
         is_causal (`bool`): Whether the host reads left to right only. The decoder is then causal too, in self- and in
             cross-attention.
         codebook_size (`int`): Number of concepts `K`.
@@ -47,9 +40,9 @@ class CLVQConfig(PreTrainedConfig):
         dropout (`float`): Dropout probability in the decoder.
         decoder_memory (`str`): What the decoder's cross-attention reads. `"quantized"` closes the bottleneck;
             `"encoder"` is the paper's and lets the continuous states leak around it.
-        host_name_or_path (`str`, *optional*): Where the host came from.
-        host_revision (`str`, *optional*): Commit of the host on the Hub.
-        clvq_version (`str`): Version of clvq-hf that the model was made with.
+        has_decoder (`bool`): Whether there is a decoder. A codebook without one encodes, attaches and ablates, and is
+            a small fraction of the size; see [`CLVQModel.codebook_only`][clvq_hf.CLVQModel.codebook_only].
+        **kwargs: The fields of [`ConceptConfig`][clvq_hf.configuration_concepts.ConceptConfig]: layers, widths, host.
 
     Raises:
         ValueError: If a value is out of its range, or two values contradict each other.
@@ -66,11 +59,6 @@ class CLVQConfig(PreTrainedConfig):
 
     model_type = "clvq"
 
-    hidden_size: int = 768
-    target_hidden_size: int | None = None
-    lower_layer: int | None = None
-    upper_layer: int | None = None
-    stack: str | None = None
     is_causal: bool = False
     codebook_size: int = 400
     top_k: int = 5
@@ -87,30 +75,26 @@ class CLVQConfig(PreTrainedConfig):
     intermediate_size: int = 2048
     dropout: float = 0.1
     decoder_memory: str = "quantized"
-    host_name_or_path: str | None = None
-    host_revision: str | None = None
-    clvq_version: str = __version__
+    has_decoder: bool = True
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.target_hidden_size is None:
-            self.target_hidden_size = self.hidden_size
-        super().__post_init__(**kwargs)
-        self._check()
+    def model_bytes(self) -> int:
+        width, target = self.hidden_size, self.target_hidden_size
+        layer = 8 * width * width + 2 * width * self.intermediate_size
+        decoder = self.num_decoder_layers * layer + width * target if self.has_decoder else 0
+        return 4 * (width * width + self.codebook_size * width + decoder)
 
     def _check(self) -> None:
-        """Raise `ValueError` for the first value that cannot work, naming what would."""
-        for name in (
-            "hidden_size",
-            "target_hidden_size",
-            "codebook_size",
-            "top_k",
-            "num_decoder_layers",
-            "num_attention_heads",
-            "intermediate_size",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        super()._check()
+        self._check_integers(
+            "codebook_size", "top_k", "num_decoder_layers", "num_attention_heads", "intermediate_size"
+        )
+        for name, most in (("codebook_size", MAX_CODES), ("num_decoder_layers", MAX_LAYERS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}={getattr(self, name):,} is refused: more than {most:,} is a mistake.")
+        self._check_numbers(
+            *("temperature", "ema_epsilon", "ema_decay", "dropout", "encoder_max_mix", "encoder_mix_logit"),
+            "commitment_cost",
+        )
         for name in ("temperature", "ema_epsilon"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -132,11 +116,10 @@ class CLVQConfig(PreTrainedConfig):
         for name, allowed in (
             ("decoder_memory", DECODER_MEMORIES),
             ("codebook_init", CODEBOOK_INITS),
-            ("stack", (None, "encoder", "decoder")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
-        check_layer_order(self.lower_layer, self.upper_layer)
+        self._check_size()
 
     @classmethod
     def from_host(
@@ -156,13 +139,14 @@ class CLVQConfig(PreTrainedConfig):
             **kwargs: Any other field of the config.
 
         Returns:
-            `CLVQConfig`: The config, with the host's name and revision.
+            `CLVQConfig`: The config, with the host's name, class and dtype, and its commit if it came from the Hub.
 
         Raises:
             ValueError: If a layer is out of range, the two are swapped, a field is unknown, or the host cannot be
                 hooked.
         """
         from . import hooks
+        from .provenance import describe_host
 
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(kwargs) - known):
@@ -172,14 +156,12 @@ class CLVQConfig(PreTrainedConfig):
         stream.check_layer(lower_layer)
         stream.check_layer(upper_layer)
         check_layer_order(lower_layer, upper_layer)
-        host_config = hooks.unwrap(host).config
         fields = {
             "hidden_size": stream.hidden_sizes[lower_layer],
             "target_hidden_size": stream.hidden_sizes[upper_layer],
             "is_causal": stream.is_causal,
             "stack": stream.stack,
-            "host_name_or_path": getattr(host_config, "_name_or_path", None) or None,
-            "host_revision": getattr(host_config, "_commit_hash", None),
+            **describe_host(host),
         }
         return cls(lower_layer=lower_layer, upper_layer=upper_layer, **{**fields, **kwargs})
 
@@ -191,22 +173,6 @@ class CLVQConfig(PreTrainedConfig):
         states, which leak around the bottleneck (see the method page of the docs).
         """
         return cls.from_host(host, lower_layer, upper_layer, **{"decoder_memory": "encoder", **kwargs})
-
-
-def check_layer_order(lower_layer: int | None, upper_layer: int | None) -> None:
-    """Refuse negative and swapped layers.
-
-    Raises:
-        ValueError: If a layer is negative, or `lower_layer` lies above `upper_layer`.
-    """
-    for name, layer in (("lower_layer", lower_layer), ("upper_layer", upper_layer)):
-        if layer is not None and layer < 0:
-            raise ValueError(f"{name} counts from 0 (the first block's input), got {layer}.")
-    if lower_layer is not None and upper_layer is not None and lower_layer > upper_layer:
-        raise ValueError(
-            f"lower_layer={lower_layer} lies above upper_layer={upper_layer}; did you swap them? States of the lower "
-            "layer are decoded into those of the upper one."
-        )
 
 
 __all__ = ["CLVQConfig"]

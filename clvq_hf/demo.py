@@ -24,7 +24,7 @@ from .ablation import ablate_texts
 from .ablation_references import fit_references
 from .activations import ActivationCache
 from .attribution import salient_tokens
-from .commands import print_concepts, purest_concepts
+from .commands import print_concepts
 from .concept_summary import Concept
 from .concept_table import ConceptTable
 from .configuration_clvq import CLVQConfig
@@ -133,10 +133,10 @@ def run_demo(
         # Two layers of the paper's six, narrower: what fits into a few minutes on two cores.
         num_decoder_layers=2,
         intermediate_size=768,
-        host_name_or_path=host or "sentence-transformers/all-MiniLM-L6-v2",
     )
+    name = host or "sentence-transformers/all-MiniLM-L6-v2"
     console.print(
-        f"{escape(config.host_name_or_path)}: {num_blocks} blocks. {escape(dataset)}: "
+        f"{escape(name)}: {num_blocks} blocks. {escape(dataset)}: "
         + ", ".join(f"{len(part)} {name.replace('_', ' ')}" for name, part in splits.items())
         + f" texts, labels {', '.join(names)}."
     )
@@ -171,10 +171,17 @@ def run_demo(
     table = model.concept_table(classifier, tokenizer, splits["test"], salience=None, dataset_name=dataset)
     labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
     accuracy, majority = float((labels == predictions).mean()), float(np.bincount(labels).max() / len(labels))
-    concepts = purest_concepts(table, NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS)
+    concepts = table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS)
     measures = _measure(model, classifier, tokenizer, splits, table, sizes, seed)
     _print_results(console, config, accuracy, majority, figures, measures, concepts)
 
+    if needs_training:
+        # It is another model now; without it the concepts would be of nothing that can be loaded.
+        folder = Path(output_dir).resolve() / "host"
+        classifier.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        model.config.host_name_or_path, model.config.host_revision = str(folder), None
+    model.record_host(classifier, tokenizer)
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     reloaded = CLVQModel.from_pretrained(output_dir).concept_table(classifier, tokenizer, splits["test"])

@@ -18,6 +18,7 @@ from .attribution import salient_tokens
 from .bottleneck import bottleneck_figures, splice_texts
 from .concept_table import ConceptTable
 from .data import without_texts
+from .hub import RESULTS_NAME
 from .metrics.ablation_drop.numerics import ablation_drop
 from .metrics.codebook_overlap.numerics import codebook_overlap
 from .metrics.codebook_similarity.numerics import codebook_similarity
@@ -31,7 +32,6 @@ from .version import __version__
 logger = logging.get_logger(__name__)
 
 PROTOCOLS = ("code", "all", "probe")
-RESULTS_NAME = "results.json"
 
 
 @dataclass(frozen=True)

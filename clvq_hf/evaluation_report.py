@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .markdown import escape_markdown
+
 CONDITIONS = {
     "salient": "the salient concept",
     "other_code": "another concept of the text",
@@ -41,6 +43,7 @@ NOTES = {
 }
 
 
+ROUTING_TITLE = "Words that go elsewhere under another label"
 # Columns of a terminal that shows every column.
 WIDE = 140
 
@@ -90,9 +93,9 @@ def to_markdown(tables: Iterable[ReportTable], level: int = 2) -> str:
     pieces = []
     for table in tables:
         pieces += [f"{'#' * level} {table.title}", ""]
-        pieces.append("| " + " | ".join(_cell(name) for name in table.header) + " |")
+        pieces.append("| " + " | ".join(escape_markdown(name) for name in table.header) + " |")
         pieces.append("|---|" + "---:|" * (len(table.header) - 1))
-        pieces += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows]
+        pieces += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in table.rows]
         pieces += ["", table.note, ""] if table.note else [""]
     return "\n".join(pieces).rstrip() + "\n"
 
@@ -205,7 +208,7 @@ def _routing(examples: list[dict[str, Any]], label_names: list[str], limit: int 
         rows.append([example["word"], " / ".join(ways), " / ".join(under), _number(example["jsd"], 2)])
     header = ["word", "its usual concept (that concept's majority label)", "under", "JSD"]
     note = "Chosen on one half of the texts; the figures are of the other half."
-    return ReportTable("Words that go elsewhere under another label", header, rows, note)
+    return ReportTable(ROUTING_TITLE, header, rows, note)
 
 
 def _overlap(overlap: dict[str, Any]) -> ReportTable:
@@ -248,12 +251,6 @@ def _codebook(table: dict[str, Any], bottleneck: dict[str, Any] | None) -> Repor
             ["accuracy with the splice", _percent(bottleneck["splice_accuracy"])],
         ]
     return ReportTable("Codebook and bottleneck", ["", ""], rows)
-
-
-def _cell(text: str) -> str:
-    for character in "\\|*_`<>[]":
-        text = text.replace(character, "\\" + character) if character not in "<>" else text
-    return text.replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -61,23 +61,37 @@ def unwrap(host: nn.Module) -> PreTrainedModel:
     return model
 
 
-def load_host(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any) -> PreTrainedModel:
     """Load a host with the head that its checkpoint was saved with.
 
     Args:
         name_or_path: Folder or Hub id.
-        kwargs: For `from_pretrained`, such as `revision`.
+        architecture: Class of transformers, such as `"BertForSequenceClassification"`; the one that the host's config
+            names if not given, else the bare model.
+        kwargs: For `from_pretrained`, such as `revision`. Code of the repository is never run, and weights are read
+            from safetensors alone unless you say otherwise.
 
     Returns:
-        The host in evaluation mode: the class that its config names (`BertForSequenceClassification`, …), else the
-        bare model.
+        The host in evaluation mode; with `output_loading_info=True` also what was found missing.
 
     Raises:
         OSError: If there is none.
+        ValueError: If transformers has no such class of models.
     """
-    config = AutoConfig.from_pretrained(name_or_path, **kwargs)
-    kind = getattr(transformers, (config.architectures or ["AutoModel"])[0], AutoModel)
-    return kind.from_pretrained(name_or_path, **kwargs).eval()
+    kwargs = {"trust_remote_code": False, **kwargs}
+    if architecture is None:
+        places = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "gguf_file", "trust_remote_code")
+        config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in places if name in kwargs})
+        architecture = next(iter(config.architectures or []), "AutoModel")
+        if not hasattr(transformers, architecture):
+            architecture = "AutoModel"
+    kind = getattr(transformers, architecture, None)
+    if kind is not AutoModel and not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        raise ValueError(f"transformers has no model class {architecture!r}, which the host is said to be.")
+    if "gguf_file" not in kwargs:
+        kwargs.setdefault("use_safetensors", True)
+    # In evaluation mode, as from_pretrained leaves it.
+    return kind.from_pretrained(name_or_path, **kwargs)
 
 
 @contextmanager

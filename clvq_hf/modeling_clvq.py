@@ -3,6 +3,7 @@
 Paper: CLVQ-VAE, arXiv 2506.20040. Equations are named as in `docs/method.md`.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -172,12 +173,13 @@ class CLVQModel(ConceptModel):
     _keep_in_fp32_modules_strict = ["encoder", "quantizer"]
     _no_split_modules = ["CLVQDecoderLayer"]
     _not_in_fingerprint = ("decoder.", "quantizer.updates_since_use")
+    _in_fingerprint = ("encoder_max_mix", "ema_epsilon")
 
     def __init__(self, config: CLVQConfig) -> None:
         super().__init__(config)
         self.encoder = AdaptiveResidualEncoder(config)
         self.quantizer = TopKQuantizer(config)
-        self.decoder = CLVQDecoder(config)
+        self.decoder = CLVQDecoder(config) if config.has_decoder else None
         self.post_init()
 
     @torch.no_grad()
@@ -204,7 +206,7 @@ class CLVQModel(ConceptModel):
     @property
     def dtype(self) -> torch.dtype:
         """`torch.dtype`: of the decoder; encoder and quantizer are float32 always."""
-        return self.decoder.head.weight.dtype
+        return torch.float32 if self.decoder is None else self.decoder.head.weight.dtype
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -238,10 +240,11 @@ class CLVQModel(ConceptModel):
                 divided by; the counting tokens of this batch if absent.
 
         Returns:
-            [`CLVQOutput`]: losses, reconstruction, quantized and encoder states, codes and perplexity.
+            [`CLVQOutput`]: losses, reconstruction (without a decoder neither), quantized and encoder states, codes and
+            perplexity.
 
         Raises:
-            ValueError: If a width differs from the config's.
+            ValueError: If a width differs from the config's, or there is a target and no decoder.
         """
         self._check_width("hidden_states", hidden_states, self.config.hidden_size)
         mask = self._mask("attention_mask", attention_mask, hidden_states)
@@ -250,8 +253,10 @@ class CLVQModel(ConceptModel):
         hidden_states = torch.where(mask[..., None], hidden_states, 0)
         encoder_states = self.encoder(hidden_states)
         quantized, vectors, codes = self.quantizer(encoder_states, mask, counted)
-        memory = quantized if self.config.decoder_memory == "quantized" else encoder_states
-        reconstruction = self.decoder(quantized, memory, mask)
+        reconstruction = None
+        if self.decoder is not None:
+            memory = quantized if self.config.decoder_memory == "quantized" else encoder_states
+            reconstruction = self.decoder(quantized, memory, mask)
         output = CLVQOutput(
             reconstruction=reconstruction,
             quantized=quantized,
@@ -260,6 +265,7 @@ class CLVQModel(ConceptModel):
             perplexity=self._perplexity(codes, counted),
         )
         if target_hidden_states is not None:
+            self._check_decoder()
             self._check_width("target_hidden_states", target_hidden_states, self.config.target_hidden_size)
             _check_batch("target_hidden_states", target_hidden_states, hidden_states)
             tokens = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
@@ -295,6 +301,7 @@ class CLVQModel(ConceptModel):
         attention_mask: torch.Tensor | None = None,
         codes: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        self._check_decoder()
         self._check_width("hidden_states", hidden_states, self.config.hidden_size)
         mask = self._mask("attention_mask", attention_mask, hidden_states)
         hidden_states = torch.where(mask[..., None], hidden_states, 0)
@@ -329,6 +336,26 @@ class CLVQModel(ConceptModel):
             `int`: Number of codes that were revived (0 unless `config.revive_after` is set).
         """
         return self.quantizer.update()
+
+    def codebook_only(self) -> "CLVQModel":
+        """A copy without the decoder: it encodes, attaches and ablates alike, with the same fingerprint.
+
+        What is left are `d² + K·d` numbers. Training and splicing need the decoder.
+        """
+        config = copy.deepcopy(self.config)
+        config.has_decoder = False
+        bare = type(self)(config).to(self.device)
+        bare.load_state_dict({name: t for name, t in self.state_dict().items() if not name.startswith("decoder.")})
+        bare.train(self.training)
+        bare._source, bare._reference, bare._concepts = self._source, self._reference, self._concepts
+        return bare
+
+    def _check_decoder(self) -> None:
+        if self.decoder is None:
+            raise ValueError(
+                "This is a codebook without its decoder: it encodes, attaches and ablates, but nothing can be "
+                "reconstructed, spliced or trained. Load the whole model."
+            )
 
     @staticmethod
     def _mask(name: str, mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -1,19 +1,17 @@
 """`ConceptModel`: what every concept method of this library offers, whatever it is made of."""
 
-import hashlib
-import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from . import hooks
 from .interventions import Splice, ablate, steer
+from .modeling_pretrained import PreTrainedConceptModel
 from .tap import Tap
 
 if TYPE_CHECKING:
@@ -24,20 +22,15 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 
-class ConceptModel(PreTrainedModel):
+class ConceptModel(PreTrainedConceptModel):
     """Base of all concept methods: it turns hidden states into one concept (code) per token.
 
     A method implements [`encode`][clvq_hf.ConceptModel.encode],
     [`ablation_basis`][clvq_hf.ConceptModel.ablation_basis] and, if its concepts are vectors,
     [`codebook`][clvq_hf.ConceptModel.codebook]. Its config names the host layers (`lower_layer`, `upper_layer`,
-    `stack`) and their widths (`hidden_size`, `target_hidden_size`). Everything else comes with the base: saving and
-    loading, attaching to a host, checking that a host fits.
+    `stack`) and their widths (`hidden_size`, `target_hidden_size`). Everything else comes with the base: saving,
+    loading and sharing, attaching to a host, intervening in it, checking that a host fits.
     """
-
-    main_input_name = "hidden_states"
-    base_model_prefix = ""
-    # Beginnings of the names of tensors that no code depends on.
-    _not_in_fingerprint: tuple[str, ...] = ()
 
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Assign a concept to each token.
@@ -193,18 +186,6 @@ class ConceptModel(PreTrainedModel):
             output_dir=output_dir,
         )
 
-    def fingerprint(self) -> str:
-        """64 hexadecimal digits of what decides the codes: layers and weights, but not those of the decoder."""
-        config = self.config
-        digest = hashlib.sha256(
-            json.dumps([config.model_type, config.lower_layer, config.upper_layer, config.stack]).encode()
-        )
-        for name, tensor in sorted(self.state_dict().items()):
-            if not name.startswith(self._not_in_fingerprint):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().to(torch.float64).contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
     def ablate(
         self,
         host: Any,
@@ -274,59 +255,5 @@ class ConceptModel(PreTrainedModel):
         """
         return Splice(self, host)
 
-    def check_host(self, host: Any) -> None:
-        """Check that the layers of the config exist in `host` and have the widths of the config.
 
-        Raises:
-            ValueError: Naming what the config asks for and what the host has.
-        """
-        config = self.config
-        if config.lower_layer is None or config.upper_layer is None:
-            raise ValueError(
-                "The config names no host layers. Set lower_layer and upper_layer, or build it with "
-                f"{type(config).__name__}.from_host(host, lower_layer=…, upper_layer=…)."
-            )
-        stream = hooks.residual_stream(host, config.stack)
-        for field, layer, width in (
-            ("hidden_size", config.lower_layer, config.hidden_size),
-            ("target_hidden_size", config.upper_layer, config.target_hidden_size),
-        ):
-            stream.check_layer(layer)
-            if stream.hidden_sizes[layer] != width:
-                raise ValueError(
-                    f"{field}={width} in the config, but layer {layer} of the host ({type(host).__name__}) is "
-                    f"{stream.hidden_sizes[layer]} wide. Is it another host than the one it was trained on "
-                    f"({config.host_name_or_path})? Build the config with {type(config).__name__}.from_host(host, …)."
-                )
-
-    @property
-    def device(self) -> torch.device:
-        """`torch.device`: of the first parameter or buffer; methods without parameters live in buffers alone."""
-        return next(itertools.chain(self.parameters(), self.buffers())).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """`torch.dtype`: of the first floating-point parameter or buffer."""
-        tensors = itertools.chain(self.parameters(), self.buffers())
-        return next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "ConceptModel":
-        """Load a concept model from a folder or the Hub; the arguments are those of `PreTrainedModel`.
-
-        Only safetensors are read. A missing tensor is an error: transformers would fill it with fresh random numbers
-        and warn, and the codes would be silently wrong.
-
-        Raises:
-            ValueError: If the checkpoint lacks a tensor of the model.
-        """
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, **{**kwargs, "use_safetensors": True, "output_loading_info": True}
-        )
-        if info["missing_keys"]:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {sorted(info['missing_keys'])}. The checkpoint is incomplete "
-                "or of another model; save it again with save_pretrained."
-            )
-        return (model, info) if wants_info else model
+__all__ = ["ConceptModel"]

@@ -18,7 +18,9 @@ from transformers.utils import logging
 from . import hooks
 from .activations import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
 from .configuration_clvq import CLVQConfig
+from .hub import REFERENCE_NAME
 from .modeling_clvq import CLVQModel
+from .provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
 from .running_statistics import RunningStatistics
 from .sampling import EpochLengthSampler
 from .tokenization import (
@@ -29,6 +31,7 @@ from .tokenization import (
     filter_by_occurrence,
     tokenize_texts,
 )
+from .trainer_hub import HubTrainer
 from .training_args import CLVQTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -42,7 +45,7 @@ IDENTITY = (
 TOKENIZED = {"input_ids", "token_mask", "length", "num_counted", "text_index"}
 
 
-class CLVQTrainer(Trainer):
+class CLVQTrainer(HubTrainer):
     """Trains a [`CLVQModel`] on texts, through a frozen host, or on states that were extracted before.
 
     It is a [`~transformers.Trainer`], so Accelerate, mixed precision, logging, callbacks, checkpoints and resuming work
@@ -80,6 +83,8 @@ class CLVQTrainer(Trainer):
             raise ValueError(f"args must be CLVQTrainingArguments, got {type(args).__name__}.")
         if not isinstance(model, CLVQModel):
             raise ValueError(f"model must be a CLVQModel, got {type(model).__name__}.")
+        if not model.config.has_decoder:
+            raise ValueError("This is a codebook without its decoder, which training needs: load the whole model.")
         _check_launch(args)
         check_output_dir(args.output_dir, model.config)
         self.args = args
@@ -303,6 +308,13 @@ class CLVQTrainer(Trainer):
         if figures:
             commitment = model.config.commitment_cost * figures["commitment_loss"]
             figures = {"loss": figures["reconstruction_loss"] + commitment, **figures}
+        held_out = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        if model.config.training is not None and any(dataloader.dataset is each for each in held_out):
+            name = metric_key_prefix.removeprefix("eval").removeprefix("_")
+            told = {f"{name} {figure}".strip(): value for figure, value in figures.items()}
+            known, fingerprint = model.config.training, model.fingerprint()
+            before = known.get("figures", {}) if known.get("figures_of") == fingerprint else {}
+            model.config.training |= {"figures": {**before, **told}, "figures_of": fingerprint}
         return EvalLoopOutput(
             predictions=None,
             label_ids=None,
@@ -313,10 +325,52 @@ class CLVQTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights as safetensors and arguments as JSON: Trainer would pickle the arguments."""
         output_dir = Path(self.args.output_dir if output_dir is None else output_dir)
+        training = self.model.config.training
+        if training is not None and training.get("figures_of") not in (None, self.model.fingerprint()):
+            del training["figures"], training["figures_of"]  # of weights that are not those that are saved
         self.model.save_pretrained(output_dir, state_dict=state_dict)
+        if self.host is not None and self.tokenizer is not None:
+            try:
+                self.model.record_host(self.host, self.tokenizer).save(output_dir / REFERENCE_NAME)
+            except Exception as error:  # whatever a host does: the weights are saved, and training goes on
+                logger.warning(f"The model is saved without reference texts: {type(error).__name__}: {error}")
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(output_dir)
         (output_dir / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+    def record_training(self) -> None:
+        """Note in the config what is trained on, with what, and on which commit of which host."""
+        args, config = self.args, self.model.config
+        if self.host is not None:
+            for name, value in describe_host(self.host).items():
+                if getattr(config, name) is None:
+                    setattr(config, name, value)
+        config.host_revision = resolve_commit(config.host_name_or_path, config.host_revision)
+        if self.tokenizer is not None:
+            config.tokenizer_fingerprint = tokenizer_fingerprint(self.tokenizer)
+        config.library_versions = library_versions()
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        settings = {
+            "epochs": args.num_train_epochs if args.max_steps <= 0 else None,
+            "steps": args.max_steps if args.max_steps > 0 else None,
+            "texts_per_step": batch,
+            "learning_rate": args.learning_rate,
+            "scheduler": getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
+            "optimizer": "adam, coupled decay"
+            if args.coupled_weight_decay
+            else getattr(args.optim, "value", args.optim),
+            "weight_decay": args.weight_decay,
+            "longest_text": args.max_length,
+            "token_occurrences_at_least": args.min_token_occurrences,
+            "token_occurrences_at_most": args.max_token_occurrences,
+            "seed": args.seed,
+        }
+        config.training = {
+            "dataset": recorded_name(args.dataset_name),
+            "num_texts": len(self.train_dataset),
+            "num_tokens": int(np.sum(_column(self.train_dataset, "num_counted"))),
+            "settings": {name: value for name, value in settings.items() if value is not None},
+        }
 
 
 class CodebookCallback(TrainerCallback):
@@ -329,6 +383,7 @@ class CodebookCallback(TrainerCallback):
         # A run that was broken off, or a forward before this one, may have left counts of a step that never ended.
         self.trainer.model.quantizer.discard_pending()
         self.trainer._statistics, self.trainer._revived = self.trainer._new_statistics(), 0
+        self.trainer.record_training()
         # After a checkpoint was loaded: a resumed codebook is not initialised again.
         self.trainer.initialize_codebook()
 

@@ -12,6 +12,7 @@ class CLVQTrainingArguments(TrainingArguments):
     """Arguments of [`CLVQTrainer`]; all of [`~transformers.TrainingArguments`] besides.
 
     Args:
+        dataset_name (`str`, *optional*): What the training texts are called, best their Hub id: for config and card.
         text_column (`str`): Column of the texts.
         label_column (`str`): Column of the labels, if there is one; labels are checked, not trained on.
         max_length (`int`, *optional*): Longest text in tokens; the host's own limit if not given.
@@ -26,6 +27,9 @@ class CLVQTrainingArguments(TrainingArguments):
             of `optim`.
     """
 
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "What the training texts are called, best their Hub id: for the card."}
+    )
     text_column: str = field(default="text", metadata={"help": "Column of the texts."})
     label_column: str = field(default="label", metadata={"help": "Column of the labels, if there is one."})
     max_length: int | None = field(

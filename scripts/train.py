@@ -14,11 +14,12 @@ A tenth of the texts is held out for evaluation unless `--eval_split` names a sp
 from dataclasses import dataclass, field
 
 from datasets import Dataset
-from transformers import AutoModel, AutoTokenizer, HfArgumentParser, set_seed
+from transformers import AutoTokenizer, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from clvq_hf import CLVQConfig, CLVQModel, CLVQTrainer, CLVQTrainingArguments, load_texts
 from clvq_hf.data import PARTS, split_texts
+from clvq_hf.hosts import load_host
 
 
 @dataclass
@@ -68,6 +69,7 @@ def main() -> None:
     def load(split: str) -> Dataset:
         return load_texts(data_args.dataset, split, subset=data_args.subset, **columns)
 
+    args.dataset_name = args.dataset_name or data_args.dataset
     train = load(data_args.train_split)
     if data_args.train_part is not None:
         train = split_texts(train, PARTS)[data_args.train_part]
@@ -76,7 +78,8 @@ def main() -> None:
         train, evaluation = parts["train"], parts["test"]
     else:
         evaluation = load(data_args.eval_split)
-    host = AutoModel.from_pretrained(model_args.host)
+    # With its head, though training does not run it: the config names the class that load_host brings back.
+    host = load_host(model_args.host)
     tokenizer = AutoTokenizer.from_pretrained(model_args.host)
     fields = {name: value for name, value in vars(model_args).items() if name != "host"}
     model = CLVQModel(CLVQConfig.from_host(host, **fields))

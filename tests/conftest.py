@@ -1,11 +1,23 @@
-"""What the tests share: a real tokenizer, real sentences, a small real model, and tiny random ones."""
+"""What the tests share: a real tokenizer, real sentences, a small real model, tiny random ones, and a Hub."""
+
+# ruff: noqa: E402
 
 import importlib.util
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import mkdtemp
+
+from loopback_hub import LoopbackHub
+
+# Before any library of Hugging Face is imported: they freeze the address of the Hub and the place of their caches.
+HUB = LoopbackHub().__enter__()
+os.environ.update(HUB.environment(mkdtemp(prefix="clvq-hf-home-")))
 
 import pytest
 import torch
 from datasets import Dataset, disable_progress_bars
+from huggingface_hub import constants
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -15,11 +27,23 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from clvq_hf import CLVQConfig, CLVQModel, load_texts
+from clvq_hf import CLVQConfig, CLVQModel, hub_requests, load_texts
+from clvq_hf.activations import HiddenStateExtractor
+from clvq_hf.tokenization import TextCollator, tokenize_texts
 
 # Two tests a core run at the same time; more threads than that only fight.
 torch.set_num_threads(1)
 disable_progress_bars()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[LoopbackHub]:
+    """An empty Hub on 127.0.0.1, which every client in this process talks to, logged in, with an empty cache."""
+    HUB.reset()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(hub_requests, "BACK_OFF", (0.0, 0.0, 0.0))
+    yield HUB
+    HUB.reset()
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +131,38 @@ def make_model(make_config):
         return CLVQModel(make_config(**fields))
 
     return make
+
+
+@pytest.fixture
+def fit():
+    """Gives a concept model a codebook: states of real sentences, as training does before its first step."""
+
+    def fit(model: CLVQModel, host, tokenizer, texts: Dataset) -> CLVQModel:
+        config = model.config
+        extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
+        states = extract(TextCollator(tokenizer)(tokenize_texts(texts, tokenizer).to_list()))
+        model.initialize_codebook(states["hidden_states"][states["token_mask"].bool()], seed=0)
+        return model.eval()
+
+    return fit
+
+
+@pytest.fixture
+def hub_host(hub, host, tokenizer) -> BertForSequenceClassification:
+    """The random BERT classifier, as it comes from the Hub ("org/host")."""
+    host.config.id2label, host.config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
+    host.push_to_hub("org/host")
+    tokenizer.push_to_hub("org/host")
+    return BertForSequenceClassification.from_pretrained("org/host").eval()
+
+
+@pytest.fixture
+def shared_model(hub_host, tokenizer, texts, fit) -> CLVQModel:
+    """A concept model of that host, with reference texts: what a trainer leaves, but for the training."""
+    torch.manual_seed(0)
+    config = CLVQConfig.from_host(
+        hub_host, 1, 3, codebook_size=12, num_decoder_layers=1, num_attention_heads=4, intermediate_size=48
+    )
+    model = fit(CLVQModel(config), hub_host, tokenizer, texts)
+    model.record_host(hub_host, tokenizer)
+    return model

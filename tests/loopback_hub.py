@@ -175,6 +175,7 @@ class LoopbackHub:
         self.requests: list[tuple[str, str, int]] = []
         self.repos: dict[tuple[str, str], Repo] = {}
         self._names: dict[str, tuple[str, ...]] = {}  # of each token: under what it may write, the user first
+        self._read_only: set[str] = set()
         self._failures: list[list] = []
         self._lock = threading.RLock()
         self.token = self.add_user(user, organizations)
@@ -194,11 +195,20 @@ class LoopbackHub:
             server.shutdown()
             server.server_close()
 
-    def add_user(self, name: str, organizations: tuple[str, ...] = ()) -> str:
-        """A further user; returns the token."""
+    def add_user(self, name: str, organizations: tuple[str, ...] = (), read_only: bool = False) -> str:
+        """A further user, or a further token of one; returns the token."""
         token = f"hf_{secrets.token_hex(17)}"
         self._names[token] = (name, *organizations)
+        if read_only:
+            self._read_only.add(token)
         return token
+
+    def reset(self) -> None:
+        """Forget all repositories, requests, and failures that were asked for; users and their tokens stay."""
+        with self._lock:
+            self.repos.clear()
+            self.requests.clear()
+            self._failures.clear()
 
     def fail_next(self, n: int = 1, path_contains: str = "", method: str = "", status: int | str = 503) -> None:
         """Let the next `n` matching requests fail, at either origin (paths of large files begin with `/storage/`).
@@ -256,6 +266,8 @@ class LoopbackHub:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         if token and token not in self._names:
             raise Refused(401, "Invalid credentials in Authorization header")
+        if required and token in self._read_only and request.command != "GET":
+            raise Refused(403, "Forbidden: this token may only read")
         if required and not token:
             raise Refused(401, "Invalid username or password.", "RepoNotFound")
         return self._names.get(token, ())

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from loopback_hub import LoopbackHub, run_client
+from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
 from transformers import BertConfig, BertModel
 
 from clvq_hf import ConceptTable
 from clvq_hf.concept_summary import Concept
+from clvq_hf.hub import commit_files
+from clvq_hf.hub_requests import HubError
 
 SENTENCES = [
     "A wonderful, wonderful film.",
@@ -256,26 +258,95 @@ class TestDisk:
             ConceptTable.load_from_disk(tmp_path)
 
 
-CLIENT = """
-from clvq_hf import ConceptTable
-table = ConceptTable.load_from_disk({folder!r})
-table.push_to_hub("me/concepts", private=True)
-again = ConceptTable.from_hub("me/concepts")
-assert again.tokens.to_dict() == table.tokens.to_dict()
-assert again.texts.to_dict() == table.texts.to_dict()
-assert again.metadata == table.metadata
-print(again)
-"""
-
-
 class TestHub:
-    @pytest.mark.slow
-    def test_round_trip_over_http(self, table, tmp_path):
+    def test_round_trip(self, hub, table):
+        commit = table.push_to_hub("me/concepts", private=True)
+        assert commit.commit_url and len(list(HfApi().list_repo_commits("me/concepts", repo_type="dataset"))) == 2
+        again = ConceptTable.from_hub("me/concepts")
+        assert again.tokens.to_dict() == table.tokens.to_dict() and again.texts.to_dict() == table.texts.to_dict()
+        assert again.tokens.features == table.tokens.features and again.texts.features == table.texts.features
+        assert again.metadata == table.metadata
+        with pytest.raises(HubError, match="private"):
+            ConceptTable.from_hub("me/concepts", token=False, cache_dir="elsewhere")
+
+    def test_datasets_reads_it_without_this_library(self, hub, table, tmp_path):
+        table.push_to_hub("me/concepts", revision="seed-0")
+        for name in ("tokens", "texts"):
+            found = load_dataset("me/concepts", name, split="train", revision="seed-0", cache_dir=tmp_path / "cache")
+            assert found.to_dict() == getattr(table, name).to_dict()
+        assert set(hub.files("me/concepts", "dataset")) == {".gitattributes"}
+        again = ConceptTable.from_hub("me/concepts", revision="seed-0")
+        assert len(again) == len(table)
+
+    def test_a_push_that_fails_can_be_repeated(self, hub, table):
+        hub.fail_next(1, path_contains="/commit/", status=500)
+        hub.fail_next(1, path_contains="/storage/", status="drop")
+        table.push_to_hub("me/concepts")
+        assert len(ConceptTable.from_hub("me/concepts")) == len(table)
+
+    def test_a_dataset_of_another_kind_is_left_alone(self, hub, table):
+        files = {"train.csv": b"a,b", "README.md": b"# Precious"}
+        commit_files(files, "me/precious", repo_type="dataset", commit_message="A")
+        with pytest.raises(ValueError, match=r"holds another dataset \(train\.csv"):
+            table.push_to_hub("me/precious")
+        assert hub.files("me/precious", "dataset")["README.md"] == b"# Precious"
+
+    def test_an_edited_card_stays(self, hub, table):
+        table.push_to_hub("me/concepts")
+        commit_files({"README.md": b"# Mine"}, "me/concepts", repo_type="dataset", commit_message="A")
+        table.push_to_hub("me/concepts")
+        assert hub.files("me/concepts", "dataset")["README.md"] == b"# Mine"
+
+    def test_another_dataset(self, hub):
+        commit_files({"a.txt": b"a"}, "me/other", repo_type="dataset", commit_message="A")
+        with pytest.raises(ValueError, match="holds no concept table"):
+            ConceptTable.from_hub("me/other")
+
+
+class TestFiles:
+    def test_parquet_and_arrow_are_alike(self, table, tmp_path):
+        table.save_as_parquet(tmp_path / "parquet")
+        assert {file.name for file in (tmp_path / "parquet").iterdir()} == {
+            *("concept_table.json", "tokens.parquet", "texts.parquet")
+        }
+        again = ConceptTable.load_from_disk(tmp_path / "parquet")
+        assert again.tokens.to_dict() == table.tokens.to_dict() and again.texts.to_dict() == table.texts.to_dict()
+        assert again.text(0).equals(table.text(0))
+
+    @pytest.mark.parametrize("name", ["tokens", "texts"])
+    def test_damaged_parquet(self, table, tmp_path, name):
+        table.save_as_parquet(tmp_path / "table")
+        (tmp_path / "table" / f"{name}.parquet").write_bytes(b"PAR1 and nothing more")
+        with pytest.raises(ValueError, match=rf"{name}\.parquet is damaged"):
+            ConceptTable.load_from_disk(tmp_path / "table", cache_dir=tmp_path / "cache")
+
+    @pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "", "..", "a/b.arrow", 7, None])
+    def test_names_that_lead_elsewhere(self, table, tmp_path, name):
         table.save_to_disk(tmp_path / "table")
-        with LoopbackHub() as hub:
-            printed = run_client(hub, CLIENT.format(folder=str(tmp_path / "table")), tmp_path)
-            assert {"concept_table.json", "README.md"} <= set(hub.files("me/concepts", "dataset"))
-        assert "4 texts" in printed
+        state = tmp_path / "table" / "tokens" / "state.json"
+        content = json.loads(state.read_text())
+        content["_data_files"] = [{"filename": name}]
+        state.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="not in its folder: this is refused"):
+            ConceptTable.load_from_disk(tmp_path / "table")
+
+    @pytest.mark.parametrize(
+        ("file", "content"),
+        [
+            ("concept_table.json", "{"),
+            ("concept_table.json", "[1]"),
+            ("tokens/state.json", "{}"),
+            ("texts/state.json", None),
+        ],
+    )
+    def test_damage_is_named(self, table, tmp_path, file, content):
+        table.save_to_disk(tmp_path / "table")
+        if content is None:
+            (tmp_path / "table" / file).unlink()
+        else:
+            (tmp_path / "table" / file).write_text(content)
+        with pytest.raises(ValueError, match="damaged"):
+            ConceptTable.load_from_disk(tmp_path / "table")
 
 
 class TestRefusals:

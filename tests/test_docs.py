@@ -87,8 +87,8 @@ def runnable(page: Path) -> list[Block]:
 
 
 @pytest.fixture
-def clean_process(tmp_path, monkeypatch) -> Iterator[None]:
-    """An empty folder, and no trace left of Accelerate's state, environment variables or seeds."""
+def clean_process(hub, tmp_path, monkeypatch) -> Iterator[None]:
+    """An empty folder and Hub, and no trace left of Accelerate's state, environment variables or seeds."""
     monkeypatch.chdir(tmp_path)
     environment = dict(os.environ)
     with torch.random.fork_rng(devices=[]):

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from clvq_hf import hooks
+from clvq_hf.hosts import _CHECKPOINTS_FORWARD
 
 # fmt: off
 ENCODERS = [
@@ -705,7 +706,7 @@ class TestTrainMode:
         stack = "encoder" if model_type == "t5" else None
 
         def gradients(checkpointing):
-            host = tiny_hosts.tiny_host(model_type, attention_probs_dropout_prob=0.0).train()
+            host = tiny_hosts.tiny_host(model_type, attention_probs_dropout_prob=0.0).train().double()
             for module in host.modules():
                 module.p = 0.0 if isinstance(module, nn.Dropout) else getattr(module, "p", None)
             if checkpointing:
@@ -721,6 +722,10 @@ class TestTrainMode:
             assert len(seen) == 1
             return [p.grad for p in host.parameters() if p.grad is not None], states[2].detach()
 
+        if not _CHECKPOINTS_FORWARD:
+            with pytest.raises(hooks.UnsupportedHostError, match="gradient checkpointing"):
+                gradients(True)
+            return
         (plain, state), (recomputed, same) = gradients(False), gradients(True)
         assert torch.equal(state, same)
         assert len(plain) == len(recomputed)
