@@ -82,7 +82,6 @@ def model_card(
     terms = {"license": license} if license is not None else licences.get(("model", host), {})
     shown, chosen_by = ([], "") if table is None else _telling_concepts(table)
     mask = None if table is None or not mask_toxic else _mask_of(table)
-    where = "" if table is None else _joined(_unique(table.texts["split"][:]))
     data = ModelCardData(
         library_name=LIBRARY,
         pipeline_tag="feature-extraction",
@@ -111,7 +110,7 @@ def model_card(
         num_active=0 if table is None else len(table.active_codes),
         num_texts=0 if table is None else f"{len(table.texts):,}",
         dataset="" if table is None else _joined(_unique(table.texts["dataset"][:])) or "unnamed texts",
-        splits=where,
+        splits="" if table is None else _joined(_unique(table.texts["split"][:])),
         mask_note="" if mask is None else "Texts of toxic labels are masked.",
         labels_note=_labels_note(shown, table),
         table_place=Markdown("`model.concepts`"),

@@ -392,4 +392,4 @@ def _check_type(folder: Path, name: str, cls: type[PreTrainedConceptModel]) -> N
         )
 
 
-__all__ = ["HubError", "PreTrainedConceptModel"]
+__all__ = ["PreTrainedConceptModel"]

@@ -206,7 +206,8 @@ def verify_host(
     config, texts = model.config, reference.texts
     ids = [text.input_ids for text in texts]
     num_tokens = sum(map(len, ids))
-    name = f"{type(host).__name__} {getattr(host.config, '_name_or_path', '') or ''}".strip()
+    # Wrappers, such as DDP, have no config.
+    name = f"{type(host).__name__} {getattr(getattr(host, 'config', None), '_name_or_path', '')}".strip()
     reasons, notes = _tokenizer_findings(config, texts, tokenizer)
     try:
         model.check_host(host)
@@ -230,10 +231,11 @@ def verify_host(
 
     lower, upper = (states.layers[layer] for layer in (config.lower_layer, config.upper_layer))
     share = agreement(lower)
+    dtype = str(hooks.unwrap(host).dtype).removeprefix("torch.")
     wanted = torch.tensor([row for text in texts for row in text.lower_sketch])
     if share < MIN_AGREEMENT or difference(sketch(lower[mask]), wanted) > TOLERANCE:
         reasons.append(_why(model, host, ids, lower[mask], wanted, share))
-        if (dtype := str(hooks.unwrap(host).dtype).removeprefix("torch.")) != (config.host_dtype or dtype):
+        if dtype != (config.host_dtype or dtype):
             reasons.append(f"It runs in {dtype}; the codes were learned in {config.host_dtype}.")
     elif (
         difference(sketch(upper[mask]), torch.tensor([row for text in texts for row in text.upper_sketch])) > TOLERANCE
@@ -243,7 +245,8 @@ def verify_host(
             f"layer {config.lower_layer} are not those of the host that was trained on."
         )
     if not reasons:
-        reasons += _prediction_findings(texts, states.predictions, notes)
+        rounded = dtype != (config.host_dtype or dtype)
+        reasons += _prediction_findings(texts, states.predictions, rounded, notes)
     return Verification(name, share, num_tokens, reasons, notes)
 
 
@@ -263,7 +266,9 @@ def _tokenizer_findings(
     return reasons, []
 
 
-def _prediction_findings(texts: list[ReferenceText], found: list[int] | None, notes: list[str]) -> list[str]:
+def _prediction_findings(
+    texts: list[ReferenceText], found: list[int] | None, rounded: bool, notes: list[str]
+) -> list[str]:
     expected = [text.prediction for text in texts]
     if None in expected:
         return []
@@ -272,6 +277,9 @@ def _prediction_findings(texts: list[ReferenceText], found: list[int] | None, no
         return []
     wrong = sum(a != b for a, b in zip(expected, found, strict=True))
     if not wrong:
+        return []
+    if rounded and wrong <= len(texts) // 4:  # a text between two classes may fall to either side
+        notes.append(f"{wrong} of {len(texts)} texts are predicted otherwise, which another dtype may explain")
         return []
     return [
         f"The states are right, but {wrong} of {len(texts)} reference texts are predicted otherwise: it has another "
@@ -289,6 +297,12 @@ def _why(
 ) -> str:
     """The first explanation that brings the states back: another layer, a scale, a normalisation; else the weights."""
     config = model.config
+    if (here := difference(sketch(lower), wanted)) <= TOLERANCE:
+        return (
+            f"{share:.1%} of the reference tokens got their code, though the states differ by {here:.1%} alone: the "
+            "codes lie close together, and rounding moves tokens between them. Run the host in the dtype that was "
+            "trained with."
+        )
     told = f"{share:.1%} of the reference tokens got their code, and the states are others than they were."
     stream = hooks.residual_stream(host, config.stack)
     layers = [n for n in range(stream.num_blocks + 1) if stream.hidden_sizes[n] == config.hidden_size]

@@ -223,7 +223,10 @@ class TestListing:
         shared_model.config.training = {"dataset": "org/news"}
         shared_model.push_to_hub("me/clvq-news", private=True)
         make_model(host_name_or_path="org/other").push_to_hub("org/clvq-other")
-        names = lambda **filters: sorted(info.repo_id for info in list_codebooks(**filters))  # noqa: E731
+
+        def names(**filters) -> list[str]:
+            return sorted(info.repo_id for info in list_codebooks(**filters))
+
         assert names() == ["me/clvq-news", REPO, "org/clvq-other"]
         assert names(host="org/host") == ["me/clvq-news", REPO]
         assert names(host="org/host", dataset="org/reviews") == [REPO]

@@ -1,6 +1,7 @@
 """Reference texts tell the right host from wrong ones, and say what is wrong."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,6 +103,37 @@ def test_another_normalisation(make_model, host, tokenizer, texts, fit):
     hook.remove()
     found = model.verify(host)
     assert not found and "normalised otherwise" in found.reasons[0]
+
+
+def test_codes_so_close_that_rounding_moves_tokens(model, host):
+    # The same states; every fifth token has the code of a neighbour.
+    texts = [
+        replace(text, codes=[(code + (n % 5 == 0)) % 24 for n, code in enumerate(text.codes)])
+        for text in model.reference.texts
+    ]
+    model._reference = Reference(model.fingerprint(), texts)
+    found = model.verify(host)
+    assert not found and "though the states differ by 0.0% alone" in found.reasons[0]
+    assert "layers are counted differently" not in str(found)
+
+
+def test_a_prediction_that_another_dtype_may_explain(model, host):
+    first, *others = model.reference.texts
+    model._reference = Reference(model.fingerprint(), [replace(first, prediction=1 - first.prediction), *others])
+    model.config.host_dtype = "float32"
+    assert "1 of 8 reference texts are predicted otherwise" in model.verify(host).reasons[0]
+    model.config.host_dtype = "bfloat16"
+    found = model.verify(host)
+    assert found and any("another dtype may explain" in note for note in found.notes)
+
+
+def test_a_wrapped_host(model, host, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        found = model.verify(torch.nn.parallel.DistributedDataParallel(host))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert found and found.host == "DistributedDataParallel"
 
 
 def test_another_layer(model, host):
