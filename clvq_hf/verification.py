@@ -232,10 +232,11 @@ def verify_host(
     lower, upper = (states.layers[layer] for layer in (config.lower_layer, config.upper_layer))
     share = agreement(lower)
     dtype = str(hooks.unwrap(host).dtype).removeprefix("torch.")
+    rounded = dtype != (config.host_dtype or dtype)
     wanted = torch.tensor([row for text in texts for row in text.lower_sketch])
     if share < MIN_AGREEMENT or difference(sketch(lower[mask]), wanted) > TOLERANCE:
         reasons.append(_why(model, host, ids, lower[mask], wanted, share))
-        if dtype != (config.host_dtype or dtype):
+        if rounded:
             reasons.append(f"It runs in {dtype}; the codes were learned in {config.host_dtype}.")
     elif (
         difference(sketch(upper[mask]), torch.tensor([row for text in texts for row in text.upper_sketch])) > TOLERANCE
@@ -245,7 +246,6 @@ def verify_host(
             f"layer {config.lower_layer} are not those of the host that was trained on."
         )
     if not reasons:
-        rounded = dtype != (config.host_dtype or dtype)
         reasons += _prediction_findings(texts, states.predictions, rounded, notes)
     return Verification(name, share, num_tokens, reasons, notes)
 
