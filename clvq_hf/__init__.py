@@ -5,15 +5,17 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel
 
+from .baselines import ClusterConfig, ClusterModel, SparseConfig, SparseDictionary, SparseOutput
 from .configuration_clvq import CLVQConfig
 from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput
 from .modeling_concepts import ConceptModel
 from .quantizer import TopKQuantizer
 from .version import __version__
 
-# At import, so that AutoModel.from_pretrained knows "clvq" right after `import clvq_hf`.
-AutoConfig.register(CLVQConfig.model_type, CLVQConfig, exist_ok=True)
-AutoModel.register(CLVQConfig, CLVQModel, exist_ok=True)
+# At import, so that AutoModel.from_pretrained knows these types right after `import clvq_hf`.
+for _model in (CLVQModel, ClusterModel, SparseDictionary):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
+    AutoModel.register(_model.config_class, _model, exist_ok=True)
 
 # The rest is imported at first use: the trainer alone costs seconds.
 _LAZY = {
@@ -48,8 +50,13 @@ __all__ = [
     "CLVQOutput",
     "CLVQTrainer",
     "CLVQTrainingArguments",
+    "ClusterConfig",
+    "ClusterModel",
     "ConceptModel",
     "ConceptTable",
+    "SparseConfig",
+    "SparseDictionary",
+    "SparseOutput",
     "TopKQuantizer",
     "__version__",
     "ablate_texts",

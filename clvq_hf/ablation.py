@@ -16,7 +16,7 @@ Conditions (what is removed), of which all but `other_code` are removed at the s
 - `leace`: what tells the class linearly (LEACE).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ from .ablation_texts import OtherTexts, TextsOfTable, text_generator
 from .concept_table import ConceptTable
 from .data import text_hash
 from .host_runner import HostRunner, Readout
-from .interventions import HOW, orthonormal_rows, project
+from .interventions import check_how, orthonormal_rows, project
+from .modeling_concepts import BY_GRADIENT
 from .resume import Resume, resume
 from .tokenization import TextCollator, ensure_pad_token
 
@@ -97,7 +98,9 @@ def ablate_texts(
     how: str = "project",
     references: AblationReferences | None = None,
     readout: Readout | None = None,
+    conditions: Sequence[str] = CONDITIONS,
     k: int = 1,
+    variant: str | None = None,
     num_draws: int = 20,
     batch_size: int = 32,
     seed: int = 0,
@@ -118,7 +121,9 @@ def ablate_texts(
         references ([`AblationReferences`][clvq_hf.ablation_references.AblationReferences], *optional*): From training
             texts. Without them the conditions `class_ceiling`, `class_residual` and `leace` are left out.
         readout ([`Readout`][clvq_hf.host_runner.Readout], *optional*): What the host predicts; found if not given.
+        conditions (`Sequence[str]`): Which of the above, `salient` among them; all if not given. The probe runs all.
         k (`int`): Directions that are removed: those of the token's `k` strongest concepts.
+        variant (`str`, *optional*): One of the model's `ablation_variants`; the first if not given.
         num_draws (`int`): Draws a text of the conditions that are drawn.
         batch_size (`int`): Texts a host forward.
         seed (`int`): Seed of the draws; those of a text do not depend on the other texts' order.
@@ -128,27 +133,30 @@ def ablate_texts(
         `prediction_plain`, `prediction`, `margin_plain`, `margin` (logit of the plain prediction minus the best other),
         `probability_plain`, `probability` (of the plain prediction), `gold_probability_plain`, `gold_probability`
         (-1 without a label), `kl` (`KL(plain‖ablated)`, nats), `probabilities_plain`, `probabilities` (empty for
-        vocabularies), `num_positions`, `removed_norm`, `matched`.
+        vocabularies), `num_positions`, `removed_norm`, `matched`;
+        in the model also `removed_energy`, the share of the squared norm at these positions that was removed.
 
     Raises:
         ValueError: If the table is of another model or lacks salience, texts were trained on, or an argument is
             unknown.
     """
-    _check(model, host, table, references, protocol, positions, how, num_draws)
+    _check(model, host, table, references, protocol, positions, how, num_draws, conditions)
     if protocol == "probe":
         from .ablation_probe import probe_texts
 
+        if variant is not None:
+            raise ValueError("The probe protocol removes the default variant; leave variant out.")
         return probe_texts(model, host, tokenizer, table, k=k, num_draws=num_draws, batch_size=batch_size, seed=seed)
     readout = Readout.of(host) if readout is None else readout
     ensure_pad_token(tokenizer)
     texts = TextsOfTable(table, tokenizer)
-    reader = _Reader(model, host, tokenizer, texts, readout, how, k, references, batch_size)
+    reader = _Reader(model, host, tokenizer, texts, readout, how, k, variant, references, batch_size)
     salient, pool, predictions = reader.sources(seed)
     rows: dict[str, list] = {}
-    plan = _Plan(texts, salient, pool, predictions, reader, positions, how, references, num_draws, seed)
-    for batch, upper in reader.batches(f"Ablating ({positions}, {how})"):
+    plan = _Plan(texts, salient, pool, predictions, reader, positions, how, references, conditions, num_draws, seed)
+    for batch, upper, gradients in reader.batches(f"Ablating ({positions}, {how})"):
         plain = readout(upper.output, batch["attention_mask"]).cpu()
-        for removal in plan.removals(batch, upper):
+        for removal in plan.removals(batch, upper, gradients):
             with torch.no_grad():
                 logits = readout(upper(removal.states.to(upper.state.dtype)), batch["attention_mask"]).cpu()
             for name, column in _outcome(removal, batch, texts, plain, logits, upper).items():
@@ -165,14 +173,19 @@ def _check(
     positions: str,
     how: str,
     num_draws: int,
+    conditions: Sequence[str],
 ) -> None:
+    if unknown := sorted(set(conditions) - set(CONDITIONS)):
+        raise ValueError(f"There is no condition {unknown[0]!r}; there are {CONDITIONS}.")
+    if "salient" not in conditions:
+        raise ValueError("Every condition is compared with 'salient', which conditions must name.")
     for name, value, allowed in (
         ("protocol", protocol, ("in_model", "probe")),
         ("positions", positions, POSITIONS),
-        ("how", how, HOW),
     ):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+    check_how(model, how)
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, got {num_draws}.")
     model.check_host(host)
@@ -199,11 +212,12 @@ class _Reader:
         readout: Readout,
         how: str,
         k: int,
+        variant: str | None,
         references: AblationReferences | None,
         batch_size: int,
     ) -> None:
         self.model, self.host, self.texts, self.readout = model, host, texts, readout
-        self.how, self.k = how, k
+        self.how, self.k, self.variant = how, k, variant
         self.mean = model.mean_state.cpu() if references is None else references.mean
         self._runner = HostRunner(host, model.config.stack)
         order = np.argsort(texts.tokenized["length"], kind="stable")
@@ -211,18 +225,34 @@ class _Reader:
             texts.tokenized.select(order), batch_size=batch_size, collate_fn=TextCollator(tokenizer)
         )
 
-    def batches(self, description: str) -> Iterator[tuple[dict[str, torch.Tensor], Resume]]:
-        """Batches, longest texts last, each with the host at `lower_layer`, ready to go on."""
+    def batches(self, description: str) -> Iterator[tuple[dict[str, torch.Tensor], Resume, torch.Tensor | None]]:
+        """Batches, longest texts last, each with the host at `lower_layer`, ready to go on.
+
+        And, for variants that ask for them, the margin's gradients there.
+        """
         config = self.model.config
         with hooks.evaluation_mode(self.host), tqdm(total=len(self.texts), desc=description, unit="text") as bar:
             for batch in self._loader:
-                yield batch, resume(self.host, self._runner.inputs(batch), config.lower_layer, config.stack)
+                upper = resume(self.host, self._runner.inputs(batch), config.lower_layer, config.stack)
+                by_gradient = self.variant is not None and self.variant.endswith(BY_GRADIENT)
+                yield batch, upper, self._gradients(batch, upper) if by_gradient else None
                 bar.update(len(batch["text_index"]))
 
-    def source(self, texts: np.ndarray, codes: np.ndarray, states: torch.Tensor) -> Source:
+    def _gradients(self, batch: dict[str, torch.Tensor], upper: Resume) -> torch.Tensor:
+        """`(B, S, d)`: gradient of the margin (logit of the prediction minus the best other) at `lower_layer`."""
+        with torch.enable_grad():
+            state = upper.state.clone().requires_grad_()
+            first, second = self.readout(upper(state), batch["attention_mask"]).topk(2, dim=-1).values.unbind(-1)
+            (gradients,) = torch.autograd.grad((first - second).sum(), state)
+        return gradients.float().cpu()
+
+    def source(
+        self, texts: np.ndarray, codes: np.ndarray, states: torch.Tensor, gradients: torch.Tensor | None
+    ) -> Source:
         """What is removed with tokens of states `(N, d)`."""
         states = states.to(self.model.device)
-        basis = self.model.ablation_basis(states, k=self.k).cpu()
+        gradients = None if gradients is None else gradients.to(self.model.device)
+        basis = self.model.ablation_basis(states, self.k, self.variant, gradients).cpu()
         shift = None
         if self.how == "swap":
             shift = self.mean - self.model.codebook[torch.as_tensor(codes, device=self.model.device).long()].cpu()
@@ -231,24 +261,29 @@ class _Reader:
     def sources(self, seed: int) -> tuple[Source, Source, np.ndarray]:
         """The salient tokens of all texts, a random content token of each, and the plain predictions."""
         texts = self.texts
-        states: list[Any] = [None] * len(texts)
+        # Of the salient and of the drawn token of each text: state, and gradient if there is one.
+        salient: list[Any] = [None] * len(texts)
         drawn: list[Any] = [None] * len(texts)
         places = np.empty(len(texts), dtype=np.int64)
         predictions = np.empty(len(texts), dtype=np.int64)
-        for batch, upper in self.batches("Reading the texts"):
+        for batch, upper, gradients in self.batches("Reading the texts"):
+            state = upper.state.float().cpu()
             logits = self.readout(upper.output, batch["attention_mask"]).cpu()
             for row, text in enumerate(batch["text_index"].tolist()):
                 places[text] = texts.random_place(text, seed)
-                states[text] = upper.state[row, texts.position[text]].float().cpu()
-                drawn[text] = upper.state[row, places[text]].float().cpu()
+                for found, place in ((salient, texts.position[text]), (drawn, places[text])):
+                    found[text] = state[row, place], None if gradients is None else gradients[row, place]
                 predictions[text] = int(logits[row].argmax())
         everything = np.arange(len(texts))
         drawn_codes = np.asarray([codes[place] for codes, place in zip(texts.codes, places, strict=True)])
-        return (
-            self.source(everything, texts.salient_code, torch.stack(states)),
-            self.source(everything, drawn_codes, torch.stack(drawn)),
-            predictions,
-        )
+
+        def source(codes: np.ndarray, found: list) -> Source:
+            states, gradients = zip(*found, strict=True)
+            return self.source(
+                everything, codes, torch.stack(states), None if gradients[0] is None else torch.stack(gradients)
+            )
+
+        return source(texts.salient_code, salient), source(drawn_codes, drawn), predictions
 
 
 class _Plan:
@@ -264,16 +299,21 @@ class _Plan:
         positions: str,
         how: str,
         references: AblationReferences | None,
+        conditions: Sequence[str],
         num_draws: int,
         seed: int,
     ) -> None:
+        self.conditions = set(conditions)
         self.texts, self.salient, self.pool, self.reader = texts, salient, pool, reader
         self.positions, self.how, self.references = positions, how, references
         self.num_draws, self.seed = num_draws, seed
         self.other_texts = OtherTexts(texts, predictions, pool.code, num_draws, seed)
 
-    def removals(self, batch: Mapping[str, torch.Tensor], upper: Resume) -> Iterator[Removal]:
+    def removals(
+        self, batch: Mapping[str, torch.Tensor], upper: Resume, gradients: torch.Tensor | None
+    ) -> Iterator[Removal]:
         """Every condition and draw for a batch; draws that no text has are left out."""
+        wanted = self.conditions
         rows = batch["text_index"].numpy()
         mask = batch["attention_mask"].bool()
         # Padding may hold anything, NaN at times.
@@ -292,10 +332,19 @@ class _Plan:
         yield removal("salient", 0, salient, code=own)
 
         others = [
-            self._other_codes(states[row], codes[row], mask[row], where[row], salient[row], rows[row])
+            self._other_codes(
+                states[row],
+                None if gradients is None else gradients[row],
+                codes[row],
+                mask[row],
+                where[row],
+                salient[row],
+                rows[row],
+            )
             for row in range(len(rows))
+            if "other_code" in wanted
         ]
-        for draw in range(min(self.num_draws, max(map(len, others)))):
+        for draw in range(min(self.num_draws, max(map(len, others), default=0))):
             valid = np.asarray([len(found) > draw for found in others])
             chosen = [found[min(draw, len(found) - 1)] if found else None for found in others]
             new, at = states.clone(), torch.zeros_like(mask)
@@ -313,13 +362,15 @@ class _Plan:
             )
 
         for condition in ("other_text_same", "other_text_opposite", "random_active_code"):
+            if condition not in wanted:
+                continue
             source = self.pool if condition == "random_active_code" else self.salient
             for draw, chosen, valid in self.other_texts.draws(condition, rows):
                 new = self._removed(states, source, chosen, where & torch.as_tensor(valid)[:, None])
                 yield removal(condition, draw, new, code=np.where(valid, source.code[chosen], -1), valid=valid)
 
         norms, width = (states - salient).norm(dim=-1, keepdim=True), states.shape[-1]
-        for draw in range(self.num_draws):
+        for draw in range(self.num_draws if "random_direction" in wanted else 0):
             directions = np.stack(
                 [
                     text_generator(self.seed, self.texts.text_id[row], "random_direction", draw).normal(size=width)
@@ -329,14 +380,19 @@ class _Plan:
             directions = F.normalize(torch.as_tensor(directions, dtype=torch.float32), dim=-1)
             yield removal("random_direction", draw, states - norms * directions[:, None])
 
-        mean = F.normalize(self.reader.model.mean_state.cpu(), dim=-1)
-        yield removal("mean_direction", 0, project(states, mean[None], where))
-        if self.references is not None and self.references.class_basis is not None:
-            classes = self.references.class_basis
+        if "mean_direction" in wanted:
+            mean = F.normalize(self.reader.model.mean_state.cpu(), dim=-1)
+            yield removal("mean_direction", 0, project(states, mean[None], where))
+        if self.references is None or self.references.class_basis is None:
+            return
+        classes = self.references.class_basis
+        if "class_ceiling" in wanted:
             yield removal("class_ceiling", 0, project(states, classes, where))
+        if "class_residual" in wanted:
             residual = orthonormal_rows(torch.cat([classes.expand(len(rows), -1, -1), basis], dim=1))
             residual = residual[:, len(classes) :]
             yield removal("class_residual", 0, project(states, residual, where), code=own)
+        if "leace" in wanted:
             erased = self.references.eraser(states.double()).float()
             yield removal("leace", 0, torch.where(where[..., None], erased, states))
 
@@ -356,6 +412,7 @@ class _Plan:
     def _other_codes(
         self,
         state: torch.Tensor,
+        gradients: torch.Tensor | None,
         codes: torch.Tensor,
         mask: torch.Tensor,
         where: torch.Tensor,
@@ -367,7 +424,8 @@ class _Plan:
         if len(present) == 0:
             return []
         # The first token of each code stands for it.
-        source = self.reader.source(firsts, present, state[torch.as_tensor(firsts)])
+        places = torch.as_tensor(firsts)
+        source = self.reader.source(firsts, present, state[places], None if gradients is None else gradients[places])
         places = torch.stack([self._where(codes[None] == int(code), mask[None])[0] for code in present])
         new = self._removed(state.expand(len(present), -1, -1), source, np.arange(len(present)), places)
         count = places.sum(-1) / where.sum()
@@ -405,7 +463,10 @@ def _outcome(
     valid = removal.valid
     rows = batch["text_index"].numpy()[valid]
     mask = batch["attention_mask"].bool()
-    changed = torch.where(mask[..., None], upper.state.float().cpu() - removal.states, 0)
+    states = torch.where(mask[..., None], upper.state.float().cpu(), 0)
+    changed = torch.where(mask[..., None], states - removal.states, 0)
+    removed = changed.square().sum((1, 2))
+    total = (states.square().sum(-1) * removal.where).sum(-1)
     return {
         "text_id": texts.text_id[rows].tolist(),
         "condition": [removal.condition] * len(rows),
@@ -413,7 +474,8 @@ def _outcome(
         "code": removal.code[valid].tolist(),
         **outcome_columns(plain[valid], logits[valid], texts.label[rows]),
         "num_positions": removal.where.sum(-1)[valid].tolist(),
-        "removed_norm": changed.flatten(1).norm(dim=-1)[valid].tolist(),
+        "removed_norm": removed.sqrt()[valid].tolist(),
+        "removed_energy": (removed / total.clamp(min=1e-12))[valid].tolist(),
         "matched": removal.matched[valid].tolist(),
     }
 

@@ -18,9 +18,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from . import hooks
 from .ablation_outcome import outcome_columns
 from .ablation_texts import OtherTexts, TextsOfTable, text_generator
-from .activations import HiddenStateExtractor
+from .activations import HiddenStateExtractor, attention_sinks
 from .concept_table import ConceptTable
 from .interventions import orthonormal_rows
 from .tokenization import TextCollator, ensure_pad_token
@@ -120,6 +121,8 @@ class _Representations:
         config = model.config
         extract = HiddenStateExtractor(host, config.lower_layer, config.lower_layer, config.stack)
         collate = TextCollator(tokenizer)
+        # The host's, whatever the method's config says of itself.
+        is_causal = hooks.residual_stream(host, config.stack).is_causal
 
         def bases(states: torch.Tensor) -> torch.Tensor:
             return model.ablation_basis(states.to(model.device), k=k).cpu()
@@ -133,10 +136,12 @@ class _Representations:
         for start in tqdm(range(0, len(order), batch_size), desc="Reading the texts", unit="batch"):
             rows = order[start : start + batch_size].tolist()
             batch = extract(collate(list(texts.tokenized.select(rows))), device=torch.device("cpu"))
-            for row, padded, mask in zip(rows, batch["hidden_states"], batch["attention_mask"].bool(), strict=True):
+            real = batch["attention_mask"].bool()
+            sinks = attention_sinks(batch["hidden_states"], real)
+            for row, padded, mask, sink in zip(rows, batch["hidden_states"], real, sinks, strict=True):
                 states = padded[mask].float()
-                # A causal host's first token knows nothing of the others.
-                self.vectors[row] = states.mean(0) if getattr(config, "is_causal", False) else states[0]
+                # A causal host's first token knows nothing of the others; an attention sink would be all of the mean.
+                self.vectors[row] = padded[mask & ~sink].float().mean(0) if is_causal else states[0]
                 place = texts.random_place(row, seed)
                 self.random_code[row] = texts.codes[row][place]
                 self.salient[row], self.random[row] = bases(states[[int(texts.position[row]), place]])

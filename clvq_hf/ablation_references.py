@@ -1,5 +1,6 @@
 """What ablations are compared with, estimated on training texts: the class directions, LEACE, the mean states."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from . import hooks
-from .activations import HiddenStateExtractor, check_finite
+from .activations import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
 from .interventions import orthonormal_rows
 from .tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 
@@ -47,6 +48,7 @@ def fit_references(
     label_column: str = "label",
     max_length: int | None = None,
     batch_size: int = 32,
+    cache: ActivationCache | None = None,
 ) -> AblationReferences:
     """Estimate the references on training texts, in one pass over the host.
 
@@ -60,6 +62,8 @@ def fit_references(
         label_column (`str`): Column of the labels; there may be none.
         max_length (`int`, *optional*): In tokens; the host's limit if not given.
         batch_size (`int`): Texts a host forward.
+        cache ([`ActivationCache`][clvq_hf.ActivationCache], *optional*): States of these texts, or of a part of them,
+            which the host need not give again.
 
     Returns:
         [`AblationReferences`]: On the CPU.
@@ -84,20 +88,17 @@ def fit_references(
             f"All {int((labels >= 0).sum())} labelled training texts have one label, so classes have no directions. "
             "Give texts of every class, or drop the label column."
         )
-    tokenized = tokenize_texts(dataset, tokenizer, text_column, hooks.max_length(host, tokenizer, max_length))
-    extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
+    batches, rows = _states(model, host, tokenizer, dataset, text_column, max_length, batch_size, cache)
     sums = torch.zeros(num_classes + 1, config.hidden_size, dtype=torch.float64)
     counts = torch.zeros(num_classes + 1, dtype=torch.float64)
     upper_sum = torch.zeros(config.target_hidden_size, dtype=torch.float64)
     fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
-    loader = DataLoader(tokenized.sort("length"), batch_size=batch_size, collate_fn=TextCollator(tokenizer))
-    for number, batch in enumerate(tqdm(loader, desc="Reading the training texts", unit="batch")):
-        states = extract(batch, device=torch.device("cpu"))
+    for number, states in enumerate(tqdm(batches, desc="Reading the training texts", unit="batch")):
         check_finite(states, f"batch {number} of the training texts")
         mask = states["token_mask"].bool()
         lower = states["hidden_states"][mask].double()
         upper_sum += states["target_hidden_states"][mask].double().sum(0)
-        owners = labels[batch["text_index"]][:, None].expand_as(mask)[mask]
+        owners = labels[states["text_index"]][:, None].expand_as(mask)[mask]
         # The last row is of the texts without a label.
         sums.index_add_(0, owners % (num_classes + 1), lower)
         counts += torch.bincount(owners % (num_classes + 1), minlength=num_classes + 1)
@@ -113,8 +114,30 @@ def fit_references(
         upper_mean=(upper_sum / counts.sum()).float(),
         class_basis=class_basis,
         eraser=None if fitter is None else fitter.eraser,
-        text_hashes=frozenset(text_hash(dataset[row][text_column]) for row in tokenized["text_index"]),
+        text_hashes=frozenset(text_hash(dataset[row][text_column]) for row in rows),
     )
+
+
+def _states(
+    model: Any,
+    host: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    text_column: str,
+    max_length: int | None,
+    batch_size: int,
+    cache: ActivationCache | None,
+) -> tuple[Iterable[dict[str, torch.Tensor]], list[int]]:
+    """Batches of states, and the rows of `dataset` that they are of."""
+    config = model.config
+    if cache is not None:
+        cache.check_layers(config)
+        rows = [int(text["text_index"]) for text in cache]
+        return DataLoader(cache, batch_size=batch_size, collate_fn=StateCollator()), rows
+    tokenized = tokenize_texts(dataset, tokenizer, text_column, hooks.max_length(host, tokenizer, max_length))
+    extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
+    loader = DataLoader(tokenized.sort("length"), batch_size=batch_size, collate_fn=TextCollator(tokenizer))
+    return (extract(batch, device=torch.device("cpu")) for batch in loader), tokenized["text_index"][:]
 
 
 __all__ = ["AblationReferences", "fit_references"]

@@ -1,5 +1,6 @@
 """Texts → hidden states of two layers: streamed from a frozen host, or cached in memory-mapped shards."""
 
+import copy
 import json
 import shutil
 import tempfile
@@ -16,11 +17,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from . import hooks
-from .configuration_clvq import check_layer_order
+from .configuration_concepts import check_layer_order
 from .host_runner import HostRunner
-from .tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
+from .tokenization import TextCollator, check_texts, ensure_pad_token, occurs_between, tokenize_texts
 
 METADATA_NAME = "activations.json"
+# Of the median norm of a text's states: so long are attention sinks (100 to 1,000 times) and nothing else (up to 3).
+MASSIVE_NORM = 10
 
 
 class HiddenStateExtractor:
@@ -55,7 +58,7 @@ class HiddenStateExtractor:
 
         Returns:
             `dict`: `hidden_states` `(B, S, d)`, `target_hidden_states` `(B, S, d')`, `attention_mask` and `token_mask`
-            `(B, S)`, `text_index` `(B,)`.
+            `(B, S)`, `text_index` `(B,)`. Attention sinks of either layer do not count: `token_mask` is 0 on them.
         """
         runner = self._runner
         with hooks.evaluation_mode(runner.host):
@@ -67,7 +70,28 @@ class HiddenStateExtractor:
             "target_hidden_states": states[self.upper_layer],
             **{name: batch[name] for name in ("attention_mask", "token_mask", "text_index")},
         }
+        real = batch["attention_mask"].bool()
+        for layer in {self.lower_layer, self.upper_layer}:
+            sinks = attention_sinks(states[layer], real.to(states[layer].device))
+            result["token_mask"] = result["token_mask"] * ~sinks.to(result["token_mask"].device)
         return result if device is None else {name: tensor.to(device) for name, tensor in result.items()}
+
+
+def attention_sinks(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Tokens whose state is far longer than is usual in their text.
+
+    Decoders park attention on a token without content, mostly the first one, whose state grows a hundredfold (massive
+    activations, arXiv 2402.17762). Whatever is multiplied with the state finds it, and nothing else.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, S, d)`): Of one layer.
+        mask (`torch.Tensor` of shape `(B, S)`, bool): Real tokens.
+
+    Returns:
+        `torch.Tensor` of shape `(B, S)`, bool.
+    """
+    norms = torch.where(mask, states.float().norm(dim=-1), torch.nan)
+    return mask & (norms > MASSIVE_NORM * norms.nanmedian(dim=-1, keepdim=True).values)
 
 
 def check_finite(states: Mapping[str, torch.Tensor], where: str) -> None:
@@ -96,7 +120,7 @@ class ActivationCache(torch.utils.data.Dataset):
 
     Worth its disk space (`2·d` numbers a token) when several models, seeds or epochs read the same states. It takes
     the place of the texts: `CLVQTrainer(model=…, train_dataset=ActivationCache.load(path))` needs no host.
-    Only real tokens are stored, no padding.
+    Only real tokens are stored, no padding, with their ids.
 
     Example:
         ```python
@@ -113,6 +137,9 @@ class ActivationCache(torch.utils.data.Dataset):
         self.metadata = json.loads((self.path / METADATA_NAME).read_text(encoding="utf-8"))
         # Loading maps the files; a page is read from disk when one of its states is asked for.
         self._shards = [load_file(self.path / name) for name in self.metadata["shards"]]
+        if any("input_ids" not in shard for shard in self._shards):
+            raise ValueError(f"{self.path} was built by an older version, without token ids. Build it again.")
+        self._views: list[tuple[str, tuple]] = []
         self._first = np.cumsum([0, *(len(shard["lengths"]) for shard in self._shards)])
         self._offsets = [np.cumsum([0, *shard["lengths"].tolist()]) for shard in self._shards]
 
@@ -208,7 +235,7 @@ class ActivationCache(torch.utils.data.Dataset):
 
     def __reduce__(self) -> tuple:
         # For the workers of a data loader: they map the files themselves.
-        return type(self), (self.path.absolute(),)
+        return _reopen, (self.path.absolute(), self._views)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -222,6 +249,52 @@ class ActivationCache(torch.utils.data.Dataset):
         sums = [np.cumsum(shard["token_mask"].numpy(), dtype=np.int64) for shard in self._shards]
         return np.concatenate([np.diff(total[end - 1], prepend=0) for total, end in zip(sums, ends, strict=True)])
 
+    def check_layers(self, config: Any) -> None:
+        """Check that these are the states of a config's layers.
+
+        Raises:
+            ValueError: Naming what differs.
+        """
+        for name in ("lower_layer", "upper_layer", "stack", "hidden_size", "target_hidden_size"):
+            if self.metadata[name] != getattr(config, name):
+                raise ValueError(
+                    f"{name}={getattr(config, name)} in the config, but {self.metadata[name]} in the activation cache "
+                    f"{self.path}. Build the cache for these layers, or load the one that was."
+                )
+
+    def single_layer(self) -> "ActivationCache":
+        """This cache with `lower_layer` as both layers, for methods that reconstruct what they read."""
+        single = self._view("single_layer")
+        lower = {"upper_layer": self.metadata["lower_layer"], "target_hidden_size": self.metadata["hidden_size"]}
+        single.metadata = {**self.metadata, **lower}
+        single._shards = [{**shard, "target_hidden_states": shard["hidden_states"]} for shard in self._shards]
+        return single
+
+    def filter_by_occurrence(self, minimum: int | None, maximum: int | None) -> "ActivationCache":
+        """This cache, with only those tokens counted that occur at least and at most so often in it.
+
+        The paper trains on tokens that occur 5 to 20 times. The files stay as they are.
+        """
+        if minimum is None and maximum is None:
+            return self
+        wanted = occurs_between([shard["input_ids"].numpy() for shard in self._shards], minimum, maximum)
+        filtered = self._view("filter_by_occurrence", minimum, maximum)
+        filtered._shards = [
+            {**shard, "token_mask": shard["token_mask"] * torch.from_numpy(wanted)[shard["input_ids"]]}
+            for shard in self._shards
+        ]
+        return filtered
+
+    def _view(self, name: str, *args: Any) -> "ActivationCache":
+        """A copy on the same files, which says by what it differs from them."""
+        view = copy.copy(self)
+        view._views = [*self._views, (name, args)]
+        return view
+
+    def counted(self, name: str) -> torch.Tensor:
+        """`hidden_states` `(N, d)`, `target_hidden_states` `(N, d')` or `input_ids` `(N,)` of the tokens that count."""
+        return torch.cat([shard[name][shard["token_mask"].bool()] for shard in self._shards])
+
     def __len__(self) -> int:
         return int(self._first[-1])
 
@@ -234,6 +307,13 @@ class ActivationCache(torch.utils.data.Dataset):
         tokens = slice(self._offsets[number][row], self._offsets[number][row + 1])
         names = ("hidden_states", "target_hidden_states", "token_mask")
         return {**{name: shard[name][tokens] for name in names}, "text_index": shard["text_index"][row]}
+
+
+def _reopen(path: Path, views: list[tuple[str, tuple]]) -> ActivationCache:
+    cache = ActivationCache(path)
+    for name, args in views:
+        cache = getattr(cache, name)(*args)
+    return cache
 
 
 def _cache_files(path: Path) -> list[Path]:
@@ -252,14 +332,16 @@ def _extract_shard(
     for number, batch in enumerate(loader):
         states = extractor(batch, device=torch.device("cpu"))
         check_finite(states, f"batch {number}")
+        states["input_ids"] = batch["input_ids"].to(torch.int32)
         for row, mask in enumerate(states["attention_mask"].bool()):
-            names = ("hidden_states", "target_hidden_states", "token_mask")
+            names = ("hidden_states", "target_hidden_states", "token_mask", "input_ids")
             texts[order[number * batch_size + row]] = {name: states[name][row][mask] for name in names}
         bar.update(len(batch["text_index"]))
     return {
         "hidden_states": torch.cat([text["hidden_states"] for text in texts]),
         "target_hidden_states": torch.cat([text["target_hidden_states"] for text in texts]),
         "token_mask": torch.cat([text["token_mask"] for text in texts]).to(torch.uint8),
+        "input_ids": torch.cat([text["input_ids"] for text in texts]),
         "lengths": torch.tensor([len(text["token_mask"]) for text in texts]),
         "text_index": torch.tensor(tokenized["text_index"][:]),
     }
@@ -284,4 +366,4 @@ class StateCollator:
         }
 
 
-__all__ = ["ActivationCache", "HiddenStateExtractor", "StateCollator", "check_finite"]
+__all__ = ["ActivationCache", "HiddenStateExtractor", "StateCollator", "attention_sinks", "check_finite"]

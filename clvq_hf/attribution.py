@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from . import hooks
+from .activations import attention_sinks
 from .host_runner import HostRunner, Readout
 from .resume import resume
 from .tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
@@ -23,8 +24,6 @@ logger = logging.get_logger(__name__)
 
 METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")
 SIGNS = ("positive", "abs")
-# Tokens whose state is so many times longer than the median one of their text are attention sinks, never salient.
-MASSIVE_NORM = 10
 BASELINES = ("zero", "mean")
 
 FEATURES = Features(
@@ -213,7 +212,7 @@ class _Path:
         self._upper = resume(runner.host, inputs, layer, runner.stack)
         self.state = self._upper.state.float()
         real = batch["attention_mask"].bool().to(self.state.device)
-        self.counted = batch["token_mask"].bool().to(self.state.device) & ~_massive(self.state, real)
+        self.counted = batch["token_mask"].bool().to(self.state.device) & ~attention_sinks(self.state, real)
         self.baseline = torch.where(real[..., None], baseline.to(self.state.device), self.state)
         logits = readout(self._upper.output, self._mask)
         self.target = logits.argmax(-1)
@@ -264,16 +263,6 @@ class _Path:
         jump = self(self.baseline + 1e-6 * (self.state - self.baseline)) - self.baseline_logit
         # Below a hundredth it might be rounding.
         return (jump.abs() > max(max_error, 0.01) * (self.logit - self.baseline_logit).abs()).tolist()
-
-
-def _massive(state: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """`(B, S)` bool: attention sinks, tokens whose state is far longer than is usual in their text.
-
-    Decoders park attention on a token without content, mostly the first one, whose state grows a hundredfold (massive
-    activations, arXiv 2402.17762). Whatever is multiplied with the state finds it, and nothing else.
-    """
-    norms = torch.where(real, state.norm(dim=-1), torch.nan)
-    return real & (norms > MASSIVE_NORM * norms.nanmedian(dim=-1, keepdim=True).values)
 
 
 def _rows(path: _Path, method: str, n_steps: int, texts: list[dict], sign: str) -> list[dict[str, Any]]:

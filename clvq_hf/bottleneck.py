@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from . import hooks
+from .activations import attention_sinks
 from .concept_table import ConceptTable
 from .host_runner import HostRunner, Readout
 from .resume import resume
@@ -42,9 +43,11 @@ def splice_texts(
         seed (`int`): Seed of the permutations.
 
     Returns:
-        `datasets.Dataset`: One row per text: `text_id`, `label`, `prediction_plain`, and for `splice` (the
-        reconstruction), `mean` (the mean state everywhere) and `permuted` (the reconstruction from codes permuted over
-        the tokens of the batch; a continuous decoder memory stays what it is) `prediction_…` and `kl_…`
+        `datasets.Dataset`: One row per text: `text_id`, `label`, `prediction_plain`; `num_tokens`, without special
+        tokens and attention sinks, and sums over these tokens: `num_active` (concepts), `residual` (squared error of
+        the reconstruction) and `variance` (squared distance of the states of `upper_layer` to `upper_mean`); and for
+        `splice` (the reconstruction), `mean` (the mean state everywhere) and `permuted` (the reconstruction from codes
+        permuted over the tokens of the batch; a continuous decoder memory stays what it is) `prediction_…` and `kl_…`
         (`KL(plain‖…)`, nats).
 
     Raises:
@@ -67,8 +70,11 @@ def splice_texts(
             with hooks.capture(host, [config.lower_layer], stack=config.stack) as states:
                 upper = resume(host, runner.inputs(batch), config.upper_layer, config.stack)
             device = upper.state.device
-            inside, padding = mask.to(model.device), ~mask[..., None].to(device)
             lower = states[config.lower_layer].to(model.device)
+            inside = mask.to(model.device)
+            # No method is trained on attention sinks, and no reconstruction replaces one: all attention leans on it.
+            sinks = attention_sinks(lower, inside).to(device) | attention_sinks(upper.state, mask.to(device))
+            kept = ~mask[..., None].to(device) | sinks[..., None]
             codes = model.encode(lower, inside)
             permuted = codes.clone()
             permuted[inside] = codes[inside][torch.randperm(int(mask.sum()), generator=generator).to(codes.device)]
@@ -79,13 +85,23 @@ def splice_texts(
             }
             plain = readout(upper.output, mask).cpu().double()
             rows = batch["text_index"].numpy()
+            counted = (batch["token_mask"].bool().to(device) & ~sinks).double()
+
+            def summed(values: torch.Tensor, counted: torch.Tensor = counted) -> list[float]:
+                return (values.double() * counted).sum(-1).tolist()
+
+            target = upper.state.float()
             found = {
                 "text_id": ids[rows].tolist(),
                 "label": labels[rows].tolist(),
                 "prediction_plain": plain.argmax(-1).tolist(),
+                "num_tokens": summed(torch.ones_like(counted)),
+                "num_active": summed(model.num_active(lower, inside).to(device)),
+                "residual": summed((target - replaced["splice"].to(target)).square().sum(-1)),
+                "variance": summed((target - upper_mean.to(target)).square().sum(-1)),
             }
             for name, new in replaced.items():
-                new = torch.where(padding, upper.state, new.to(upper.state))
+                new = torch.where(kept, upper.state, new.to(upper.state))
                 logits = readout(upper(new), mask).cpu().double()
                 kl = F.kl_div(logits.log_softmax(-1), plain.log_softmax(-1), reduction="none", log_target=True)
                 found |= {
@@ -109,8 +125,9 @@ def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 
         `dict`: `splice_fidelity` = 1 - KL(plain‖splice) / KL(plain‖mean state), 1 if nothing is lost, 0 if as much as
         with the mean state, negative if more; `leak`, the same with permuted codes: what passes beside them; each with
         `_low` and `_high`. `plain_accuracy`, `splice_accuracy`, `mean_accuracy` (None without labels), `agreement`
-        (share of texts whose prediction the splice keeps), `num_texts`. Fidelities are None if the mean state changes
-        no prediction's probability.
+        (share of texts whose prediction the splice keeps), `explained_variance` (of the reconstruction at
+        `upper_layer`, 1 - residual ÷ variance), `num_active` (concepts a token, `L0`), `num_texts`. Fidelities are None
+        if the mean state changes no prediction's probability.
     """
     frame = outcome.to_pandas()
     weights = np.random.default_rng(seed).multinomial(len(frame), np.full(len(frame), 1 / len(frame)), num_bootstrap)
@@ -134,6 +151,8 @@ def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 
         accuracy = (labelled[f"prediction_{name}"] == labelled["label"]).mean() if len(labelled) else None
         figures[f"{name}_accuracy"] = None if accuracy is None else float(accuracy)
     figures["agreement"] = float((frame["prediction_splice"] == frame["prediction_plain"]).mean())
+    figures["explained_variance"] = float(1 - frame["residual"].sum() / frame["variance"].sum())
+    figures["num_active"] = float(frame["num_active"].sum() / frame["num_tokens"].sum())
     figures["num_texts"] = len(frame)
     return figures
 

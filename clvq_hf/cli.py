@@ -216,6 +216,46 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    grid: Annotated[Path, typer.Argument(help="YAML file that names hosts, datasets, methods and seeds.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Folder for hosts, cells and report. Run again to go on.")
+    ],
+    processes: Annotated[int, typer.Option(help="How many cells run at once; cores are shared out among them.")] = 1,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Run nothing: write the report of whatever cells are finished."),
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait if another run is at work in the folder.")] = False,
+) -> None:
+    """Compare concept methods on the same activations: the paper's tables, on any hosts and datasets.
+
+    Each cell fits a method, measures everything and writes one JSON. Stop it at any time and start it again: finished
+    cells are skipped. At the end, and with `--report` at any time, `report.md` and its figures are written.
+
+    A small grid:
+
+    ```yaml
+    hosts:
+      minilm: {model: sentence-transformers/all-MiniLM-L6-v2, lower_layer: 3, upper_layer: 6}
+    datasets:
+      ag-news: {texts: fancyzhx/ag_news}
+    methods: [clvq, kmeans, sae, transcoder]
+    sizes: {host_texts: 2000, train_texts: 1000, test_texts: 200, max_length: 64}
+    ```
+
+    Examples:
+
+    - `clvq-hf compare grids/paper.yaml -o comparison --processes 2`
+    - `clvq-hf compare grids/paper.yaml -o comparison --report`
+    """
+    with _readable_errors():
+        from .comparison.commands import run_compare
+
+        run_compare(grid, output_dir, processes, report, wait)
+
+
+@app.command()
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder with a trained concept model.")],
     repo_id: Annotated[str, typer.Argument(help="Where it goes: *org/name*. Made if needed.")],

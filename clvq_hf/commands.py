@@ -14,7 +14,7 @@ from .data import PARTS, label_names, load_texts, split_texts
 from .evaluation import EvaluationSettings, evaluate_concepts
 from .evaluation_report import print_tables, report_tables, to_markdown
 from .hosts import load_host
-from .modeling_clvq import CLVQModel
+from .modeling_concepts import ConceptModel
 from .provenance import recorded_name
 
 
@@ -117,8 +117,8 @@ def print_concepts(concepts: list[Concept], console: Console, title: str = "The 
     console.print(shown)
 
 
-def _load(model: str, host: str | None) -> tuple[CLVQModel, Any, Any]:
-    concept_model = CLVQModel.from_pretrained(model)
+def _load(model: str, host: str | None) -> tuple[ConceptModel, Any, Any]:
+    concept_model = ConceptModel.from_pretrained(model)
     if host is None:
         return concept_model, concept_model.load_host(), concept_model.load_tokenizer()
     return concept_model, load_host(host), AutoTokenizer.from_pretrained(host)

@@ -1,12 +1,11 @@
 """Configuration of the CLVQ-VAE concept model."""
 
-import dataclasses
 from typing import Any
 
-from .configuration_concepts import ConceptConfig, check_layer_order
+from .configuration_concepts import ConceptConfig
 
 DECODER_MEMORIES = ("quantized", "encoder")
-MAX_CODES, MAX_LAYERS = 10_000_000, 1_000
+MAX_LAYERS = 1_000
 CODEBOOK_INITS = ("spherical-kmeans++", "kmeans++", "random")
 
 
@@ -23,7 +22,6 @@ class CLVQConfig(ConceptConfig):
             VQ-VAE.
         is_causal (`bool`): Whether the host reads left to right only. The decoder is then causal too, in self- and in
             cross-attention.
-        codebook_size (`int`): Number of concepts `K`.
         top_k (`int`): In training a code is drawn from this many nearest codes. `1` gives the nearest code always.
         temperature (`float`): `T` of `softmax(-D / T)` over the squared distances of these codes.
         ema_decay (`float`): `γ` of the codebook's exponential moving averages.
@@ -34,15 +32,16 @@ class CLVQConfig(ConceptConfig):
             recent encoder states. `None` (the paper's setting) never does.
         encoder_max_mix (`float`): `m_max`, the upper bound of the encoder's mixing weight.
         encoder_mix_logit (`float`): Start of `a`; the mixing weight is `m_max·sigmoid(a)`.
-        num_decoder_layers (`int`): Layers of the transformer decoder.
+        center_states (`bool`): Whether the mean of the states that the codebook is initialised from is subtracted
+            first. Codes are then differences from it, and removing one leaves what all states share alone.
+        num_decoder_layers (`int`): Layers of the transformer decoder; 0 for a linear map of each token's code alone.
         num_attention_heads (`int`): Attention heads of the decoder; must divide `hidden_size`.
         intermediate_size (`int`): Width of the decoder's feed-forward part.
         dropout (`float`): Dropout probability in the decoder.
         decoder_memory (`str`): What the decoder's cross-attention reads. `"quantized"` closes the bottleneck;
             `"encoder"` is the paper's and lets the continuous states leak around it.
-        has_decoder (`bool`): Whether there is a decoder. A codebook without one encodes, attaches and ablates, and is
-            a small fraction of the size; see [`CLVQModel.codebook_only`][clvq_hf.CLVQModel.codebook_only].
-        **kwargs: The fields of [`ConceptConfig`][clvq_hf.configuration_concepts.ConceptConfig]: layers, widths, host.
+        **kwargs: The fields of [`ConceptConfig`][clvq_hf.configuration_concepts.ConceptConfig]: layers, widths,
+            number of concepts, host.
 
     Raises:
         ValueError: If a value is out of its range, or two values contradict each other.
@@ -60,7 +59,6 @@ class CLVQConfig(ConceptConfig):
     model_type = "clvq"
 
     is_causal: bool = False
-    codebook_size: int = 400
     top_k: int = 5
     temperature: float = 1.0
     ema_decay: float = 0.99
@@ -70,12 +68,12 @@ class CLVQConfig(ConceptConfig):
     revive_after: int | None = None
     encoder_max_mix: float = 0.5
     encoder_mix_logit: float = 0.2
+    center_states: bool = False
     num_decoder_layers: int = 6
     num_attention_heads: int = 8
     intermediate_size: int = 2048
     dropout: float = 0.1
     decoder_memory: str = "quantized"
-    has_decoder: bool = True
 
     def model_bytes(self) -> int:
         width, target = self.hidden_size, self.target_hidden_size
@@ -85,12 +83,13 @@ class CLVQConfig(ConceptConfig):
 
     def _check(self) -> None:
         super()._check()
-        self._check_integers(
-            "codebook_size", "top_k", "num_decoder_layers", "num_attention_heads", "intermediate_size"
-        )
-        for name, most in (("codebook_size", MAX_CODES), ("num_decoder_layers", MAX_LAYERS)):
-            if getattr(self, name) > most:
-                raise ValueError(f"{name}={getattr(self, name):,} is refused: more than {most:,} is a mistake.")
+        self._check_integers("top_k", "num_attention_heads", "intermediate_size")
+        if not isinstance(self.num_decoder_layers, int) or self.num_decoder_layers < 0:
+            raise ValueError(f"num_decoder_layers must be an integer of at least 0, got {self.num_decoder_layers!r}.")
+        if self.num_decoder_layers > MAX_LAYERS:
+            raise ValueError(
+                f"num_decoder_layers={self.num_decoder_layers:,} is refused: more than {MAX_LAYERS:,} is a mistake."
+            )
         self._check_numbers(
             *("temperature", "ema_epsilon", "ema_decay", "dropout", "encoder_max_mix", "encoder_mix_logit"),
             "commitment_cost",
@@ -120,50 +119,6 @@ class CLVQConfig(ConceptConfig):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
         self._check_size()
-
-    @classmethod
-    def from_host(
-        cls, host: Any, lower_layer: int, upper_layer: int, stack: str | None = None, **kwargs: Any
-    ) -> "CLVQConfig":
-        """Build a config that fits `host`.
-
-        Widths and causality are measured with a tiny probe forward (see [`clvq_hf.hooks.residual_stream`]); nothing is
-        guessed from the host's config.
-
-        Args:
-            host (`PreTrainedModel`): Any text model of transformers, with or without a task head, also inside PEFT or
-                DDP.
-            lower_layer (`int`): Layer whose states get a concept, from `0` to the number of blocks.
-            upper_layer (`int`): Layer that is reconstructed, not below `lower_layer`.
-            stack (`str`, *optional*): `"encoder"` (default) or `"decoder"` on encoder-decoder hosts.
-            **kwargs: Any other field of the config.
-
-        Returns:
-            `CLVQConfig`: The config, with the host's name, class and dtype, and its commit if it came from the Hub.
-
-        Raises:
-            ValueError: If a layer is out of range, the two are swapped, a field is unknown, or the host cannot be
-                hooked.
-        """
-        from . import hooks
-        from .provenance import describe_host
-
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(kwargs) - known):
-            raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}. Its fields are {sorted(known)}.")
-
-        stream = hooks.residual_stream(host, stack)
-        stream.check_layer(lower_layer)
-        stream.check_layer(upper_layer)
-        check_layer_order(lower_layer, upper_layer)
-        fields = {
-            "hidden_size": stream.hidden_sizes[lower_layer],
-            "target_hidden_size": stream.hidden_sizes[upper_layer],
-            "is_causal": stream.is_causal,
-            "stack": stream.stack,
-            **describe_host(host),
-        }
-        return cls(lower_layer=lower_layer, upper_layer=upper_layer, **{**fields, **kwargs})
 
     @classmethod
     def paper(cls, host: Any, lower_layer: int, upper_layer: int, **kwargs: Any) -> "CLVQConfig":

@@ -13,6 +13,7 @@ logger = logging.get_logger(__name__)
 
 # How layers are counted. Another convention would give other states under the same number.
 LAYER_CONVENTION = "hidden_states"
+MAX_CODES = 10_000_000
 # More than any concept model needs (a million codes of 8,192 dimensions), less than what brings a machine down.
 MAX_MODEL_BYTES = 64 * 2**30
 # What transformers and its Trainer write into a config, or read from one, besides its fields.
@@ -30,6 +31,9 @@ class ConceptConfig(PreTrainedConfig):
     Args:
         hidden_size (`int`): Width `d` of the states at `lower_layer`.
         target_hidden_size (`int`, *optional*): Width `d'` of the states at `upper_layer`; `hidden_size` if not given.
+        codebook_size (`int`): Number of concepts `K`.
+        has_decoder (`bool`): Whether there is what reconstructs `upper_layer`. A model without it encodes, attaches and
+            ablates; see [`codebook_only`][clvq_hf.ConceptModel.codebook_only].
         lower_layer (`int`, *optional*): Host layer whose states get a concept. Needed to attach or train.
         upper_layer (`int`, *optional*): Host layer that is reconstructed.
         stack (`str`, *optional*): `"encoder"` or `"decoder"` of an encoder-decoder host, else `None`.
@@ -54,6 +58,8 @@ class ConceptConfig(PreTrainedConfig):
 
     hidden_size: int = 768
     target_hidden_size: int | None = None
+    codebook_size: int = 400
+    has_decoder: bool = True
     lower_layer: int | None = None
     upper_layer: int | None = None
     stack: str | None = None
@@ -95,13 +101,61 @@ class ConceptConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in unknown}
         return super().from_dict(config_dict, **kwargs)
 
+    @classmethod
+    def from_host(
+        cls, host: Any, lower_layer: int, upper_layer: int, stack: str | None = None, **kwargs: Any
+    ) -> "ConceptConfig":
+        """Build a config that fits `host`.
+
+        Widths and causality are measured with a tiny probe forward (see [`clvq_hf.hooks.residual_stream`]); nothing is
+        guessed from the host's config.
+
+        Args:
+            host (`PreTrainedModel`): Any text model of transformers, with or without a task head, also inside PEFT or
+                DDP.
+            lower_layer (`int`): Layer whose states get a concept, from `0` to the number of blocks.
+            upper_layer (`int`): Layer that is reconstructed, not below `lower_layer`.
+            stack (`str`, *optional*): `"encoder"` (default) or `"decoder"` on encoder-decoder hosts.
+            **kwargs: Any other field of the config.
+
+        Returns:
+            `ConceptConfig`: Of this class, with the host's name, class and dtype, and its commit if it came from the
+            Hub.
+
+        Raises:
+            ValueError: If a layer is out of range, the two are swapped, a field is unknown, or the host cannot be
+                hooked.
+        """
+        from . import hooks
+        from .provenance import describe_host
+
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}. Its fields are {sorted(known)}.")
+
+        stream = hooks.residual_stream(host, stack)
+        stream.check_layer(lower_layer)
+        stream.check_layer(upper_layer)
+        check_layer_order(lower_layer, upper_layer)
+        fields = {
+            "hidden_size": stream.hidden_sizes[lower_layer],
+            "target_hidden_size": stream.hidden_sizes[upper_layer],
+            "is_causal": stream.is_causal,
+            "stack": stream.stack,
+            **describe_host(host),
+        }
+        fields = {name: value for name, value in fields.items() if name in known}
+        return cls(lower_layer=lower_layer, upper_layer=upper_layer, **{**fields, **kwargs})
+
     def model_bytes(self) -> int:
         """Bytes that a model of this config takes in float32, about; to be known before they are asked for."""
         raise NotImplementedError  # abstract
 
     def _check(self) -> None:
         """Raise `ValueError` for the first value that cannot work, naming what would."""
-        self._check_integers("hidden_size", "target_hidden_size")
+        self._check_integers("hidden_size", "target_hidden_size", "codebook_size")
+        if self.codebook_size > MAX_CODES:
+            raise ValueError(f"codebook_size={self.codebook_size:,} is refused: more than {MAX_CODES:,} is a mistake.")
         if self.stack not in (None, "encoder", "decoder"):
             raise ValueError(f"stack must be one of {(None, 'encoder', 'decoder')}, got {self.stack!r}.")
         if self.layer_convention != LAYER_CONVENTION:

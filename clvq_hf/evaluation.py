@@ -12,13 +12,14 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .ablation import ablate_texts
+from .ablation import CONDITIONS, ablate_texts
 from .ablation_references import AblationReferences, fit_references
 from .attribution import salient_tokens
 from .bottleneck import bottleneck_figures, splice_texts
 from .concept_table import ConceptTable
 from .data import without_texts
 from .hub import RESULTS_NAME
+from .interventions import HOW
 from .metrics.ablation_drop.numerics import ablation_drop
 from .metrics.codebook_overlap.numerics import codebook_overlap
 from .metrics.codebook_similarity.numerics import codebook_similarity
@@ -49,6 +50,7 @@ class EvaluationSettings:
         sign (`str`): `"positive"` (evidence for the prediction) or `"abs"` (the paper's).
         max_length (`int` or `None`): In tokens; the host's limit if `None`.
         batch_size (`int`): Texts a host forward.
+        conditions (`tuple[str, ...]`): What is removed in the model, see [`clvq_hf.ablation`][].
         num_bootstrap (`int`): Draws of texts for the intervals.
         seed (`int`): Seed of everything.
     """
@@ -63,10 +65,15 @@ class EvaluationSettings:
     sign: str = "positive"
     max_length: int | None = None
     batch_size: int = 32
+    conditions: tuple[str, ...] = CONDITIONS
     num_bootstrap: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.how not in HOW:
+            raise ValueError(f"how must be one of {HOW}, got {self.how!r}.")
+        if unknown := sorted(set(self.conditions) - set(CONDITIONS)):
+            raise ValueError(f"There is no condition {unknown[0]!r}; there are {', '.join(CONDITIONS)}.")
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ValueError(f"There is no protocol {unknown[0]!r}; there are {', '.join(PROTOCOLS)}.")
 
@@ -148,6 +155,8 @@ def evaluate_concepts(
     split: str = "test",
     dataset_name: str = "",
     settings: EvaluationSettings | None = None,
+    salience: Dataset | None = None,
+    references: AblationReferences | None = None,
 ) -> dict[str, Any]:
     """Measure a concept model: salience, concept table, purity, routing, overlap, usage, ablations, bottleneck.
 
@@ -165,6 +174,9 @@ def evaluate_concepts(
         split (`str`): Name of the split of `texts`.
         dataset_name (`str`): For the record.
         settings ([`EvaluationSettings`][clvq_hf.evaluation.EvaluationSettings], *optional*): How.
+        salience (`datasets.Dataset`, *optional*): Of these texts, made before: it depends on the host alone.
+        references ([`AblationReferences`][clvq_hf.ablation_references.AblationReferences], *optional*): Of `train`,
+            made before.
 
     Returns:
         `dict[str, Any]`: What `results.json` holds: `texts`, `table` (one entry a metric), `ablation` (one a
@@ -186,15 +198,16 @@ def evaluate_concepts(
         "num_texts": len(kept),
         "num_left_out": len(texts) - len(kept),
     }
+    if salience is not None:
+        evaluation.outcome("salience", lambda: salience)
     table = _table(evaluation, model, host, tokenizer, kept, split, dataset_name)
     evaluation.results["host_name_or_path"] = model.config.host_name_or_path
     evaluation.results["layers"] = [model.config.lower_layer, model.config.upper_layer]
     error = np.asarray([value for value in table.texts["salience_error"] if value is not None])
     evaluation.results["texts"]["label_names"] = table.label_names
     evaluation.results["texts"]["median_salience_error"] = float(np.median(error)) if len(error) else None
-    references = None
     wanted = [name for name in settings.protocols if name != "probe"]
-    if train is not None and (wanted or "bottleneck" not in evaluation.results):
+    if references is None and train is not None and (wanted or "bottleneck" not in evaluation.results):
         references = fit_references(
             model, host, tokenizer, train, max_length=settings.max_length, batch_size=settings.batch_size
         )
@@ -310,6 +323,7 @@ def _measure_ablation(
                 tokenizer,
                 table,
                 references=references,
+                conditions=settings.conditions,
                 k=settings.k,
                 num_draws=settings.num_draws,
                 batch_size=settings.batch_size,

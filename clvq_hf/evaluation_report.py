@@ -128,8 +128,8 @@ def _overview(results: dict[str, Any]) -> ReportTable:
         rows.append(["median completeness error of the salience", f"{texts['median_salience_error']:.1%}"])
     first = next((figures for name, figures in results.get("ablation", {}).items() if name != "probe"), None)
     if first is not None:
-        rows.append(["accuracy of the host", _percent(first["accuracy"])])
-        rows.append(["always the most frequent label", _percent(first["majority_accuracy"])])
+        rows.append(["accuracy of the host", percent(first["accuracy"])])
+        rows.append(["always the most frequent label", percent(first["majority_accuracy"])])
     return ReportTable("What was measured", ["", ""], rows)
 
 
@@ -137,7 +137,7 @@ def _contrasts(protocol: str, figures: dict[str, Any]) -> ReportTable:
     rows = []
     for name, title in CONTRASTS.items():
         holm = figures.get(f"{name}_p_holm", figures.get(f"{name}_p_value"))
-        rows.append([title, _interval(figures, name), _p(holm), str(figures[f"{name}_num_texts"])])
+        rows.append([title, interval(figures, name), _p(holm), str(figures[f"{name}_num_texts"])])
     header = ["contrast", "Δmargin difference [95 %]", "p (Holm)", "texts"]
     return ReportTable(f"{PROTOCOLS[protocol]}: contrasts", header, rows, NOTES[protocol])
 
@@ -145,8 +145,8 @@ def _contrasts(protocol: str, figures: dict[str, Any]) -> ReportTable:
 def _conditions(protocol: str, figures: dict[str, Any]) -> ReportTable:
     rows = [
         [
-            "nothing removed", "", "", _percent(figures["accuracy"]), _percent(figures["balanced_accuracy"]),
-            _number(figures["macro_auc"], 3), "", "", "", "",
+            "nothing removed", "", "", percent(figures["accuracy"]), percent(figures["balanced_accuracy"]),
+            number(figures["macro_auc"], 3), "", "", "", "",
         ]
     ]  # fmt: skip
     for name, title in CONDITIONS.items():
@@ -155,15 +155,15 @@ def _conditions(protocol: str, figures: dict[str, Any]) -> ReportTable:
         rows.append(
             [
                 title,
-                _interval(figures, f"{name}_margin_change"),
-                _percent(figures[f"{name}_flip_rate"]),
-                _percent(figures[f"{name}_accuracy"]),
-                _percent(figures[f"{name}_balanced_accuracy"]),
-                _number(figures[f"{name}_macro_auc"], 3),
-                _percent(figures[f"{name}_rate_matched_accuracy"]),
-                _number(figures[f"{name}_kl"], 3),
-                _number(figures[f"{name}_num_positions"], 1),
-                _number(figures[f"{name}_removed_norm"], 1),
+                interval(figures, f"{name}_margin_change"),
+                percent(figures[f"{name}_flip_rate"]),
+                percent(figures[f"{name}_accuracy"]),
+                percent(figures[f"{name}_balanced_accuracy"]),
+                number(figures[f"{name}_macro_auc"], 3),
+                percent(figures[f"{name}_rate_matched_accuracy"]),
+                number(figures[f"{name}_kl"], 3),
+                number(figures[f"{name}_num_positions"], 1),
+                number(figures[f"{name}_removed_norm"], 1),
             ]
         )
     header = [
@@ -176,20 +176,20 @@ def _specificity(table: dict[str, Any]) -> ReportTable:
     purity, routing = table["label_purity"], table.get("routing_divergence", {})
     special = table.get("label_purity_with_special_tokens", {})
     rows = [
-        ["label purity, cross-fitted", _interval(purity, "cross_fitted_purity")],
+        ["label purity, cross-fitted", interval(purity, "cross_fitted_purity")],
         ["… labels permuted by text", _range(purity["null_purity"], purity["null_low"], purity["null_high"])],
-        ["… of token types in place of codes", _number(purity["token_purity"], 3)],
-        ["lexical gain: codes − token types, same tokens", _interval(purity, "lexical_gain")],
-        ["label purity, plain", _number(purity["purity"], 3)],
-        ["… cross-fitted, special tokens too", _number(special.get("cross_fitted_purity"), 3)],
-        ["share of tokens under the most frequent label", _number(purity["majority_share"], 3)],
+        ["… of token types in place of codes", number(purity["token_purity"], 3)],
+        ["lexical gain: codes − token types, same tokens", interval(purity, "lexical_gain")],
+        ["label purity, plain", number(purity["purity"], 3)],
+        ["… cross-fitted, special tokens too", number(special.get("cross_fitted_purity"), 3)],
+        ["share of tokens under the most frequent label", number(purity["majority_share"], 3)],
         ["codes with one label only (permuted)", _pair(purity["exclusive_share"], purity["null_exclusive_share"])],
         ["codes in fewer than 5 texts", str(purity["num_rare_codes"])],
     ]
     if routing:
         rows += [
             ["routing divergence, bits (permuted)", _pair(routing["jsd"], routing["null_jsd"])],
-            ["… excess", _interval(routing, "excess_jsd")],
+            ["… excess", interval(routing, "excess_jsd")],
             ["words with another usual code under another label (permuted)",
              _pair(routing["routed_share"], routing["null_routed_share"])],
             ["words that could be compared", str(routing["num_types"])],
@@ -201,11 +201,11 @@ def _routing(examples: list[dict[str, Any]], label_names: list[str], limit: int 
     rows = []
     for example in examples[:limit]:
         ways = [
-            f"#{way['code']} ({_percent(way['code_purity'])} {label_names[way['code_label']]})"
+            f"#{way['code']} ({percent(way['code_purity'])} {label_names[way['code_label']]})"
             for way in example["labels"]
         ]
         under = [label_names[way["label"]] for way in example["labels"]]
-        rows.append([example["word"], " / ".join(ways), " / ".join(under), _number(example["jsd"], 2)])
+        rows.append([example["word"], " / ".join(ways), " / ".join(under), number(example["jsd"], 2)])
     header = ["word", "its usual concept (that concept's majority label)", "under", "JSD"]
     note = "Chosen on one half of the texts; the figures are of the other half."
     return ReportTable(ROUTING_TITLE, header, rows, note)
@@ -215,9 +215,9 @@ def _overlap(overlap: dict[str, Any]) -> ReportTable:
     rows = [
         [
             "all strata",
-            _interval(overlap, "ratio"),
-            _interval(overlap, "token_ratio"),
-            _number(overlap["permuted_ratio"], 2),
+            interval(overlap, "ratio"),
+            interval(overlap, "token_ratio"),
+            number(overlap["permuted_ratio"], 2),
             "",
         ]
     ]
@@ -225,9 +225,9 @@ def _overlap(overlap: dict[str, Any]) -> ReportTable:
         rows.append(
             [
                 f"TF-IDF cosine {stratum['low']:g}–{stratum['high']:g}",
-                _interval(stratum, "ratio"),
-                _interval(stratum, "token_ratio"),
-                _number(stratum["permuted_ratio"], 2),
+                interval(stratum, "ratio"),
+                interval(stratum, "token_ratio"),
+                number(stratum["permuted_ratio"], 2),
                 str(min(stratum["num_same_pairs"], stratum["num_different_pairs"])),
             ]
         )
@@ -238,26 +238,28 @@ def _overlap(overlap: dict[str, Any]) -> ReportTable:
 def _codebook(table: dict[str, Any], bottleneck: dict[str, Any] | None) -> ReportTable:
     usage, similarity = table["codebook_usage"], table["codebook_similarity"]
     rows = [
-        ["perplexity", _number(usage["perplexity"], 1)],
-        ["active codes", f"{usage['active_codes']} ({_percent(usage['active_share'])})"],
-        ["Gini coefficient of use", _number(usage["gini"], 3)],
-        ["mean cosine of active codes", _number(similarity["active_mean_cosine"], 3)],
-        ["… centred", _number(similarity["active_mean_centred_cosine"], 3)],
+        ["perplexity", number(usage["perplexity"], 1)],
+        ["active codes", f"{usage['active_codes']} ({percent(usage['active_share'])})"],
+        ["Gini coefficient of use", number(usage["gini"], 3)],
+        ["mean cosine of active codes", number(similarity["active_mean_cosine"], 3)],
+        ["… centred", number(similarity["active_mean_centred_cosine"], 3)],
     ]
     if bottleneck is not None:
         rows += [
-            ["splice fidelity", _interval(bottleneck, "splice_fidelity")],
-            ["leak (codes permuted)", _interval(bottleneck, "leak")],
-            ["accuracy with the splice", _percent(bottleneck["splice_accuracy"])],
+            ["splice fidelity", interval(bottleneck, "splice_fidelity")],
+            ["leak (codes permuted)", interval(bottleneck, "leak")],
+            ["accuracy with the splice", percent(bottleneck["splice_accuracy"])],
         ]
     return ReportTable("Codebook and bottleneck", ["", ""], rows)
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure as text, a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share as text, a dash if there is none."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
@@ -268,15 +270,19 @@ def _p(value: float | None) -> str:
 def _range(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
-    return _number(value, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
+    return number(value, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
-def _interval(figures: dict[str, Any], name: str, digits: int = 3) -> str:
+def interval(figures: dict[str, Any], name: str, digits: int = 3) -> str:
+    """A figure with its interval, of figures that hold `name`, `name_low` and `name_high`."""
     return _range(figures.get(name), figures.get(f"{name}_low"), figures.get(f"{name}_high"), digits)
 
 
 def _pair(value: float | None, null: float | None) -> str:
-    return f"{_number(value, 3)} ({_number(null, 3)})"
+    return f"{number(value, 3)} ({number(null, 3)})"
 
 
-__all__ = ["ReportTable", "ablation_tables", "print_tables", "report_tables", "to_markdown"]
+__all__ = [
+    *("ReportTable", "ablation_tables", "interval", "number", "percent", "print_tables", "report_tables"),
+    "to_markdown",
+]

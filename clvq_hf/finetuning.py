@@ -4,19 +4,24 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     Trainer,
     TrainingArguments,
 )
 
 from . import hooks
+from .host_runner import HostRunner, Readout
+from .tokenization import TextCollator, tokenize_texts
 
 
 def load_classifier(
@@ -103,8 +108,41 @@ def fine_tune(
                 **training_args,
             },
         )
-        Trainer(
+        trainer = Trainer(
             model=host, args=args, train_dataset=tokenized, data_collator=DataCollatorWithPadding(tokenizer)
-        ).train()
+        )
+        if args.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)
+        trainer.train()
     host.requires_grad_(True)
     host.eval()
+
+
+@torch.no_grad()
+def predict(
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Dataset,
+    max_length: int | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Predicted classes of texts.
+
+    Args:
+        host (`PreTrainedModel`): With a classification head.
+        tokenizer (`PreTrainedTokenizerBase`): The host's.
+        texts (`datasets.Dataset`): With the column `text`; none is empty.
+        max_length (`int`, *optional*): In tokens; the host's limit if not given.
+        batch_size (`int`): Texts a host forward.
+
+    Returns:
+        `np.ndarray` of shape `(N,)`, int64.
+    """
+    tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
+    runner, readout = HostRunner(host), Readout.of(host)
+    predictions = np.full(len(texts), -1)
+    with hooks.evaluation_mode(host):
+        for batch in DataLoader(tokenized, batch_size=batch_size, collate_fn=TextCollator(tokenizer)):
+            logits = readout(host(**runner.inputs(batch)), batch["attention_mask"])
+            predictions[batch["text_index"]] = logits.argmax(-1).cpu()
+    return predictions

@@ -79,6 +79,21 @@ def swap(states: torch.Tensor, vectors: torch.Tensor, mean: torch.Tensor, where:
     return states + shift * where[..., None]
 
 
+def check_how(model: "ConceptModel", how: str) -> None:
+    """Refuse ways of removal that do not exist, or mean nothing for a model.
+
+    Raises:
+        ValueError: Saying which does.
+    """
+    if how not in HOW:
+        raise ValueError(f"how must be one of {HOW}, got {how!r}.")
+    if how == "swap" and not model.codes_are_states:
+        raise ValueError(
+            f"swap takes a code's state out of another one, and the concepts of a {type(model).__name__} are "
+            "directions: use how='project'."
+        )
+
+
 def ablate(
     model: "ConceptModel",
     host: nn.Module,
@@ -89,8 +104,7 @@ def ablate(
 ) -> hooks.Edit:
     """See [`ConceptModel.ablate`][clvq_hf.ConceptModel.ablate]."""
     model.check_host(host)
-    if how not in HOW:
-        raise ValueError(f"how must be one of {HOW}, got {how!r}.")
+    check_how(model, how)
     _check_positions(positions)
     codes, per_row = _checked_codes(model, codes)
     basis = orthonormal_rows(model.directions(codes.flatten()).flatten(1, 2).unflatten(0, codes.shape))
@@ -117,7 +131,7 @@ def steer(
     model.check_host(host)
     _check_positions(positions)
     codes, _ = _checked_codes(model, int(code))
-    direction = F.normalize(model.codebook[codes[0]], dim=-1)
+    direction = model.directions(codes)[0, 0]
 
     def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
         where = _where(positions, mask, past_length, lambda: _has_code(model, states, mask, codes))

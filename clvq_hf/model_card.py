@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 # Whoever edits the card takes this line out, and keeps the edits.
 MARKER = "<!-- Written by clvq_hf. Remove this line to keep your own edits when the model is pushed again. -->"
-TAGS = ("clvq", "concepts", "interpretability", "vector-quantization")
-METHODS = {"clvq": "CLVQ-VAE"}
+TAGS = ("clvq", "concepts", "interpretability")
 MODEL_SETTINGS = (
+    *("algorithm", "activation", "num_active", "sparsity_cost", "scale_states", "center_states"),
     *("codebook_size", "top_k", "temperature", "ema_decay", "commitment_cost", "codebook_init", "revive_after"),
     *("decoder_memory", "num_decoder_layers", "intermediate_size", "dropout"),
 )
@@ -36,6 +37,42 @@ LONGEST_SENTENCE = 300
 _TOXIC = re.compile(r"toxi|hate|hateful|offens|obscen|insult|threat|abus|profan|nsfw|sexis|racis|slur|harass", re.I)
 _NEGATED = re.compile(r"^\s*((non|not|no)([\s_-]+|(?=toxi|hate|offens))|(in|un)(?=offens|abus))", re.I)
 _UNNAMED = re.compile(r"^(LABEL_)?\d+$")
+
+
+@dataclass(frozen=True)
+class CardMethod:
+    """What a card says of a method.
+
+    Attributes:
+        title (`str`): Its name in a sentence.
+        source (`str`): Where it is from, in Markdown.
+        tag (`str`): For the Hub.
+        loader (`str`): The class that loads it.
+    """
+
+    title: str
+    source: str
+    tag: str
+    loader: str
+
+
+_PAPER = "[arXiv 2506.20040](https://arxiv.org/abs/2506.20040)"
+_COMPARED = f"It is one of the methods that {_PAPER} compares CLVQ-VAE with."
+
+
+def method_of(config: ConceptConfig) -> CardMethod:
+    """What the card says of a config's method."""
+    if config.model_type == "clvq":
+        return CardMethod("CLVQ-VAE", f"The method is that of {_PAPER}.", "vector-quantization", "CLVQModel")
+    if config.model_type == "concept_clusters":
+        names = {"kmeans": "K-means", "agglomerative": "agglomerative clustering (Ward)"}
+        title = names.get(config.algorithm, f"a control ({config.algorithm.replace('_', ' ')})")
+        return CardMethod(title, _COMPARED, "clustering", "ClusterModel")
+    if config.model_type == "sparse_dictionary":
+        if config.lower_layer == config.upper_layer:
+            return CardMethod("a sparse autoencoder", _COMPARED, "sparse-autoencoder", "SparseDictionary")
+        return CardMethod("a transcoder", _COMPARED, "transcoder", "SparseDictionary")
+    return CardMethod(config.model_type, "", config.model_type, "AutoModel")
 
 
 def model_card(
@@ -82,10 +119,12 @@ def model_card(
     terms = {"license": license} if license is not None else licences.get(("model", host), {})
     shown, chosen_by = ([], "") if table is None else _telling_concepts(table)
     mask = None if table is None or not mask_toxic else _mask_of(table)
+    method = method_of(config)
+    own = (*TAGS, method.tag)
     data = ModelCardData(
         library_name=LIBRARY,
         pipeline_tag="feature-extraction",
-        tags=[*TAGS, *(tag for tag in tags if tag not in TAGS)],
+        tags=[*own, *(tag for tag in tags if tag not in own)],
         base_model=host if is_hub_id(host) else None,
         base_model_relation="adapter" if is_hub_id(host) else None,
         datasets=[name for name in datasets if ("dataset", name) in licences] or None,
@@ -97,10 +136,10 @@ def model_card(
         marker=Markdown(MARKER),
         name=repo_id.split("/")[-1],
         config=config,
-        # Not every method has a number of concepts, or a decoder.
-        num_concepts=getattr(config, "codebook_size", None) or "The",
-        has_decoder=getattr(config, "has_decoder", True),
-        method=METHODS.get(config.model_type, config.model_type),
+        num_concepts=config.codebook_size,
+        has_decoder=config.has_decoder,
+        method=method.title,
+        source=Markdown(method.source),
         host_link=_link(host),
         snippet=Markdown(_snippet(config, repo_id, has_reference, table is not None)),
         has_reference=has_reference,
@@ -127,7 +166,7 @@ def model_card(
 def dataset_card(table: "ConceptTable") -> str:
     """The card of a dataset repository that holds a concept table, with the configurations `tokens` and `texts`."""
     metadata = {
-        "tags": list(TAGS[:3]),
+        "tags": list(TAGS),
         "configs": [{"config_name": name, "data_files": f"{name}.parquet"} for name in ("tokens", "texts")],
     }
     return (
@@ -238,14 +277,14 @@ def _labels_note(concepts: list[Concept], table: "ConceptTable | None") -> str:
 def _snippet(config: ConceptConfig, repo_id: str, has_reference: bool, has_table: bool) -> str:
     host_class = config.host_architecture or "AutoModel"
     on_hub = is_hub_id(config.host_name_or_path) and not host_class.startswith("Peft")
-    lines = ["from clvq_hf import CLVQModel" if config.model_type == "clvq" else "import clvq_hf"]
+    loader = method_of(config).loader
+    lines = ["import clvq_hf" if loader == "AutoModel" else f"from clvq_hf import {loader}"]
     if not on_hub:
         if host_class.startswith("Peft") or not host_class.isidentifier():
             host_class = "AutoModel"
         lines.append(f"from transformers import AutoTokenizer, {host_class}")
-    if config.model_type != "clvq":
+    if loader == "AutoModel":
         lines.append("from transformers import AutoModel")
-    loader = "CLVQModel" if config.model_type == "clvq" else "AutoModel"
     lines += ["", f'model = {loader}.from_pretrained("{repo_id}")']
     if on_hub:
         lines += ["host, tokenizer = model.load_host(), model.load_tokenizer()"]
@@ -332,6 +371,7 @@ def _training_rows(config: ConceptConfig) -> list[tuple[str, Any]]:
             "layers",
             f"{config.lower_layer} → {config.upper_layer}" + (f" of the {config.stack}" if config.stack else ""),
         ),
+        *((name.replace("_", " "), value) for name, value in training.get("dictionary", {}).items()),
         ("texts", training.get("dataset")),
         ("number of texts", None if "num_texts" not in training else f"{training['num_texts']:,}"),
         ("tokens that count", None if "num_tokens" not in training else f"{training['num_tokens']:,}"),

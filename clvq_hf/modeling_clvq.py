@@ -3,7 +3,6 @@
 Paper: CLVQ-VAE, arXiv 2506.20040. Equations are named as in `docs/method.md`.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from . import hooks
 from .codebook_init import initial_codebook
 from .configuration_clvq import CLVQConfig
 from .interventions import orthonormal_rows
-from .modeling_concepts import ConceptModel
+from .modeling_concepts import ConceptModel, check_batch, masked_mse
 from .quantizer import Float32Module, TopKQuantizer
 
 
@@ -51,7 +50,8 @@ class CLVQOutput(ModelOutput):
 class AdaptiveResidualEncoder(Float32Module):
     """`z = (1-m)·x + m·LayerNorm(Wx+b)`, `m = m_max·sigmoid(a)` (Eq. 1).
 
-    It starts close to the identity, so that the codebook lives in the space of `lower_layer`.
+    It starts close to the identity, so that the codebook lives in the space of `lower_layer`. With
+    `config.center_states`, `x` is the difference from the mean state.
     """
 
     def __init__(self, config: CLVQConfig) -> None:
@@ -60,11 +60,18 @@ class AdaptiveResidualEncoder(Float32Module):
         self.mix_logit = nn.Parameter(torch.tensor(config.encoder_mix_logit, dtype=torch.float32))
         self.linear = nn.Linear(config.hidden_size, config.hidden_size, dtype=torch.float32)
         self.norm = nn.LayerNorm(config.hidden_size, dtype=torch.float32)
+        if config.center_states:
+            self.register_buffer("center", torch.zeros(config.hidden_size, dtype=torch.float32))
+
+    @property
+    def origin(self) -> torch.Tensor | float:
+        """What lies at zero in the codebook's space: the mean state, or zero."""
+        return getattr(self, "center", 0.0)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Encode states of shape `(B, S, d)`, any float dtype, into float32 states of the same shape."""
         with self.full_precision(hidden_states.device):
-            hidden_states = hidden_states.float()
+            hidden_states = hidden_states.float() - self.origin
             mix = self.max_mix * torch.sigmoid(self.mix_logit)
             return (1 - mix) * hidden_states + mix * self.norm(self.linear(hidden_states))
 
@@ -174,6 +181,7 @@ class CLVQModel(ConceptModel):
     _no_split_modules = ["CLVQDecoderLayer"]
     _not_in_fingerprint = ("decoder.", "quantizer.updates_since_use")
     _in_fingerprint = ("encoder_max_mix", "ema_epsilon")
+    loss_names = ("reconstruction_loss", "commitment_loss")
 
     def __init__(self, config: CLVQConfig) -> None:
         super().__init__(config)
@@ -190,6 +198,8 @@ class CLVQModel(ConceptModel):
             init.constant_(module.mix_logit, self.config.encoder_mix_logit)
             init.eye_(module.linear.weight)
             init.zeros_(module.linear.bias)
+            if self.config.center_states:
+                init.zeros_(module.center)
         elif isinstance(module, TopKQuantizer):
             init.ones_(module.ema_counts)
             init.normal_(module.ema_sums)
@@ -210,7 +220,10 @@ class CLVQModel(ConceptModel):
 
     @property
     def codebook(self) -> torch.Tensor:
-        return self.quantizer.codebook
+        return self.quantizer.codebook + self.encoder.origin
+
+    def directions(self, codes: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.quantizer.codebook[codes], dim=-1)[:, None]
 
     @property
     def is_initialized(self) -> bool:
@@ -267,10 +280,10 @@ class CLVQModel(ConceptModel):
         if target_hidden_states is not None:
             self._check_decoder()
             self._check_width("target_hidden_states", target_hidden_states, self.config.target_hidden_size)
-            _check_batch("target_hidden_states", target_hidden_states, hidden_states)
+            check_batch("target_hidden_states", target_hidden_states, hidden_states)
             tokens = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            output.reconstruction_loss = _masked_mse(reconstruction, target_hidden_states, counted, tokens)
-            output.commitment_loss = _masked_mse(encoder_states, vectors.detach(), counted, tokens)
+            output.reconstruction_loss = masked_mse(reconstruction, target_hidden_states, counted, tokens)
+            output.commitment_loss = masked_mse(encoder_states, vectors.detach(), counted, tokens)
             output.loss = output.reconstruction_loss + self.config.commitment_cost * output.commitment_loss
         return output
 
@@ -281,18 +294,25 @@ class CLVQModel(ConceptModel):
         return self.quantizer.encode(self.encoder(torch.where(mask[..., None], hidden_states, 0)), mask)
 
     @torch.no_grad()
-    def ablation_basis(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
+    def ablation_basis(
+        self,
+        hidden_states: torch.Tensor,
+        k: int = 1,
+        variant: str | None = None,
+        gradients: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Orthonormalised codebook vectors of each token's `k` nearest codes, `(N, k, d)`.
 
         See [`ConceptModel.ablation_basis`][clvq_hf.ConceptModel.ablation_basis].
         """
+        self._check_variant(variant)
         self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
         codes = self.quantizer.nearest(self.encoder(hidden_states), k)
-        return orthonormal_rows(self.codebook[codes])
+        return orthonormal_rows(self.quantizer.codebook[codes])
 
     @property
     def mean_state(self) -> torch.Tensor:
-        return self.quantizer.ema_sums.sum(0) / self.quantizer.ema_counts.sum()
+        return self.quantizer.ema_sums.sum(0) / self.quantizer.ema_counts.sum() + self.encoder.origin
 
     @torch.no_grad()
     def reconstruct(
@@ -309,23 +329,29 @@ class CLVQModel(ConceptModel):
             encoder_states = self.encoder(hidden_states)
             if codes is None:
                 codes = self.quantizer.encode(encoder_states, mask)
-            quantized = F.embedding(codes.clamp(min=0), self.codebook) * mask[..., None]
+            quantized = F.embedding(codes.clamp(min=0), self.quantizer.codebook) * mask[..., None]
             memory = quantized if self.config.decoder_memory == "quantized" else encoder_states
             return self.decoder(quantized, memory, mask)
 
     @torch.no_grad()
-    def initialize_codebook(self, hidden_states: torch.Tensor, seed: int = 0) -> None:
+    def initialize_codebook(
+        self, hidden_states: torch.Tensor, target_hidden_states: torch.Tensor | None = None, seed: int = 0
+    ) -> None:
         """Set the codebook and its averages from a sample of host states, with `config.codebook_init`.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(N, d)`): States of real tokens at `lower_layer`, `N ≥ K`.
+            target_hidden_states (`torch.Tensor` of shape `(N, d')`, *optional*): Not read.
             seed (`int`): Seed of the choice.
 
         Raises:
             ValueError: If there are fewer states than codes, or one is not finite.
         """
         self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
-        encoder_states = self.encoder(hidden_states.to(self.device))
+        hidden_states = hidden_states.to(self.device, torch.float32)
+        if self.config.center_states:
+            self.encoder.center.copy_(hidden_states.mean(0))
+        encoder_states = self.encoder(hidden_states)
         codebook = initial_codebook(encoder_states, self.config.codebook_size, self.config.codebook_init, seed)
         self.quantizer.set_codebook(codebook)
 
@@ -337,37 +363,8 @@ class CLVQModel(ConceptModel):
         """
         return self.quantizer.update()
 
-    def codebook_only(self) -> "CLVQModel":
-        """A copy without the decoder: it encodes, attaches and ablates alike, with the same fingerprint.
-
-        What is left are `d² + K·d` numbers. Training and splicing need the decoder.
-        """
-        config = copy.deepcopy(self.config)
-        config.has_decoder = False
-        bare = type(self)(config).to(self.device)
-        bare.load_state_dict({name: t for name, t in self.state_dict().items() if not name.startswith("decoder.")})
-        bare.train(self.training)
-        bare._source, bare._reference, bare._concepts = self._source, self._reference, self._concepts
-        return bare
-
-    def _check_decoder(self) -> None:
-        if self.decoder is None:
-            raise ValueError(
-                "This is a codebook without its decoder: it encodes, attaches and ablates, but nothing can be "
-                "reconstructed, spliced or trained. Load the whole model."
-            )
-
-    @staticmethod
-    def _mask(name: str, mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor:
-        if mask is None:
-            return torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-        _check_batch(name, mask, hidden_states)
-        return mask.bool()
-
-    @staticmethod
-    def _check_width(name: str, states: torch.Tensor, width: int) -> None:
-        if states.ndim != 3 or states.shape[-1] != width:
-            raise ValueError(f"{name} must have the shape (batch, sequence, {width}), got {tuple(states.shape)}.")
+    def discard_pending(self) -> None:
+        self.quantizer.discard_pending()
 
     def _perplexity(self, codes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         buckets = torch.where(mask, codes, self.config.codebook_size).flatten()
@@ -375,23 +372,6 @@ class CLVQModel(ConceptModel):
         counts = counts.index_add_(0, buckets, torch.ones_like(buckets, dtype=counts.dtype))[:-1]
         frequencies = counts / counts.sum().clamp(min=1)
         return torch.exp(torch.special.entr(frequencies).sum())
-
-
-def _check_batch(name: str, tensor: torch.Tensor, hidden_states: torch.Tensor) -> None:
-    # Else a batch of one would be broadcast, and the loss be of something that was never meant.
-    if tensor.shape[:2] != hidden_states.shape[:2]:
-        raise ValueError(
-            f"{name} has the shape {tuple(tensor.shape)}, hidden_states {tuple(hidden_states.shape)}: the first two "
-            "sizes must agree."
-        )
-
-
-def _masked_mse(
-    estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | int
-) -> torch.Tensor:
-    """Squared error summed over the tokens of `mask`, divided by `tokens` and the width, in float32."""
-    difference = torch.where(mask[..., None], estimate.float() - target.float(), 0)
-    return difference.square().sum() / (tokens * target.shape[-1])
 
 
 __all__ = ["AdaptiveResidualEncoder", "CLVQModel", "CLVQOutput", "TopKQuantizer"]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+# End of the names of ablation variants that choose concepts by the gradient of the prediction.
+BY_GRADIENT = "_by_gradient"
+
 
 class ConceptModel(PreTrainedConceptModel):
     """Base of all concept methods: it turns hidden states into one concept (code) per token.
@@ -30,7 +33,18 @@ class ConceptModel(PreTrainedConceptModel):
     [`codebook`][clvq_hf.ConceptModel.codebook]. Its config names the host layers (`lower_layer`, `upper_layer`,
     `stack`) and their widths (`hidden_size`, `target_hidden_size`). Everything else comes with the base: saving,
     loading and sharing, attaching to a host, intervening in it, checking that a host fits.
+
+    A method that [`CLVQTrainer`][clvq_hf.trainer.CLVQTrainer] can train has a `forward` with the arguments of
+    [`CLVQModel.forward`][clvq_hf.CLVQModel.forward], whose output holds `loss`, `codes` and the figures of
+    `loss_names`; and, if it needs them, `initialize_codebook`, `update_codebook` and `discard_pending`.
     """
+
+    # Figures of an output besides its loss, each a mean over the tokens that count; empty: no gradients, no trainer.
+    loss_names: tuple[str, ...] = ()
+    # Whether the vectors of `codebook` are states, which can be taken out of another state (`how="swap"`).
+    codes_are_states: bool = True
+    # Bases that `ablation_basis` can give; the first is the default.
+    ablation_variants: tuple[str, ...] = ("codebook",)
 
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Assign a concept to each token.
@@ -44,12 +58,21 @@ class ConceptModel(PreTrainedConceptModel):
         """
         raise NotImplementedError  # abstract
 
-    def ablation_basis(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
+    def ablation_basis(
+        self,
+        hidden_states: torch.Tensor,
+        k: int = 1,
+        variant: str | None = None,
+        gradients: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Directions to remove from the host if the concepts of these tokens are to be ablated.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(N, d)`): Host states at `lower_layer`.
             k (`int`): How many directions: those of each token's `k` strongest concepts.
+            variant (`str`, *optional*): One of `ablation_variants`; the first if not given.
+            gradients (`torch.Tensor` of shape `(N, d)`, *optional*): Of the prediction's margin at `lower_layer`, for
+                variants that choose concepts by it.
 
         Returns:
             `torch.Tensor` of shape `(N, k, d)`, float32: `k` orthonormal rows for each token.
@@ -102,6 +125,37 @@ class ConceptModel(PreTrainedConceptModel):
     def is_initialized(self) -> bool:
         """Whether the concepts were fitted to data; codes of a fresh model mean nothing."""
         raise NotImplementedError  # abstract
+
+    def num_active(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`torch.Tensor` of shape `(B, S)`, int64: concepts that are active on each token (`L0`), 0 on padding.
+
+        One for methods that give each token one code; sparse methods count.
+        """
+        return self._mask("attention_mask", attention_mask, hidden_states).long()
+
+    def initialize_codebook(
+        self, hidden_states: torch.Tensor, target_hidden_states: torch.Tensor | None = None, seed: int = 0
+    ) -> None:
+        """Start from a sample of host states, before the first step of training.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(N, d)`): States of real tokens at `lower_layer`.
+            target_hidden_states (`torch.Tensor` of shape `(N, d')`, *optional*): Those of the same tokens at
+                `upper_layer`.
+            seed (`int`): Seed of every choice.
+        """
+        raise NotImplementedError  # abstract for methods that are trained
+
+    def update_codebook(self) -> int:
+        """What has to be done after each `optimizer.step()`.
+
+        Returns:
+            `int`: Number of concepts that were revived.
+        """
+        return 0
+
+    def discard_pending(self) -> None:
+        """Forget what forwards have left for an update that never came, as of a run that was broken off."""
 
     def attach(self, host: Any, keep_states: bool = True) -> Tap:
         """Watch `host`: after every call its concepts lie on the returned tap.
@@ -255,5 +309,52 @@ class ConceptModel(PreTrainedConceptModel):
         """
         return Splice(self, host)
 
+    def _check_decoder(self) -> None:
+        if not self.config.has_decoder:
+            raise ValueError(
+                "This is a codebook without its decoder: it encodes, attaches and ablates, but nothing can be "
+                "reconstructed, spliced or trained. Load the whole model."
+            )
 
-__all__ = ["ConceptModel"]
+    def _check_variant(self, variant: str | None) -> str:
+        if variant is not None and variant not in self.ablation_variants:
+            raise ValueError(
+                f"{type(self).__name__} has no ablation variant {variant!r}; it has {self.ablation_variants}."
+            )
+        return variant or self.ablation_variants[0]
+
+    @staticmethod
+    def _mask(name: str, mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor:
+        if mask is None:
+            return torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+        check_batch(name, mask, hidden_states)
+        return mask.bool()
+
+    @staticmethod
+    def _check_width(name: str, states: torch.Tensor, width: int) -> None:
+        if states.ndim != 3 or states.shape[-1] != width:
+            raise ValueError(f"{name} must have the shape (batch, sequence, {width}), got {tuple(states.shape)}.")
+
+
+def check_batch(name: str, tensor: torch.Tensor, hidden_states: torch.Tensor) -> None:
+    """Refuse a tensor of other texts: a batch of one would be broadcast, and the loss be of what was never meant.
+
+    Raises:
+        ValueError: If the first two sizes differ from those of `hidden_states`.
+    """
+    if tensor.shape[:2] != hidden_states.shape[:2]:
+        raise ValueError(
+            f"{name} has the shape {tuple(tensor.shape)}, hidden_states {tuple(hidden_states.shape)}: the first two "
+            "sizes must agree."
+        )
+
+
+def masked_mse(
+    estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | int
+) -> torch.Tensor:
+    """Squared error summed over the tokens of `mask`, divided by `tokens` and the width, in float32."""
+    difference = torch.where(mask[..., None], estimate.float() - target.float(), 0)
+    return difference.square().sum() / (tokens * target.shape[-1])
+
+
+__all__ = ["BY_GRADIENT", "ConceptModel", "check_batch", "masked_mse"]

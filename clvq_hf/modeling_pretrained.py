@@ -1,5 +1,6 @@
 """`PreTrainedConceptModel`: how concept models are saved, loaded, shared, and brought back to their host."""
 
+import copy
 import dataclasses
 import hashlib
 import itertools
@@ -48,6 +49,7 @@ class PreTrainedConceptModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a concept model from a folder or the Hub; the arguments are those of `PreTrainedModel`.
 
+        `ConceptModel.from_pretrained` loads a model of any method, the method's own class models of that one alone.
         Among them `revision` (branch, tag or commit), `token`, `cache_dir`, `local_files_only`, `force_download`,
         `subfolder` and `dtype`. Only safetensors are read, and no code of the repository is run. A missing tensor is an
         error: transformers would fill it with fresh random numbers and warn, and the codes would be silently wrong.
@@ -65,7 +67,7 @@ class PreTrainedConceptModel(PreTrainedModel):
         )
         name = source.name
         folder = check_checkpoint(source)
-        _check_type(folder, name, cls)
+        cls = _class_of(folder, name, cls)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(
@@ -174,8 +176,21 @@ class PreTrainedConceptModel(PreTrainedModel):
             )
 
     def codebook_only(self) -> "PreTrainedConceptModel":
-        """The same concepts without what encoding does not need; the model itself if it has nothing to leave out."""
-        return self
+        """A copy without its decoder: it encodes, attaches and ablates alike, with the same fingerprint.
+
+        Training and splicing need the decoder; of a CLVQ model `d² + K·d` numbers are left. A model that has none is
+        returned itself.
+        """
+        kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
+        if len(kept) == len(self.state_dict()):
+            return self
+        config = copy.deepcopy(self.config)
+        config.has_decoder = False
+        bare = type(self)(config).to(self.device)
+        bare.load_state_dict(kept)
+        bare.train(self.training)
+        bare._source, bare._reference, bare._concepts = self._source, self._reference, self._concepts
+        return bare
 
     def fingerprint(self) -> str:
         """64 hexadecimal digits of what decides the codes: layers and weights, but not those of the decoder."""
@@ -382,14 +397,24 @@ class PreTrainedConceptModel(PreTrainedModel):
                 )
 
 
-def _check_type(folder: Path, name: str, cls: type[PreTrainedConceptModel]) -> None:
+def _class_of(folder: Path, name: str, cls: type[PreTrainedConceptModel]) -> type[PreTrainedConceptModel]:
+    """The class of a checkpoint: `cls`, or whichever method it is of if `cls` is none in particular."""
     found = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("model_type")
     wanted = getattr(cls.config_class, "model_type", None)
-    if found != wanted:
+    if wanted is not None:
+        if found == wanted:
+            return cls
         raise ValueError(
             f"{name} is a model of the type {found!r}, and {cls.__name__} is of the type {wanted!r}: load it with "
-            "AutoModel."
+            "ConceptModel.from_pretrained."
         )
+    pending = cls.__subclasses__()
+    while pending:  # the first one that was defined: ours before those of others
+        kind = pending.pop(0)
+        if kind.config_class is not None and kind.config_class.model_type == found:
+            return kind
+        pending += kind.__subclasses__()
+    raise ValueError(f"{name} is a model of the type {found!r}, which is no concept method that this version knows.")
 
 
 __all__ = ["PreTrainedConceptModel"]

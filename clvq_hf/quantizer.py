@@ -88,7 +88,7 @@ class TopKQuantizer(Float32Module):
             encoder_states = encoder_states.float()
             codebook = self.codebook
             with torch.no_grad():
-                scores = self._scores(encoder_states, codebook)
+                scores = nearness(encoder_states, codebook)
                 codes = self._draw(scores) if self.training else scores.argmax(-1)
             vectors = F.embedding(codes, codebook) * mask[..., None]
             if self.training:
@@ -101,14 +101,14 @@ class TopKQuantizer(Float32Module):
     def encode(self, encoder_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Nearest codes `(B, S)`, int64, `-1` where `mask` is false; the same in training and evaluation."""
         with self.full_precision(encoder_states.device):
-            scores = self._scores(encoder_states.float(), self.codebook)
+            scores = nearness(encoder_states.float(), self.codebook)
             return scores.argmax(-1).masked_fill(~mask, -1)
 
     @torch.no_grad()
     def nearest(self, encoder_states: torch.Tensor, k: int) -> torch.Tensor:
         """The `k` nearest codes of states `(…, d)`, int64 `(…, k)`, nearest first."""
         with self.full_precision(encoder_states.device):
-            return self._scores(encoder_states.float(), self.codebook).topk(k, dim=-1).indices
+            return nearness(encoder_states.float(), self.codebook).topk(k, dim=-1).indices
 
     def discard_pending(self) -> None:
         """Forget what training forwards have added up since the last update, as after a step that was broken off."""
@@ -130,7 +130,7 @@ class TopKQuantizer(Float32Module):
         if self._pending is None:
             return 0
         (counts, sums), self._pending = self._pending, None
-        if _is_distributed():
+        if is_distributed():
             both = torch.cat([counts[:, None], sums], dim=1)
             torch.distributed.all_reduce(both)
             counts, sums = both[:, 0], both[:, 1:]
@@ -140,16 +140,6 @@ class TopKQuantizer(Float32Module):
         self.ema_sums.lerp_(sums, 1 - self.decay)
         self.updates_since_use.add_(1).masked_fill_(counts > 0, 0)
         return self._revive() if self.revive_after is not None else 0
-
-    def _scores(self, states: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-        """`||z||² - D`: larger is nearer, the same order and softmax as `-D`.
-
-        Both sides are centred on the mean code: hidden states share a large common mean, in whose squares the
-        differences between codes would drown in float32.
-        """
-        center = codebook.mean(0)
-        states, codebook = states - center, codebook - center
-        return 2 * states @ codebook.T - codebook.square().sum(-1)
 
     def _draw(self, scores: torch.Tensor) -> torch.Tensor:
         """Sample `p ∝ softmax(-D/T)` over the `top_k` nearest, as one Gumbel-max."""
@@ -178,13 +168,13 @@ class TopKQuantizer(Float32Module):
             return 0
         # The first process chooses for all; only its pool of recent states is read.
         revived = torch.tensor(min(len(dead), len(recent)), device=dead.device)
-        if _is_distributed():
+        if is_distributed():
             torch.distributed.broadcast(revived, src=0)
         dead = dead[: int(revived)]
         chosen = recent.new_zeros(len(dead), self.ema_sums.shape[1])
-        if not _is_distributed() or torch.distributed.get_rank() == 0:
+        if not is_distributed() or torch.distributed.get_rank() == 0:
             chosen = recent[torch.randperm(len(recent))[: len(dead)].to(recent.device)]
-        if _is_distributed():
+        if is_distributed():
             torch.distributed.broadcast(chosen, src=0)
         self.ema_counts[dead] = 1.0
         self.ema_sums[dead] = chosen
@@ -195,5 +185,17 @@ class TopKQuantizer(Float32Module):
         return f"codebook_size={self.codebook_size}, dim={self.ema_sums.shape[1]}, top_k={self.top_k}"
 
 
-def _is_distributed() -> bool:
+def nearness(states: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """`||z||² - D` of states `(…, d)` to each row of a codebook `(K, d)`: larger is nearer, `(…, K)`.
+
+    The same order and softmax as `-D`, the negative squared distance. Both sides are centred on the mean code: hidden
+    states share a large common mean, in whose squares the differences between codes would drown in float32.
+    """
+    center = codebook.mean(0)
+    states, codebook = states - center, codebook - center
+    return 2 * states @ codebook.T - codebook.square().sum(-1)
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,27 +1,32 @@
 """Sums from which losses, perplexity and explained variance of many batches are computed at the end."""
 
+from collections.abc import Sequence
+
 import torch
 from accelerate.utils import gather
-
-from .modeling_clvq import CLVQOutput
+from transformers.utils import ModelOutput
 
 
 class RunningStatistics:
-    """Adds up what [`CLVQModel`] returned for many batches, on one or many processes.
+    """Adds up what a concept model returned for many batches, on one or many processes.
 
     A ratio of sums, never a mean of ratios: batches differ in their number of tokens, and the perplexity of a whole
     set is not the mean of its batches' perplexities. The target's variance is merged from centred batches (Chan et al.,
     1983): the mean of hidden states is large, and the difference of two large sums would lose the digits that matter.
 
     Args:
+        names (`Sequence[str]`): Figures of an output, each a mean over its tokens, `reconstruction_loss` among them.
         codebook_size (`int`): Number of codes `K`.
         target_hidden_size (`int`): Width `d'` of the reconstruction.
         device (`torch.device`): Where the sums live.
     """
 
-    def __init__(self, codebook_size: int, target_hidden_size: int, device: torch.device) -> None:
+    def __init__(
+        self, names: Sequence[str], codebook_size: int, target_hidden_size: int, device: torch.device
+    ) -> None:
         self.width = target_hidden_size
-        self.losses = torch.zeros(2, device=device)  # reconstruction and commitment, times tokens
+        self.names = tuple(names)
+        self.losses = torch.zeros(len(self.names), device=device)  # times tokens
         self.code_counts = torch.zeros(codebook_size, device=device)
         # Tokens, mean and summed squared deviation of the target.
         self.moments = torch.zeros(2 + target_hidden_size, device=device)
@@ -29,7 +34,7 @@ class RunningStatistics:
     @torch.no_grad()
     def update(
         self,
-        outputs: CLVQOutput,
+        outputs: ModelOutput,
         target_hidden_states: torch.Tensor,
         mask: torch.Tensor,
         num_items: torch.Tensor | int,
@@ -37,13 +42,13 @@ class RunningStatistics:
         """Add a batch.
 
         Args:
-            outputs ([`CLVQOutput`]): Of the batch, with losses.
+            outputs (`ModelOutput`): Of the batch, with `codes` and every figure.
             target_hidden_states (`torch.Tensor` of shape `(B, S, d')`): The target of the batch.
             mask (`torch.Tensor` of shape `(B, S)`): Tokens that count.
             num_items (`torch.Tensor` or `int`): Number of tokens that the losses were divided by.
         """
         mask = mask.bool()
-        losses = torch.stack([outputs.reconstruction_loss.detach(), outputs.commitment_loss.detach()])
+        losses = torch.stack([outputs[name].detach() for name in self.names])
         self.losses += losses.float() * num_items
         self.code_counts += torch.bincount(outputs.codes[mask], minlength=len(self.code_counts))
         target = target_hidden_states[mask].float()
@@ -57,12 +62,12 @@ class RunningStatistics:
         """Reduce over all processes (each must call this) and return the figures.
 
         Returns:
-            `dict[str, float]`: `reconstruction_loss`, `commitment_loss`, `explained_variance` (1 - residual variance ÷
-            variance of the target about its mean), `perplexity` and `active_codes`; empty if no token was seen.
+            `dict[str, float]`: The figures by name, `explained_variance` (1 - residual variance ÷ variance of the
+            target about its mean), `perplexity` and `active_codes`; empty if no token was seen.
         """
         everything = torch.cat([self.losses, self.code_counts, self.moments])
         losses, code_counts, moments = gather(everything[None]).split(
-            [2, len(self.code_counts), len(self.moments)], dim=-1
+            [len(self.names), len(self.code_counts), len(self.moments)], dim=-1
         )
         losses, code_counts = losses.sum(0), code_counts.sum(0)
         merged = moments[0]
@@ -72,10 +77,10 @@ class RunningStatistics:
         if tokens == 0:
             return {}
         frequencies = code_counts / code_counts.sum()
-        residual = losses[0] * self.width
+        figures = {name: (total / tokens).item() for name, total in zip(self.names, losses, strict=True)}
+        residual = figures["reconstruction_loss"] * tokens * self.width
         return {
-            "reconstruction_loss": (losses[0] / tokens).item(),
-            "commitment_loss": (losses[1] / tokens).item(),
+            **figures,
             "explained_variance": (1 - residual / variance).item() if variance > 0 else float("nan"),
             "perplexity": torch.exp(torch.special.entr(frequencies).sum()).item(),
             "active_codes": int((code_counts > 0).sum()),

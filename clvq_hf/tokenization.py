@@ -209,10 +209,7 @@ def filter_by_occurrence(tokenized: Dataset, minimum: int | None, maximum: int |
     """
     if minimum is None and maximum is None:
         return tokenized
-    occurrences = np.bincount(np.concatenate([np.asarray(row["input_ids"]) for row in tokenized]))
-    wanted = occurrences >= (minimum or 0)
-    if maximum is not None:
-        wanted &= occurrences <= maximum
+    wanted = occurs_between([np.asarray(row["input_ids"]) for row in tokenized], minimum, maximum)
 
     def mask(batch: Mapping[str, list]) -> dict[str, list]:
         masks = [
@@ -222,6 +219,22 @@ def filter_by_occurrence(tokenized: Dataset, minimum: int | None, maximum: int |
         return {"token_mask": masks, "num_counted": [sum(row) for row in masks]}
 
     return tokenized.map(mask, batched=True, desc="Filtering tokens by occurrence")
+
+
+def occurs_between(input_ids: Sequence[np.ndarray], minimum: int | None, maximum: int | None) -> np.ndarray:
+    """Which token ids occur at least `minimum` and at most `maximum` times.
+
+    Args:
+        input_ids (`Sequence[np.ndarray]`): Ids, in arrays of one dimension.
+        minimum (`int`, *optional*): No lower bound if not given.
+        maximum (`int`, *optional*): No upper bound if not given.
+
+    Returns:
+        `np.ndarray` of shape `(largest id + 1,)`, bool.
+    """
+    occurrences = np.bincount(np.concatenate(input_ids))
+    wanted = occurrences >= (minimum or 0)
+    return wanted if maximum is None else wanted & (occurrences <= maximum)
 
 
 class TextCollator:

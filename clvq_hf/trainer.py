@@ -17,9 +17,9 @@ from transformers.utils import logging
 
 from . import hooks
 from .activations import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
-from .configuration_clvq import CLVQConfig
+from .configuration_concepts import ConceptConfig
 from .hub import REFERENCE_NAME
-from .modeling_clvq import CLVQModel
+from .modeling_concepts import ConceptModel
 from .provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
 from .running_statistics import RunningStatistics
 from .sampling import EpochLengthSampler
@@ -40,6 +40,7 @@ logger = logging.get_logger(__name__)
 IDENTITY = (
     *("hidden_size", "target_hidden_size", "codebook_size", "lower_layer", "upper_layer", "stack", "is_causal"),
     *("num_decoder_layers", "num_attention_heads", "intermediate_size", "decoder_memory"),
+    *("activation", "num_active", "scale_states", "has_skip", "center_states"),
 )
 # Columns of a dataset that is tokenized already.
 TOKENIZED = {"input_ids", "token_mask", "length", "num_counted", "text_index"}
@@ -48,13 +49,16 @@ TOKENIZED = {"input_ids", "token_mask", "length", "num_counted", "text_index"}
 class CLVQTrainer(HubTrainer):
     """Trains a [`CLVQModel`] on texts, through a frozen host, or on states that were extracted before.
 
+    Other concept models that have gradients, such as a [`SparseDictionary`][clvq_hf.SparseDictionary], are trained by
+    it too, on the same states in the same order.
+
     It is a [`~transformers.Trainer`], so Accelerate, mixed precision, logging, callbacks, checkpoints and resuming work
     as there. What it adds: the host runs on the way from the batch to the model; batches are grouped by length; the
     loss is normalised by the tokens of the whole optimizer step; the codebook is initialised before the first step and
     moved once an optimizer step; figures are sums over all tokens and processes before they become ratios.
 
     Args:
-        model ([`CLVQModel`]): The model to train.
+        model ([`ConceptModel`]): The model to train.
         host (`PreTrainedModel`, *optional*): Where the states come from; not needed with an [`ActivationCache`].
         args ([`CLVQTrainingArguments`]): Training arguments.
         train_dataset (`datasets.Dataset` or [`ActivationCache`], *optional*): Texts, or their states.
@@ -69,7 +73,7 @@ class CLVQTrainer(HubTrainer):
 
     def __init__(
         self,
-        model: CLVQModel,
+        model: ConceptModel,
         host: Any = None,
         args: CLVQTrainingArguments | None = None,
         train_dataset: Dataset | ActivationCache | None = None,
@@ -81,8 +85,10 @@ class CLVQTrainer(HubTrainer):
         args = CLVQTrainingArguments("clvq-output") if args is None else args
         if not isinstance(args, CLVQTrainingArguments):
             raise ValueError(f"args must be CLVQTrainingArguments, got {type(args).__name__}.")
-        if not isinstance(model, CLVQModel):
-            raise ValueError(f"model must be a CLVQModel, got {type(model).__name__}.")
+        if not isinstance(model, ConceptModel):
+            raise ValueError(f"model must be a concept model, got {type(model).__name__}.")
+        if not model.loss_names:
+            raise ValueError(f"A {type(model).__name__} has no gradients to train it by: fit it with its method fit.")
         if not model.config.has_decoder:
             raise ValueError("This is a codebook without its decoder, which training needs: load the whole model.")
         _check_launch(args)
@@ -127,7 +133,11 @@ class CLVQTrainer(HubTrainer):
         if dataset is None:
             return None
         if isinstance(dataset, ActivationCache):
-            _check_cache(dataset, self.model.config, self.args, training)
+            _check_cache(dataset, self.model.config, self.args)
+            if training:
+                dataset = dataset.filter_by_occurrence(
+                    self.args.min_token_occurrences, self.args.max_token_occurrences
+                )
         elif not isinstance(dataset, Dataset) or not set(dataset.column_names) >= TOKENIZED:
             dataset = self._tokenize(dataset, training)
         if training and (tokens := int(np.sum(_column(dataset, "num_counted")))) < self.model.config.codebook_size:
@@ -211,14 +221,15 @@ class CLVQTrainer(HubTrainer):
         """
         if self.model.is_initialized:
             return
-        codebook = self.model.codebook
         if self.args.process_index == 0:
-            self.model.initialize_codebook(self._sample_states(), seed=self.args.seed)
-            codebook = self.model.codebook
-        self.model.quantizer.set_codebook(broadcast(codebook.contiguous()))
+            states = self._sample_states()
+            self.model.initialize_codebook(states["hidden_states"], states["target_hidden_states"], self.args.seed)
+        with torch.no_grad():
+            for tensor in self.model.state_dict().values():
+                tensor.copy_(broadcast(tensor.contiguous()))
 
     @torch.no_grad()
-    def _sample_states(self) -> torch.Tensor:
+    def _sample_states(self) -> dict[str, torch.Tensor]:
         wanted = self.args.init_tokens or 100 * self.model.config.codebook_size
         wanted = max(wanted, self.model.config.codebook_size)
         generator = np.random.default_rng(self.args.seed)
@@ -232,17 +243,25 @@ class CLVQTrainer(HubTrainer):
             collate_fn=self.data_collator,
             generator=torch.Generator(),
         )
-        sample = []
+        names = ("hidden_states", "target_hidden_states")
+        sample: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         for batch in logging.tqdm(loader, desc="Sampling states for the codebook", disable=self.args.disable_tqdm):
             states = self._prepare_inputs(batch)
-            sample.append(states["hidden_states"][states["token_mask"].bool()])
-        sample = torch.cat(sample)
-        return sample[torch.from_numpy(generator.permutation(len(sample))[:wanted]).to(sample.device)]
+            for name in names:
+                sample[name].append(states[name][states["token_mask"].bool()])
+        joined = {name: torch.cat(parts) for name, parts in sample.items()}
+        chosen = torch.from_numpy(generator.permutation(len(joined["hidden_states"]))[:wanted])
+        return {name: states[chosen.to(states.device)] for name, states in joined.items()}
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """Tokens that count in the whole optimizer step: over its accumulated batches and over all processes."""
         if not batch_samples:
             return None
+        if self._extractor is not None:
+            # Only the states tell which tokens are attention sinks, and do not count.
+            for place, batch in enumerate(batch_samples):
+                if "hidden_states" not in batch:
+                    batch_samples[place] = self._extractor(batch, device=self.args.device)
         tokens = sum(batch["token_mask"].sum() for batch in batch_samples).to(device)
         return self.accelerator.gather(tokens).sum().clamp(min=1)
 
@@ -269,15 +288,18 @@ class CLVQTrainer(HubTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the figures since the last log to the logs of the training loss."""
         if "loss" in logs:
-            logs.update(self._statistics.compute())
+            figures = self._statistics.compute()
+            figures.pop("loss", None)  # Trainer's own is there
+            logs.update(figures)
             self._statistics = self._new_statistics()
-            if self.model.config.revive_after is not None:
+            if getattr(self.model.config, "revive_after", None) is not None:
                 logs["revived_codes"], self._revived = self._revived, 0
         super().log(logs, start_time)
 
     def _new_statistics(self) -> RunningStatistics:
         config = self.model.config
-        return RunningStatistics(config.codebook_size, config.target_hidden_size, self.args.device)
+        names = ("loss", *self.model.loss_names)
+        return RunningStatistics(names, config.codebook_size, config.target_hidden_size, self.args.device)
 
     # ---- Evaluation and saving --------------------------------------------------------------------------------------
 
@@ -305,9 +327,6 @@ class CLVQTrainer(HubTrainer):
             statistics.update(outputs, inputs["target_hidden_states"], inputs["token_mask"], tokens)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         figures = statistics.compute()
-        if figures:
-            commitment = model.config.commitment_cost * figures["commitment_loss"]
-            figures = {"loss": figures["reconstruction_loss"] + commitment, **figures}
         held_out = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         if model.config.training is not None and any(dataloader.dataset is each for each in held_out):
             name = metric_key_prefix.removeprefix("eval").removeprefix("_")
@@ -381,7 +400,7 @@ class CodebookCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # A run that was broken off, or a forward before this one, may have left counts of a step that never ended.
-        self.trainer.model.quantizer.discard_pending()
+        self.trainer.model.discard_pending()
         self.trainer._statistics, self.trainer._revived = self.trainer._new_statistics(), 0
         self.trainer.record_training()
         # After a checkpoint was loaded: a resumed codebook is not initialised again.
@@ -421,12 +440,12 @@ def _check_launch(args: CLVQTrainingArguments) -> None:
         )
 
 
-def check_output_dir(output_dir: str | Path, config: CLVQConfig, identity: Sequence[str] = IDENTITY) -> None:
+def check_output_dir(output_dir: str | Path, config: ConceptConfig, identity: Sequence[str] = IDENTITY) -> None:
     """Refuse a folder that holds a checkpoint of another model, or a file.
 
     Args:
         output_dir (`str` or `Path`): Where checkpoints will go; it need not exist.
-        config ([`CLVQConfig`]): Of the model that will be saved there.
+        config ([`ConceptConfig`]): Of the model that will be saved there.
         identity (`Sequence[str]`): Fields in which a concept model that is there must agree.
 
     Raises:
@@ -448,27 +467,22 @@ def check_output_dir(output_dir: str | Path, config: CLVQConfig, identity: Seque
         elif found.get("model_type") != config.model_type:
             what = f"a model of the type {found.get('model_type')!r}"
         else:
-            differing = [name for name in identity if found.get(name) != getattr(config, name)]
+            differing = [name for name in identity if found.get(name) != getattr(config, name, None)]
             if not differing:
                 continue
             what = "a concept model with " + ", ".join(
-                f"{name}={found.get(name)} (not {getattr(config, name)})" for name in differing
+                f"{name}={found.get(name)} (not {getattr(config, name, None)})" for name in differing
             )
         raise ValueError(f"{folder} holds a checkpoint of {what}. Choose another output_dir, or remove it.")
 
 
-def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments, training: bool) -> None:
-    if args.train_special_tokens or (training and (args.min_token_occurrences or args.max_token_occurrences)):
+def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments) -> None:
+    if args.train_special_tokens:
         raise ValueError(
-            "train_special_tokens, min_token_occurrences and max_token_occurrences need the texts; an activation cache "
-            "holds states alone. Train on texts and the host, or leave these arguments out."
+            "train_special_tokens needs the texts; an activation cache counts none. Train on texts and the host, or "
+            "leave this argument out."
         )
-    for name in ("lower_layer", "upper_layer", "stack", "hidden_size", "target_hidden_size"):
-        if cache.metadata[name] != getattr(config, name):
-            raise ValueError(
-                f"{name}={getattr(config, name)} in the config, but {cache.metadata[name]} in the activation cache "
-                f"{cache.path}. Build the cache for these layers, or load the one that was."
-            )
+    cache.check_layers(config)
 
 
 def _column(dataset: Dataset | ActivationCache, name: str) -> np.ndarray:

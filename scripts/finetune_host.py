@@ -10,13 +10,12 @@ TrainingArguments that matters is a flag here; `--above_layer` freezes what lies
 
 from dataclasses import dataclass, field
 
-import torch
-from torch.utils.data import DataLoader
+import numpy as np
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
-from clvq_hf import hooks, load_texts
+from clvq_hf import load_texts
 from clvq_hf.data import PARTS, label_names, split_texts, without_texts
-from clvq_hf.finetuning import fine_tune, load_classifier
+from clvq_hf.finetuning import fine_tune, load_classifier, predict
 from clvq_hf.tokenization import ensure_pad_token
 
 
@@ -74,20 +73,8 @@ def main() -> None:
     )
     host.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
-    limit = hooks.max_length(host, tokenizer, args.max_length)
-    correct = 0
-    with torch.no_grad():
-        for batch in DataLoader(test, batch_size=32):
-            encoded = tokenizer(
-                batch["text"],
-                truncation=limit is not None,
-                max_length=limit,
-                padding=True,
-                padding_side="right",
-                return_tensors="pt",
-            )
-            correct += int((host(**encoded.to(host.device)).logits.argmax(-1).cpu() == batch["label"]).sum())
-    print(f"{len(texts)} training texts; accuracy {correct / len(test):.3f} on {len(test)} other texts")
+    accuracy = (predict(host, tokenizer, test, args.max_length) == np.asarray(test["label"])).mean()
+    print(f"{len(texts)} training texts; accuracy {accuracy:.3f} on {len(test)} other texts")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from clvq_hf import CLVQConfig, CLVQModel, hub_requests, load_texts
+from clvq_hf import CLVQConfig, CLVQModel, ConceptModel, SparseConfig, SparseDictionary, hub_requests, load_texts
 from clvq_hf.activations import HiddenStateExtractor
 from clvq_hf.tokenization import TextCollator, tokenize_texts
 
@@ -134,14 +134,27 @@ def make_model(make_config):
 
 
 @pytest.fixture
+def make_sparse():
+    """A small sparse dictionary of given config fields, from a fixed seed."""
+
+    def make(seed: int = 0, **fields) -> SparseDictionary:
+        small = {"hidden_size": 32, "lower_layer": 1, "upper_layer": 3, "codebook_size": 24}
+        torch.manual_seed(seed)
+        return SparseDictionary(SparseConfig(**{**small, **fields}))
+
+    return make
+
+
+@pytest.fixture
 def fit():
     """Gives a concept model a codebook: states of real sentences, as training does before its first step."""
 
-    def fit(model: CLVQModel, host, tokenizer, texts: Dataset) -> CLVQModel:
+    def fit(model: ConceptModel, host, tokenizer, texts: Dataset) -> ConceptModel:
         config = model.config
         extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
         states = extract(TextCollator(tokenizer)(tokenize_texts(texts, tokenizer).to_list()))
-        model.initialize_codebook(states["hidden_states"][states["token_mask"].bool()], seed=0)
+        counted = states["token_mask"].bool()
+        model.initialize_codebook(states["hidden_states"][counted], states["target_hidden_states"][counted], seed=0)
         return model.eval()
 
     return fit

@@ -258,6 +258,17 @@ class TestProbe:
         random = rows_of(outcome, "random_direction")
         np.testing.assert_allclose(random["removed_norm"], salient["removed_norm"], rtol=1e-3)
 
+    def test_every_method_is_probed_on_the_same_representation(
+        self, make_model, make_sparse, fit, causal_host, tokenizer, texts, salience
+    ):
+        plain = []
+        for model in (make_model(is_causal=True), make_sparse()):  # whose config does not tell
+            fit(model, causal_host, tokenizer, texts)
+            table = model.concept_table(causal_host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
+            outcome = ablate_texts(model, causal_host, tokenizer, table, protocol="probe", num_draws=1)
+            plain.append(rows_of(outcome, "salient")["margin_plain"].tolist())
+        assert plain[0] == plain[1]
+
     def test_the_probe_tells_what_the_representation_holds(self, model, host, tokenizer, texts):
         """The label is which side of the median the first token's state lies on, along its main axis."""
         encoded = tokenizer(texts["text"][:], padding=True, return_tensors="pt")

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import FNetConfig, FNetModel, GPT2Config, GPT2Model, T5Config, T5ForConditionalGeneration
 
-from clvq_hf import ActivationCache
-from clvq_hf.activations import HiddenStateExtractor, StateCollator, check_finite
+from clvq_hf import ActivationCache, hooks
+from clvq_hf.activations import HiddenStateExtractor, StateCollator, attention_sinks, check_finite
 from clvq_hf.hooks import UnsupportedHostError
-from clvq_hf.tokenization import TextCollator, tokenize_texts
+from clvq_hf.tokenization import TextCollator, filter_by_occurrence, tokenize_texts
 
 
 @pytest.fixture
@@ -167,6 +169,127 @@ class TestCache:
             host.bert.embeddings.word_embeddings.weight[tokenizer(texts[11]["text"])["input_ids"][1]] = float("nan")
         with pytest.raises(ValueError, match=r"NaN or Inf in hidden_states of batch \d+, .*11"):
             ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+
+
+class TestTokenIds:
+    def test_are_those_of_the_real_tokens(self, cache, tokenizer, texts):
+        encoded = tokenizer(texts["text"][:])["input_ids"]
+        assert torch.cat([shard["input_ids"] for shard in cache._shards]).tolist() == np.concatenate(encoded).tolist()
+        inner = np.concatenate([ids[1:-1] for ids in encoded])
+        assert cache.counted("input_ids").tolist() == inner.tolist()
+
+    def test_counted_states_are_in_the_order_of_the_texts(self, cache):
+        for name in ("hidden_states", "target_hidden_states"):
+            expected = torch.cat([cache[index][name][1:-1] for index in range(len(cache))])
+            assert torch.equal(cache.counted(name), expected)
+
+    def test_an_older_cache_has_none(self, cache):
+        path = cache.path / "shard-00001.safetensors"
+        tensors = load_file(path)
+        del tensors["input_ids"]
+        save_file(tensors, path)
+        with pytest.raises(ValueError, match="older version, without token ids"):
+            ActivationCache.load(cache.path)
+
+
+class TestViews:
+    @pytest.mark.parametrize(("minimum", "maximum"), [(5, 20), (2, None), (None, 1), (3, 3)])
+    def test_the_filter_is_that_of_the_texts(self, cache, tokenizer, texts, minimum, maximum):
+        filtered = cache.filter_by_occurrence(minimum, maximum)
+        rows = filter_by_occurrence(tokenize_texts(texts, tokenizer), minimum, maximum)
+        for index in range(len(texts)):
+            assert filtered[index]["token_mask"].tolist() == rows[index]["token_mask"]
+        assert filtered.num_counted.tolist() == rows["num_counted"][:]
+        # By hand, special tokens included in what is counted and left out of what counts.
+        ids = np.concatenate(tokenizer(texts["text"][:])["input_ids"])
+        occurrences = np.bincount(ids)[ids]
+        wanted = (occurrences >= (minimum or 0)) & (occurrences <= (maximum or 10**9)) & (ids > 103)
+        assert filtered.counted("input_ids").tolist() == ids[wanted].tolist()
+        assert 0 < wanted.sum() < cache.num_counted.sum()
+
+    def test_the_cache_and_its_files_stay_as_they_are(self, cache):
+        before = {path.name: path.read_bytes() for path in cache.path.iterdir()}
+        counted = cache.num_counted.tolist()
+        filtered = cache.filter_by_occurrence(5, 20)
+        assert filtered.num_counted.sum() < sum(counted)
+        assert cache.num_counted.tolist() == ActivationCache.load(cache.path).num_counted.tolist() == counted
+        assert {path.name: path.read_bytes() for path in cache.path.iterdir()} == before
+        assert torch.equal(filtered[7]["hidden_states"], cache[7]["hidden_states"])
+        assert cache.filter_by_occurrence(None, None) is cache
+
+    def test_filters_add_up(self, cache):
+        both = cache.filter_by_occurrence(2, None).filter_by_occurrence(None, 5)
+        assert both.counted("input_ids").tolist() == cache.filter_by_occurrence(2, 5).counted("input_ids").tolist()
+
+    def test_a_single_layer(self, cache, make_config):
+        single = cache.single_layer()
+        for index in (0, 24, 25, 59):
+            for name in ("hidden_states", "target_hidden_states"):
+                assert torch.equal(single[index][name], cache[index]["hidden_states"])
+        single.check_layers(make_config(lower_layer=1, upper_layer=1))
+        cache.check_layers(make_config(lower_layer=1, upper_layer=3))
+        for other, config in ((single, make_config()), (cache, make_config(lower_layer=1, upper_layer=1))):
+            with pytest.raises(ValueError, match=r"upper_layer=\d in the config, but \d in the activation cache"):
+                other.check_layers(config)
+
+    def test_travel_to_workers(self, cache):
+        view = cache.filter_by_occurrence(5, 20).single_layer()
+        pickled = pickle.dumps(view)
+        assert len(pickled) < 1000
+        again = pickle.loads(pickled)
+        assert again.num_counted.tolist() == view.num_counted.tolist() != cache.num_counted.tolist()
+        assert torch.equal(again[3]["target_hidden_states"], cache[3]["hidden_states"])
+        assert again.metadata == view.metadata
+
+
+class TestAttentionSinks:
+    def test_are_more_than_ten_times_as_long_as_is_usual_in_their_text(self):
+        # Median 3 (of 1, 2, 3, 31, 30): 31 is longer than 30. Padding, however long, is neither counted nor found.
+        states = torch.tensor([[3.0, 31, 1, 30, 2, 900, 900], [0, 0, 1, 1, 1, 1, 10.1]])[..., None]
+        mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1]]).bool()
+        expected = [[False, True, *[False] * 5], [*[False] * 6, True]]
+        assert attention_sinks(states, mask).tolist() == expected
+        assert attention_sinks(states.masked_fill(~mask[..., None], torch.nan), mask).tolist() == expected
+        # Norms, not numbers: (3, 4) times 7 is 35, 30 times -1 is 30.
+        states = torch.tensor([[[21.0, 28.0], [-30.0, 0.0], [0.0, 3.0]] + [[3.0, 0.0]] * 3])
+        assert attention_sinks(states, torch.ones(1, 6).bool()).tolist() == [[True, *[False] * 5]]
+
+    def test_a_text_of_padding_alone_has_none(self):
+        assert not attention_sinks(torch.ones(2, 3, 4), torch.zeros(2, 3).bool()).any()
+
+    def test_norms_that_half_precision_does_not_hold(self):
+        states = torch.full((1, 5, 4096), 1.0, dtype=torch.float16)
+        states[0, 2] = 60_000.0  # a norm of 3.8 million
+        assert attention_sinks(states, torch.ones(1, 5).bool()).tolist() == [[False, False, True, False, False]]
+
+    @given(st.integers(0, 10_000), st.floats(0.01, 1000))
+    @settings(max_examples=30, deadline=None)
+    def test_the_scale_of_a_host_is_of_no_concern(self, seed, scale):
+        generator = torch.Generator().manual_seed(seed)
+        states = torch.randn(3, 9, 8, generator=generator) * torch.rand(3, 9, 1, generator=generator) ** -2
+        mask = torch.rand(3, 9, generator=generator) < 0.8
+        found = attention_sinks(states, mask)
+        assert torch.equal(attention_sinks(states * 2.0 ** round(np.log2(scale)), mask), found)
+        assert not (found & ~mask).any() and (found.sum(-1) <= mask.sum(-1) / 2).all()
+
+    @pytest.mark.parametrize("layer", [1, 3])
+    def test_of_either_layer_do_not_count_streamed_or_from_a_cache(self, host, tokenizer, texts, tmp_path, layer):
+        def grow(states):
+            return torch.cat([states[:, :2], 100 * states[:, 2:3], states[:, 3:]], dim=1)
+
+        with hooks.edit(host, layer, grow):
+            cache = ActivationCache.build(
+                tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=3, batch_size=8
+            )
+            batch = TextCollator(tokenizer)(list(tokenize_texts(texts, tokenizer)))
+            streamed = HiddenStateExtractor(host, 1, 3)(batch)
+        for index, mask in enumerate(batch["attention_mask"].bool()):
+            expected = [0, 1, 0, *[1] * (int(mask.sum()) - 4), 0]
+            assert streamed["token_mask"][index][mask].tolist() == cache[index]["token_mask"].tolist() == expected
+        assert torch.equal(streamed["attention_mask"], batch["attention_mask"]), "they are read all the same"
+        assert streamed["token_mask"].dtype == batch["token_mask"].dtype
+        assert cache.num_counted.sum() == batch["token_mask"].sum() - len(texts)
+        assert cache.counted("hidden_states").norm(dim=-1).max() < 20
 
 
 def test_collator_pads_and_masks(cache):

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import BartConfig, BartForSequenceClassification, BertModel, LlamaForSequenceClassification
 
 from clvq_hf import hooks
-from clvq_hf.attribution import _massive, _Path, _salient_word, salient_tokens
+from clvq_hf.activations import attention_sinks
+from clvq_hf.attribution import _Path, _salient_word, salient_tokens
 from clvq_hf.host_runner import Readout
 from clvq_hf.tokenization import tokenize_texts
 
@@ -466,7 +467,7 @@ class TestAttentionSinks:
         # Norms 1, 11, 1, and padding that would be the longest: only the second is more than 10 times the median.
         state = torch.tensor([[[1.0], [11.0], [1.0], [500.0]], [[2.0], [19.0], [2.0], [2.0]]])
         real = torch.tensor([[True, True, True, False], [True] * 4])
-        assert _massive(state, real).tolist() == [[False, True, False, False], [False] * 4]
+        assert attention_sinks(state, real).tolist() == [[False, True, False, False], [False] * 4]
 
     @pytest.mark.parametrize("method", METHODS)
     def test_are_never_salient(self, wide_host, tokenizer, few, method):

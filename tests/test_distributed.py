@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"
+SPARSE_SCRIPT = Path(__file__).parent / "fixtures" / "train_sparse.py"
 STEPS = 7
 
 pytestmark = pytest.mark.slow
@@ -43,10 +44,6 @@ def inputs(tmp_path_factory, all_texts, minilm_dir):
 def train(
     inputs: Path, output: Path, processes: int, batch: int, *extra: str, multi_gpu: bool = True
 ) -> dict[str, torch.Tensor]:
-    # Without --multi_gpu accelerate starts one process on a machine without GPUs, whatever --num_processes says.
-    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--num_processes", str(processes), "--main_process_port", "0", "--dynamo_backend", "no"]
-    launch += ["--multi_gpu"] if processes > 1 and multi_gpu else []
     arguments = {
         "host": inputs / "host",
         "dataset": inputs / "texts",
@@ -59,6 +56,32 @@ def train(
         "num_decoder_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 48,
+    }
+    flags = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+    launch([str(SCRIPT), *flags], output, processes, batch, *extra, multi_gpu=multi_gpu)
+    return load_file(output / "model.safetensors")
+
+
+def train_sparse(
+    inputs: Path, output: Path, processes: int, batch: int, *extra: str, **fields: object
+) -> list[dict[str, torch.Tensor]]:
+    """What each process ends with."""
+    launch(
+        [str(SPARSE_SCRIPT), str(inputs), json.dumps({"codebook_size": 40, **fields})],
+        output,
+        processes,
+        batch,
+        *extra,
+    )
+    return [load_file(output / f"process-{number}.safetensors") for number in range(processes)]
+
+
+def launch(command: list[str], output: Path, processes: int, batch: int, *extra: str, multi_gpu: bool = True) -> None:
+    # Without --multi_gpu accelerate starts one process on a machine without GPUs, whatever --num_processes says.
+    launcher = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+    launcher += ["--num_processes", str(processes), "--main_process_port", "0", "--dynamo_backend", "no"]
+    launcher += ["--multi_gpu"] if processes > 1 and multi_gpu else []
+    arguments = {
         "output_dir": output,
         "per_device_train_batch_size": batch,
         # The same for all: the codebook's sample is read in batches of this size.
@@ -74,14 +97,13 @@ def train(
     }
     flags = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
     result = subprocess.run(
-        [sys.executable, *launch, str(SCRIPT), *flags, *extra],
+        [sys.executable, *launcher, *command, *flags, *extra],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=400,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
-    return load_file(output / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +144,31 @@ def test_two_processes_learn_what_one_does(inputs, alone, tmp_path, batch, accum
             "eval_active_codes",
         }:
             assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), name
+
+
+def test_two_processes_train_the_sparse_dictionary_that_one_does(inputs, tmp_path):
+    (tmp_path / "one").mkdir()
+    [expected] = train_sparse(inputs, tmp_path / "one", 1, 8)
+    assert expected["encoder.initialized"] and expected["encoder.input_scale"] != 1
+    (tmp_path / "two").mkdir()
+    first, second = train_sparse(inputs, tmp_path / "two", 2, 2, "--gradient_accumulation_steps", "2")
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    assert_same(expected, first)
+    for one, two in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
+        for name in set(one) & {"loss", "reconstruction_loss", "num_active", "explained_variance", "perplexity"}:
+            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), name
+
+
+def test_two_processes_revive_the_same_neurons(inputs, tmp_path):
+    fields = {"codebook_size": 300, "activation": "topk", "num_active": 1, "revive_after": 2}
+    first, second = train_sparse(inputs, tmp_path, 2, 4, **fields)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    revived = [log["revived_codes"] for log in history(tmp_path) if "revived_codes" in log]
+    assert len(revived) == STEPS and revived[0] == 0 and sum(revived) > 0
+    assert torch.allclose(first["decoder.weight"].norm(dim=-1), torch.ones(300), atol=1e-5)
+    assert (first["encoder.weight"].norm(dim=-1) > 0).all()
 
 
 def test_two_processes_resume_in_the_middle_of_an_epoch(inputs, tmp_path):

@@ -316,12 +316,12 @@ def test_routing_words_of_toxic_labels_are_left_out():
     assert "slur" in to_markdown(measures_of(results, mask_toxic=True))
 
 
-def test_a_method_without_a_number_of_concepts_or_a_decoder():
-    class SparseConfig(ConceptConfig):
-        model_type = "sparse-test"
+def test_a_method_that_is_not_known():
+    class OtherConfig(ConceptConfig):
+        model_type = "other-test"
 
-    card = model_card(SparseConfig(hidden_size=32, lower_layer=1, upper_layer=1), REPO)
-    assert "The discrete concepts" in card.text and "codebook alone" not in card.text
+    card = model_card(OtherConfig(hidden_size=32, lower_layer=1, upper_layer=1, codebook_size=77), REPO)
+    assert "77 discrete concepts" in card.text and "codebook alone" not in card.text
 
 
 def test_config_of_another_method(make_config):

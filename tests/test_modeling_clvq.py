@@ -347,3 +347,50 @@ def test_compiled_forward_gives_the_same(make_model, batch, training):
     expected, got = model(*batch), compiled(*batch)
     assert torch.equal(expected.codes, got.codes)
     assert torch.allclose(expected.loss, got.loss, rtol=1e-4)
+
+
+class TestCentredStates:
+    def test_codes_are_differences_from_the_mean_of_the_sample(self, make_model):
+        model = make_model(center_states=True, codebook_init="random").eval()
+        states = torch.randn(200, 32) + 5
+        model.initialize_codebook(states)
+        torch.testing.assert_close(model.encoder.center, states.mean(0))
+        # In the host's space again, where swaps and tables of vectors look for them.
+        torch.testing.assert_close(model.codebook, model.quantizer.codebook + states.mean(0))
+        torch.testing.assert_close(model.mean_state, model.quantizer.codebook.mean(0) + states.mean(0))
+        codes = torch.arange(12)
+        expected = torch.nn.functional.normalize(model.quantizer.codebook, dim=-1)[:, None]
+        torch.testing.assert_close(model.directions(codes), expected)
+
+    def test_a_common_shift_changes_nothing(self, make_model):
+        states = torch.randn(2, 9, 32)
+        codes, bases = [], []
+        for shift in (0.0, 7.0):
+            model = make_model(center_states=True).eval()
+            model.initialize_codebook((states + shift).flatten(0, 1), seed=0)
+            codes.append(model.encode(states + shift))
+            bases.append(model.ablation_basis((states + shift)[0]))
+        assert torch.equal(*codes)
+        torch.testing.assert_close(*bases, atol=1e-4, rtol=1e-4)
+
+    def test_the_mean_is_saved_and_decides_the_codes(self, make_model, tmp_path):
+        model = make_model(center_states=True).eval()
+        states = torch.randn(3, 20, 32) + 2
+        model.initialize_codebook(states.flatten(0, 1))
+        model.save_pretrained(tmp_path)
+        loaded = CLVQModel.from_pretrained(tmp_path)
+        assert torch.equal(loaded.encode(states), model.encode(states))
+        fingerprint = model.fingerprint()
+        with torch.no_grad():
+            model.encoder.center += 1
+        assert model.fingerprint() != fingerprint
+
+    def test_without_it_there_is_no_such_tensor(self, make_model):
+        assert "encoder.center" not in make_model().state_dict()
+
+
+def test_a_decoder_without_layers_is_a_linear_map_of_each_code(make_model):
+    model = make_model(num_decoder_layers=0).eval()
+    model.initialize_codebook(torch.randn(100, 32))
+    output = model(torch.randn(2, 5, 32))
+    torch.testing.assert_close(output.reconstruction, model.decoder.head(output.quantized))

@@ -27,7 +27,8 @@ def pins(file: str) -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in found}
 
 
-RUNTIME = [*requirements(), *requirements("options.extras_require", "evaluation")]
+EXTRAS = ("evaluation", "comparison")
+RUNTIME = [*requirements(), *(each for extra in EXTRAS for each in requirements("options.extras_require", extra))]
 
 
 @pytest.mark.parametrize("requirement", RUNTIME, ids=lambda requirement: requirement.name)

@@ -3,6 +3,8 @@ import torch
 
 from clvq_hf.running_statistics import RunningStatistics
 
+NAMES = ("loss", "reconstruction_loss", "commitment_loss")
+
 
 @pytest.fixture
 def batches(make_model):
@@ -21,7 +23,7 @@ def batches(make_model):
 
 def test_figures_are_those_of_all_tokens_at_once(batches):
     model, batches = batches
-    statistics = RunningStatistics(12, 32, torch.device("cpu"))
+    statistics = RunningStatistics(NAMES, 12, 32, torch.device("cpu"))
     targets, residuals, codes, commitments = [], [], [], []
     for states, mask, target in batches:
         output = model(states, mask, target)
@@ -45,7 +47,7 @@ def test_variance_survives_a_large_mean(make_model):
     # Σy² - (Σy)²/n in float32 would be off by more than the variance itself.
     model = make_model().eval()
     states, target = torch.randn(4, 50, 32), 1e4 + torch.randn(4, 50, 32)
-    statistics = RunningStatistics(12, 32, torch.device("cpu"))
+    statistics = RunningStatistics(NAMES, 12, 32, torch.device("cpu"))
     for part in range(4):
         output = model(states[part : part + 1], None, target[part : part + 1])
         output.reconstruction_loss = torch.tensor(0.25)
@@ -56,5 +58,25 @@ def test_variance_survives_a_large_mean(make_model):
     assert statistics.compute()["explained_variance"] == pytest.approx(1 - 0.25 / variance, rel=1e-3)
 
 
+def test_figures_of_any_name_are_means_over_tokens(make_sparse):
+    model = make_sparse().eval()
+    statistics = RunningStatistics(("loss", *model.loss_names), 24, 32, torch.device("cpu"))
+    active, tokens = [], 0
+    for rows, length in ((3, 7), (1, 2)):
+        states, target = torch.randn(rows, length, 32), torch.randn(rows, length, 32)
+        mask = torch.ones(rows, length)
+        mask[:, 0] = 0
+        output = model(states, None, target, mask)
+        statistics.update(output, target, mask, mask.sum())
+        active.append(model.activations(states)[:, 1:].flatten(0, 1))
+        tokens += rows * (length - 1)
+    active, figures = torch.cat(active), statistics.compute()
+    assert set(figures) == {"loss", *model.loss_names, "explained_variance", "perplexity", "active_codes"}
+    assert figures["num_active"] == pytest.approx((active > 0).sum().item() / tokens, rel=1e-5)
+    assert figures["sparsity_loss"] == pytest.approx(active.sum().item() / tokens / 32**0.5, rel=1e-5)
+    expected = figures["reconstruction_loss"] + model.config.sparsity_cost * figures["sparsity_loss"]
+    assert figures["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_nothing_seen_gives_nothing():
-    assert RunningStatistics(12, 32, torch.device("cpu")).compute() == {}
+    assert RunningStatistics(NAMES, 12, 32, torch.device("cpu")).compute() == {}

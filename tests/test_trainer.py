@@ -5,9 +5,19 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import AutoModel, TrainerCallback, TrainingArguments
 
-from clvq_hf import ActivationCache, CLVQModel, CLVQTrainer, CLVQTrainingArguments
+from clvq_hf import (
+    ActivationCache,
+    ClusterConfig,
+    ClusterModel,
+    CLVQModel,
+    CLVQTrainer,
+    CLVQTrainingArguments,
+    SparseConfig,
+    SparseDictionary,
+    hooks,
+)
 
 
 @pytest.fixture
@@ -45,6 +55,11 @@ def make_trainer(make_model, make_args, host, tokenizer, texts):
     return make
 
 
+@pytest.fixture
+def build_cache(host, tokenizer, texts, tmp_path):
+    return lambda: ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=3)
+
+
 def state(model) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -52,6 +67,11 @@ def state(model) -> dict[str, torch.Tensor]:
 def assert_equal_states(first, second):
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def grown(host):
+    """While it lasts, the host's first token after [CLS] is an attention sink at layer 1."""
+    return hooks.edit(host, 1, lambda states: torch.cat([states[:, :1], 100 * states[:, 1:2], states[:, 2:]], dim=1))
 
 
 class TestTraining:
@@ -181,6 +201,45 @@ class TestTraining:
         again.train()
         for name, tensor in state(model).items():
             assert torch.allclose(tensor.float(), state(again.model)[name].float(), atol=1e-4), name
+
+    def test_what_a_cache_filters_is_what_the_texts_do(self, make_trainer, make_args, make_model, build_cache):
+        occurrences = {"min_token_occurrences": 2, "max_token_occurrences": 5}
+        streamed = make_trainer(make_model(top_k=1, dropout=0.0), max_steps=3, eval_dataset=None, **occurrences)
+        texts = make_trainer().train_dataset
+        assert np.sum(streamed.train_dataset["num_counted"]) < np.sum(texts["num_counted"])
+        streamed.train()
+        cache = build_cache()
+        cached = CLVQTrainer(
+            model=make_model(top_k=1, dropout=0.0), args=make_args(max_steps=3, **occurrences), train_dataset=cache
+        )
+        assert cached.train_dataset.num_counted.tolist() == streamed.train_dataset["num_counted"][:]
+        cached.train()
+        for name, tensor in state(streamed.model).items():
+            assert torch.allclose(tensor.float(), state(cached.model)[name].float(), atol=1e-4), name
+        # Figures of held-out texts are of all their tokens.
+        assert cached._prepare_dataset(cache).num_counted.sum() == np.sum(texts["num_counted"])
+
+    def test_attention_sinks_count_for_nothing(self, make_trainer, make_args, make_model, host, build_cache):
+        # On the states of the texts and on those of a cache, with an optimizer that a wrong divisor does not escape.
+        fields = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.1, "gradient_accumulation_steps": 2}
+        fields["init_tokens"] = 10_000  # all of them
+        with grown(host):
+            streamed = make_trainer(make_model(top_k=1, dropout=0.0), **fields)
+            streamed.train()
+            cache = build_cache()
+        tokens = np.sum(streamed.train_dataset["num_counted"])
+        assert cache.num_counted.sum() == tokens - len(cache), "one in each text"
+        cached = CLVQTrainer(model=make_model(top_k=1, dropout=0.0), args=make_args(**fields), train_dataset=cache)
+        cached.train()
+        for name, tensor in state(streamed.model).items():
+            assert torch.allclose(tensor.float(), state(cached.model)[name].float(), atol=1e-5), name
+        assert streamed.model.codebook.norm(dim=-1).max() < 20, "no code is at a sink"
+        for first, second in zip(streamed.state.log_history, cached.state.log_history, strict=True):
+            for name in set(first) & {"loss", "reconstruction_loss", "explained_variance", "perplexity"}:
+                assert first[name] == pytest.approx(second[name], rel=1e-4), name
+            if "loss" in first:
+                expected = first["reconstruction_loss"] + 0.1 * first["commitment_loss"]
+                assert first["loss"] == pytest.approx(expected, rel=1e-4)
 
     def test_the_order_has_a_seed_of_its_own(self, make_trainer):
         orders = []
@@ -329,6 +388,165 @@ class TestResume:
         assert not torch.equal(weights[0]["decoder.head.weight"], weights[2]["decoder.head.weight"])
 
 
+class TestSparseDictionaries:
+    """They are trained on the same states, in the same order, by the same trainer."""
+
+    def test_learns_and_logs_every_figure(self, make_trainer, make_sparse, texts):
+        figures = ("reconstruction_loss", "sparsity_loss", "num_active", "explained_variance", "perplexity")
+        lengths = []
+
+        class Watch(TrainerCallback):
+            def on_step_end(self, args, state, control, model=None, **kwargs):
+                lengths.append(model.decoder.weight.norm(dim=-1).detach().clone())
+
+        trainer = make_trainer(
+            make_sparse(sparsity_cost=0.01),
+            callbacks=[Watch()],
+            eval_dataset=texts.select(range(20)),
+            eval_strategy="epoch",
+            num_train_epochs=5,
+            learning_rate=1e-2,
+        )
+        trainer.train()
+        logs = [log for log in trainer.state.log_history if "loss" in log]
+        assert all({*figures, "active_codes"} <= set(log) and "revived_codes" not in log for log in logs)
+        evaluations = [log for log in trainer.state.log_history if "eval_loss" in log]
+        assert len(evaluations) == 5 and all(f"eval_{figure}" in log for log in evaluations for figure in figures)
+        assert evaluations[-1]["eval_loss"] < 0.9 * evaluations[0]["eval_loss"]
+        assert evaluations[-1]["eval_explained_variance"] > evaluations[0]["eval_explained_variance"] + 0.05
+        assert len(lengths) == trainer.state.global_step
+        for each in lengths:
+            torch.testing.assert_close(each, torch.ones(24))
+
+    def test_logged_loss_is_the_sum_of_its_logged_terms(self, make_trainer, make_sparse):
+        trainer = make_trainer(make_sparse(sparsity_cost=0.3))
+        trainer.train()
+        scale = trainer.model.decoder.output_scale.item()
+        logs = [log for log in trainer.state.log_history if "loss" in log]
+        for log in logs:
+            expected = scale**2 * log["reconstruction_loss"] + 0.3 * log["sparsity_loss"]
+            assert log["loss"] == pytest.approx(expected, rel=1e-4)
+        assert len(logs) == trainer.state.global_step
+
+    def test_starts_from_states_of_the_training_set(self, make_trainer, make_sparse, host, tokenizer, texts):
+        trainer = make_trainer(make_sparse())
+        trainer.initialize_codebook()
+        states = []
+        for text in texts["text"]:
+            encoded = tokenizer(text, return_tensors="pt")
+            found = host(**encoded, output_hidden_states=True).hidden_states
+            states.append(torch.cat([found[1][0, 1:-1], found[3][0, 1:-1]], dim=-1))
+        lower, upper = torch.cat(states).detach().split(32, dim=-1)
+        model = trainer.model
+        assert model.is_initialized
+        # The sample is all of it, for 24 neurons ask for 2,400 tokens.
+        torch.testing.assert_close(model.mean_state, lower.mean(0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            (model.decoder.bias / model.decoder.output_scale).detach(), upper.mean(0), atol=1e-4, rtol=1e-4
+        )
+        centred = model.encoder.centred(lower)
+        assert centred.square().sum(-1).mean().item() == pytest.approx(32, rel=1e-3)
+
+    def test_from_activations_as_from_texts(
+        self, make_trainer, make_sparse, make_args, host, tokenizer, texts, tmp_path
+    ):
+        fields = {"activation": "topk", "num_active": 3}
+        trainer = make_trainer(make_sparse(**fields), max_steps=4)
+        trainer.train()
+        cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=3)
+        again = CLVQTrainer(model=make_sparse(**fields), args=make_args(max_steps=4), train_dataset=cache)
+        again.train()
+        for name, tensor in state(trainer.model).items():
+            assert torch.allclose(tensor.float(), state(again.model)[name].float(), atol=1e-4), name
+
+    def test_accumulation_gives_the_step_of_the_whole_batch(self, make_trainer, make_sparse):
+        states = []
+        for batch, accumulation in ((8, 1), (2, 4)):
+            trainer = make_trainer(
+                make_sparse(sparsity_cost=0.01),
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=accumulation,
+                max_steps=7,
+                optim="sgd",
+                learning_rate=0.1,
+                per_device_eval_batch_size=8,
+            )
+            trainer.train()
+            states.append(state(trainer.model))
+        for name, tensor in states[0].items():
+            assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-5), name
+
+    def test_revival_is_logged(self, make_trainer, make_sparse):
+        model = make_sparse(codebook_size=60, activation="topk", num_active=1, revive_after=2)
+        trainer = make_trainer(model)
+        trainer.train()
+        revived = [log["revived_codes"] for log in trainer.state.log_history if "revived_codes" in log]
+        assert len(revived) == trainer.state.global_step and revived[0] == 0 and sum(revived) > 0
+
+    @pytest.mark.parametrize("interrupted_at", [3, 8])
+    def test_a_resumed_run_is_the_uninterrupted_one(self, make_trainer, make_sparse, tmp_path, interrupted_at):
+        # With revival, which counts steps and draws tokens.
+        fields = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2}
+
+        def model() -> SparseDictionary:
+            return make_sparse(codebook_size=60, activation="topk", num_active=1, revive_after=2)
+
+        whole = make_trainer(model(), output_dir=str(tmp_path / "whole"), **fields)
+        whole.train()
+
+        class Interrupt(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                control.should_training_stop = state.global_step >= interrupted_at
+                control.should_save = True
+
+        partial = make_trainer(model(), output_dir=str(tmp_path / "partial"), callbacks=[Interrupt()], **fields)
+        partial.train()
+        assert partial.state.global_step == interrupted_at
+        resumed = make_trainer(model(), output_dir=str(tmp_path / "partial"), **fields)
+        resumed.train(resume_from_checkpoint=True)
+        assert resumed.state.global_step == whole.state.global_step == 16
+        assert_equal_states(state(whole.model), state(resumed.model))
+        last = tmp_path / "partial" / "checkpoint-16"
+        loaded = SparseDictionary.from_pretrained(last)
+        assert_equal_states(state(resumed.model), state(loaded))
+        assert loaded.verify(resumed.host, resumed.tokenizer), "a checkpoint brings its reference texts"
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("kind", "layers"), [("sae", (3, 3)), ("transcoder", (2, 4))])
+    def test_learns_the_states_of_a_real_model(
+        self, make_args, minilm_dir, tokenizer, all_texts, tmp_path, kind, layers
+    ):
+        host = AutoModel.from_pretrained(minilm_dir).eval()
+        caches = [
+            ActivationCache.build(
+                tmp_path / str(rows.start),
+                host,
+                tokenizer,
+                all_texts.select(rows),
+                lower_layer=layers[0],
+                upper_layer=layers[1],
+            )
+            for rows in (range(300), range(300, 360))
+        ]
+        sparsity = {"sparsity_cost": 0.02} if kind == "sae" else {}
+        config = getattr(SparseConfig, kind)(host, *layers, codebook_size=512, **sparsity)
+        trainer = CLVQTrainer(
+            model=SparseDictionary(config),
+            args=make_args(num_train_epochs=4, eval_strategy="epoch", learning_rate=3e-3, logging_steps=20),
+            train_dataset=caches[0],
+            eval_dataset=caches[1],
+        )
+        trainer.initialize_codebook()
+        before = trainer.evaluate()
+        trainer.train()
+        after = trainer.evaluate()
+        assert after["eval_loss"] < 0.8 * before["eval_loss"]
+        assert after["eval_explained_variance"] > max(0.3, before["eval_explained_variance"] + 0.2)
+        if kind == "transcoder":
+            assert after["eval_num_active"] <= 32
+        assert after["eval_active_codes"] > 50
+
+
 class TestPresets:
     def test_encoder_and_decoder(self, tmp_path):
         encoder = CLVQTrainingArguments.paper_encoder(str(tmp_path))
@@ -434,7 +652,7 @@ class TestBadInput:
             make_trainer()
 
     def test_a_model_that_is_none(self, make_args):
-        with pytest.raises(ValueError, match="must be a CLVQModel, got NoneType"):
+        with pytest.raises(ValueError, match="must be a concept model, got NoneType"):
             CLVQTrainer(model=None, args=make_args())
 
     def test_labels_that_are_no_classes_are_no_concern_of_a_regression(self, make_trainer, host):
@@ -452,11 +670,40 @@ class TestBadInput:
         with pytest.raises(ValueError, match="upper_layer=3 in the config, but 4 in the activation cache"):
             CLVQTrainer(model=make_model(), args=make_args(), train_dataset=cache)
 
-    @pytest.mark.parametrize("fields", [{"train_special_tokens": True}, {"min_token_occurrences": 5}])
-    def test_a_cache_has_no_tokens_to_choose_by(self, make_args, make_model, host, tokenizer, texts, tmp_path, fields):
+    def test_a_cache_counts_no_special_tokens(self, make_args, make_model, host, tokenizer, texts, tmp_path):
         cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=3)
-        with pytest.raises(ValueError, match="need the texts"):
-            CLVQTrainer(model=make_model(), args=make_args(**fields), train_dataset=cache)
+        with pytest.raises(ValueError, match="train_special_tokens needs the texts"):
+            CLVQTrainer(model=make_model(), args=make_args(train_special_tokens=True), train_dataset=cache)
+
+    def test_a_method_without_gradients(self, make_args, host, texts, tokenizer):
+        model = ClusterModel(ClusterConfig.from_host(host, 1, 3, codebook_size=5))
+        with pytest.raises(ValueError, match="A ClusterModel has no gradients to train it by: fit it"):
+            CLVQTrainer(model=model, host=host, args=make_args(), train_dataset=texts, processing_class=tokenizer)
+
+    def test_a_codebook_without_its_decoder(self, make_trainer, make_model, make_sparse):
+        for model in (make_model(), make_sparse()):
+            with pytest.raises(ValueError, match="codebook without its decoder, which training needs"):
+                make_trainer(model.codebook_only())
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"activation": "topk", "num_active": 5}, r"activation=topk \(not relu\), num_active=5 \(not None\)"),
+            ({"codebook_size": 7}, r"codebook_size=7 \(not 24\)"),
+            ({"scale_states": False}, r"scale_states=False \(not True\)"),
+        ],
+    )
+    def test_another_sparse_dictionary_in_the_output_directory(
+        self, make_trainer, make_sparse, tmp_path, fields, message
+    ):
+        make_sparse(**fields).save_pretrained(tmp_path / "out")
+        with pytest.raises(ValueError, match=message):
+            make_trainer(make_sparse())
+
+    def test_another_method_in_the_output_directory(self, make_trainer, make_sparse, make_model, tmp_path):
+        make_model().save_pretrained(tmp_path / "out")
+        with pytest.raises(ValueError, match="of the type 'clvq'"):
+            make_trainer(make_sparse())
 
     def test_plain_training_arguments(self, make_model, tmp_path):
         with pytest.raises(ValueError, match="must be CLVQTrainingArguments"):

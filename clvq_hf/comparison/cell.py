@@ -1,0 +1,292 @@
+"""One cell of the grid: fit a method, build its table, measure everything, write one JSON."""
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, load_from_disk
+from transformers import set_seed
+
+from ..ablation import ablate_texts
+from ..ablation_references import AblationReferences, fit_references
+from ..concept_table import ConceptTable
+from ..evaluation import EvaluationSettings, evaluate_concepts
+from ..metrics.ablation_drop.numerics import ablation_drop
+from ..metrics.stability.numerics import stability
+from ..modeling_concepts import ConceptModel
+from ..provenance import library_versions
+from ..version import __version__
+from .grid import Cell, Grid, digest
+from .hosts import PreparedHost, open_host
+from .methods import Method, fit, make_model, of_its_layers, undertrained
+
+RESULT_NAME = "cell.json"
+# What a k-sweep needs of an ablation: its headline.
+SWEPT = ("salient", "other_code")
+
+
+def cell_folder(output_dir: Path, cell: Cell) -> Path:
+    """Where a finished cell is kept: its JSON, concepts without decoder, concept table, outcomes of every text."""
+    return output_dir / "cells" / cell.name
+
+
+def open_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any] | None:
+    """What a finished cell has written, `None` if it has yet to run.
+
+    Raises:
+        ValueError: If one is there that was run with other settings.
+    """
+    file = cell_folder(output_dir, cell) / RESULT_NAME
+    if not file.is_file():
+        return None
+    result = json.loads(file.read_text(encoding="utf-8"))
+    if result["digest"] != digest(grid.cell_settings(cell)):
+        raise ValueError(
+            f"{file.parent} was run with other settings than the grid's. Choose another output folder, or remove it."
+        )
+    return result
+
+
+def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
+    """Run a cell whose host is prepared, in a folder beside the final one that is moved there at the end.
+
+    Args:
+        grid ([`Grid`][clvq_hf.comparison.Grid]): The grid.
+        cell ([`Cell`][clvq_hf.comparison.Cell]): Which.
+        output_dir (`Path`): The grid's folder.
+
+    Returns:
+        `dict`: What `cell.json` holds.
+
+    Raises:
+        ValueError: If the method does not fit the host or its texts.
+    """
+    method, (settings, sweep) = grid.methods[cell.method], grid.measures(cell)
+    prepared = open_host(grid, cell.host, cell.dataset, method.host, output_dir)
+    folder = cell_folder(output_dir, cell)
+    building = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    set_seed(cell.seed)
+    clock = _Clock()
+    host, tokenizer = prepared.load()
+    if torch.accelerator.is_available():
+        host.to(torch.accelerator.current_accelerator())
+    spec = grid.hosts[cell.host]
+    model = make_model(method, host, spec.lower_layer, spec.upper_layer, spec.stack)
+    clock.lap("load")
+    validation = fit(
+        method, model, prepared.cache("train"), prepared.cache("validation"), building / "trainer", cell.seed
+    )
+    if not all(map(math.isfinite, validation.values())):
+        raise ValueError(f"Training went astray: {validation}.")
+    shutil.rmtree(building / "trainer", ignore_errors=True)
+    model.codebook_only().save_pretrained(building / "model")
+    clock.lap("fit")
+    result = {
+        "cell": {"host": cell.host, "dataset": cell.dataset, "method": cell.method, "seed": cell.seed},
+        "title": method.title,
+        "control": method.control,
+        "digest": digest(grid.cell_settings(cell)),
+        "clvq_version": __version__,
+        "library_versions": library_versions(),
+        "host": {name: value for name, value in prepared.record.items() if name not in ("digest", "settings")},
+        "codebook_size": model.config.codebook_size,
+        "first_seed": grid.seeds[0],
+        "validation": validation,
+    }
+    ablates = method.ablates and not prepared.record["at_chance"]
+    if method.ablates and not ablates:
+        accuracy, majority = prepared.record["accuracy"], prepared.record["majority"]
+        result["refused"] = (
+            f"The host is at chance: it is right on {accuracy:.1%} of the test texts, and {majority:.1%} of them have "
+            "one label. There is nothing that an ablation could take away."
+        )
+    result |= _measure(method, model, host, tokenizer, prepared, building, settings, cell, sweep, ablates, clock)
+    reference = Cell(cell.host, cell.dataset, cell.method, grid.seeds[0])
+    if reference != cell and (cell_folder(output_dir, reference) / RESULT_NAME).is_file():
+        result["stability"] = _stability(building, cell_folder(output_dir, reference))
+        clock.lap("stability")
+    result["seconds"] = clock.seconds
+    result["settings"] = grid.cell_settings(cell)
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    (building / RESULT_NAME).write_text(text, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+    return result
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(self.seconds.get(name, 0) + now - self._last, 2)
+        self._last = now
+
+
+def _measure(
+    method: Method,
+    model: Any,
+    host: Any,
+    tokenizer: Any,
+    prepared: PreparedHost,
+    building: Path,
+    settings: EvaluationSettings,
+    cell: Cell,
+    sweep: tuple[int, ...],
+    ablates: bool,
+    clock: _Clock,
+) -> dict[str, Any]:
+    texts, train = prepared.texts("test"), prepared.texts("train")
+    if method.permute_labels:
+        labels = np.random.default_rng(cell.seed).permutation(texts["label"])
+        feature = texts.features["label"]
+        texts = texts.remove_columns("label").add_column("label", labels).cast_column("label", feature)
+    evaluation = building / "evaluation"
+    if not ablates:
+        model.concept_table(
+            host,
+            tokenizer,
+            texts,
+            dataset_name=cell.dataset,
+            max_length=settings.max_length,
+            batch_size=settings.batch_size,
+            output_dir=evaluation / "concept_table",
+        )
+        settings = EvaluationSettings(**{**vars(settings), "protocols": ()})
+    clock.lap("table")
+    references = None
+    if ablates:
+        cache = of_its_layers(prepared.cache("train"), model)
+        references = fit_references(
+            model, host, tokenizer, train, max_length=settings.max_length, batch_size=256, cache=cache
+        )
+        clock.lap("references")
+    results = evaluate_concepts(
+        model,
+        host,
+        tokenizer,
+        texts,
+        evaluation,
+        train=train if ablates else None,
+        dataset_name=cell.dataset,
+        settings=settings,
+        salience=prepared.salience if ablates else None,
+        references=references,
+    )
+    clock.lap("evaluate")
+    table = ConceptTable.load_from_disk(evaluation / "concept_table")
+    found: dict[str, Any] = {
+        "texts": results["texts"],
+        "table": {name: _shortened(figures) for name, figures in results["table"].items()},
+        "ablation": {name: _shortened(figures) for name, figures in results.get("ablation", {}).items()},
+        "bottleneck": _shortened(results.get("bottleneck", {}).get("splice", {})),
+    }
+    splice = found["bottleneck"]
+    if splice:
+        found["undertrained"] = undertrained(
+            model, splice["num_active"], splice["explained_variance"], prepared.record["linear_explained_variance"]
+        )
+    if ablates and "code" in settings.protocols:
+        # Also without a sweep: its first entry holds the differences that methods are compared by.
+        found["sweep"] = _sweep(model, host, tokenizer, table, evaluation, references, settings, sweep)
+        clock.lap("sweep")
+    return found
+
+
+def _sweep(
+    model: Any,
+    host: Any,
+    tokenizer: Any,
+    table: ConceptTable,
+    evaluation: Path,
+    references: AblationReferences,
+    settings: EvaluationSettings,
+    ks: tuple[int, ...],
+) -> list[dict[str, Any]]:
+    """The headline for other numbers of directions, and at the largest for the model's other variants."""
+    default, *others = model.ablation_variants if ks else model.ablation_variants[:1]
+    ks = ks or (settings.k,)
+    if model.config.hidden_size != model.config.target_hidden_size:
+        others = [name for name in others if not name.startswith("decoder")]
+    entries = []
+    for variant, k in [(default, k) for k in ks] + [(name, max(ks)) for name in others]:
+        if variant == default and k == settings.k:
+            outcome = load_from_disk(evaluation / "ablation-code")
+            outcome = outcome.select(np.flatnonzero(np.isin(outcome["condition"][:], SWEPT)))
+        else:
+            outcome = ablate_texts(
+                model,
+                host,
+                tokenizer,
+                table,
+                how=settings.how,
+                references=references,
+                conditions=SWEPT,
+                k=k,
+                variant=variant,
+                num_draws=settings.num_draws,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+            )
+        entries.append({"variant": variant, "k": k, **_headline(outcome, settings)})
+    return entries
+
+
+def _headline(outcome: Dataset, settings: EvaluationSettings) -> dict[str, Any]:
+    """Token specificity on matched draws, and on all texts, where the nearest other concept stands in."""
+    rows = outcome.to_pandas()
+    salient = rows[rows["condition"] == "salient"]
+    matched = rows[(rows["condition"] == "salient") | rows["matched"]]
+    options = {"num_bootstrap": settings.num_bootstrap, "seed": settings.seed, "details": True}
+    figures = ablation_drop(rows.to_dict("list"), **options)
+    strict = ablation_drop(matched.to_dict("list"), **options)
+    per_text = figures["differences"]["token_specificity"]
+    strictly = strict["differences"]["token_specificity"]
+    of_matched = dict(zip(strictly["text_id"], strictly["margin_change"], strict=True))
+    names = [f"token_specificity{end}" for end in ("", "_low", "_high")]
+    return {
+        **{name: figures[name] for name in names},
+        **{name.replace("specificity", "specificity_matched"): strict[name] for name in names},
+        "num_texts": len(salient),
+        "num_matched": len(of_matched),
+        "margin_change": figures["salient_margin_change"],
+        "flip_rate": figures["salient_flip_rate"],
+        **{name: float(salient[name].mean()) for name in ("num_positions", "removed_norm", "removed_energy")},
+        # Of every text, so that methods can be compared in pairs; None where no draw matched.
+        "text_id": per_text["text_id"],
+        "differences": [round(value, 5) for value in per_text["margin_change"]],
+        "matched_differences": [
+            round(of_matched[text], 5) if text in of_matched else None for text in per_text["text_id"]
+        ],
+    }
+
+
+def _stability(building: Path, reference: Path) -> dict[str, Any]:
+    """Agreement with the cell of the first seed, on the same test tokens."""
+    sides = []
+    for folder in (building, reference):
+        table = ConceptTable.load_from_disk(folder / "evaluation" / "concept_table")
+        model = ConceptModel.from_pretrained(folder / "model")
+        sides.append((table.metric_inputs()["codes"], model.codebook.detach().numpy()))
+    (codes, codebook), (reference_codes, reference_codebook) = sides
+    return _shortened(stability(codes, reference_codes, codebook, reference_codebook))
+
+
+def _shortened(figures: dict[str, Any]) -> dict[str, Any]:
+    """Numbers, and a few examples; what is told of each code or text stays in the cell's folder."""
+    plain = {name: value for name, value in figures.items() if not isinstance(value, list | dict)}
+    return plain | {name: figures[name][:5] for name in ("examples",) if figures.get(name)}
+
+
+__all__ = ["cell_folder", "open_cell", "run_cell"]

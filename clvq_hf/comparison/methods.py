@@ -1,0 +1,224 @@
+"""The methods that are compared: what each is, and how it gets its concepts from activations."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback
+
+from ..activations import ActivationCache
+from ..baselines import ClusterConfig, ClusterModel, SparseConfig, SparseDictionary, load_dictionary
+from ..configuration_clvq import CLVQConfig
+from ..modeling_clvq import CLVQModel
+from ..modeling_concepts import ConceptModel
+from ..trainer import CLVQTrainer
+from ..training_args import CLVQTrainingArguments
+
+# A sparse model with more active neurons a token, or one that explains less of what can be explained, is no rival.
+MAX_ACTIVE, MIN_EXPLAINED_VARIANCE = 100, 0.8
+HOSTS = ("fine-tuned", "pretrained", "reinitialised")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to get concepts, with its settings.
+
+    Attributes:
+        title (`str`): Name for tables and figures.
+        family (`str`): `"clvq"`, `"clusters"` or `"sparse"`: which model class it is; `"dictionary"` or `"saved"` for
+            one that is loaded.
+        config (`Mapping[str, Any]`): Fields of the model's config; of a loaded one its `path`, and arguments of
+            [`load_dictionary`][clvq_hf.baselines.load_dictionary] or `from_pretrained`.
+        training (`Mapping[str, Any]`): Fields of
+            [`CLVQTrainingArguments`][clvq_hf.training_args.CLVQTrainingArguments], or arguments of
+            [`ClusterModel.fit`][clvq_hf.ClusterModel.fit].
+        causal_training (`Mapping[str, Any]`): Those that differ on causal hosts.
+        single_layer (`bool`): Whether the lower layer is both layers.
+        host (`str`): `"fine-tuned"`, or for controls `"pretrained"` or `"reinitialised"`.
+        permute_labels (`bool`): Whether labels are permuted over the texts before anything is measured; a control.
+        control (`bool`): Whether it is a sanity control, which takes no part in the count of wins.
+    """
+
+    title: str
+    family: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    causal_training: Mapping[str, Any] = field(default_factory=dict)
+    single_layer: bool = False
+    host: str = "fine-tuned"
+    permute_labels: bool = False
+    control: bool = False
+
+    @property
+    def ablates(self) -> bool:
+        """Whether the host is ablated: one without a trained head predicts nothing, and wrong labels say nothing."""
+        return self.host == "fine-tuned" and not self.permute_labels
+
+
+# The paper's optimizer settings, beside an open decoder memory; CLVQTrainingArguments has them with their epochs.
+_PAPER = CLVQTrainingArguments.paper_settings(learning_rate=5e-3, batch_size=128)
+_PAPER_CAUSAL = {"learning_rate": 1e-3, "per_device_train_batch_size": 64}
+
+METHODS: dict[str, Method] = {
+    "clvq": Method("CLVQ-VAE", "clvq"),
+    "clvq-paper": Method(
+        "CLVQ-VAE, paper", "clvq", config={"decoder_memory": "encoder"}, training=_PAPER, causal_training=_PAPER_CAUSAL
+    ),
+    "vqvae": Method("VQ-VAE, single layer", "clvq", single_layer=True),
+    "kmeans": Method("K-means", "clusters", config={"algorithm": "kmeans"}),
+    "agglomerative": Method(
+        "agglomerative",
+        "clusters",
+        config={"algorithm": "agglomerative"},
+        training={"min_token_occurrences": 5, "max_token_occurrences": 20},
+    ),
+    "sae": Method("SAE", "sparse"),
+    "sae-single-layer": Method("SAE, single layer", "sparse", single_layer=True),
+    "transcoder": Method(
+        "transcoder", "sparse", config={"activation": "topk", "num_active": 32, "sparsity_cost": 0.0}
+    ),
+    # Of others: a dictionary in the format of SAELens or sparsify, or a model of ours, by `path`.
+    "published": Method("published dictionary", "dictionary"),
+    "saved": Method("saved model", "saved"),
+    "reinitialised-host": Method("re-initialised host", "clvq", host="reinitialised", control=True),
+    "pretrained-host": Method("pretrained host", "clvq", host="pretrained", control=True),
+    "permuted-labels": Method("permuted labels", "clvq", permute_labels=True, control=True),
+    "random-states": Method("random token states", "clusters", config={"algorithm": "random_states"}, control=True),
+    "token-types": Method("token-type means", "clusters", config={"algorithm": "token_types"}, control=True),
+}
+
+
+# Arguments that the comparison sets itself.
+_OURS = {"seed", "data_seed", "output_dir"}
+_CONFIGS = {"clvq": CLVQConfig, "clusters": ClusterConfig, "sparse": SparseConfig}
+_LOADERS = {"dictionary": load_dictionary, "saved": ConceptModel.from_pretrained}
+
+
+def check_fields(name: str, method: Method) -> None:
+    """Check a method's settings as far as it can be done without a host.
+
+    Raises:
+        ValueError: Naming the field that does not exist, and those that do; or a value that is out of its range.
+    """
+    if method.host not in HOSTS:
+        raise ValueError(f"The method {name} asks for a host that is {method.host!r}; it may be one of {HOSTS}.")
+    if method.family in _LOADERS:
+        if "path" not in method.config:
+            raise ValueError(f"The method {name} is loaded: say from where with config: {{path: …}}.")
+        return
+    config = _CONFIGS[method.family]
+    known = {
+        "config": {each.name for each in dataclasses.fields(config)},
+        "training": {each.name for each in dataclasses.fields(CLVQTrainingArguments)} - _OURS
+        if method.family != "clusters"
+        else {*inspect.signature(ClusterModel.fit).parameters} - {"self", "cache", "seed"},
+    }
+    for part, names in known.items():
+        if unknown := sorted(set(getattr(method, part)) - names):
+            raise ValueError(f"The method {name} has no field {unknown[0]!r} in {part}; there are {sorted(names)}.")
+    # The width is the host's, and heads must divide it.
+    width = 64 * method.config.get("num_attention_heads", 8)
+    try:
+        config(**{"hidden_size": width, **method.config})
+    except ValueError as error:
+        raise ValueError(f"The method {name}: {error}") from error
+
+
+def make_model(method: Method, host: Any, lower_layer: int, upper_layer: int, stack: str | None) -> ConceptModel:
+    """The method's model for a host, not fitted yet; or the one that it names, loaded.
+
+    Raises:
+        ValueError: If a field is out of its range, a layer does not exist, or a loaded model is of other layers.
+    """
+    upper_layer = lower_layer if method.single_layer else upper_layer
+    if method.family in _LOADERS:
+        fields = dict(method.config)
+        model = _LOADERS[method.family](fields.pop("path"), **fields)
+        model.check_host(host)
+        found = model.config.lower_layer, model.config.upper_layer
+        if found not in ((lower_layer, upper_layer), (lower_layer, lower_layer)):
+            raise ValueError(
+                f"{method.config['path']} is of the layers {found}, and this host is compared at {lower_layer} and "
+                f"{upper_layer}. Name it for a host with its layers."
+            )
+        return model.eval()
+    config = _CONFIGS[method.family].from_host(host, lower_layer, upper_layer, stack, **method.config)
+    return {"clvq": CLVQModel, "clusters": ClusterModel, "sparse": SparseDictionary}[method.family](config)
+
+
+def of_its_layers(cache: ActivationCache, model: ConceptModel) -> ActivationCache:
+    """The cache as a model reads it: a single-layer one reconstructs the lower layer."""
+    return cache.single_layer() if model.config.lower_layer == model.config.upper_layer else cache
+
+
+def fit(
+    method: Method, model: ConceptModel, train: ActivationCache, validation: ActivationCache, folder: Path, seed: int
+) -> dict[str, float]:
+    """Fit a method's model to activations, in place.
+
+    Args:
+        method ([`Method`]): Which.
+        model ([`ConceptModel`][clvq_hf.ConceptModel]): Of [`make_model`]; a loaded one stays as it is.
+        train ([`ActivationCache`][clvq_hf.ActivationCache]): States of the training texts.
+        validation ([`ActivationCache`][clvq_hf.ActivationCache]): Of other texts, for learning rates that wait for it.
+        folder (`Path`): Where the trainer may write.
+        seed (`int`): Seed of everything.
+
+    Returns:
+        `dict[str, float]`: The figures of `validation`, of those that are trained.
+    """
+    if method.family in _LOADERS:
+        return {}
+    train, validation = of_its_layers(train, model), of_its_layers(validation, model)
+    if method.family == "clusters":
+        model.fit(train, seed=seed, **method.training)
+        return {}
+    args = CLVQTrainingArguments(
+        str(folder),
+        **{
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "logging_strategy": "no",
+            "seed": seed,
+            **method.training,
+            **(method.causal_training if getattr(model.config, "is_causal", False) else {}),
+        },
+    )
+    trainer = CLVQTrainer(model=model, args=args, train_dataset=train, eval_dataset=validation)
+    trainer.remove_callback(PrinterCallback)  # many cells write to one terminal
+    trainer.train()
+    figures = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    model.eval()
+    names = ("loss", *model.loss_names, "explained_variance", "perplexity", "active_codes")
+    return {name: figures[name] for name in names if name in figures}
+
+
+def undertrained(model: ConceptModel, num_active: float, explained_variance: float, linear: float) -> str | None:
+    """Why a sparse model counts as no rival, `None` if it is one.
+
+    A sparse autoencoder has to explain 80 % of the variance. From one layer to another nobody can who sees one token at
+    a time; there it has to explain 80 % of what the best linear map does.
+
+    Args:
+        model ([`ConceptModel`][clvq_hf.ConceptModel]): Others than sparse ones always are.
+        num_active (`float`): `L0`, active neurons a token.
+        explained_variance (`float`): Of the states that it reconstructs.
+        linear (`float`): Explained variance of the best linear map from the lower to the upper layer.
+    """
+    if not isinstance(model, SparseDictionary):
+        return None
+    reasons = []
+    if num_active >= MAX_ACTIVE:
+        reasons.append(f"L0 = {num_active:.0f}")
+    if explained_variance < MIN_EXPLAINED_VARIANCE * (
+        1 if model.config.lower_layer == model.config.upper_layer else linear
+    ):
+        reasons.append(f"explained variance {explained_variance:.2f}")
+    return ", ".join(reasons) or None
+
+
+__all__ = ["HOSTS", "METHODS", "Method", "check_fields", "fit", "make_model", "of_its_layers", "undertrained"]

@@ -1,0 +1,266 @@
+"""Running a grid: which tasks are left, in how many processes, and what becomes of those that fail."""
+
+import logging
+import os
+import shutil
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for_any
+from pathlib import Path
+
+import filelock
+import torch
+from rich.console import Console
+
+from ..data import load_texts
+from .cell import open_cell, run_cell
+from .grid import Cell, Grid
+from .hosts import open_host, prepare_host
+from .progress import ProgressView
+
+HostKey = tuple[str, str, str]
+Task = Cell | HostKey
+
+
+def run_grid(
+    grid: Grid,
+    output_dir: str | Path,
+    *,
+    processes: int = 1,
+    wait_for_lock: bool = False,
+    console: Console | None = None,
+) -> dict[str, str]:
+    """Run every cell of a grid that is not finished yet.
+
+    A host is made ready once for each dataset; then its cells run. Each writes into a folder of its own, which is moved
+    to its place when it is whole: a run may be killed at any time and started again. Cells share nothing that changes.
+    In a script, call it under `if __name__ == "__main__":`, for processes are spawned.
+
+    Args:
+        grid ([`Grid`][clvq_hf.comparison.Grid]): What to compare.
+        output_dir (`str` or `Path`): Holds `hosts/`, `cells/` and `failures/`.
+        processes (`int`): How many cells run at once; cores are shared out among them.
+        wait_for_lock (`bool`): Whether to wait if another run is at work there.
+        console (`rich.console.Console`, *optional*): Where progress goes.
+
+    Returns:
+        `dict[str, str]`: Names of the tasks that failed, and why in one line; the whole story is in `failures/`. The
+        others are done.
+
+    Raises:
+        ValueError: If another run is at work in the folder, it holds cells with other settings, or a dataset cannot be
+            loaded.
+    """
+    output_dir = Path(output_dir)
+    console = Console() if console is None else console
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}.")
+    for name, spec in grid.datasets.items():
+        for split in {spec.train_split, spec.eval_split}:
+            try:
+                texts = load_texts(spec.texts, split, subset=spec.subset)
+            except Exception as error:
+                raise ValueError(f"The dataset {name} cannot be loaded: {error}") from error
+            if "label" not in texts.column_names or min(texts.unique("label")) < 0:
+                raise ValueError(
+                    f"The split {split} of the dataset {name} has texts without a label, and hosts are classifiers. "
+                    "Name another one with train_split and eval_split."
+                )
+    with _lock(output_dir, wait_for_lock):
+        run = _Run(grid, output_dir, processes, console)
+        for folder in ("hosts", "cells"):
+            for left_over in (output_dir / folder).glob(".*.partial"):
+                shutil.rmtree(left_over)
+        for file in (output_dir / "failures").glob("*.txt"):
+            file.unlink()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
+        with _environment(TQDM_DISABLE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS=threads):
+            return run()
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """What processes that are started meanwhile find in their environment: libraries read it when they are imported."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _lock(output_dir: Path, wait_for_lock: bool) -> Iterator[None]:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    # The system lets go of it when a process dies, however it dies.
+    lock = filelock.FileLock(output_dir / ".lock")
+    try:
+        lock.acquire(timeout=-1 if wait_for_lock else 0)
+    except filelock.Timeout:
+        raise ValueError(
+            f"Another run is at work in {output_dir}. Choose another folder, or wait for it (--wait)."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Run:
+    def __init__(self, grid: Grid, output_dir: Path, processes: int, console: Console) -> None:
+        self.grid, self.output_dir, self.processes = grid, output_dir, processes
+        # Opened one by one, so that a folder of another grid is refused before time is spent.
+        cells = grid.cells()
+        self.cells = [cell for cell in cells if open_cell(grid, cell, output_dir) is None]
+        needed = dict.fromkeys(self._host_of(cell) for cell in self.cells)
+        self.hosts = [key for key in needed if open_host(grid, *key, output_dir) is None]
+        self.unprepared = set(self.hosts)
+        self.failures: dict[str, str] = {}
+        self.suspects: list[Task] = []
+        kinds = {_name(key): "host" for key in self.hosts} | {cell.name: cell.method for cell in self.cells}
+        self.view = ProgressView(kinds, len(cells) - len(self.cells), processes, console)
+
+    def __call__(self) -> dict[str, str]:
+        running: dict[Future, Task] = {}
+        pool = self._pool()
+        try:
+            with self.view:
+                while self.cells or self.hosts or self.suspects or running:
+                    while len(running) < self.processes and (task := self._next(list(running.values()))) is not None:
+                        try:
+                            future = pool.submit(_work, self.grid, task, self.output_dir)
+                        except BrokenProcessPool:  # noticed before any result tells of it
+                            self._put_back(task)
+                            break
+                        self.view.begin(_name(task))
+                        running[future] = task
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
+                        wait(running)
+                        broken = [future for future in running if isinstance(future.exception(), BrokenProcessPool)]
+                        finished = running.keys() - set(broken)
+                        self._suspect([running[future] for future in broken])
+                        running = {future: task for future, task in running.items() if future not in broken}
+                        pool.shutdown(wait=False)
+                        pool = self._pool()
+                    for future in list(finished):
+                        self._finish(running.pop(future), future)
+        finally:
+            # Also when the user has had enough: cells that are half done are worth nothing.
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+        return self.failures
+
+    def _pool(self) -> ProcessPoolExecutor:
+        # Fresh processes, not forks: a fork would inherit threads that it cannot have.
+        return ProcessPoolExecutor(
+            self.processes,
+            mp_context=get_context("spawn"),
+            initializer=_begin,
+            initargs=(int(os.environ["OMP_NUM_THREADS"]),),
+        )
+
+    def _host_of(self, cell: Cell) -> HostKey:
+        return cell.host, cell.dataset, self.grid.methods[cell.method].host
+
+    def _next(self, running: list[Task]) -> Task | None:
+        """The next task that can start: a cell whose host is ready and whose first seed is done, else a host."""
+        if self.suspects:  # alone, so that it is known which one it is
+            return None if running else self.suspects.pop(0)
+        waiting = {cell.name for cell in [*self.cells, *running] if isinstance(cell, Cell)}
+        for cell in self.cells:
+            first = Cell(cell.host, cell.dataset, cell.method, self.grid.seeds[0])
+            if self._host_of(cell) not in self.unprepared and (first == cell or first.name not in waiting):
+                self.cells.remove(cell)
+                return cell
+        return self.hosts.pop(0) if self.hosts else None
+
+    def _put_back(self, task: Task) -> None:
+        (self.cells if isinstance(task, Cell) else self.hosts).insert(0, task)
+
+    def _suspect(self, tasks: list[Task]) -> None:
+        """A process died, and with it all tasks that were running: one of them is to blame."""
+        if len(tasks) == 1:
+            self._fail(tasks[0], "its process died; was there too little memory?", "")
+            return
+        for task in tasks:
+            self.view.again(_name(task))
+        self.suspects += tasks
+
+    def _finish(self, task: Task, future: Future) -> None:
+        """Note how a task ended."""
+        story = future.result()
+        if story is not None:
+            self._fail(task, *story)
+            return
+        if not isinstance(task, Cell):
+            self.unprepared.discard(task)
+        self.view.end(_name(task))
+
+    def _fail(self, task: Task, reason: str, story: str) -> None:
+        tasks = [task]
+        if not isinstance(task, Cell):  # and with a host all of its cells
+            lost = [cell for cell in self.cells if self._host_of(cell) == task]
+            self.cells = [cell for cell in self.cells if cell not in lost]
+            tasks += lost
+        for each in tasks:
+            name = _name(each)
+            why = reason if each is task else f"its host failed: {reason}"
+            self.failures[name] = why
+            if each is not task:
+                self.view.begin(name)
+            self.view.end(name, why)
+            try:
+                (self.output_dir / "failures").mkdir(exist_ok=True)
+                (self.output_dir / "failures" / f"{name}.txt").write_text(story or why + "\n", encoding="utf-8")
+            except OSError:  # the disk is full: the reason is told on the screen
+                pass
+
+
+def _name(task: Task) -> str:
+    return task.name if isinstance(task, Cell) else "_".join(task)
+
+
+def _begin(threads: int) -> None:
+    """In each process, once: its share of the cores, no bars, and an end when the parent ends."""
+    import datasets
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("clvq_hf").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    # Its files would lie beside texts that several processes read.
+    datasets.disable_caching()
+
+    def watch() -> None:
+        wait_for_any([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(grid: Grid, task: Task, output_dir: Path) -> tuple[str, str] | None:
+    """Run a task; reason and whole story if it failed."""
+    try:
+        if isinstance(task, Cell):
+            run_cell(grid, task, output_dir)
+        else:
+            prepare_host(grid, *task, output_dir)
+    except Exception as error:
+        for left_over in output_dir.glob(f"*/.{_name(task)}.partial"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        return f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc()
+    return None
+
+
+__all__ = ["run_grid"]

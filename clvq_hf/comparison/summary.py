@@ -1,0 +1,244 @@
+"""What the cells of a grid say together: who wins against whom, ranks, and figures by name."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..metrics.ablation_drop.statistics import bootstrap_interval
+from .cell import RESULT_NAME
+from .methods import METHODS
+
+NUM_BOOTSTRAP = 2000
+# A percentile bootstrap over fewer texts is far too narrow.
+MIN_TEXTS = 20
+
+
+def load_cells(path: str | Path, names: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """The results of all finished cells.
+
+    Args:
+        path (`str` or `Path`): Folder of a grid, or a `.jsonl` file with one cell a line.
+        names (`Collection[str]`, *optional*): Folders of cells; others are left out.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    path = Path(path)
+    if path.is_file():
+        cells = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    else:
+        files = sorted(path.glob(f"cells/[!.]*/{RESULT_NAME}"))
+        files = [file for file in files if names is None or file.parent.name in names]
+        cells = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if not cells:
+        raise ValueError(f"{path} holds no finished cell. Run the grid first: clvq-hf compare GRID.yaml -o {path}")
+    return cells
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The cells of a grid, and questions to them.
+
+    Args:
+        cells (`Sequence[dict]`): What [`load_cells`] returned.
+    """
+
+    cells: Sequence[dict[str, Any]]
+
+    @property
+    def first_seed(self) -> int:
+        """The seed that most tables are of, the first of the grid."""
+        return self.cells[0]["first_seed"]
+
+    def settings(self) -> list[tuple[str, str]]:
+        """Every host and dataset, in the order of the names."""
+        return sorted({(cell["cell"]["host"], cell["cell"]["dataset"]) for cell in self.cells})
+
+    def methods(self, control: bool = False) -> dict[str, str]:
+        """Names and titles of the methods, or of the sanity controls."""
+        found = {cell["cell"]["method"]: cell["title"] for cell in self.cells if cell["control"] == control}
+        order = list(METHODS)
+        return dict(
+            sorted(found.items(), key=lambda pair: (order.index(pair[0]) if pair[0] in order else 99, pair[0]))
+        )
+
+    def cell(self, host: str, dataset: str, method: str, seed: int | None = None) -> dict[str, Any] | None:
+        """One cell, `None` if it is not there; of the first seed if not told otherwise."""
+        wanted = {
+            "host": host,
+            "dataset": dataset,
+            "method": method,
+            "seed": self.first_seed if seed is None else seed,
+        }
+        return next((cell for cell in self.cells if cell["cell"] == wanted), None)
+
+    def seeds(self, host: str, dataset: str, method: str) -> list[dict[str, Any]]:
+        """A cell with every seed."""
+        found = [c for c in self.cells if {**c["cell"], "seed": 0} == _named(host, dataset, method)]
+        return sorted(found, key=lambda cell: cell["cell"]["seed"])
+
+    def rivals(self, host: str, dataset: str) -> list[str]:
+        """Methods that count: ablated, no control, and trained well enough."""
+        found = []
+        for method in self.methods():
+            cell = self.cell(host, dataset, method)
+            if cell is not None and cell.get("sweep") and not cell.get("undertrained"):
+                found.append(method)
+        return found
+
+    def duels(self, k: int = 1, matched: bool = True) -> list["Duel"]:
+        """Every pair of rivals on every host and dataset, compared text by text.
+
+        Args:
+            k (`int`): Directions that are removed.
+            matched (`bool`): Whether only draws count that are matched in positions and norm.
+        """
+        found = []
+        for host, dataset in self.settings():
+            for first, second in combinations(self.rivals(host, dataset), 2):
+                sides = [swept(self.cell(host, dataset, method), k) for method in (first, second)]
+                difference = None if None in sides else paired_difference(*sides, matched=matched)
+                if difference is not None:
+                    found.append(Duel(host, dataset, first, second, *difference))
+        return found
+
+    def ranks(self, k: int = 1, matched: bool = True) -> dict[tuple[str, str], list[str]]:
+        """The rivals of each host and dataset, those first whose salient concept matters most by token specificity.
+
+        Those that have too few texts to tell are left out.
+        """
+        ranked = {}
+        for host, dataset in self.settings():
+            known = {}
+            for method in self.rivals(host, dataset):
+                score = effect(self.cell(host, dataset, method), k, matched)
+                if score is not None:
+                    known[method] = score[0]
+            ranked[host, dataset] = sorted(known, key=known.__getitem__)
+        return {setting: methods for setting, methods in ranked.items() if methods}
+
+    def probe_ranks(self) -> dict[tuple[str, str], list[str]]:
+        """The paper's way: those first whose probe loses most accuracy."""
+        ranked = {}
+        for host, dataset in self.settings():
+            drops = {}
+            for method in self.rivals(host, dataset):
+                figures = self.cell(host, dataset, method)["ablation"].get("probe")
+                if figures:
+                    drops[method] = figures["salient_accuracy"] - figures["accuracy"]
+            ranked[host, dataset] = sorted(drops, key=drops.__getitem__)
+        return {setting: methods for setting, methods in ranked.items() if methods}
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Token specificity of one method minus that of another, on the same texts; negative: the first's matters more."""
+
+    host: str
+    dataset: str
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+
+    def outcome(self, method: str) -> str:
+        """`"win"`, `"tie"` or `"loss"` of one of the two: only an interval that excludes 0 decides."""
+        if self.low <= 0 <= self.high:
+            return "tie"
+        return "win" if (self.high < 0) == (method == self.first) else "loss"
+
+
+def swept(cell: dict[str, Any] | None, k: int, variant: str | None = None) -> dict[str, Any] | None:
+    """The entry of a cell's sweep for `k` directions, of its first variant if not told otherwise."""
+    entries = [] if cell is None else cell.get("sweep", [])
+    if not entries:
+        return None
+    variant = variant or entries[0]["variant"]
+    return next((entry for entry in entries if entry["k"] == k and entry["variant"] == variant), None)
+
+
+def effect(
+    cell: dict[str, Any] | None, k: int = 1, matched: bool = True, variant: str | None = None
+) -> tuple[float, float, float, int] | None:
+    """Token specificity of a cell with its interval, and the number of texts; `None` if they are too few."""
+    entry = swept(cell, k, variant)
+    if entry is None:
+        return None
+    name, number = ("token_specificity_matched", "num_matched") if matched else ("token_specificity", "num_texts")
+    if entry[name] is None or entry[number] < MIN_TEXTS:
+        return None
+    return entry[name], entry[f"{name}_low"], entry[f"{name}_high"], entry[number]
+
+
+def paired_difference(
+    first: dict[str, Any], second: dict[str, Any], matched: bool = True, seed: int = 0
+) -> tuple[float, float, float] | None:
+    """Mean difference of two sweep entries over the texts that both have, with a 95 % bootstrap interval.
+
+    `None` if there are too few such texts for an interval to mean anything.
+    """
+    name = "matched_differences" if matched else "differences"
+    sides = []
+    for entry in (first, second):
+        sides.append({t: v for t, v in zip(entry["text_id"], entry[name], strict=True) if v is not None})
+    common = sorted(sides[0].keys() & sides[1].keys())
+    if len(common) < MIN_TEXTS:
+        return None
+    values = np.asarray([sides[0][text] - sides[1][text] for text in common])
+    low, high = bootstrap_interval(values, num_bootstrap=NUM_BOOTSTRAP, seed=seed)
+    return float(values.mean()), low, high
+
+
+def figure(cell: dict[str, Any] | None, *path: str) -> float | None:
+    """A figure of a cell by its path, `None` if it has none."""
+    found: Any = cell
+    for name in path:
+        if not isinstance(found, dict) or found.get(name) is None:
+            return None
+        found = found[name]
+    return found
+
+
+def study_cells(summary: Summary, methods: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Host, dataset and method of the cells of a study: those settings that have most of its methods."""
+    found = {
+        (host, dataset): [method for method in methods if summary.cell(host, dataset, method) is not None]
+        for host, dataset in summary.settings()
+    }
+    most = max(map(len, found.values()))
+    return [(*setting, method) for setting, have in found.items() if have and len(have) == most for method in have]
+
+
+def mean_and_spread(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Mean and standard deviation of what is there, `None` if nothing is."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
+
+
+def by_method(duels: Sequence[Duel], methods: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """Wins, ties and losses of each method against each other one."""
+    table = {
+        first: {second: {"win": 0, "tie": 0, "loss": 0} for second in methods if second != first} for first in methods
+    }
+    for duel in duels:
+        for method, other in ((duel.first, duel.second), (duel.second, duel.first)):
+            table[method][other][duel.outcome(method)] += 1
+    return table
+
+
+def _named(host: str, dataset: str, method: str) -> dict[str, Any]:
+    return {"host": host, "dataset": dataset, "method": method, "seed": 0}
+
+
+__all__ = [
+    *("Duel", "Summary", "by_method", "effect", "figure", "load_cells", "mean_and_spread", "paired_difference"),
+    *("study_cells", "swept"),
+]

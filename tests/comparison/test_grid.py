@@ -1,0 +1,169 @@
+import dataclasses
+
+import pytest
+
+from clvq_hf.comparison.grid import digest, load_grid
+from clvq_hf.comparison.methods import METHODS, check_fields
+
+
+def changed(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    return file
+
+
+def test_every_cell_is_there_once_and_first_seeds_come_first(grid_file):
+    grid = load_grid(grid_file)
+    names = [cell.name for cell in grid.cells()]
+    assert names == [f"tiny_reviews_{method}_{seed}" for seed in (0, 1) for method in ("kmeans", "transcoder")]
+
+
+def test_settings_of_a_method_are_added_to_its_own(grid_file):
+    method = load_grid(grid_file).methods["transcoder"]
+    assert method.config == {"activation": "topk", "num_active": 4, "sparsity_cost": 0.0, "codebook_size": 64}
+    assert METHODS["transcoder"].config["num_active"] == 32
+
+
+def test_numbers_with_an_exponent_are_numbers(grid_file):
+    assert load_grid(grid_file).methods["transcoder"].training["learning_rate"] == 0.01
+    assert load_grid(grid_file).hosts["tiny"].fine_tune["learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("method: kmeans", "method: k-means", "no method 'k-means'; there are clvq, clvq-paper, vqvae, kmeans"),
+        ("codebook_size: 12", "codebook: 12", "kmeans has no field 'codebook' in config; there are .*codebook_size"),
+        ("codebook_size: 12", "codebook_size: 0", "kmeans: codebook_size must be an integer of at least 1"),
+        ("num_train_epochs: 2", "epochs: 2", "transcoder has no field 'epochs' in training"),
+        ("lower_layer: 1", "lower: 1", "host tiny has no field 'lower'"),
+        ("    lower_layer: 1\n", "", "host tiny: .*lower_layer"),
+        ("from_scratch: gpt2", "stack: null", "tiny needs either a model or from_scratch"),
+        ("texts: $REVIEWS", "texts: $NOWHERE", "environment variable NOWHERE, which is not set"),
+        ("texts: $REVIEWS", "path: here", "dataset reviews has no field 'path'"),
+        ("{texts: $REVIEWS}", "{texts: $REVIEWS, eval_part: dev}", "the part 'dev'; there are .*select"),
+        ("seeds: [0, 1]", "seed: 0", "no use for 'seed'"),
+        ("protocols: [code]", "protocols: [cls]", "no protocol 'cls'"),
+        ("conditions: [salient,", "conditions: [salience,", "no condition 'salience'"),
+        ("datasets:\n  reviews: {texts: $REVIEWS}", "", "names no datasets"),
+        ("  tiny:", "  a_b:", "letters, digits, dots and dashes"),
+        ("max_length: 24", "length: 24", "Sizes has no field 'length'"),
+        ("seeds: [0, 1]", "seeds: 0", "Seeds must be a list, got 0"),
+        ("seeds: [0, 1]", "seeds: []", "Seeds must be a list"),
+        ("seeds: [0, 1]", "seeds: [a]", "seeds must be different integers"),
+        ("seeds: [0, 1]", "seeds: [1, 1]", "seeds must be different integers"),
+        ("sweep: [1, 2]", "sweep: 5", "Sweep must be a list, got 5"),
+        ("sweep: [1, 2]", "sweep: [0]", "sweep must be different integers of at least 1"),
+        ("num_draws: 1", "how: foo", "how must be one of"),
+        ("[salient, other_code, random_active_code]", "[salient]", "must name salient and other_code"),
+        (
+            "{num_train_epochs: 4, learning_rate: 1e-2}",
+            "{epochs: 4}",
+            "fine_tune of the host tiny has no field 'epochs'",
+        ),
+        ("{num_train_epochs: 4, learning_rate: 1e-2}", "fast", "Fine_tune of the host tiny must be a mapping"),
+        ("{texts: $REVIEWS}", "reviews.jsonl", "dataset reviews must be a mapping of fields, got 'reviews.jsonl'"),
+        ("config: {codebook_size: 12}", "config: 12", "Config of the method kmeans must be a mapping"),
+        ("config: {codebook_size: 12}", "family: sparse", "kmeans has no field 'family'"),
+        ("  - {method: kmeans, config: {codebook_size: 12}}", "  - null", "The method None must be|no method None"),
+        ("num_train_epochs: 2", "seed: 2", "transcoder has no field 'seed' in training"),
+        ("    vocab_size: 400", "    seeds: [1]", "seeds .1. of the host tiny must be among the grid's"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_there_is(grid_file, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        load_grid(changed(grid_file, old, new))
+
+
+def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match="no file"):
+        load_grid(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("hosts: [")
+    with pytest.raises(ValueError, match="is no YAML"):
+        load_grid(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- clvq")
+    with pytest.raises(ValueError, match="must hold hosts"):
+        load_grid(tmp_path / "list.yaml")
+
+
+def test_two_methods_of_one_name(grid_file):
+    with pytest.raises(ValueError, match="Two methods are called 'kmeans'"):
+        load_grid(changed(grid_file, "methods:", "methods:\n  - kmeans"))
+
+
+def test_a_method_may_be_for_some_hosts(grid_file):
+    grid = load_grid(changed(grid_file, "methods:", "methods:\n  - {method: token-types, hosts: [tiny]}"))
+    assert sum(cell.method == "token-types" for cell in grid.cells()) == 2
+    with pytest.raises(ValueError, match="for the host 'bert', which the grid lacks"):
+        load_grid(changed(grid_file, "hosts: [tiny]", "hosts: [bert]"))
+
+
+def test_a_host_from_scratch_was_never_pretrained(grid_file):
+    grid = load_grid(changed(grid_file, "methods:", "methods:\n  - pretrained-host\n  - reinitialised-host"))
+    assert {cell.method for cell in grid.cells()} == {"kmeans", "transcoder", "reinitialised-host"}
+
+
+def test_a_host_may_have_sizes_seeds_and_measures_of_its_own(grid_file):
+    own = "    vocab_size: 400\n    seeds: [0]\n    sizes: {test_texts: 5}\n    evaluation: {num_draws: 7}\n"
+    grid = load_grid(changed(grid_file, "    vocab_size: 400\n", own))
+    assert {cell.seed for cell in grid.cells()} == {0}
+    assert grid.sizes_of("tiny").test_texts == 5 and grid.sizes_of("tiny").train_texts == 120
+    assert grid.evaluation_of("tiny").num_draws == 7 and grid.evaluation_of("tiny").max_length == 24
+
+
+def test_a_loaded_model_needs_a_path(grid_file):
+    with pytest.raises(ValueError, match="scope is loaded: say from where"):
+        load_grid(changed(grid_file, "methods:", "methods:\n  - {name: scope, method: published}"))
+
+
+def test_what_a_cell_depends_on_changes_its_digest(grid_file):
+    grid = load_grid(grid_file)
+    cell = grid.cells()[0]
+    before = digest(grid.cell_settings(cell))
+    assert digest(load_grid(grid_file).cell_settings(cell)) == before
+    other = load_grid(changed(grid_file, "codebook_size: 12", "codebook_size: 13"))
+    assert digest(other.cell_settings(cell)) != before
+    transcoder = grid.cells()[1]
+    assert digest(other.cell_settings(transcoder)) == digest(grid.cell_settings(transcoder))
+    assert digest(other.host_settings("tiny", "reviews", "fine-tuned")) == digest(
+        grid.host_settings("tiny", "reviews", "fine-tuned")
+    )
+
+
+def test_what_a_host_does_not_depend_on_does_not_change_its_digest(grid_file):
+    def digests(file):
+        grid = load_grid(file)
+        return digest(grid.host_settings("tiny", "reviews", "fine-tuned")), digest(grid.cell_settings(grid.cells()[0]))
+
+    host, cell = digests(grid_file)
+    titled = digests(changed(grid_file, "{method: kmeans,", "{method: kmeans, title: Clusters,"))
+    assert titled == (host, cell)
+    seeded = digests(changed(grid_file, "    vocab_size: 400", "    vocab_size: 400\n    seeds: [0]"))
+    assert seeded == (host, cell)
+    measured = digests(changed(grid_file, "num_draws: 1", "num_draws: 2"))
+    assert measured[0] == host and measured[1] != cell
+
+
+def test_heads_may_divide_widths_that_are_not_ours(grid_file):
+    wide = "  - {method: clvq, config: {num_attention_heads: 14}}\nstudies: {heads: [clvq]}\n"
+    grid_file.write_text(grid_file.read_text() + wide)
+    assert load_grid(grid_file).studies == {"heads": ("clvq",)}
+
+
+def test_the_paper_trains_causal_hosts_otherwise_unless_the_grid_says_how(grid_file):
+    paper = changed(grid_file, "methods:", "methods:\n  - clvq-paper")
+    method = load_grid(paper).methods["clvq-paper"]
+    assert method.training["learning_rate"] == 5e-3 and method.causal_training["learning_rate"] == 1e-3
+    own = changed(paper, "- clvq-paper", "- {method: clvq-paper, training: {learning_rate: 1e-4}}")
+    method = load_grid(own).methods["clvq-paper"]
+    assert method.training["learning_rate"] == 1e-4
+    assert method.causal_training == {"per_device_train_batch_size": 64}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_our_methods_are_sound(name):
+    method = METHODS[name]
+    if method.family in ("dictionary", "saved"):
+        method = dataclasses.replace(method, config={"path": "somewhere"})
+    check_fields(name, method)

@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from clvq_hf import ClusterModel, CLVQModel, SparseDictionary
+from clvq_hf.comparison.methods import METHODS, Method, make_model, undertrained
+
+
+class TestModels:
+    @pytest.mark.parametrize(
+        ("name", "kind", "layers"),
+        [
+            ("clvq", CLVQModel, (1, 3)),
+            ("clvq-paper", CLVQModel, (1, 3)),
+            ("vqvae", CLVQModel, (1, 1)),
+            ("kmeans", ClusterModel, (1, 3)),
+            ("agglomerative", ClusterModel, (1, 3)),
+            ("sae", SparseDictionary, (1, 3)),
+            ("sae-single-layer", SparseDictionary, (1, 1)),
+            ("transcoder", SparseDictionary, (1, 3)),
+            ("token-types", ClusterModel, (1, 3)),
+        ],
+    )
+    def test_each_method_is_what_its_name_says(self, host, name, kind, layers):
+        model = make_model(METHODS[name], host, 1, 3, None)
+        assert type(model) is kind and not model.is_initialized
+        assert (model.config.lower_layer, model.config.upper_layer) == layers
+
+    def test_the_paper_leaves_the_memory_open(self, host):
+        assert make_model(METHODS["clvq-paper"], host, 1, 3, None).config.decoder_memory == "encoder"
+        assert make_model(METHODS["clvq"], host, 1, 3, None).config.decoder_memory == "quantized"
+        assert METHODS["clvq-paper"].training["max_token_occurrences"] == 20
+
+    def test_controls_that_cannot_be_ablated_are_not(self):
+        not_ablated = {name for name, method in METHODS.items() if not method.ablates}
+        assert not_ablated == {"reinitialised-host", "pretrained-host", "permuted-labels"}
+        assert all(METHODS[name].control for name in not_ablated)
+
+    def test_a_saved_model_takes_part(self, host, make_sparse, tmp_path):
+        model = make_sparse(lower_layer=1, upper_layer=3)
+        model.save_pretrained(tmp_path)
+        loaded = make_model(Method("mine", "saved", config={"path": str(tmp_path)}), host, 1, 3, None)
+        assert torch.equal(loaded.codebook, model.codebook)
+        with pytest.raises(ValueError, match=r"is of the layers \(1, 3\), and this host is compared at 2 and 3"):
+            make_model(Method("mine", "saved", config={"path": str(tmp_path)}), host, 2, 3, None)
+
+
+class TestUndertrained:
+    def test_one_layer_must_explain_four_fifths(self, make_sparse):
+        model = make_sparse(lower_layer=2, upper_layer=2)
+        assert undertrained(model, 32, 0.81, 0.5) is None
+        assert undertrained(model, 32, 0.79, 0.5) == "explained variance 0.79"
+        assert undertrained(model, 100, 0.79, 0.5) == "L0 = 100, explained variance 0.79"
+        assert undertrained(model, 99, 0.9, 0.5) is None
+
+    def test_two_layers_four_fifths_of_what_a_linear_map_does(self, make_sparse):
+        model = make_sparse(lower_layer=1, upper_layer=3)
+        assert undertrained(model, 32, 0.41, 0.5) is None
+        assert undertrained(model, 32, 0.39, 0.5) == "explained variance 0.39"
+
+    def test_methods_with_one_code_a_token_never_are(self, make_model):
+        assert undertrained(make_model(), 1, 0.0, 1.0) is None

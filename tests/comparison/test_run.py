@@ -1,0 +1,354 @@
+"""Whole runs in real processes, on a host that is trained from scratch in a second."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tiny_grid import GRID
+from transformers import AutoModel
+
+from clvq_hf.baselines import ClusterModel
+from clvq_hf.comparison.cell import open_cell
+from clvq_hf.comparison.grid import load_grid
+from clvq_hf.comparison.report import write_report
+from clvq_hf.comparison.run import _work as work
+from clvq_hf.comparison.run import run_grid
+from clvq_hf.concept_table import ConceptTable
+
+pytestmark = pytest.mark.slow
+
+
+def run(grid, folder, **options):
+    with open(os.devnull, "w") as nowhere:
+        return run_grid(grid, folder, console=Console(file=nowhere), **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, reviews):
+    """A grid that has run: its file and folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    os.environ["REVIEWS"] = str(reviews)
+    file = folder / "grid.yaml"
+    file.write_text(GRID)
+    assert run(load_grid(file), folder / "out", processes=2) == {}
+    return file, folder / "out"
+
+
+@pytest.fixture
+def copy(finished, tmp_path, monkeypatch, reviews):
+    monkeypatch.setenv("REVIEWS", str(reviews))
+    shutil.copytree(finished[1], tmp_path / "out")
+    shutil.copy(finished[0], tmp_path / "grid.yaml")
+    return tmp_path / "grid.yaml", tmp_path / "out"
+
+
+def cells(folder):
+    return {file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("cells/*/cell.json"))}
+
+
+def without_time(cell):
+    host = {name: value for name, value in cell["host"].items() if name != "seconds"}
+    return {name: value for name, value in cell.items() if name != "seconds"} | {"host": host}
+
+
+class TestAFinishedGrid:
+    def test_has_every_cell_and_nothing_half_done(self, finished):
+        file, folder = finished
+        assert set(cells(folder)) == {cell.name for cell in load_grid(file).cells()}
+        assert not list(folder.rglob("*.partial")) and not (folder / "failures").exists()
+
+    def test_its_host_learned_and_its_figures_are_of_the_test_texts(self, finished):
+        cell = cells(finished[1])["tiny_reviews_kmeans_0"]
+        assert cell["host"]["accuracy"] > 0.75 and not cell["host"]["at_chance"]
+        assert cell["texts"]["num_texts"] == cell["host"]["num_texts"]["test"] == 40
+        assert cell["host"]["num_texts"]["train"] == 108 and cell["host"]["num_texts"]["validation"] == 12
+
+    def test_the_sweep_starts_with_the_headline(self, finished):
+        for cell in cells(finished[1]).values():
+            first = cell["sweep"][0]
+            assert first["k"] == 1
+            for name in ("token_specificity", "token_specificity_matched"):
+                assert first[name] == cell["ablation"]["code"][name]
+            assert np.mean(first["differences"]) == pytest.approx(first["token_specificity"], abs=1e-4)
+            matched = [value for value in first["matched_differences"] if value is not None]
+            if matched:
+                assert np.mean(matched) == pytest.approx(first["token_specificity_matched"], abs=1e-4)
+            assert first["num_matched"] == len(matched) <= len(first["differences"]) <= first["num_texts"]
+
+    def test_sparse_methods_are_swept_over_all_of_their_variants(self, finished):
+        swept = cells(finished[1])["tiny_reviews_transcoder_0"]["sweep"]
+        assert [(entry["variant"], entry["k"]) for entry in swept] == [
+            ("encoder", 1),
+            ("encoder", 2),
+            ("decoder", 2),
+            ("encoder_by_gradient", 2),
+            ("decoder_by_gradient", 2),
+        ]
+        assert all(0 <= entry["removed_energy"] <= 1 for entry in swept)
+        assert swept[1]["removed_energy"] > swept[0]["removed_energy"]
+
+    def test_other_seeds_tell_stability_and_no_sweep(self, finished):
+        found = cells(finished[1])
+        assert "stability" not in found["tiny_reviews_kmeans_0"]
+        again = found["tiny_reviews_kmeans_1"]
+        assert 0 < again["stability"]["ami"] <= 1 and len(again["sweep"]) == 1
+
+    def test_what_a_cell_leaves_can_be_loaded(self, finished):
+        folder = finished[1] / "cells" / "tiny_reviews_kmeans_0"
+        model = AutoModel.from_pretrained(folder / "model")
+        assert isinstance(model, ClusterModel) and not model.config.has_decoder
+        ConceptTable.load_from_disk(folder / "evaluation" / "concept_table").check_model(model)
+
+    def test_is_not_run_again(self, copy):
+        file, folder = copy
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*.json")}
+        assert run(load_grid(file), folder) == {}
+        assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*.json")} == before
+
+    def test_gives_the_same_figures_again(self, copy):
+        file, folder = copy
+        before = cells(folder)
+        shutil.rmtree(folder / "cells")
+        shutil.rmtree(folder / "hosts")
+        assert run(load_grid(file), folder, processes=2) == {}
+        assert {name: without_time(cell) for name, cell in cells(folder).items()} == {
+            name: without_time(cell) for name, cell in before.items()
+        }
+
+    def test_writes_a_report_with_figures(self, copy):
+        report = write_report(copy[1])
+        text = report.read_text()
+        for title in (
+            "Token specificity, 1 direction removed, all texts",
+            "Stability over seeds",
+            "On what footing",
+            "Seconds a cell",
+        ):
+            assert f"## {title}" in text
+        assert "| tiny, reviews |" in text and "K-means" in text
+        assert str(copy[1]) not in (copy[1] / "cells.jsonl").read_text()
+        again = write_report(copy[1] / "cells.jsonl", copy[1] / "again")
+        assert again.read_text() == text
+        images = sorted(path.name for path in (copy[1] / "figures").iterdir())
+        assert "purity.png" in images and "stability.svg" in images
+        assert all((copy[1] / "figures" / name).stat().st_size > 2000 for name in images)
+
+
+class TestWhatIsMissing:
+    def test_is_all_that_is_run(self, copy):
+        file, folder = copy
+        shutil.rmtree(folder / "cells" / "tiny_reviews_transcoder_1")
+        kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*.json")}
+        assert run(load_grid(file), folder) == {}
+        assert len(cells(folder)) == 4
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+    def test_half_written_cells_are_done_again(self, copy):
+        file, folder = copy
+        cell = folder / "cells" / "tiny_reviews_kmeans_1"
+        cell.rename(cell.with_name(".tiny_reviews_kmeans_1.partial"))
+        (folder / "cells" / "tiny_reviews_kmeans_0" / "cell.json").unlink()
+        assert run(load_grid(file), folder) == {}
+        assert len(cells(folder)) == 4 and not list(folder.rglob("*.partial"))
+
+    def test_another_grid_is_refused_before_anything_is_done(self, copy):
+        file, folder = copy
+        file.write_text(file.read_text().replace("codebook_size: 12", "codebook_size: 10"))
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(ValueError, match="was run with other settings than the grid's"):
+            run(load_grid(file), folder)
+        assert sorted(folder.rglob("*")) == before
+
+    def test_a_full_disk_costs_one_cell(self, copy, monkeypatch):
+        file, folder = copy
+        grid = load_grid(file)
+        for name in ("tiny_reviews_kmeans_0", "tiny_reviews_transcoder_1"):
+            shutil.rmtree(folder / "cells" / name)
+        # The limit on the size of a file is what this process's children inherit: the transcoder's weights exceed it.
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, before[1]))
+        try:
+            failures = run(grid, folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert "tiny_reviews_transcoder_1" in failures
+        assert open_cell(grid, grid.cells()[1], folder) is not None  # what was there
+        assert not list(folder.rglob("*.partial"))
+        assert run(grid, folder) == {} and len(cells(folder)) == 4
+
+
+class TestRunsThatEndEarly:
+    def start(self, file, folder, *options):
+        command = [Path(sys.executable).with_name("clvq-hf"), "compare", file, "-o", folder, *options]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def wait_for(self, condition, process, seconds=180):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
+            time.sleep(0.05)
+
+    def test_a_killed_run_goes_on_and_gives_the_same(self, grid_file, tmp_path, finished):
+        folder = tmp_path / "out"
+        process = self.start(grid_file, folder, "--processes", "2")
+        self.wait_for(lambda: len(cells(folder)) >= 1, process)
+        process.kill()
+        process.wait()
+        time.sleep(3)  # its children notice within a second
+        done = set(cells(folder))
+        assert 1 <= len(done) < 4
+        stamps = {name: (folder / "cells" / name / "cell.json").stat().st_mtime_ns for name in done}
+        assert run(load_grid(grid_file), folder, processes=2) == {}
+        assert {name: (folder / "cells" / name / "cell.json").stat().st_mtime_ns for name in done} == stamps
+        assert {name: without_time(cell) for name, cell in cells(folder).items()} == {
+            name: without_time(cell) for name, cell in cells(finished[1]).items()
+        }
+
+    def test_its_children_end_with_it(self, grid_file, tmp_path):
+        folder = tmp_path / "out"
+        process = self.start(grid_file, folder)
+        self.wait_for(lambda: list(folder.glob("hosts/.*.partial")), process)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        assert children
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        end = time.monotonic() + 20
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < end, "a worker outlives its parent"
+            time.sleep(0.2)
+
+    def test_a_second_run_in_the_folder_is_refused_or_waits(self, grid_file, tmp_path):
+        folder = tmp_path / "out"
+        first = self.start(grid_file, folder)
+        self.wait_for(lambda: list(folder.glob("hosts/.*.partial")), first)
+        with pytest.raises(ValueError, match="Another run is at work"):
+            run(load_grid(grid_file), folder)
+        second = self.start(grid_file, folder, "--wait")
+        output = first.communicate(timeout=300)[0]
+        assert first.returncode == 0 and "4/5" in output and "left" in output, output
+        output = second.communicate(timeout=300)[0]
+        assert second.returncode == 0 and "report.md" in output and len(cells(folder)) == 4
+
+
+def deadly_work(grid, task, output_dir):
+    """One task kills its process."""
+    if getattr(task, "name", "") == "tiny_reviews_transcoder_0":
+        os._exit(9)
+    return work(grid, task, output_dir)
+
+
+class TestProcessesThatDie:
+    def test_take_no_other_task_along(self, copy, monkeypatch):
+        file, folder = copy
+        for name in ("kmeans_0", "transcoder_0", "transcoder_1"):
+            shutil.rmtree(folder / "cells" / f"tiny_reviews_{name}")
+        monkeypatch.setattr("clvq_hf.comparison.run._work", deadly_work)
+        failures = run(load_grid(file), folder, processes=2)
+        assert failures == {"tiny_reviews_transcoder_0": "its process died; was there too little memory?"}
+        found = cells(folder)
+        assert set(found) == {f"tiny_reviews_{name}" for name in ("kmeans_0", "kmeans_1", "transcoder_1")}
+        assert "stability" not in found["tiny_reviews_transcoder_1"]  # there is nothing to compare it with
+
+
+class TestPublishedDictionaries:
+    """Files that SAELens and sparsify have written, see `tests/fixtures/make_dictionaries.py`."""
+
+    def test_take_part(self, grid_file, tmp_path):
+        text = grid_file.read_text()
+        text = text.replace("n_layer: 2, n_embd: 32", "n_layer: 3, n_embd: 16").replace("[0, 1]", "[0]")
+        text = text.replace("lower_layer: 1", "lower_layer: 2").replace("upper_layer: 2", "upper_layer: 3")
+        folder = Path(__file__).parents[1] / "fixtures" / "dictionaries"
+        names = {"saelens": folder / "standard", "sparsify": folder / "sparsify" / "layers.2"}
+        text = text[: text.index("methods:")] + "methods:\n  - {method: kmeans, config: {codebook_size: 12}}\n"
+        for name, path in names.items():
+            text += f"  - {{name: {name}, method: published, config: {{path: {path}}}}}\n"
+        grid_file.write_text(text)
+        assert run(load_grid(grid_file), tmp_path / "out") == {}
+        found = cells(tmp_path / "out")
+        for name, layers in (("saelens", [2, 2]), ("sparsify", [2, 3])):
+            cell = found[f"tiny_reviews_{name}_0"]
+            assert cell["texts"] and cell["codebook_size"] == 32 and len(cell["sweep"]) == 5
+            config = AutoModel.from_pretrained(tmp_path / "out" / "cells" / f"tiny_reviews_{name}_0" / "model").config
+            assert [config.lower_layer, config.upper_layer] == layers and config.model_type == "sparse_dictionary"
+        assert found["tiny_reviews_sparsify_0"]["bottleneck"]["num_active"] <= 32
+        assert "saelens" in write_report(tmp_path / "out").read_text()
+
+
+class TestBadInput:
+    def test_a_host_at_chance_is_not_ablated(self, grid_file, tmp_path):
+        grid_file.write_text(
+            grid_file.read_text()
+            .replace("learning_rate: 1e-2}\ndatasets", "learning_rate: 0.0}\ndatasets")
+            .replace("[0, 1]", "[0]")
+        )
+        assert run(load_grid(grid_file), tmp_path / "out") == {}
+        cell = cells(tmp_path / "out")["tiny_reviews_kmeans_0"]
+        assert "The host is at chance" in cell["refused"] and cell["ablation"] == {} and "sweep" not in cell
+        assert cell["table"]["label_purity"]["cross_fitted_purity"] > 0
+        assert "at chance" in write_report(tmp_path / "out").read_text()
+
+    def test_a_dataset_that_is_not_there(self, grid_file, tmp_path):
+        grid_file.write_text(grid_file.read_text().replace("$REVIEWS", "$REVIEWS/none.jsonl"))
+        with pytest.raises(ValueError, match=r"The dataset reviews cannot be loaded: There is no file"):
+            run(load_grid(grid_file), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_cell_that_fails_costs_no_other(self, grid_file, tmp_path):
+        text = grid_file.read_text().replace("codebook_size: 12", "codebook_size: 5000").replace("[0, 1]", "[0]")
+        grid_file.write_text(text)
+        failures = run(load_grid(grid_file), tmp_path / "out", processes=2)
+        assert (
+            set(failures) == {"tiny_reviews_kmeans_0"} and "Choose fewer clusters" in failures["tiny_reviews_kmeans_0"]
+        )
+        assert "Traceback" in (tmp_path / "out" / "failures" / "tiny_reviews_kmeans_0.txt").read_text()
+        assert set(cells(tmp_path / "out")) == {"tiny_reviews_transcoder_0"}
+
+    def test_a_host_that_fails_takes_its_cells_along(self, grid_file, tmp_path):
+        grid_file.write_text(grid_file.read_text().replace("upper_layer: 2", "upper_layer: 7"))
+        failures = run(load_grid(grid_file), tmp_path / "out")
+        assert len(failures) == 5 and all("7" in why for why in failures.values())
+
+    def test_texts_without_labels(self, grid_file, tmp_path, reviews):
+        lines = (reviews / "test.jsonl").read_text().replace('"label": 1', '"label": -1')
+        shutil.copytree(reviews, tmp_path / "reviews")
+        (tmp_path / "reviews" / "test.jsonl").write_text(lines)
+        grid_file.write_text(grid_file.read_text().replace("$REVIEWS", str(tmp_path / "reviews")))
+        with pytest.raises(ValueError, match="split test of the dataset reviews has texts without a label"):
+            run(load_grid(grid_file), tmp_path / "out")
+
+    def test_a_classifier_of_other_labels(self, finished, grid_file, tmp_path):
+        host = finished[1] / "hosts" / "tiny_reviews_fine-tuned" / "host"
+        shutil.copytree(host, tmp_path / "host")
+        config = json.loads((tmp_path / "host" / "config.json").read_text())
+        config |= {"id2label": {"0": "spam", "1": "ham"}, "label2id": {"spam": 0, "ham": 1}}
+        (tmp_path / "host" / "config.json").write_text(json.dumps(config))
+        text = grid_file.read_text().replace("    from_scratch: gpt2\n", f"    model: {tmp_path / 'host'}\n")
+        grid_file.write_text(text.replace("[0, 1]", "[0]"))
+        failures = run(load_grid(grid_file), tmp_path / "out")
+        assert "is a classifier of ['spam', 'ham'], and the dataset's labels" in failures["tiny_reviews_fine-tuned"]
+
+    def test_what_is_not_ours_is_left_alone(self, grid_file, tmp_path):
+        (tmp_path / "out" / "failures").mkdir(parents=True)
+        (tmp_path / "out" / "failures" / "mine.csv").write_text("1")
+        (tmp_path / "out" / "notes").mkdir()
+        (tmp_path / "out" / "notes" / ".draft.partial").mkdir()
+        grid_file.write_text(grid_file.read_text().replace("upper_layer: 2", "upper_layer: 7"))
+        run(load_grid(grid_file), tmp_path / "out")
+        assert (tmp_path / "out" / "failures" / "mine.csv").exists()
+        assert (tmp_path / "out" / "notes" / ".draft.partial").exists()
+
+    def test_a_report_of_nothing(self, tmp_path):
+        with pytest.raises(ValueError, match="no finished cell"):
+            write_report(tmp_path)

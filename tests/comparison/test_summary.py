@@ -1,0 +1,221 @@
+"""Wins, ties, ranks and tables of cells that were made by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from clvq_hf.comparison.report import report_tables
+from clvq_hf.comparison.summary import (
+    Summary,
+    by_method,
+    effect,
+    figure,
+    load_cells,
+    mean_and_spread,
+    paired_difference,
+    study_cells,
+    swept,
+)
+from clvq_hf.evaluation_report import to_markdown
+
+
+def entry(values, k=1, variant="codebook", unmatched=0):
+    """A sweep entry; the last `unmatched` texts have no matched concept."""
+    values = [float(value) for value in values]
+    matched = values[: len(values) - unmatched]
+    figures = {}
+    for name, some in (("token_specificity", values), ("token_specificity_matched", matched)):
+        figures |= {
+            name: float(np.mean(some)) if some else None,
+            f"{name}_low": min(some, default=None),
+            f"{name}_high": max(some, default=None),
+        }
+    return {
+        "variant": variant,
+        "k": k,
+        **figures,
+        "num_texts": len(values),
+        "num_matched": len(matched),
+        "margin_change": -1.0,
+        "flip_rate": 0.1,
+        "num_positions": 2.0,
+        "removed_norm": 10.0,
+        "removed_energy": 0.5,
+        "text_id": list(range(len(values))),
+        "differences": values,
+        "matched_differences": matched + [None] * unmatched,
+    }
+
+
+def cell(method, values, host="bert", dataset="news", seed=0, probe=0.5, **fields):
+    return {
+        "cell": {"host": host, "dataset": dataset, "method": method, "seed": seed},
+        "title": method.upper(),
+        "control": False,
+        "codebook_size": 400,
+        "first_seed": 0,
+        "host": {
+            "num_parameters": 1_000_000,
+            "layers": [1, 2],
+            "num_blocks": 3,
+            "num_texts": {"host_train": 10, "train": 20, "test": 30},
+            "accuracy": 0.9,
+            "majority": 0.5,
+            "linear_explained_variance": 0.6,
+        },
+        "table": {"label_purity": {"cross_fitted_purity": 0.8, "null_purity": 0.5, "exclusive_share": 0.1}},
+        "ablation": {"probe": {"accuracy": 0.9, "salient_accuracy": probe, "random_active_code_accuracy": 0.7}},
+        "bottleneck": {},
+        "sweep": [entry(values)],
+        "seconds": {"fit": 1.0},
+        **fields,
+    }
+
+
+STRONG, WEAK = np.linspace(-3, -2, 24), np.linspace(-0.6, -0.4, 24)
+
+
+def test_a_difference_is_paired_by_text():
+    first, second = entry(np.arange(25)), entry(np.zeros(25))
+    second["text_id"] = list(range(24, -1, -1))
+    second["differences"] = [10.0 * text for text in second["text_id"]]
+    difference, low, high = paired_difference(first, second, matched=False)
+    assert difference == pytest.approx(np.mean(np.arange(25) - 10 * np.arange(25)))
+    assert low <= difference <= high
+
+
+def test_matched_draws_are_those_that_both_have():
+    first, second = entry(np.arange(30), unmatched=2), entry(np.zeros(30), unmatched=5)
+    assert paired_difference(first, second)[0] == pytest.approx(np.mean(np.arange(25)))
+    assert paired_difference(first, second, matched=False)[0] == pytest.approx(np.mean(np.arange(30)))
+
+
+def test_too_few_texts_give_no_verdict():
+    few = cell("sae", STRONG, sweep=[entry(STRONG, unmatched=10)])
+    summary = Summary([few, cell("clvq", WEAK)])
+    assert effect(few) is None and effect(few, matched=False)[3] == 24
+    assert summary.duels() == [] and summary.ranks() == {("bert", "news"): ["clvq"]}
+    assert len(summary.duels(matched=False)) == 1
+    assert summary.ranks(matched=False) == {("bert", "news"): ["sae", "clvq"]}
+    none = cell("kmeans", STRONG, sweep=[entry(STRONG, unmatched=24)])
+    assert effect(none) is None
+    tables = {table.title: table for table in report_tables(Summary([few, none, cell("clvq", WEAK)]))}
+    table = tables["Token specificity, 1 direction removed, matched draws"]
+    assert table.header == ["host, dataset", "CLVQ", "KMEANS", "SAE"]
+    assert table.rows[0][2:] == ["– (n = 0)", "– (n = 14)"] and table.rows[0][1].endswith("(n = 24)")
+
+
+def test_only_an_interval_without_zero_decides():
+    noise = np.random.default_rng(0).normal(0, 1, 24)
+    summary = Summary([cell("clvq", STRONG), cell("kmeans", WEAK), cell("vqvae", WEAK + noise - noise.mean())])
+    outcomes = {(duel.first, duel.second): duel.outcome(duel.first) for duel in summary.duels()}
+    assert outcomes == {("clvq", "vqvae"): "win", ("clvq", "kmeans"): "win", ("vqvae", "kmeans"): "tie"}
+    table = by_method(summary.duels(), ["clvq", "vqvae", "kmeans"])
+    assert table["kmeans"]["clvq"] == {"win": 0, "tie": 0, "loss": 1}
+    assert table["clvq"]["kmeans"] == {"win": 1, "tie": 0, "loss": 0}
+
+
+def test_undertrained_methods_and_controls_take_no_part():
+    cells = [
+        cell("clvq", WEAK),
+        cell("sae", STRONG, undertrained="L0 = 200"),
+        cell("token-types", STRONG, control=True),
+        cell("kmeans", STRONG, refused="at chance", sweep=[]),
+    ]
+    summary = Summary(cells)
+    assert summary.rivals("bert", "news") == ["clvq"]
+    assert summary.duels() == [] and summary.ranks() == {("bert", "news"): ["clvq"]}
+    assert list(summary.methods()) == ["clvq", "kmeans", "sae"]
+    assert list(summary.methods(control=True)) == ["token-types"]
+
+
+def test_ranks_ours_and_the_papers():
+    cells = [cell("clvq", STRONG, probe=0.6), cell("kmeans", WEAK, probe=0.3)]
+    summary = Summary(cells)
+    assert summary.ranks() == {("bert", "news"): ["clvq", "kmeans"]}
+    assert summary.probe_ranks() == {("bert", "news"): ["kmeans", "clvq"]}
+    [table] = [table for table in report_tables(summary) if table.title == "Who is first"]
+    assert table.rows == [
+        ["CLVQ", *["1 of 1"] * 4, "0 of 1", "1 of 1"],
+        ["KMEANS", *["0 of 1", "1 of 1"] * 2, "1 of 1", "1 of 1"],
+    ]
+
+
+def test_tables_are_of_the_first_seed_and_spread_is_over_all():
+    cells = [
+        cell(
+            "clvq",
+            STRONG,
+            seed=seed,
+            ablation={"code": {"token_specificity_matched": value}},
+            first_seed=3,
+            stability={"ami": 0.5} if seed > 3 else None,
+        )
+        for seed, value in ((3, -1.0), (4, -2.0), (5, -3.0))
+    ]
+    cells[1]["sweep"] = []
+    summary = Summary(cells)
+    assert summary.first_seed == 3 and summary.cell("bert", "news", "clvq")["cell"]["seed"] == 3
+    assert len(summary.seeds("bert", "news", "clvq")) == 3
+    tables = {table.title: table for table in report_tables(summary)}
+    assert tables["Spread over seeds"].rows[0][3] == "-2.000 ± 1.000"
+    assert tables["Stability over seeds"].rows[0][2:4] == ["3", "0.500"]
+
+
+def test_a_sweep_is_found_by_k_and_variant():
+    sparse = cell("sae", WEAK)
+    sparse["sweep"] = [entry(WEAK, 1, "encoder"), entry(STRONG, 10, "encoder"), entry(WEAK, 10, "decoder")]
+    assert swept(sparse, 10)["token_specificity"] == pytest.approx(-2.5)
+    assert swept(sparse, 10, "decoder")["token_specificity"] == pytest.approx(-0.5)
+    assert swept(sparse, 5) is None and swept(None, 1) is None
+
+
+def test_what_is_missing_is_none():
+    assert figure({"a": {"b": 0.0}}, "a", "b") == 0.0
+    assert figure({"a": {}}, "a", "b") is None and figure(None, "a") is None
+    assert mean_and_spread([None]) is None
+    assert mean_and_spread([1.0, None, 3.0]) == (2.0, pytest.approx(2**0.5))
+
+
+def test_names_from_data_are_escaped_in_the_report():
+    evil = cell("clvq", STRONG, host="<b>x</b>")
+    assert "<b>" not in to_markdown(report_tables(Summary([evil])))
+
+
+def test_cells_from_a_file_of_lines(tmp_path):
+    import json
+
+    cells = [cell("clvq", STRONG), cell("kmeans", WEAK)]
+    file = tmp_path / "cells.jsonl"
+    file.write_text("\n".join(json.dumps(each) for each in cells) + "\n")
+    assert load_cells(file) == cells
+
+
+def test_undertrained_cells_carry_a_mark():
+    summary = Summary([cell("clvq", STRONG), cell("sae", WEAK, undertrained="L0 = 200")])
+    for which in ("matched draws", "all texts"):
+        tables = {table.title: table for table in report_tables(summary)}
+        row = tables[f"Token specificity, 1 direction removed, {which}"].rows[0]
+        assert row[2].endswith("†") and not row[1].endswith("†")
+
+
+def matched(value):
+    name = "token_specificity_matched"
+    return {name: value, f"{name}_low": value - 1, f"{name}_high": value + 1}
+
+
+def test_a_study_is_of_the_settings_that_have_its_methods():
+    cells = [cell("a", WEAK), cell("b", WEAK), cell("a", WEAK, host="other")]
+    assert study_cells(Summary(cells), ["a", "b"]) == [("bert", "news", "a"), ("bert", "news", "b")]
+    assert study_cells(Summary(cells), ["a"]) == [("bert", "news", "a"), ("other", "news", "a")]
+    assert study_cells(Summary(cells), ["c"]) == []
+
+
+def test_a_study_is_ranked_by_token_specificity():
+    small, large = cell("clvq", WEAK), copy.deepcopy(cell("clvq-50", STRONG))
+    small["ablation"] = {"code": matched(-0.5)}
+    large["ablation"] = {"code": matched(-2.5)}
+    tables = report_tables(Summary([small, large]), {"codebook size": ["clvq", "clvq-50"]})
+    [table] = [table for table in tables if table.title == "Study: codebook size"]
+    assert [row[0] for row in table.rows] == ["CLVQ-50", "CLVQ"]
