@@ -13,6 +13,8 @@ Conditions (what is removed), of which all but `other_code` are removed at the s
 - `mean_direction`: the direction of the codebook's mean, which the concepts share.
 - `class_ceiling`: the directions in which the classes' mean states differ, on training texts.
 - `class_residual`: the salient concept, made orthogonal to those.
+- `word_ceiling`: at each position the direction of its token's mean state on training texts: its word alone.
+- `word_residual`: the salient concept, made orthogonal to that at each position: what it says beyond the word.
 - `leace`: what tells the class linearly (LEACE).
 """
 
@@ -42,7 +44,8 @@ from .tokenization import TextCollator, ensure_pad_token
 
 POSITIONS = ("code", "all", "cls", "last")
 DRAWN = ("other_code", "other_text_same", "other_text_opposite", "random_direction", "random_active_code")
-CONDITIONS = ("salient", *DRAWN, "mean_direction", "class_ceiling", "class_residual", "leace")
+OF_WORDS = ("word_ceiling", "word_residual")
+CONDITIONS = ("salient", *DRAWN, "mean_direction", "class_ceiling", "class_residual", "leace", *OF_WORDS)
 # How far the number of positions and the removed norm of a matched code may be off, as a factor.
 POSITION_CALIPER, NORM_CALIPER = 1.5, 1.25
 
@@ -119,9 +122,10 @@ def ablate_texts(
             mostly removes the class direction, so read it beside `class_ceiling`. `"cls"`, `"last"`.
         how (`str`): `"project"`: `x ← x - QᵀQx`. `"swap"`: `x ← x - e + μ`.
         references ([`AblationReferences`][clvq_hf.ablation_references.AblationReferences], *optional*): From training
-            texts. Without them the conditions `class_ceiling`, `class_residual` and `leace` are left out.
+            texts. Without them the conditions of classes and words, and `leace`, are left out.
         readout ([`Readout`][clvq_hf.host_runner.Readout], *optional*): What the host predicts; found if not given.
-        conditions (`Sequence[str]`): Which of the above, `salient` among them; all if not given. The probe runs all.
+        conditions (`Sequence[str]`): Which of the above, `salient` among them; all if not given. The probe runs all but
+            those of words: it reads representations of whole texts.
         k (`int`): Directions that are removed: those of the token's `k` strongest concepts.
         variant (`str`, *optional*): One of the model's `ablation_variants`; the first if not given.
         num_draws (`int`): Draws a text of the conditions that are drawn.
@@ -321,11 +325,11 @@ class _Plan:
         codes = _padded([self.texts.codes[row] for row in rows], mask.shape[1])
         own = self.salient.code[rows]
         where = self._where(codes == torch.as_tensor(own)[:, None], mask)
-        everyone = np.ones(len(rows), dtype=bool)
+        everyone, no_code = np.ones(len(rows), dtype=bool), np.full(len(rows), -1)
         basis = self.salient.basis[rows]
 
         def removal(condition: str, draw: int, new: torch.Tensor, at: torch.Tensor = where, **fields: Any) -> Removal:
-            defaults = {"code": np.full(len(rows), -1), "valid": everyone, "matched": everyone}
+            defaults = {"code": no_code, "valid": everyone, "matched": everyone}
             return Removal(condition, draw, new, at, **{**defaults, **fields})
 
         salient = self._removed(states, self.salient, rows, where)
@@ -383,7 +387,13 @@ class _Plan:
         if "mean_direction" in wanted:
             mean = F.normalize(self.reader.model.mean_state.cpu(), dim=-1)
             yield removal("mean_direction", 0, project(states, mean[None], where))
-        if self.references is None or self.references.class_basis is None:
+        if self.references is None:
+            return
+        if wanted & set(OF_WORDS):
+            for condition, new in self._of_words(states, batch["input_ids"], rows, where).items():
+                if condition in wanted:
+                    yield removal(condition, 0, new, code=own if condition == "word_residual" else no_code)
+        if self.references.class_basis is None:
             return
         classes = self.references.class_basis
         if "class_ceiling" in wanted:
@@ -408,6 +418,20 @@ class _Plan:
         if self.how == "project":
             return project(states, source.basis[rows], where)
         return states + source.shift[rows][:, None] * where[..., None]
+
+    def _of_words(
+        self, states: torch.Tensor, input_ids: torch.Tensor, rows: np.ndarray, where: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The states without the words' directions, and without what the salient concepts are beside them."""
+        owners = where.nonzero()[:, 0].numpy()
+        here, everywhere = states[where][:, None], torch.ones(len(owners), 1, dtype=torch.bool)
+        words = self.references.word_directions(input_ids[where])[:, None]
+        beyond = orthonormal_rows(torch.cat([words, self.salient.basis[rows[owners]]], dim=1))[:, 1:]
+        removed = {}
+        for condition, basis in zip(OF_WORDS, (words, beyond), strict=True):
+            removed[condition] = states.clone()
+            removed[condition][where] = project(here, basis, everywhere)[:, 0]
+        return removed
 
     def _other_codes(
         self,

@@ -1,4 +1,4 @@
-"""What ablations are compared with, estimated on training texts: the class directions, LEACE, the mean states."""
+"""What ablations are compared with, estimated on training texts: class directions, LEACE, mean states, of words too."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ class AblationReferences:
 
     Attributes:
         mean (`torch.Tensor` of shape `(d,)`): Mean state at `lower_layer`, float32.
+        word_ids (`torch.Tensor` of shape `(V,)`): The token ids that occur, ascending.
+        word_means (`torch.Tensor` of shape `(V, d)`): Mean state of each at `lower_layer`, float32.
         upper_mean (`torch.Tensor` of shape `(d',)`): Mean state at `upper_layer`, float32.
         class_basis (`torch.Tensor` of shape `(C, d)` or `None`): Orthonormal rows that span `{μ_c - μ}`, the directions
             in which the classes' mean states differ (rows beyond their rank are zero); `None` without labels.
@@ -32,10 +34,25 @@ class AblationReferences:
     """
 
     mean: torch.Tensor
+    word_ids: torch.Tensor
+    word_means: torch.Tensor
     upper_mean: torch.Tensor
     class_basis: torch.Tensor | None
     eraser: Any
     text_hashes: frozenset[str]
+
+    def word_directions(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Directions of the mean states of tokens: what their words say, whatever the context.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(…)`): Token ids.
+
+        Returns:
+            `torch.Tensor` of shape `(…, d)`: Of length 1. Tokens that did not occur have the mean of all.
+        """
+        place = torch.searchsorted(self.word_ids, input_ids).clamp(max=len(self.word_ids) - 1)
+        known = self.word_ids[place] == input_ids
+        return F.normalize(torch.where(known[..., None], self.word_means[place], self.mean), dim=-1)
 
 
 def fit_references(
@@ -92,11 +109,13 @@ def fit_references(
     sums = torch.zeros(num_classes + 1, config.hidden_size, dtype=torch.float64)
     counts = torch.zeros(num_classes + 1, dtype=torch.float64)
     upper_sum = torch.zeros(config.target_hidden_size, dtype=torch.float64)
+    words = _Means(config.hidden_size)
     fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
     for number, states in enumerate(tqdm(batches, desc="Reading the training texts", unit="batch")):
         check_finite(states, f"batch {number} of the training texts")
         mask = states["token_mask"].bool()
         lower = states["hidden_states"][mask].double()
+        words.add(states["input_ids"][mask], lower)
         upper_sum += states["target_hidden_states"][mask].double().sum(0)
         owners = labels[states["text_index"]][:, None].expand_as(mask)[mask]
         # The last row is of the texts without a label.
@@ -111,6 +130,8 @@ def fit_references(
         class_basis = orthonormal_rows(sums[:-1][seen] / counts[:-1][seen, None] - center)
     return AblationReferences(
         mean=(sums.sum(0) / counts.sum()).float(),
+        word_ids=words.ids,
+        word_means=words.means(),
         upper_mean=(upper_sum / counts.sum()).float(),
         class_basis=class_basis,
         eraser=None if fitter is None else fitter.eraser,
@@ -133,11 +154,38 @@ def _states(
     if cache is not None:
         cache.check_layers(config)
         rows = [int(text["text_index"]) for text in cache]
-        return DataLoader(cache, batch_size=batch_size, collate_fn=StateCollator()), rows
+        return DataLoader(cache, batch_size=batch_size, collate_fn=_with_ids), rows
     tokenized = tokenize_texts(dataset, tokenizer, text_column, hooks.max_length(host, tokenizer, max_length))
     extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
     loader = DataLoader(tokenized.sort("length"), batch_size=batch_size, collate_fn=TextCollator(tokenizer))
-    return (extract(batch, device=torch.device("cpu")) for batch in loader), tokenized["text_index"][:]
+    device = torch.device("cpu")
+    batches = ({**extract(batch, device=device), "input_ids": batch["input_ids"]} for batch in loader)
+    return batches, tokenized["text_index"][:]
+
+
+def _with_ids(texts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    input_ids = torch.nn.utils.rnn.pad_sequence([text["input_ids"] for text in texts], batch_first=True)
+    return {**StateCollator()(texts), "input_ids": input_ids}
+
+
+class _Means:
+    """Means by token id. Only ids that occur take memory: a vocabulary times a wide state would be gigabytes."""
+
+    def __init__(self, width: int) -> None:
+        self.ids = torch.empty(0, dtype=torch.int64)
+        self._sums = torch.empty(0, width, dtype=torch.float64)
+        self._counts = torch.empty(0, dtype=torch.float64)
+
+    def add(self, input_ids: torch.Tensor, states: torch.Tensor) -> None:
+        ids, place = torch.cat([self.ids, input_ids.long()]).unique(return_inverse=True)
+        sums = torch.zeros(len(ids), self._sums.shape[1], dtype=torch.float64)
+        counts = torch.zeros(len(ids), dtype=torch.float64)
+        self._sums = sums.index_add_(0, place, torch.cat([self._sums, states]))
+        self._counts = counts.index_add_(0, place, torch.cat([self._counts, torch.ones(len(input_ids)).double()]))
+        self.ids = ids
+
+    def means(self) -> torch.Tensor:
+        return (self._sums / self._counts[:, None]).float()
 
 
 __all__ = ["AblationReferences", "fit_references"]

@@ -299,13 +299,13 @@ class ActivationCache(torch.utils.data.Dataset):
         return int(self._first[-1])
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """States of one text: `hidden_states` `(S, d)`, `target_hidden_states` `(S, d')`, `token_mask` `(S,)`."""
+        """One text: `hidden_states` `(S, d)`, `target_hidden_states` `(S, d')`, `token_mask`, `input_ids` `(S,)`."""
         if not 0 <= index < len(self):
             raise IndexError(f"text {index} of {len(self)}")
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         shard, row = self._shards[number], index - self._first[number]
         tokens = slice(self._offsets[number][row], self._offsets[number][row + 1])
-        names = ("hidden_states", "target_hidden_states", "token_mask")
+        names = ("hidden_states", "target_hidden_states", "token_mask", "input_ids")
         return {**{name: shard[name][tokens] for name in names}, "text_index": shard["text_index"][row]}
 
 

@@ -21,6 +21,8 @@ CONDITIONS = {
     "class_ceiling": "class directions (ceiling)",
     "class_residual": "salient, orthogonal to these",
     "leace": "LEACE",
+    "word_ceiling": "the word's mean state",
+    "word_residual": "salient, orthogonal to that",
 }
 CONTRASTS = {
     "token_specificity": "token specificity: salient − another concept of the text",
@@ -44,6 +46,8 @@ NOTES = {
 
 
 ROUTING_TITLE = "Words that go elsewhere under another label"
+# Where there is no figure.
+NOTHING = "–"
 # Columns of a terminal that shows every column.
 WIDE = 140
 
@@ -255,21 +259,21 @@ def _codebook(table: dict[str, Any], bottleneck: dict[str, Any] | None) -> Repor
 
 def number(value: float | None, digits: int = 2) -> str:
     """A figure as text, a dash if there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
     """A share as text, a dash if there is none."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _range(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
     if value is None:
-        return "–"
+        return NOTHING
     return number(value, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 

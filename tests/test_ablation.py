@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 
-from clvq_hf import ablate_texts
-from clvq_hf.ablation import CONDITIONS
+from clvq_hf import ClusterConfig, ClusterModel, ablate_texts
+from clvq_hf.ablation import CONDITIONS, OF_WORDS
 from clvq_hf.ablation_outcome import margins, outcome_columns
 from clvq_hf.ablation_references import fit_references
+from clvq_hf.hooks import edit
 from clvq_hf.host_runner import Readout
 
 NUM_TEXTS = 24
@@ -96,7 +98,7 @@ class TestInModel:
         assert counts["leace"] == counts["salient"] == 1
 
     def test_without_references_the_class_conditions_are_left_out(self, setting):
-        assert {"class_ceiling", "class_residual", "leace"}.isdisjoint(
+        assert {"class_ceiling", "class_residual", "leace", "word_ceiling", "word_residual"}.isdisjoint(
             ablate_texts(*setting, num_draws=1)["condition"]
         )
 
@@ -150,6 +152,54 @@ class TestInModel:
         assert (residual["removed_norm"] <= salient["removed_norm"] + 1e-3).all()
         ceiling = rows_of(outcome, "class_ceiling")
         assert (ceiling["code"] == -1).all() and (ceiling["removed_norm"] > 0).all()
+
+    def test_words_and_what_a_concept_says_beyond_them(self, setting, references):
+        """Of one text by hand: off the mean state of each token, and off the part of the code beside it."""
+        model, host, tokenizer, table = setting
+        outcome = ablate_texts(*setting, references=references, num_draws=1)
+        ceiling, residual = rows_of(outcome, "word_ceiling"), rows_of(outcome, "word_residual")
+        assert (ceiling["code"] == -1).all()
+        for row in rows_of(outcome, "salient").head(6).itertuples():
+            tokens = table.text(row.text_id)
+            places = np.flatnonzero(tokens["code"] == row.code)
+            inputs = tokenizer(table.texts[row.text_id]["text"], return_tensors="pt")
+            code = F.normalize(model.codebook[row.code].detach(), dim=-1)
+
+            def changed(states, beyond, places=places, inputs=inputs, code=code):
+                states = states.clone()
+                for place in places:
+                    word = references.word_directions(inputs["input_ids"][0, place])
+                    removed = F.normalize(code - (code @ word) * word, dim=-1) if beyond else word
+                    states[0, place] -= (states[0, place] @ removed) * removed
+                return states
+
+            for frame, beyond in ((ceiling, False), (residual, True)):
+                with edit(host, 1, lambda states, beyond=beyond, changed=changed: changed(states, beyond)):
+                    logits = host(**inputs).logits
+                expected = margins(logits, torch.tensor([row.prediction_plain])).item()
+                found = frame[frame["text_id"] == row.text_id]
+                assert found["margin"].item() == pytest.approx(expected, abs=1e-4)
+                assert found["num_positions"].item() == len(places)
+
+    def test_concepts_that_are_words_say_nothing_beyond_them(self, host, tokenizer, texts, salience, references):
+        """The words' mean states as a codebook: what is orthogonal to the word is nothing."""
+        model = ClusterModel(
+            ClusterConfig.from_host(host, lower_layer=1, upper_layer=3, codebook_size=len(references.word_ids))
+        )
+        with torch.no_grad():
+            model.centroids.vectors.copy_(references.word_means)
+            model.centroids.mean.copy_(references.mean)
+            model.centroids.initialized.fill_(True)
+        table = model.concept_table(host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
+        outcome = ablate_texts(model, host, tokenizer, table, references=references, num_draws=1)
+        salient, residual = rows_of(outcome, "salient"), rows_of(outcome, "word_residual")
+        checked = 0
+        for row, own in zip(residual.itertuples(), salient.itertuples(), strict=True):
+            tokens = table.text(row.text_id)
+            if (tokens["token_id"][tokens["code"] == row.code] == int(references.word_ids[row.code])).all():
+                assert row.removed_norm < 1e-3 * own.removed_norm
+                checked += 1
+        assert checked >= 5
 
     def test_neither_batch_size_nor_other_texts_matter(self, setting):
         one = ablate_texts(*setting, num_draws=2, batch_size=1).to_pandas()
@@ -239,6 +289,19 @@ class TestReferences:
         difference = [x[labels == 1].mean(0) - x[labels == 0].mean(0) for x in (before, erased)]
         assert difference[1].norm() < 0.05 * difference[0].norm()
 
+    def test_mean_state_of_each_word(self, host, tokenizer, texts, references):
+        texts = texts.select(range(NUM_TEXTS, 60))
+        encoded = tokenizer(texts["text"][:], padding=True, return_tensors="pt")
+        states = host(**encoded, output_hidden_states=True).hidden_states[1].detach()
+        word = tokenizer.convert_tokens_to_ids("the")
+        mean = states[encoded["input_ids"] == word].mean(0)
+        place = references.word_ids.tolist().index(word)
+        assert torch.allclose(references.word_means[place], mean, atol=1e-5)
+        unknown = max(references.word_ids.tolist()) + 1
+        directions = references.word_directions(torch.tensor([[word, unknown, tokenizer.cls_token_id]]))
+        expected = F.normalize(torch.stack([mean, references.mean, references.mean]), dim=-1)
+        assert torch.allclose(directions[0], expected, atol=1e-5), "special tokens do not count, unknown ones neither"
+
     def test_one_label_only(self, model, host, tokenizer, texts):
         one = texts.filter(lambda row: row["label"] == 1)
         with pytest.raises(ValueError, match="one label"):
@@ -247,12 +310,13 @@ class TestReferences:
     def test_texts_without_labels(self, model, host, tokenizer, texts):
         references = fit_references(model, host, tokenizer, texts.remove_columns("label"))
         assert references.class_basis is None and references.eraser is None
+        assert len(references.word_ids) == len(references.word_means) > 50
 
 
 class TestProbe:
     def test_conditions_and_folds(self, setting):
         outcome = ablate_texts(*setting, protocol="probe", num_draws=2)
-        assert set(outcome["condition"]) == set(CONDITIONS)
+        assert set(outcome["condition"]) == set(CONDITIONS) - set(OF_WORDS)
         salient = rows_of(outcome, "salient")
         assert salient["text_id"].tolist() == list(range(NUM_TEXTS)), "every text is held out once"
         random = rows_of(outcome, "random_direction")
@@ -293,6 +357,19 @@ class TestProbe:
         )
         assert (plain["prediction_plain"] == plain["label"]).mean() > 0.8
         np.testing.assert_allclose(plain["margin_plain"], again["margin_plain"], rtol=1e-2, atol=1e-2)
+
+    def test_mean_state_of_each_word(self, host, tokenizer, texts, references):
+        texts = texts.select(range(NUM_TEXTS, 60))
+        encoded = tokenizer(texts["text"][:], padding=True, return_tensors="pt")
+        states = host(**encoded, output_hidden_states=True).hidden_states[1].detach()
+        word = tokenizer.convert_tokens_to_ids("the")
+        mean = states[encoded["input_ids"] == word].mean(0)
+        place = references.word_ids.tolist().index(word)
+        assert torch.allclose(references.word_means[place], mean, atol=1e-5)
+        unknown = max(references.word_ids.tolist()) + 1
+        directions = references.word_directions(torch.tensor([[word, unknown, tokenizer.cls_token_id]]))
+        expected = F.normalize(torch.stack([mean, references.mean, references.mean]), dim=-1)
+        assert torch.allclose(directions[0], expected, atol=1e-5), "special tokens do not count, unknown ones neither"
 
     def test_one_label_only(self, model, host, tokenizer, texts, salience):
         some = texts.select(range(NUM_TEXTS)).remove_columns("label").add_column("label", [1] * NUM_TEXTS)

@@ -201,7 +201,17 @@ def _measure(
         # Also without a sweep: its first entry holds the differences that methods are compared by.
         found["sweep"] = _sweep(model, host, tokenizer, table, evaluation, references, settings, sweep)
         clock.lap("sweep")
+        if "word_residual" in settings.conditions:
+            found["beyond_word"] = _beyond_word(load_from_disk(evaluation / "ablation-code"))
     return found
+
+
+def _beyond_word(outcome: Dataset) -> dict[str, list]:
+    """What removing the salient concept costs each text beyond its word, so that methods can be compared in pairs."""
+    rows = outcome.to_pandas()
+    rows = rows[rows["condition"] == "word_residual"]
+    changes = rows["margin"] - rows["margin_plain"]
+    return {"text_id": rows["text_id"].tolist(), "differences": [round(change, 5) for change in changes.tolist()]}
 
 
 def _sweep(

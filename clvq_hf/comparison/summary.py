@@ -82,6 +82,11 @@ class Summary:
         found = [c for c in self.cells if {**c["cell"], "seed": 0} == _named(host, dataset, method)]
         return sorted(found, key=lambda cell: cell["cell"]["seed"])
 
+    def ks(self) -> list[int]:
+        """Numbers of directions that cells were swept over."""
+        cells = [cell for cell in self.cells if cell["cell"]["seed"] == self.first_seed]
+        return sorted({entry["k"] for cell in cells for entry in cell.get("sweep", [])})
+
     def rivals(self, host: str, dataset: str) -> list[str]:
         """Methods that count: ablated, no control, and trained well enough."""
         found = []
@@ -193,6 +198,18 @@ def paired_difference(
     values = np.asarray([sides[0][text] - sides[1][text] for text in common])
     low, high = bootstrap_interval(values, num_bootstrap=NUM_BOOTSTRAP, seed=seed)
     return float(values.mean()), low, high
+
+
+def over_seeds(cells: Sequence[dict[str, Any]], k: int = 1) -> dict[str, Any]:
+    """The sweep entry of several seeds of one method: means for each text, of the seeds that have it."""
+    entries = [entry for entry in (swept(cell, k) for cell in cells) if entry is not None]
+    texts = sorted(set().union(*(entry["text_id"] for entry in entries)))
+    merged: dict[str, Any] = {"text_id": texts}
+    for name in ("differences", "matched_differences"):
+        known = [dict(zip(entry["text_id"], entry[name], strict=True)) for entry in entries]
+        values = [[side[text] for side in known if side.get(text) is not None] for text in texts]
+        merged[name] = [float(np.mean(found)) if found else None for found in values]
+    return merged
 
 
 def figure(cell: dict[str, Any] | None, *path: str) -> float | None:

@@ -56,7 +56,7 @@ def test_numbers_with_an_exponent_are_numbers(grid_file):
         ("sweep: [1, 2]", "sweep: 5", "Sweep must be a list, got 5"),
         ("sweep: [1, 2]", "sweep: [0]", "sweep must be different integers of at least 1"),
         ("num_draws: 1", "how: foo", "how must be one of"),
-        ("[salient, other_code, random_active_code]", "[salient]", "must name salient and other_code"),
+        ("[salient, other_code, random_active_code, word_residual]", "[salient]", "must name salient and other_code"),
         (
             "{num_train_epochs: 4, learning_rate: 1e-2}",
             "{epochs: 4}",

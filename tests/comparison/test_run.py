@@ -83,6 +83,12 @@ class TestAFinishedGrid:
                 assert np.mean(matched) == pytest.approx(first["token_specificity_matched"], abs=1e-4)
             assert first["num_matched"] == len(matched) <= len(first["differences"]) <= first["num_texts"]
 
+    def test_what_concepts_say_beyond_their_word_is_kept_by_text(self, finished):
+        cell = cells(finished[1])["tiny_reviews_kmeans_0"]
+        beyond, figures = cell["beyond_word"], cell["ablation"]["code"]
+        assert set(cell["sweep"][0]["text_id"]) <= set(beyond["text_id"])
+        assert np.mean(beyond["differences"]) == pytest.approx(figures["word_residual_margin_change"], abs=1e-4)
+
     def test_sparse_methods_are_swept_over_all_of_their_variants(self, finished):
         swept = cells(finished[1])["tiny_reviews_transcoder_0"]["sweep"]
         assert [(entry["variant"], entry["k"]) for entry in swept] == [

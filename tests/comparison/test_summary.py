@@ -13,6 +13,7 @@ from clvq_hf.comparison.summary import (
     figure,
     load_cells,
     mean_and_spread,
+    over_seeds,
     paired_difference,
     study_cells,
     swept,
@@ -74,6 +75,54 @@ def cell(method, values, host="bert", dataset="news", seed=0, probe=0.5, **field
 
 
 STRONG, WEAK = np.linspace(-3, -2, 24), np.linspace(-0.6, -0.4, 24)
+
+
+def test_seeds_are_averaged_text_by_text():
+    one = cell("clvq", [-1.0, -3.0, -5.0])
+    other = cell("clvq", [-2.0, -5.0, -9.0], seed=1, sweep=[entry([-2.0, -5.0, -9.0], unmatched=1)])
+    merged = over_seeds([one, other])
+    assert merged["text_id"] == [0, 1, 2]
+    assert merged["differences"] == [-1.5, -4.0, -7.0]
+    assert merged["matched_differences"] == [-1.5, -4.0, -5.0], "a seed without a match does not count"
+
+
+def test_a_study_is_compared_with_what_its_studies_share():
+    cells = [
+        cell("default", WEAK),
+        cell("default", WEAK - 1, seed=1),
+        cell("wide", STRONG),
+        cell("same", WEAK + 0.001),
+    ]
+    studies = {"size": ["wide", "default"], "other": ["same", "default"]}
+    tables = {table.title: table for table in report_tables(Summary(cells), studies)}
+    size = {row[0]: row for row in tables["Study: size"].rows}
+    place = tables["Study: size"].header.index("minus default")
+    # STRONG averages -2.5, the two seeds of the default -0.5 and -1.5.
+    assert size["WIDE"][place].startswith("-1.500 [")
+    assert size["DEFAULT"][place] == "–"
+
+
+def test_what_concepts_say_beyond_their_word():
+    figures = {"salient_margin_change": -0.5, "word_ceiling_margin_change": -0.4}
+    figures |= {f"word_residual_margin_change{end}": x for end, x in (("", -0.1), ("_low", -0.2), ("_high", 0.0))}
+    cells = [cell("clvq", WEAK, ablation={"code": figures}), cell("kmeans", WEAK)]
+    table = {table.title: table for table in report_tables(Summary(cells))}["What concepts say beyond their word"]
+    assert table.header == ["host, dataset", "CLVQ"]
+    assert table.rows[0][1].startswith("-0.500 / -0.400 / -0.100 [-0.200, ")
+    del figures["word_ceiling_margin_change"]  # not among the grid's conditions
+    table = {table.title: table for table in report_tables(Summary(cells))}["What concepts say beyond their word"]
+    assert table.rows[0][1].startswith("-0.500 / – / -0.100 [-0.200, ")
+
+
+def test_concepts_are_compared_in_pairs_beyond_their_word():
+    texts = list(range(30))
+    ours = {"text_id": texts, "differences": [-1.0] * 30}
+    theirs = {"text_id": texts[::-1], "differences": [-0.25 - text / 100 for text in texts[::-1]]}
+    cells = [cell("clvq", WEAK, beyond_word=ours), cell("kmeans", WEAK, beyond_word=theirs), cell("sae", WEAK)]
+    title = "What concepts say beyond their word: CLVQ-VAE minus the others"
+    table = {table.title: table for table in report_tables(Summary(cells))}[title]
+    assert table.header == ["host, dataset", "KMEANS"]
+    assert table.rows[0][1].startswith("-0.605 ["), "-1 minus the mean of -0.25 … -0.54"
 
 
 def test_a_difference_is_paired_by_text():

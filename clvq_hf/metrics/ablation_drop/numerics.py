@@ -28,6 +28,8 @@ CONDITIONS = (
     "class_ceiling",
     "class_residual",
     "leace",
+    "word_ceiling",
+    "word_residual",
 )
 # The primary contrasts, one family for Holm: the effect of the first condition minus the effect of the second.
 CONTRASTS = {
