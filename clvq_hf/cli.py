@@ -88,8 +88,12 @@ BatchSize = Annotated[int, typer.Option(help="Texts a host forward.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything.")]
 
 
-@app.command()
-def concepts(
+concepts_app = typer.Typer(no_args_is_help=True, help="Build the table of a model's concepts, and name them.")
+app.add_typer(concepts_app, name="concepts")
+
+
+@concepts_app.command("build")
+def concepts_build(
     model: Model,
     dataset: DatasetOption,
     output_dir: Annotated[Path, typer.Option(help="Folder for the concept table.")],
@@ -110,8 +114,8 @@ def concepts(
 
     Examples:
 
-    - `clvq-hf concepts out --dataset fancyzhx/ag_news --output-dir table`
-    - `clvq-hf concepts out --dataset texts.jsonl --split train --output-dir table --show 50`
+    - `clvq-hf concepts build out --dataset fancyzhx/ag_news --output-dir table`
+    - `clvq-hf concepts build out --dataset texts.jsonl --split train --output-dir table --show 50`
     """
     with _readable_errors():
         from .commands import run_concepts
@@ -131,6 +135,118 @@ def concepts(
             batch_size,
             seed,
         )
+
+
+JUDGE_HELP = (
+    "*http://127.0.0.1:8000/v1* or *URL#MODEL*: an OpenAI-compatible endpoint. *local:…* or a folder: a model that "
+    "runs here. *org/name*: a model of Inference Providers."
+)
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Send without asking. What it takes is shown all the same.")]
+MaxRequests = Annotated[
+    int | None, typer.Option(min=1, help="Stop after so many requests. What was answered is kept: run again to go on.")
+]
+MaxTokens = Annotated[int, typer.Option(help="Of an answer. More for judges that think aloud before they answer.")]
+Concurrency = Annotated[int, typer.Option(help="Questions that a judge is asked at the same time.")]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer of an endpoint.")]
+SendToken = Annotated[
+    bool,
+    typer.Option(
+        "--send-token", help="Send HF_TOKEN to other addresses than huggingface.co, Inference Endpoints too."
+    ),
+]
+
+
+@concepts_app.command("label")
+def concepts_label(
+    table: Annotated[Path, typer.Argument(help="Folder of a concept table.")],
+    judge: Annotated[str, typer.Option(help=f"Who names. {JUDGE_HELP}")],
+    detector: Annotated[
+        str | None, typer.Option(help="Who picks sentences by the names. The judge if absent, which flatters them.")
+    ] = None,
+    code: Annotated[
+        list[int] | None,
+        typer.Option(help="A concept to name. Repeat the option for several; the most frequent ones if absent."),
+    ] = None,
+    concepts: Annotated[int, typer.Option(help="How many of the most frequent ones.")] = 50,
+    sentences: Annotated[
+        int, typer.Option(help="Sentences to read, others to detect, and as many without the concept among them.")
+    ] = 5,
+    max_tokens: MaxTokens = 256,
+    concurrency: Concurrency = 4,
+    timeout: Timeout = 120.0,
+    max_requests: MaxRequests = None,
+    yes: Yes = False,
+    send_token: SendToken = False,
+    seed: Seed = 0,
+) -> None:
+    """Let a language model name concepts, and measure what the names are worth.
+
+    It reads a concept's words and sentences. Then, by the name alone, other sentences are told apart that have the
+    concept or not: the detection score, 50 % by chance. The names go to `concept_names.json` beside the table. What was
+    answered is kept: the same command asks nothing twice.
+
+    Examples:
+
+    - `clvq-hf concepts label table --judge meta-llama/Llama-3.3-70B-Instruct --concepts 20`
+    - `clvq-hf concepts label table --judge http://127.0.0.1:8000/v1 --detector local:judges/qwen --code 7 --code 12`
+    """
+    with _readable_errors():
+        from .judging import NamingSettings
+        from .judging.commands import run_label
+
+        settings = NamingSettings(concepts, sentences, max_tokens, concurrency, seed)
+        run_label(table, judge, detector, code or None, settings, yes, max_requests, send_token, timeout)
+
+
+@app.command()
+def judge(
+    tables: Annotated[
+        list[str],
+        typer.Argument(
+            help="Concept tables with salience of the same texts, one a method: *name=folder*, or a folder alone."
+        ),
+    ],
+    judge: Annotated[list[str], typer.Option(help=f"Who judges. {JUDGE_HELP} Repeat the option for several.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Folder for results and answers. Run again to go on.")
+    ] = Path("judged"),
+    texts: Annotated[int, typer.Option(help="Texts; equal parts of every prediction, right and wrong.")] = 100,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Concepts are shown as *words* or as *sentences*. Repeat the option for both; words if absent."
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="What judges read as name of a label. Repeat the option for all, in order."),
+    ] = None,
+    max_tokens: MaxTokens = 256,
+    concurrency: Concurrency = 4,
+    timeout: Timeout = 120.0,
+    max_requests: MaxRequests = None,
+    yes: Yes = False,
+    send_token: SendToken = False,
+    seed: Seed = 0,
+) -> None:
+    """Let language models rate and rank the salient concepts of several methods, beside two controls.
+
+    Each concept is rated from 1 to 3; then all are ranked, without names, in balanced order and once more in the
+    reversed one: a pair counts as won only if both agree. Controls: the salient word alone, and a random active code.
+    What was answered is kept: the same command asks nothing twice. The token is that of `HF_TOKEN` or `hf auth login`.
+
+    Examples:
+
+    - `clvq-hf judge clvq=a/concept_table kmeans=b/concept_table --judge meta-llama/Llama-3.3-70B-Instruct -o judged`
+    - `clvq-hf judge clvq=a kmeans=b --judge http://127.0.0.1:8000/v1 --judge local:judges/qwen --texts 20 --yes`
+    """
+    with _readable_errors():
+        from .judging import JudgingSettings
+        from .judging.commands import run_judge
+
+        names = tuple(label) if label else None
+        settings = JudgingSettings(texts, tuple(kind or ["words"]), max_tokens, concurrency, seed, names)
+        run_judge(tables, judge, output_dir, settings, yes, max_requests, send_token, timeout)
 
 
 @app.command()
@@ -346,6 +462,166 @@ def info(
         from .hub_commands import run_info
 
         run_info(name, revision, as_json)
+
+
+study_app = typer.Typer(no_args_is_help=True, help="Ask people: do they see from a concept what the model predicted?")
+app.add_typer(study_app, name="study")
+
+
+@study_app.command("build")
+def study_build(
+    tables: Annotated[
+        list[str],
+        typer.Argument(
+            help="Concept tables with salience of the same texts, one a method: *name=folder*, or a folder alone."
+        ),
+    ],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for page.html and key.json.")] = Path(
+        "study"
+    ),
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="What annotators read as name of a label. Repeat the option for all, in order."),
+    ] = None,
+    items: Annotated[int, typer.Option(help="Texts; equal parts of every prediction, right and wrong.")] = 60,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="*words* (a cloud) or *sentences*. Repeat the option for several; both if absent."),
+    ] = None,
+    raters: Annotated[
+        int, typer.Option(help="Annotators who see the same, before the next group begins. Agreement needs two.")
+    ] = 2,
+    checks: Annotated[int, typer.Option(help="Attention checks of each annotator.")] = 6,
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Show the text too. People then judge it as much as the concept.")
+    ] = False,
+    notice: Annotated[str, typer.Option(help="A paragraph for the instructions, such as a warning.")] = "",
+    seed: Seed = 0,
+) -> None:
+    """Write a page that asks people which label the model predicted, given the salient concept of a text.
+
+    Give `page.html` to the annotators, each with a number from 1; it needs no server. `key.json` stays with you: the
+    page has neither methods nor labels nor predictions. No annotator sees one text under two methods.
+
+    Examples:
+
+    - `clvq-hf study build clvq=results/clvq/concept_table kmeans=results/kmeans/concept_table -o study`
+    - `clvq-hf study build clvq=a kmeans=b --kind words --label negative --label positive --notice "Rude language."`
+    """
+    with _readable_errors():
+        from .exhibits import KINDS
+        from .study.commands import run_build
+
+        run_build(
+            tables, output_dir, items, tuple(kind or KINDS), raters, checks, label or None, show_text, notice, seed
+        )
+
+
+@study_app.command("score")
+def study_score(
+    answers: Annotated[list[Path], typer.Argument(help="Answer files that annotators have downloaded.")],
+    key: Annotated[
+        Path | None, typer.Option(help="The key.json of the study. Beside the answers or a folder above if absent.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Folder for scores.json and scores.md. The key's if absent."),
+    ] = None,
+    max_missed: Annotated[int, typer.Option(help="Attention checks that an annotator may miss.")] = 1,
+    include_failed: Annotated[
+        bool, typer.Option("--include-failed", help="Count annotators who fail the attention checks all the same.")
+    ] = False,
+    bootstrap: Annotated[int, typer.Option(help="Resamples of annotators and texts.")] = 2000,
+    seed: Seed = 0,
+) -> None:
+    """Score answers: how often people recover the prediction by method, with intervals, and how far they agree.
+
+    Unfinished files count as far as they go. Annotators who fail the attention checks are listed and left out.
+
+    Examples:
+
+    - `clvq-hf study score answers/*.json --key study/key.json`
+    - `clvq-hf study score answers/*.json --max-missed 0 -o scores`
+    """
+    with _readable_errors():
+        from .study.commands import run_score
+
+        run_score(answers, key, output_dir, max_missed, include_failed, bootstrap, seed)
+
+
+@app.command("app")
+def live_app(
+    model: Model,
+    host: HostOption = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Concept table with its words and sentences. The one that was pushed with it if absent."),
+    ] = None,
+    max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens; longer ones are cut.")] = 512,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port on 127.0.0.1. The first free one from 7860 if absent."),
+    ] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="Also make a public link, through a server of Gradio's, for 7 days.")
+    ] = False,
+    export_space: Annotated[
+        Path | None,
+        typer.Option(help="Run nothing: write the files of a Space that runs this app to this folder."),
+    ] = None,
+) -> None:
+    """Type a text, see the concepts of its tokens, and watch the prediction change without one of them.
+
+    Click a token to see its concept: words, labels, sentences. Remove the concept, or push the host towards it, and
+    compare the prediction; of a causal language model also the text that it generates. Stop it with Ctrl-C.
+
+    Examples:
+
+    - `clvq-hf app org/clvq-gpt2-jigsaw`
+    - `clvq-hf app out --host hosts/minilm-ag-news --table results/concept_table --port 8000`
+    - `clvq-hf app org/clvq-gpt2-jigsaw --export-space space`
+    """
+    with _readable_errors():
+        from .app.commands import run_app, run_export
+
+        if export_space is not None:
+            run_export(model, host, table, export_space)
+        else:
+            run_app(model, host, table, max_length, port, share)
+
+
+@app.command()
+def report(
+    model: Model,
+    table: Annotated[
+        Path,
+        typer.Option(help="Table of `clvq-hf concepts build`, or *concept_table* in an evaluation's folder."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that `clvq-hf evaluate` has written: its figures, and what ablating does to each text. "
+            "The one that the table is in, if absent."
+        ),
+    ] = None,
+    mask_toxic: Annotated[bool, typer.Option("--mask-toxic", help="Mask texts and words of toxic labels.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Write a report to look at: every concept and its words, every text and its concepts, in one HTML file.
+
+    It opens from disk, loads nothing, and stays under 5 MB. It contains the texts: mind to whom you send it. Needs
+    `pip install "clvq-hf[report]"`.
+
+    Examples:
+
+    - `clvq-hf report out --table table -o report.html`
+    - `clvq-hf report out --table results/concept_table -o report.html`
+    """
+    with _readable_errors():
+        from .report.commands import run_report
+
+        run_report(model, table, output, evaluation, mask_toxic, seed)
 
 
 @contextmanager

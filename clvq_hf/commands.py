@@ -1,20 +1,17 @@
-"""What `clvq-hf concepts` and `clvq-hf evaluate` do; `cli.py` holds their options."""
+"""What `clvq-hf concepts build` and `clvq-hf evaluate` do; `cli.py` holds their options."""
 
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from transformers import AutoTokenizer
 
 from .concept_summary import Concept
 from .data import PARTS, label_names, load_texts, split_texts
 from .evaluation import EvaluationSettings, evaluate_concepts
 from .evaluation_report import print_tables, report_tables, to_markdown
-from .hosts import load_host
-from .modeling_concepts import ConceptModel
+from .modeling_concepts import load_with_host
 from .provenance import recorded_name
 
 
@@ -34,7 +31,7 @@ def run_concepts(
     seed: int,
 ) -> None:
     """Build a concept table, save it, print its purest concepts."""
-    concept_model, host_model, tokenizer = _load(model, host)
+    concept_model, host_model, tokenizer = load_with_host(model, host)
     texts = _at_most(_part(load_texts(dataset, split), part), max_texts, seed)
     table = concept_model.concept_table(
         host_model,
@@ -67,7 +64,7 @@ def run_evaluate(
     settings: EvaluationSettings,
 ) -> None:
     """Measure everything, print the tables, write `results.md`."""
-    concept_model, host_model, tokenizer = _load(model, host)
+    concept_model, host_model, tokenizer = load_with_host(model, host)
     train = None
     names = None
     if train_split is not None:
@@ -115,13 +112,6 @@ def print_concepts(concepts: list[Concept], console: Console, title: str = "The 
             "" if example is None else example.marked(f"[bold yellow]{mark}", f"{mark}[/]", escape),
         )
     console.print(shown)
-
-
-def _load(model: str, host: str | None) -> tuple[ConceptModel, Any, Any]:
-    concept_model = ConceptModel.from_pretrained(model)
-    if host is None:
-        return concept_model, concept_model.load_host(), concept_model.load_tokenizer()
-    return concept_model, load_host(host), AutoTokenizer.from_pretrained(host)
 
 
 def _part(texts: Dataset, part: str | None) -> Dataset:

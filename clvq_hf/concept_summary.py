@@ -1,7 +1,15 @@
 """What a concept table knows of one concept, for whoever shows it."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+_SIGNS = {"\n": "⏎", "\t": "⇥"}
+
+
+def visible(text: str) -> str:
+    """A token's text with white space as signs, `·` if there is nothing: a part of a character, or no text at all."""
+    return re.sub(r"\s", lambda space: _SIGNS.get(space[0], "␣"), text) or "·"
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,33 @@ class Example:
             last = end
         return "".join([*pieces, escape(self.text[last:])])
 
+    def excerpt(self, num_words: int = 30, num_characters: int = 300) -> "Example":
+        """The part of the text around the concept's first word, with `…` where something was cut.
+
+        Args:
+            num_words (`int`): At most so many words, which are what white space parts.
+            num_characters (`int`): At most so many characters: some scripts have no white space.
+
+        Returns:
+            `Example`: With the spans of this part; the example itself if it is short enough.
+        """
+        words = [match.span() for match in re.finditer(r"\S+", self.text)]
+        if len(words) <= num_words and len(self.text) <= num_characters:
+            return self
+        marked = self.spans[0][0] if self.spans else 0
+        here = next((number for number, (_, end) in enumerate(words) if end > marked), 0)
+        first = max(min(here - num_words // 2, len(words) - num_words), 0)
+        start, end = (words[first][0], words[: first + num_words][-1][1]) if words else (0, len(self.text))
+        if end - start > num_characters:
+            # The end of a long text has as much before it as the begin has after it.
+            start = max(min(marked - num_characters // 2, end - num_characters), start)
+            end = min(start + num_characters, end)
+        before = "… " if self.text[:start].strip() else ""
+        after = " …" if self.text[end:].strip() else ""
+        shift = len(before) - start
+        spans = [(max(a, start) + shift, min(b, end) + shift) for a, b in self.spans if a < end and b > start]
+        return replace(self, text=before + self.text[start:end] + after, spans=spans)
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -42,6 +77,7 @@ class Concept:
         label_counts (`dict[str, int]`): Its tokens by the label of their text; empty without labels.
         top_words (`list[tuple[str, int]]`): Its most frequent words and how often they have it.
         examples (`list[Example]`): Texts that show it best.
+        name (`str` or `None`): What a language model calls it, if one was asked; machine-made, from data.
     """
 
     code: int
@@ -50,6 +86,7 @@ class Concept:
     label_counts: dict[str, int]
     top_words: list[tuple[str, int]] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    name: str | None = None
 
     @property
     def label(self) -> str | None:
@@ -63,4 +100,4 @@ class Concept:
         return max(self.label_counts.values()) / total if total else None
 
 
-__all__ = ["Concept", "Example"]
+__all__ = ["Concept", "Example", "visible"]

@@ -1,6 +1,7 @@
 """`ConceptTable`: which concept each token of a set of texts got. Every question downstream is asked of it."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from huggingface_hub import CommitInfo
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformers.utils import logging
 
+from .concept_names import NAMES_FILE, ConceptName
 from .concept_summary import Concept, Example
 from .concept_table_files import read, write_arrow, write_parquet
 from .hub import TABLE_NAME, Source
@@ -65,12 +67,20 @@ class ConceptTable:
         texts (`datasets.Dataset`): `text_id`, `text`, `label` and `prediction` (-1: none), `logits`, `split`,
             `dataset`, `num_tokens`, `salient_position` (-1: none), `salience_error`. In the order of `text_id`.
         metadata (`dict`): Format version, the model's fingerprint, host, layers, label names, settings.
+        names (`dict[int, ConceptName]`): What a language model calls some of the concepts, by code.
     """
 
-    def __init__(self, tokens: Dataset, texts: Dataset, metadata: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        tokens: Dataset,
+        texts: Dataset,
+        metadata: dict[str, Any],
+        names: Mapping[int, ConceptName] | None = None,
+    ) -> None:
         self.tokens = tokens
         self.texts = texts
         self.metadata = metadata
+        self.names = dict(names or {})
         self._check()
 
     def _check(self) -> None:
@@ -112,7 +122,7 @@ class ConceptTable:
         Raises:
             ValueError: If the folder holds something else.
         """
-        write_arrow(Path(path), self.tokens, self.texts, self.metadata)
+        write_arrow(Path(path), self.tokens, self.texts, self.metadata, self.names)
 
     def save_as_parquet(self, path: str | Path) -> None:
         """Write the table as it goes to the Hub: `tokens.parquet`, `texts.parquet` and `concept_table.json`.
@@ -120,7 +130,7 @@ class ConceptTable:
         Raises:
             ValueError: If the folder holds something else.
         """
-        write_parquet(Path(path), self.tokens, self.texts, self.metadata)
+        write_parquet(Path(path), self.tokens, self.texts, self.metadata, self.names)
 
     @classmethod
     def load_from_disk(cls, path: str | Path, cache_dir: str | Path | None = None) -> "ConceptTable":
@@ -201,7 +211,7 @@ class ConceptTable:
             local_files_only=local_files_only,
             repo_type="dataset",
         )
-        return cls.load_from_disk(source.fetch(TABLE_NAME, "tokens.parquet", "texts.parquet"))
+        return cls.load_from_disk(source.fetch(TABLE_NAME, "tokens.parquet", "texts.parquet", NAMES_FILE))
 
     def to_pandas(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Tokens and texts as data frames, in memory."""
@@ -219,6 +229,11 @@ class ConceptTable:
             f"layer {self.metadata['lower_layer']})"
         )
 
+    def _repr_html_(self) -> str:
+        from .report.notebook import table_html  # which reads tables
+
+        return table_html(self)
+
     @property
     def codebook_size(self) -> int:
         """`int`: K, the number of concepts that the model has."""
@@ -229,14 +244,40 @@ class ConceptTable:
         """`list[str]`: Names of the labels in order; empty without labels."""
         return self.metadata["label_names"]
 
+    def label_name(self, label: int) -> str | None:
+        """Name of a label; `None` for -1, or where the labels have no names."""
+        return self.label_names[label] if 0 <= label < len(self.label_names) else None
+
     @cached_property
     def active_codes(self) -> np.ndarray:
         """`np.ndarray`: The codes that some token has, in order."""
         return np.flatnonzero(np.diff(self._index.by_code[1]))
 
+    @property
+    def predicts_labels(self) -> bool:
+        """`bool`: Whether `prediction` is a label; of a causal language model it is its next token."""
+        return self.metadata.get("readout") != "next_token"
+
+    def prediction_name(self, prediction: int) -> str | None:
+        """Name of a prediction; `None` where there is none, or it is no label."""
+        return self.label_name(prediction) if self.predicts_labels else None
+
+    @property
+    def same_text(self) -> np.ndarray:
+        """`np.ndarray`: A number for each text that equal ones share, whatever their case and white space."""
+        return self._index.same_text
+
     def column(self, name: str) -> np.ndarray:
         """A column of `tokens` as an array of length N."""
         return self._index.column(name)
+
+    def text_row(self, text_id: int) -> int:
+        """The row of `texts` that is a text.
+
+        Raises:
+            ValueError: If the table has no such text (empty ones were left out).
+        """
+        return self._index.row(text_id)
 
     def token_rows(self, text_id: int) -> slice:
         """The rows of `tokens` that belong to a text.
@@ -315,11 +356,27 @@ class ConceptTable:
             label_counts=dict(zip(self.label_names, labelled.tolist(), strict=True)) if labelled.any() else {},
             top_words=self.top_words(code, num_words, stop_words=stop_words),
             examples=self.examples(code, num_examples),
+            name=self.names[code].name if code in self.names else None,
         )
 
-    def top_words(self, code: int, n: int = 10, stop_words: bool = True) -> list[tuple[str, int]]:
-        """The most frequent words of a concept, in lower case, each with the number of its tokens that have it."""
-        counts = Counter(word.lower() for word in self._index.word_strings(self._index.places(code)))
+    def top_words(
+        self, code: int, n: int = 10, stop_words: bool = True, without: int | Sequence[int] | None = None
+    ) -> list[tuple[str, int]]:
+        """The most frequent words of a concept, in lower case, each with the number of its tokens that have it.
+
+        Args:
+            code (`int`): The concept.
+            n (`int`): How many words.
+            stop_words (`bool`): Whether English stop words, and words without a letter, may be among them.
+            without (`int` or `Sequence[int]`, *optional*): Texts whose tokens do not count, nor those of texts equal to
+                them.
+
+        Returns:
+            `list[tuple[str, int]]`: The most frequent first, the alphabet between equals.
+        """
+        if n <= 0:
+            return []
+        counts = Counter(word.lower() for word in self._index.word_strings(self._index.places(code, without)))
         if not stop_words:
             counts = Counter({word: count for word, count in counts.items() if _is_content_word(word)})
         # The alphabet decides between equals, not the order of the texts.
@@ -332,22 +389,28 @@ class ConceptTable:
         return {name: count / total for name, count in counts.items()}
 
     def examples(
-        self, code: int, n: int = 5, label: int | None = None, num_words: tuple[int, int] = (5, 30)
+        self,
+        code: int,
+        n: int = 5,
+        label: int | None = None,
+        num_words: tuple[int, int] = (5, 30),
+        without: int | Sequence[int] | None = None,
     ) -> list[Example]:
         """The texts that show a concept best: of readable length, with most of its words for their length.
 
         Args:
             code (`int`): The concept.
-            n (`int`): How many texts; equal ones count once.
+            n (`int`): How many texts; equal ones, whatever their case and white space, count once.
             label (`int`, *optional*): Only texts with this label.
             num_words (`tuple[int, int]`): Lengths that are preferred, in words.
+            without (`int` or `Sequence[int]`, *optional*): Texts that are no examples, nor are texts equal to them.
 
         Returns:
             `list[Example]`: Best first.
         """
         if n <= 0:
             return []
-        places = self._index.places(code)
+        places = self._index.places(code, without)
         owners, counts = np.unique(self._index.owners[places], return_counts=True)
         if label is not None:
             kept = self._index.labels[owners] == label
@@ -355,12 +418,11 @@ class ConceptTable:
         lengths = np.maximum(self._index.word_counts[owners], 1)
         readable = (num_words[0] <= lengths) & (lengths <= num_words[1])
         examples: list[Example] = []
-        seen: set[str] = set()
-        for place in np.lexsort((owners, -counts / lengths, ~readable)):
-            example = self._example(int(owners[place]), places)
-            if example.text not in seen:
-                seen.add(example.text)
-                examples.append(example)
+        seen: set[int] = set()
+        for row in owners[np.lexsort((owners, -counts / lengths, ~readable))].tolist():
+            if (number := int(self.same_text[row])) not in seen:
+                seen.add(number)
+                examples.append(self._example(row, places))
             if len(examples) == n:
                 break
         return examples
@@ -461,17 +523,16 @@ class ConceptTable:
             text_id=text["text_id"],
             text=text["text"],
             spans=spans,
-            label=self._name(text["label"]),
-            prediction=self._name(text["prediction"]),
+            label=self.label_name(text["label"]),
+            prediction=self.prediction_name(text["prediction"]),
         )
-
-    def _name(self, label: int) -> str | None:
-        return self.label_names[label] if 0 <= label < len(self.label_names) else None
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the white space around it."""
+    """A span without the white space around it, unless it is nothing else."""
     piece = text[start:end]
+    if not piece.strip():
+        return start, end
     return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +11,37 @@ import pyarrow as pa
 from datasets import Dataset, Features, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from .concept_names import ConceptName, read_names, write_names
 from .hub import TABLE_NAME, check_file_names, read_json
 
 PARTS = ("tokens", "texts")
 
-# Tokens, texts, metadata.
-TableParts = tuple[Dataset, Dataset, dict[str, Any]]
+Names = Mapping[int, ConceptName]
+# Tokens, texts, metadata, names.
+TableParts = tuple[Dataset, Dataset, dict[str, Any], Names]
 
 
-def write_arrow(path: Path, tokens: Dataset, texts: Dataset, metadata: dict[str, Any]) -> None:
-    """Write `tokens/`, `texts/` and `concept_table.json`; an earlier table is replaced when this one is whole."""
+def write_arrow(path: Path, tokens: Dataset, texts: Dataset, metadata: dict[str, Any], names: Names) -> None:
+    """Write `tokens/`, `texts/`, `concept_table.json` and the names, if there are any, to `concept_names.json`.
+
+    An earlier table is replaced when this one is whole.
+    """
 
     def write(folder: Path) -> None:
         tokens.save_to_disk(folder / "tokens")
         texts.save_to_disk(folder / "texts")
 
-    _write(path, write, metadata)
+    _write(path, write, metadata, names)
 
 
-def write_parquet(path: Path, tokens: Dataset, texts: Dataset, metadata: dict[str, Any]) -> None:
-    """Write `tokens.parquet`, `texts.parquet` and `concept_table.json`, in the same way."""
+def write_parquet(path: Path, tokens: Dataset, texts: Dataset, metadata: dict[str, Any], names: Names) -> None:
+    """Write `tokens.parquet`, `texts.parquet`, `concept_table.json` and the names, in the same way."""
 
     def write(folder: Path) -> None:
         tokens.to_parquet(folder / "tokens.parquet")
         texts.to_parquet(folder / "texts.parquet")
 
-    _write(path, write, metadata)
+    _write(path, write, metadata, names)
 
 
 def read(path: Path, features: dict[str, Features], cache_dir: str | Path | None = None) -> TableParts:
@@ -51,13 +56,15 @@ def read(path: Path, features: dict[str, Features], cache_dir: str | Path | None
         ValueError: If there is none, it is damaged, or it names files outside of its folder.
     """
     if not (path / TABLE_NAME).is_file():
-        raise ValueError(f"{path} holds no concept table. Make one with `clvq-hf concepts` or model.concept_table.")
+        raise ValueError(
+            f"{path} holds no concept table. Make one with `clvq-hf concepts build` or model.concept_table."
+        )
     metadata = read_json(path / TABLE_NAME)
     if (path / "tokens.parquet").is_file():
         parts = [_read_parquet(path / f"{name}.parquet", features[name], cache_dir) for name in PARTS]
     else:
         parts = [_read_arrow(path / name) for name in PARTS]
-    return parts[0], parts[1], metadata
+    return parts[0], parts[1], metadata, read_names(path)
 
 
 def _read_parquet(file: Path, features: Features, cache_dir: str | Path | None) -> Dataset:
@@ -79,7 +86,7 @@ def _read_arrow(folder: Path) -> Dataset:
     return load_from_disk(folder)
 
 
-def _write(path: Path, write: Callable[[Path], None], metadata: dict[str, Any]) -> None:
+def _write(path: Path, write: Callable[[Path], None], metadata: dict[str, Any], names: Names) -> None:
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / TABLE_NAME).is_file())):
         raise ValueError(f"{path} exists and is no concept table; choose another folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +94,8 @@ def _write(path: Path, write: Callable[[Path], None], metadata: dict[str, Any]) 
     try:
         write(building)
         (building / TABLE_NAME).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        if names:
+            write_names(building, names)
     except BaseException:
         shutil.rmtree(building)
         raise

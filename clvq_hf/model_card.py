@@ -10,13 +10,13 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import yaml_dump
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from .concept_summary import Concept, Example
 from .configuration_concepts import ConceptConfig
 from .evaluation_report import PROTOCOLS, ROUTING_TITLE, ReportTable, report_tables, to_markdown
 from .hub import EVALUATION_FOLDER, LIBRARY, REFERENCE_NAME, RESULTS_NAME
 from .markdown import Markdown, escape_markdown
+from .masking import ToxicMask, mask_of, masked
 from .provenance import is_hub_id
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ NUM_CONCEPTS = 12
 # A concept is shown if it was seen this often, in this many texts: of rarer ones purity says little.
 MIN_TOKENS, MIN_TEXTS = 20, 10
 LONGEST_SENTENCE = 300
-_TOXIC = re.compile(r"toxi|hate|hateful|offens|obscen|insult|threat|abus|profan|nsfw|sexis|racis|slur|harass", re.I)
-_NEGATED = re.compile(r"^\s*((non|not|no)([\s_-]+|(?=toxi|hate|offens))|(in|un)(?=offens|abus))", re.I)
-_UNNAMED = re.compile(r"^(LABEL_)?\d+$")
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def model_card(
     datasets = _datasets(config, table, results)
     terms = {"license": license} if license is not None else licences.get(("model", host), {})
     shown, chosen_by = ([], "") if table is None else _telling_concepts(table)
-    mask = None if table is None or not mask_toxic else _mask_of(table)
+    mask = None if table is None or not mask_toxic else mask_of(table)
     method = method_of(config)
     own = (*TAGS, method.tag)
     data = ModelCardData(
@@ -187,10 +184,8 @@ def _telling_concepts(table: "ConceptTable") -> tuple[list[Concept], str]:
     return found, f"{what} (at least {MIN_TOKENS} tokens in {MIN_TEXTS} texts, and a word that tells something)"
 
 
-def _row(concept: Concept, mask: "_Mask | None") -> dict[str, Any]:
-    words = [word for word, _ in concept.top_words]
-    if mask is not None and mask.hides(concept.label):
-        words = [_masked(word) for word in words]
+def _row(concept: Concept, mask: ToxicMask | None) -> dict[str, Any]:
+    words = [word if mask is None else mask.word(word, concept.label) for word, _ in concept.top_words]
     label = "–" if concept.label is None else f"{concept.label} ({concept.purity:.0%})"
     return {
         "code": concept.code,
@@ -201,15 +196,15 @@ def _row(concept: Concept, mask: "_Mask | None") -> dict[str, Any]:
     }
 
 
-def _sentence(example: Example, mask: "_Mask | None") -> Markdown:
+def _sentence(example: Example, mask: ToxicMask | None) -> Markdown:
     text, spans = example.text, example.spans
     if len(text) > LONGEST_SENTENCE:
         begin = max(0, spans[0][0] - LONGEST_SENTENCE // 3)
         end = begin + LONGEST_SENTENCE
         spans = [(start - begin, stop - begin) for start, stop in spans if stop <= end]
         text = text[begin:end]
-    if mask is not None and (mask.hides(example.label) or mask.hides(example.prediction)):
-        text = _masked(text)
+    if mask is not None and mask.hides_text(example.label, example.prediction):
+        text = masked(text)
     shown = Example(example.text_id, text, spans, example.label, example.prediction)
     return Markdown(shown.marked("**", "**", escape=_escaped_piece))
 
@@ -220,40 +215,11 @@ def _escaped_piece(text: str) -> str:
     return (" " if before else "") + escape_markdown(text) + (" " if after and text.strip() else "")
 
 
-def _masked(text: str) -> str:
-    """All words but stop words as their first letter; of the same length, so that places stay."""
-    return re.sub(
-        r"\w+",
-        lambda word: word[0] if word[0].lower() in ENGLISH_STOP_WORDS else word[0][0] + "•" * (len(word[0]) - 1),
-        text,
-    )
-
-
-class _Mask:
-    """Which labels' texts are masked: those whose names say so; all, where only the name of the data does."""
-
-    def __init__(self, label_names: list[str], about: str) -> None:
-        named = [name for name in label_names if not _UNNAMED.match(name)]
-        if named:
-            self.labels = {name for name in named if _TOXIC.search(name) and not _NEGATED.match(name)}
-        else:
-            self.labels = {None, *label_names} if _TOXIC.search(about) or "jigsaw" in about.lower() else set()
-
-    def hides(self, label: str | None) -> bool:
-        return label in self.labels or (label is None and bool(self.labels))
-
-
-def _mask_of(table: "ConceptTable") -> _Mask | None:
-    about = " ".join([*_unique(table.texts["dataset"][:]), str(table.metadata["host_name_or_path"])])
-    mask = _Mask(table.label_names, about)
-    return mask if mask.labels else None
-
-
 def measures_of(results: dict[str, Any], mask_toxic: bool) -> list[ReportTable]:
     """The tables of the results; words that are routed by a toxic label are left out."""
     tables = report_tables(results)
     names = results["texts"].get("label_names") or []
-    toxic = _Mask(names, f"{results['texts'].get('dataset')} {results.get('host_name_or_path')}").labels
+    toxic = ToxicMask(names, f"{results['texts'].get('dataset')} {results.get('host_name_or_path')}").labels
     return [table for table in tables if not (mask_toxic and toxic and table.title == ROUTING_TITLE)]
 
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from . import hooks
+from .hosts import load_host
 from .interventions import Splice, ablate, steer
 from .modeling_pretrained import PreTrainedConceptModel
 from .tap import Tap
@@ -45,6 +46,11 @@ class ConceptModel(PreTrainedConceptModel):
     codes_are_states: bool = True
     # Bases that `ablation_basis` can give; the first is the default.
     ablation_variants: tuple[str, ...] = ("codebook",)
+
+    def _repr_html_(self) -> str:
+        from .report.notebook import model_html  # which knows models
+
+        return model_html(self)
 
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Assign a concept to each token.
@@ -336,6 +342,28 @@ class ConceptModel(PreTrainedConceptModel):
             raise ValueError(f"{name} must have the shape (batch, sequence, {width}), got {tuple(states.shape)}.")
 
 
+def load_with_host(
+    name: str, host: str | None = None
+) -> tuple[ConceptModel, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a concept model together with its host and tokenizer.
+
+    Args:
+        name (`str`): Folder or Hub id of the concept model.
+        host (`str`, *optional*): Folder or Hub id of the host; the one that the model names if not given.
+
+    Returns:
+        The model, the host and the host's tokenizer, in evaluation mode.
+
+    Raises:
+        OSError: If one of them does not exist or cannot be downloaded.
+        ValueError: If there is no concept model, or it does not say which host it belongs to.
+    """
+    model = ConceptModel.from_pretrained(name)
+    if host is None:
+        return model, model.load_host(), model.load_tokenizer()
+    return model, load_host(host), AutoTokenizer.from_pretrained(host)
+
+
 def check_batch(name: str, tensor: torch.Tensor, hidden_states: torch.Tensor) -> None:
     """Refuse a tensor of other texts: a batch of one would be broadcast, and the loss be of what was never meant.
 
@@ -357,4 +385,4 @@ def masked_mse(
     return difference.square().sum() / (tokens * target.shape[-1])
 
 
-__all__ = ["BY_GRADIENT", "ConceptModel", "check_batch", "masked_mse"]
+__all__ = ["BY_GRADIENT", "ConceptModel", "check_batch", "load_with_host", "masked_mse"]

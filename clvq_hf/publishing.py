@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -11,6 +12,7 @@ from huggingface_hub.errors import HTTPError
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
+from .concept_names import NAMES_FILE
 from .concept_table import ConceptTable
 from .configuration_concepts import ConceptConfig
 from .evaluation_report import to_markdown
@@ -158,6 +160,7 @@ def publish_table(
             files,
             repo_id,
             repo_type="dataset",
+            stale=(NAMES_FILE,),
             private=private,
             token=token,
             revision=revision,
@@ -308,13 +311,17 @@ def public_name(name: str | None) -> str | None:
 
 
 def without_paths(table: ConceptTable) -> ConceptTable:
-    """The table with [`public_name`][clvq_hf.publishing.public_name]s in place of paths."""
+    """The table with [`public_name`][clvq_hf.publishing.public_name]s in place of paths and addresses."""
     metadata = {**table.metadata, "host_name_or_path": public_name(table.metadata["host_name_or_path"])}
     texts, names = table.texts, table.texts["dataset"][:]
     if (public := [public_name(name) or "" for name in names]) != names:
         columns, feature = texts.column_names, texts.features["dataset"]
         texts = texts.remove_columns("dataset").add_column("dataset", public, feature=feature).select_columns(columns)
-    return ConceptTable(table.tokens, texts, metadata)
+    made_by = {
+        code: replace(name, judge=public_name(name.judge), detector=public_name(name.detector))
+        for code, name in table.names.items()
+    }
+    return ConceptTable(table.tokens, texts, metadata, made_by)
 
 
 def _public(config: ConceptConfig) -> ConceptConfig:

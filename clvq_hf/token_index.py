@@ -1,10 +1,13 @@
 """Where things are in a concept table: tokens by text, by code, by word. Each index is made when it is needed."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+
+from .concept_summary import visible
 
 
 class TokenIndex:
@@ -23,8 +26,12 @@ class TokenIndex:
 
     def column(self, name: str) -> np.ndarray:
         """A column of `tokens`, `(N,)`."""
-        # By way of Arrow: the numpy format would copy row by row.
-        return self.tokens.with_format("arrow")[name][:].to_numpy()
+        return self._arrow[name][:].to_numpy()
+
+    @cached_property
+    def _arrow(self) -> Dataset:
+        # By way of Arrow: the numpy format would copy row by row. Once: a change of format copies all that is not data.
+        return self.tokens.with_format("arrow")
 
     @cached_property
     def num_tokens(self) -> np.ndarray:
@@ -88,12 +95,23 @@ class TokenIndex:
             raise ValueError(f"The table has no text {text_id}; it has {len(self.texts)} texts.")
         return row
 
-    def places(self, code: int) -> np.ndarray:
-        """Rows of the tokens of a code, special ones left out, ascending."""
+    @cached_property
+    def same_text(self) -> np.ndarray:
+        """A number for each text, `(M,)`, that equal texts share, whatever their case and white space."""
+        plain = [" ".join(text.casefold().split()) for text in self.texts["text"][:]]
+        return np.unique(np.asarray(plain, dtype=object), return_inverse=True)[1]
+
+    def places(self, code: int, without: int | Sequence[int] | None = None) -> np.ndarray:
+        """Rows of the tokens of a code, ascending; special ones, and those of the texts `without`, are left out."""
         if not 0 <= code < self.codebook_size:
             raise ValueError(f"Codes run from 0 to {self.codebook_size - 1}, got {code}.")
-        rows, begins = self.by_code
-        return rows[begins[code] : begins[code + 1]]
+        by_code, begins = self.by_code
+        places = by_code[begins[code] : begins[code + 1]]
+        if without is None:
+            return places
+        rows = [self.row(text_id) for text_id in ([without] if np.isscalar(without) else without)]
+        left_out = self.same_text[np.asarray(rows, dtype=np.int64)]
+        return places[~np.isin(self.same_text[self.owners[places]], left_out)]
 
     def spans(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Start and end characters of the words that these tokens belong to."""
@@ -101,15 +119,16 @@ class TokenIndex:
         return self.column("start")[firsts[places]], self.column("end")[lasts[places]]
 
     def word_strings(self, places: np.ndarray) -> list[str]:
-        """The words that these tokens belong to."""
+        """The words that these tokens belong to; where one is white space alone, signs for it."""
         rows, numbers = np.unique(self.owners[places], return_inverse=True)
         texts = self.texts.select_columns("text").select(rows)["text"][:] if len(rows) else []
         starts, ends = self.spans(places)
-        # Some tokenizers count the space before a word as part of it.
-        return [
-            texts[number][start:end].strip()
+        pieces = [
+            texts[number][start:end]
             for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist(), strict=True)
         ]
+        # Some tokenizers count the space before a word as part of it.
+        return [piece.strip() or visible(piece) for piece in pieces]
 
     def words_of(self, rows: np.ndarray) -> pd.DataFrame:
         """One row per word that begins among these rows; see `ConceptTable.words`."""

@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
+from browser import chromium
 from loopback_hub import LoopbackHub
 
 # Before any library of Hugging Face is imported: they freeze the address of the Hub and the place of their caches.
@@ -44,6 +46,14 @@ def hub(tmp_path, monkeypatch) -> Iterator[LoopbackHub]:
     monkeypatch.setattr(hub_requests, "BACK_OFF", (0.0, 0.0, 0.0))
     yield HUB
     HUB.reset()
+
+
+# Not for the whole session: Playwright keeps an event loop running in its thread.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

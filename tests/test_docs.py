@@ -145,6 +145,14 @@ def test_commands_and_their_options_exist(page):
         if not words[1].startswith("-") and words[1].isidentifier():
             assert words[1] in commands, f"{page.name} names 'clvq-hf {words[1]}'; there are {sorted(commands)}"
             known = commands[words[1]]
+            # Of a group, the command that follows.
+            if (group := getattr(known, "commands", {})) and len(words) > 2:
+                assert words[2] in group, f"{page.name} names {command!r}; there are {sorted(group)}"
+                known = group[words[2]]
+        # A group's own commands, as in `clvq-hf study build`.
+        if (below := getattr(known, "commands", None)) and known is not command_line and words[2:]:
+            assert words[2] in below, f"{page.name} names '{' '.join(words[:3])}'; there are {sorted(below)}"
+            known = below[words[2]]
         options = {"--help", *(option for parameter in known.params for option in parameter.opts)}
         unknown = {word.split("=")[0] for word in words if word.startswith("--")} - options
         assert not unknown, f"{page.name}: {command!r} has no {unknown}"

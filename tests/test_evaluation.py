@@ -125,7 +125,7 @@ class TestCommands:
         return tmp_path
 
     def test_concepts(self, folders):
-        command = ["concepts", str(folders / "model"), "--dataset", str(folders / "data")]
+        command = ["concepts", "build", str(folders / "model"), "--dataset", str(folders / "data")]
         result = CliRunner().invoke(
             app, [*command, "--output-dir", str(folders / "table"), "--min-tokens", "5", "--show", "3"]
         )

@@ -268,9 +268,9 @@ class TestSafety:
         ],
     )
     def test_which_labels_are_masked(self, names, dataset, hidden):
-        from clvq_hf.model_card import _Mask
+        from clvq_hf.masking import ToxicMask
 
-        assert [name for name in names if _Mask(names, dataset).hides(name)] == hidden
+        assert [name for name in names if ToxicMask(names, dataset).hides(name)] == hidden
 
     def test_paths_of_this_machine_stay_here(self, hub, shared_model, hub_host, tokenizer, texts, tmp_path):
         hub_host.save_pretrained(tmp_path / "my-host")

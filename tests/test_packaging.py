@@ -27,7 +27,7 @@ def pins(file: str) -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in found}
 
 
-EXTRAS = ("evaluation", "comparison")
+EXTRAS = ("evaluation", "comparison", "report", "judging", "app")
 RUNTIME = [*requirements(), *(each for extra in EXTRAS for each in requirements("options.extras_require", extra))]
 
 

@@ -1,0 +1,155 @@
+"""What the app shows of a text, a concept and a change, as HTML. Everything from data is escaped."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from ..concept_summary import visible
+from ..pages import read_asset, render_page
+from ..provenance import is_hub_id
+from ..report.fragments import concept_html, concept_title, fragment_style
+from ..report.shading import NUM_COLOURS, shade
+from .readings import Bar, Effect, Reading
+from .session import Explorer
+
+# Between the hues of neighbouring numbers, in degrees: the golden angle, so that they are told apart.
+HUE_STEP = 137.508
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token as a button.
+
+    Attributes:
+        before (`str`): The text between the token before it and this one.
+        text (`str`): Its part of the text, without white space around.
+        code (`int`): Its concept.
+        title (`str`): Its concept, in words.
+        style (`str`): Its colour.
+        is_special (`bool`): Whether the tokenizer has added it.
+    """
+
+    before: str
+    text: str
+    code: int
+    title: str
+    style: str
+    is_special: bool
+
+
+def header_html(explorer: Explorer) -> str:
+    """What is looked at, what it cannot show, and the style of everything here."""
+    config = explorer.model.config
+    return render_page(
+        "app/header.html",
+        style=fragment_style() + Markup(read_asset("app/app.css")),
+        name=_short(config.name_or_path) or type(explorer.model).__name__,
+        host=_short(config.host_name_or_path) or "a host without a name",
+        layer=config.lower_layer,
+        size=config.codebook_size,
+        predicts=explorer.readout is not None,
+        has_table=explorer.table is not None,
+    )
+
+
+def reading_html(explorer: Explorer, reading: Reading, selected: int | None = None) -> str:
+    """A text whose tokens are buttons in the colour of their concept, and what the host predicts.
+
+    Args:
+        explorer ([`Explorer`][clvq_hf.app.Explorer]): What it was read with.
+        reading ([`Reading`][clvq_hf.app.Reading]): The text.
+        selected (`int`, *optional*): The concept whose tokens are marked.
+
+    Returns:
+        `str`: HTML, to which the style of the header belongs.
+    """
+    labels = [] if explorer.table is None else explorer.table.label_names
+    return render_page(
+        "app/reading.html",
+        pieces=_pieces(explorer, reading),
+        rest="" if reading.limit else reading.text[max(token.end for token in reading.tokens) :].rstrip(),
+        selected=selected,
+        limit=reading.limit,
+        num_colours=NUM_COLOURS,
+        legend=[(name, number % NUM_COLOURS) for number, name in enumerate(labels)],
+        bars=[Bar(_name(explorer, name), share, share) for name, share in reading.probabilities],
+        caption="Next token" if explorer.generates else "Prediction",
+        predicts=explorer.readout is not None,
+    )
+
+
+def card_html(explorer: Explorer, code: int) -> str:
+    """What is known of a concept: words, labels and sentences of the table.
+
+    Raises:
+        ValueError: If there is no such concept.
+    """
+    if explorer.concept(code) is None:
+        return render_page("app/no_card.html", code=code)
+    return concept_html(explorer.table, code)
+
+
+def effect_html(explorer: Explorer, effect: Effect, change: str) -> str:
+    """Prediction and generated text before and after a change.
+
+    Args:
+        explorer ([`Explorer`][clvq_hf.app.Explorer]): What it was made with.
+        effect ([`Effect`][clvq_hf.app.Effect]): The change.
+        change (`str`): What was done, in words.
+
+    Returns:
+        `str`: HTML, to which the style of the header belongs.
+    """
+    return render_page(
+        "app/effect.html",
+        change=change,
+        effect=effect,
+        bars=[Bar(_name(explorer, bar.name), bar.before, bar.after) for bar in effect.bars],
+        prediction=[_name(explorer, name) for name in effect.prediction or ()],
+        total=len(effect.reading.tokens),
+        caption="Next token" if explorer.generates else "Prediction",
+    )
+
+
+def _pieces(explorer: Explorer, reading: Reading) -> list[Piece]:
+    pieces, last, space = [], 0, ""
+    for token in reading.tokens:
+        start, end = max(token.start, last), max(token.end, last)  # tokens of one character share it
+        before, text = space + reading.text[last:start], reading.text[start:end]
+        # Some tokenizers count the space beside a word as part of it.
+        shown = text.strip()
+        if shown:
+            before += text[: text.index(shown)]
+            space = text[text.index(shown) + len(shown) :]
+        else:  # white space alone, a further part of a character, or nothing
+            shown = token.name if token.is_special else visible(text)
+            space = text
+        title, style = _concept(explorer, token.code)
+        pieces.append(Piece(before, shown, token.code, title, style, token.is_special))
+        last = end
+    return pieces
+
+
+def _concept(explorer: Explorer, code: int) -> tuple[str, str]:
+    """A concept in a few words, and its colour."""
+    concept = explorer.concept(code)
+    if concept is None or not explorer.table.label_names:
+        # Only numbers tell them apart: neighbours get hues that differ.
+        return f"concept {code}", f"--colour: hsl({code * HUE_STEP % 360:.0f} 60% 50%); --strength: 60%"
+    shown = shade(concept, explorer.table.label_names)
+    colour = "" if shown.colour is None else f"--colour: var(--label-{shown.colour}); --strength: {shown.strength}%"
+    return concept_title(concept), colour
+
+
+def _name(explorer: Explorer, name: str) -> str:
+    """Name of a class as it is, of a next token with its white space."""
+    return visible(name) if explorer.generates else name
+
+
+def _short(name: str | None) -> str | None:
+    """A Hub id as it is; of a folder its name, not where it lies."""
+    return name if not name or is_hub_id(name) else Path(name).name
+
+
+__all__ = ["card_html", "effect_html", "header_html", "reading_html"]

@@ -1,0 +1,339 @@
+"""`Explorer`: what the live app can ask of a concept model and its host. No page and no Gradio in here."""
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .. import hooks
+from ..ablation_outcome import margins
+from ..concept_summary import Concept
+from ..concept_table import ConceptTable
+from ..host_runner import HostRunner, Readout
+from ..modeling_concepts import ConceptModel, load_with_host
+from .readings import Bar, Continuation, Effect, Reading, Token
+
+logger = logging.get_logger(__name__)
+
+# More than anyone reads on a page.
+MAX_TOKENS = 512
+MAX_NEW_TOKENS = 64
+# So many classes are all shown; of more, and of a vocabulary, the likeliest ones.
+MAX_CLASSES = 8
+NUM_LIKELIEST = 5
+
+
+class Explorer:
+    """A concept model, its host, and what is known of its concepts, for somebody who looks at texts of their own.
+
+    Calls may come from several threads: they run one after the other, so that no change of the host leaks into another
+    call.
+
+    Args:
+        model ([`ConceptModel`][clvq_hf.ConceptModel]): Whose concepts are looked at.
+        host (`PreTrainedModel`): The model that they are of.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, a fast one.
+        table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Where words, labels and sentences of concepts come
+            from.
+        max_length (`int`): Longest text in tokens; longer ones are cut.
+
+    Raises:
+        ValueError: If host, tokenizer or table do not belong to the model, or the model was never fitted.
+    """
+
+    def __init__(
+        self,
+        model: ConceptModel,
+        host: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        table: ConceptTable | None = None,
+        max_length: int = MAX_TOKENS,
+    ) -> None:
+        model.check_host(host)
+        if not model.is_initialized:
+            raise ValueError("The concepts of this model were never fitted to data; train it first.")
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} does not tell which characters a token stands for. Load the fast one: "
+                "AutoTokenizer.from_pretrained(…, use_fast=True)."
+            )
+        if table is not None:
+            table.check_model(model)
+        self.model = model
+        self.host = host
+        self.tokenizer = tokenizer
+        self.table = table
+        self.readout = Readout.of_or_none(host)
+        limit = hooks.max_length(host, tokenizer, max_length + self.max_new_tokens)
+        # Room for what is generated after it.
+        self.max_length = max(limit - self.max_new_tokens, 1)
+        self._runner = HostRunner(host, model.config.stack)
+        self._lock = threading.Lock()
+        self._concepts: dict[int, Concept] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        host: str | None = None,
+        table: str | Path | None = None,
+        max_length: int = MAX_TOKENS,
+    ) -> "Explorer":
+        """Load everything by name.
+
+        Args:
+            name (`str`): Folder or Hub id of the concept model.
+            host (`str`, *optional*): Folder or Hub id of the host; the one that the model names if not given.
+            table (`str` or `Path`, *optional*): Folder of a concept table; the one that was pushed with the model if
+                not given. Without either a warning is logged.
+            max_length (`int`): Longest text in tokens.
+
+        Raises:
+            OSError: If something cannot be found or downloaded.
+            ValueError: If the parts do not belong together.
+        """
+        if table is not None:
+            table = ConceptTable.load_from_disk(table)
+        model, host_model, tokenizer = load_with_host(name, host)
+        if table is None:
+            try:
+                table = model.concepts
+            except (ValueError, OSError) as error:  # which the app can do without
+                logger.warning(f"Concepts are shown without words and sentences: {error}")
+        return cls(model, host_model, tokenizer, table, max_length)
+
+    # ------------------------------------------------------------------------------------------------- what it is like
+
+    @property
+    def generates(self) -> bool:
+        """Whether the host is a causal language model, which goes on with a text."""
+        return self.readout is not None and self.readout.kind == "next_token"
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens that are generated after a text."""
+        return MAX_NEW_TOKENS if self.generates else 0
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the classes; empty if the host has none."""
+        if self.readout is None or self.generates:
+            return []
+        config = hooks.unwrap(self.host).config
+        names = [str(config.id2label.get(label, label)) for label in range(config.num_labels)]
+        of_table = [] if self.table is None else self.table.label_names
+        # A host that was fine-tuned without names calls its classes LABEL_0, LABEL_1, …
+        unnamed = all(name == f"LABEL_{label}" for label, name in enumerate(names))
+        return list(of_table) if unnamed and len(of_table) == len(names) else names
+
+    def concept(self, code: int) -> Concept | None:
+        """What the table counts of a concept, without words and sentences; `None` without a table.
+
+        Raises:
+            ValueError: If there is no such concept.
+        """
+        self._check_code(code)
+        if self.table is None:
+            return None
+        if code not in self._concepts:
+            self._concepts[code] = self.table.concept(code, num_words=0, num_examples=0)
+        return self._concepts[code]
+
+    # -------------------------------------------------------------------------------------------------- what it can do
+
+    def read(self, text: str) -> Reading:
+        """The concepts of a text, and what the host predicts.
+
+        Args:
+            text (`str`): The text.
+
+        Raises:
+            ValueError: If it is empty.
+        """
+        with self._lock:
+            encoded, is_cut = self._encode(text)
+            codes, logits = self._run(encoded)
+        return self._reading(text, encoded, is_cut, codes, logits)
+
+    def ablate(
+        self, text: str, code: int, positions: str = "code", how: str = "project", max_new_tokens: int = 20
+    ) -> Effect:
+        """What the host predicts of a text without a concept.
+
+        Args:
+            text (`str`): The text.
+            code (`int`): The concept.
+            positions (`str`): Where it is removed, as in [`ConceptModel.ablate`][clvq_hf.ConceptModel.ablate].
+            how (`str`): `"project"` or `"swap"`, as there.
+            max_new_tokens (`int`): How many tokens a causal language model generates, at most 64.
+
+        Raises:
+            ValueError: If the text is empty, the code does not exist, or an argument is unknown or means nothing for
+                this model.
+        """
+        self._check_code(code)
+        return self._effect(
+            text, code, positions, max_new_tokens, lambda: self.model.ablate(self.host, code, positions, how)
+        )
+
+    def steer(self, text: str, code: int, strength: float, positions: str = "all", max_new_tokens: int = 20) -> Effect:
+        """What the host predicts of a text if it is pushed towards a concept.
+
+        Args:
+            text (`str`): The text.
+            code (`int`): The concept.
+            strength (`float`): In units of each token's norm; negative pushes away.
+            positions (`str`): Where, as in [`ConceptModel.steer`][clvq_hf.ConceptModel.steer].
+            max_new_tokens (`int`): How many tokens a causal language model generates, at most 64.
+
+        Raises:
+            ValueError: If the text is empty, the code does not exist, or the positions are unknown.
+        """
+        self._check_code(code)
+        return self._effect(
+            text, code, positions, max_new_tokens, lambda: self.model.steer(self.host, code, strength, positions)
+        )
+
+    # ------------------------------------------------------------------------------------------------------ how it does
+
+    def _check_code(self, code: int) -> None:
+        size = self.model.config.codebook_size
+        if not isinstance(code, int) or not 0 <= code < size:
+            raise ValueError(f"Choose a concept: click a token, or enter a number from 0 to {size - 1}.")
+
+    def _encode(self, text: str) -> tuple[BatchEncoding, bool]:
+        """The tokens of a text, and whether it had more of them than are read.
+
+        With the lock held: a fast tokenizer keeps the length to which it cuts, for all threads.
+        """
+        if not text.strip():
+            raise ValueError("There is no text. Type one first.")
+
+        def encode(limit: int) -> BatchEncoding:
+            return self.tokenizer(
+                text,
+                truncation=True,
+                max_length=limit,
+                return_attention_mask=True,
+                return_offsets_mapping=True,
+                return_special_tokens_mask=True,
+                return_tensors="pt",
+            )
+
+        # One token more than allowed tells a text that is cut from one that just fits.
+        encoded = encode(self.max_length + 1)
+        is_cut = encoded["input_ids"].shape[1] > self.max_length
+        return encode(self.max_length) if is_cut else encoded, is_cut
+
+    @torch.no_grad()
+    def _run(self, encoded: BatchEncoding) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Codes `(S,)`, and logits `(C,)` of the classes or the next token."""
+        with hooks.evaluation_mode(self.host), self.model.attach(self.host, keep_states=False) as tap:
+            output = self.host(**self._runner.inputs(encoded))
+        logits = None if self.readout is None else self.readout(output, encoded["attention_mask"])[0].cpu()
+        return tap.codes[0].cpu(), logits
+
+    @torch.no_grad()
+    def _generate(self, encoded: BatchEncoding, max_new_tokens: int) -> list[int]:
+        """The tokens that the host most likely goes on with."""
+        inputs = {name: encoded[name].to(self._runner.device) for name in ("input_ids", "attention_mask")}
+        with hooks.evaluation_mode(self.host):
+            # What a checkpoint says of sampling is of no use here, and would warn.
+            generated = self.host.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                # Nothing is padded in a batch of one.
+                pad_token_id=self.tokenizer.pad_token_id or 0,
+            )
+        return generated[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def _effect(
+        self,
+        text: str,
+        code: int,
+        positions: str,
+        max_new_tokens: int,
+        change: Callable[[], AbstractContextManager[Any]],
+    ) -> Effect:
+        max_new_tokens = min(max_new_tokens, self.max_new_tokens)
+        outcomes = []
+        with self._lock:
+            encoded, is_cut = self._encode(text)
+            for changed in (nullcontext, change):
+                with changed():
+                    codes, logits = self._run(encoded)
+                    generated = self._generate(encoded, max_new_tokens) if max_new_tokens else []
+                outcomes.append((codes, logits, generated))
+        (codes, before, first), (_, after, second) = outcomes
+        reading = self._reading(text, encoded, is_cut, codes, before)
+        num_tokens = {"code": int((codes == code).sum()), "all": len(codes)}.get(positions, 1)
+        continuations = (
+            (self._continuation(first, second), self._continuation(second, first)) if self.generates else None
+        )
+        if before is None or after is None:
+            return Effect(reading, num_tokens, [], None, None, continuations)
+        predicted = before.argmax(keepdim=True)
+        shown = self._shown(before, after)
+        return Effect(
+            reading,
+            num_tokens,
+            [
+                Bar(self._name(number), float(low), float(high))
+                for number, low, high in zip(shown, before.softmax(-1)[shown], after.softmax(-1)[shown], strict=True)
+            ],
+            (self._name(int(predicted)), self._name(int(after.argmax()))),
+            (float(margins(before[None], predicted)), float(margins(after[None], predicted))),
+            continuations,
+        )
+
+    def _reading(
+        self, text: str, encoded: BatchEncoding, is_cut: bool, codes: torch.Tensor, logits: torch.Tensor | None
+    ) -> Reading:
+        names = self.tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist())
+        spans, special = encoded["offset_mapping"][0].tolist(), encoded["special_tokens_mask"][0].tolist()
+        tokens = [
+            Token(start, end, name, code, bool(mark))
+            for (start, end), name, code, mark in zip(spans, names, codes.tolist(), special, strict=True)
+        ]
+        probabilities = []
+        if logits is not None:
+            shown = self._shown(logits)
+            probabilities = [(self._name(n), float(p)) for n, p in zip(shown, logits.softmax(-1)[shown], strict=True)]
+        return Reading(text, tokens, self.max_length if is_cut else None, probabilities)
+
+    def _shown(self, *logits: torch.Tensor) -> list[int]:
+        """The classes or tokens that are shown: all if they are few, else the likeliest of each."""
+        if not self.generates and len(logits[0]) <= MAX_CLASSES:
+            return list(range(len(logits[0])))
+        likeliest = torch.cat([row.topk(min(NUM_LIKELIEST, len(row))).indices for row in logits]).tolist()
+        return sorted(dict.fromkeys(likeliest), key=lambda number: -float(logits[0][number]))
+
+    def _name(self, number: int) -> str:
+        return self.tokenizer.decode([number]) if self.generates else self.label_names[number]
+
+    def _continuation(self, tokens: list[int], others: list[int]) -> Continuation:
+        shared = 0
+        while shared < min(len(tokens), len(others)) and tokens[shared] == others[shared]:
+            shared += 1
+        return Continuation(*self._decode(tokens, shared, shared + 1))
+
+    def _decode(self, tokens: list[int], *cuts: int) -> list[str]:
+        """The text of tokens, cut before some of them."""
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        # Each part is decoded with all before it. A character may have several tokens: cut in two it ends a part as �.
+        ends = [self.tokenizer.decode(tokens[:cut], **options).rstrip("\ufffd") for cut in cuts]
+        ends.append(self.tokenizer.decode(tokens, **options))
+        return [end[len(before) :] for before, end in zip(["", *ends], ends, strict=False)]
+
+
+__all__ = ["Explorer"]

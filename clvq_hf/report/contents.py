@@ -1,0 +1,212 @@
+"""What a report shows, as plain data: a function of a concept table, and of what else is known."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..concept_summary import Concept
+from ..concept_table import ConceptTable
+from ..evaluation_report import PROTOCOLS
+from ..metrics.routing_divergence.numerics import routing_divergence
+from ..metrics.routing_divergence.token_table import read_token_table
+from ..modeling_concepts import ConceptModel
+from .codebook_map import codebook_map, nearest_concepts
+from .facts import frequent_codes, name_note
+from .fragments import example_pieces
+from .shading import MIN_TEXTS, shade
+from .word_clouds import MAX_WORDS, placed_words, word_cloud
+
+MAX_TEXTS = 10_000
+MAX_CONCEPTS = 1_000
+NUM_WORDS = 100
+NUM_EXAMPLES = 6
+NUM_NEAREST = 8
+# Words of an example, and of a concept's routing table.
+EXCERPT = 40
+NUM_ROUTED = 12
+# Permutations of labels, where no evaluation has measured routing: enough to tell chance from more.
+NUM_PERMUTATIONS = 20
+
+
+def report_contents(
+    table: ConceptTable,
+    model: ConceptModel | None = None,
+    results: dict[str, Any] | None = None,
+    ablations: dict[int, dict[str, Any]] | None = None,
+    protocol: str | None = None,
+    max_texts: int = MAX_TEXTS,
+    max_concepts: int = MAX_CONCEPTS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything that the pages of a report show of concepts and texts.
+
+    Args:
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): The concepts of the texts.
+        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): Whose concepts they are: tells which are near each
+            other, and draws the map.
+        results (`dict`, *optional*): What `results.json` of an evaluation holds. Routing comes from it if it is there,
+            else it is measured here.
+        ablations (`dict[int, dict]`, *optional*): Of [`read_ablations`][clvq_hf.report.evaluations.read_ablations].
+        protocol (`str`, *optional*): How they were made, `"code"`, `"all"` or `"probe"`.
+        max_texts (`int`): At most so many texts have a page: those of the examples, and others drawn at random.
+        max_concepts (`int`): At most so many concepts are shown, the most frequent.
+        seed (`int`): Of the draw of texts, and of the map.
+
+    Returns:
+        `dict[str, Any]`: `labels`, `protocol` (in words), `ablates_labels` (whether predictions of ablations are
+        labels), `concepts` (in the order of their codes), `texts` (the ones that matter most first), `routing`;
+        everything is text, numbers, lists and dicts, as JSON knows them.
+    """
+    codes = frequent_codes(table, max_concepts)
+    routing = measured_routing(table, results)
+    salient = Counter(table.salient()["code"].tolist()) if has_salience(table) else Counter()
+    near = {} if model is None else nearest_concepts(model, codes, NUM_NEAREST)
+    places = {} if model is None else codebook_map(model, codes, seed)
+    ablations = ablations or {}
+    concepts, example_ids = [], []
+    for code in tqdm(codes, desc="Reading concepts", unit="concept"):
+        concept = table.concept(code, NUM_WORDS, NUM_EXAMPLES)
+        example_ids += [example.text_id for example in concept.examples]
+        concepts.append(
+            {
+                **_concept(table, concept),
+                "near": near.get(code, []),
+                "place": places.get(code),
+                "salient": salient[code],
+                "effect": _mean_effect(ablations, code),
+            }
+        )
+    texts = _texts(table, sampled_texts(table, example_ids, max_texts, seed), ablations)
+    return {
+        "labels": table.label_names,
+        "protocol": PROTOCOLS[protocol] if ablations and protocol is not None else None,
+        # The probe predicts labels, whatever the host does.
+        "ablates_labels": table.predicts_labels or protocol == "probe",
+        "concepts": concepts,
+        "texts": texts,
+        "routing": routing,
+    }
+
+
+def fewer_concepts(contents: dict[str, Any], n: int) -> dict[str, Any]:
+    """The same contents with the `n` most frequent concepts alone."""
+    most = sorted(contents["concepts"], key=lambda concept: (-concept["tokens"], concept["code"]))[:n]
+    kept = {concept["code"] for concept in most}
+    concepts = [
+        {**concept, "near": [near for near in concept["near"] if near[0] in kept]}
+        for concept in contents["concepts"]
+        if concept["code"] in kept
+    ]
+    return {**contents, "concepts": concepts}
+
+
+def has_salience(table: ConceptTable) -> bool:
+    """Whether the table was made with salience."""
+    return table.metadata.get("salience") is not None
+
+
+def sampled_texts(table: ConceptTable, first: list[int], max_texts: int, seed: int) -> list[int]:
+    """`text_id` of the texts that have a page: those that are examples first, then others in random order."""
+    everyone = np.random.default_rng(seed).permutation(table.texts["text_id"][:]).tolist()
+    return list(dict.fromkeys([*first, *everyone]))[:max_texts]
+
+
+def measured_routing(table: ConceptTable, results: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Words that go to other concepts under another label, beyond chance, the most telling first.
+
+    Returns:
+        `list[dict]`: `word`, `excess` (bits), and `goes`: `[label, tokens, usual codes]` for each label.
+    """
+    found = (results or {}).get("table", {}).get("routing_divergence")
+    if found is None:
+        content = table.metric_inputs(words=True, stop_words=False)
+        if len({label for label in content["labels"] if label >= 0}) < 2:
+            return []
+        found = routing_divergence(
+            read_token_table(**content), num_permutations=NUM_PERMUTATIONS, num_bootstrap=1, details=True
+        )
+    routed = [row for row in found["types"] if row["routed_share"] > 0 and row["excess_jsd"] > 0]
+    routed.sort(key=lambda row: (-row["excess_jsd"], row["type"]))
+    return [
+        {
+            "word": row["type"],
+            "excess": round(row["excess_jsd"], 3),
+            "goes": [list(way) for way in zip(row["labels"], row["tokens"], row["usual_codes"], strict=True)],
+        }
+        for row in routed
+    ]
+
+
+def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
+    coloured = shade(concept, table.label_names)
+    cloud = table.top_words(concept.code, MAX_WORDS, stop_words=False) or concept.top_words[:MAX_WORDS]
+    return {
+        "code": concept.code,
+        "name": concept.name,
+        "name_note": name_note(table.names[concept.code]) if concept.name else None,
+        "tokens": concept.num_tokens,
+        "texts": concept.num_texts,
+        "rare": concept.num_texts < MIN_TEXTS,
+        "counts": list(concept.label_counts.values()),
+        "label": None if concept.label is None else table.label_names.index(concept.label),
+        "purity": None if concept.purity is None else round(concept.purity, 4),
+        "colour": coloured.colour,
+        "strength": coloured.strength,
+        "words": [list(word) for word in concept.top_words],
+        "cloud": placed_words(word_cloud(cloud)),
+        "examples": [
+            {
+                "text": example.text_id,
+                "pieces": [[piece["text"], piece["marked"]] for piece in example_pieces(example.excerpt(EXCERPT))],
+                "label": example.label,
+                "prediction": example.prediction,
+            }
+            for example in concept.examples
+        ],
+    }
+
+
+def _mean_effect(ablations: dict[int, dict[str, Any]], code: int) -> dict[str, Any] | None:
+    """What removing a concept does in the texts where it is the salient one."""
+    found = [ablation for ablation in ablations.values() if ablation["code"] == code]
+    if not found:
+        return None
+    changes = [ablation["after"]["margin"] - ablation["before"]["margin"] for ablation in found]
+    flips = sum(ablation["after"]["prediction"] != ablation["before"]["prediction"] for ablation in found)
+    return {"texts": len(found), "flips": flips, "margin": round(float(np.mean(changes)), 3)}
+
+
+def _texts(table: ConceptTable, text_ids: list[int], ablations: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    columns = {name: table.column(name) for name in ("special", "start", "end", "code")}
+    rows = table.texts.select_columns(["text", "label", "prediction", "salient_position"])
+    texts = []
+    for text_id in tqdm(text_ids, desc="Reading texts", unit="text"):
+        row, places = rows[table.text_row(text_id)], table.token_rows(text_id)
+        special, starts, ends, codes = (column[places] for column in columns.values())
+        kept = np.flatnonzero(~special)
+        ends = np.maximum.accumulate(ends[kept])
+        before = np.concatenate([[0], ends])[:-1]
+        # Tokens that are bytes of one character share it; the first of them shows it.
+        starts = np.maximum(starts[kept], before)
+        salient = np.flatnonzero(kept == row["salient_position"])
+        read = int(ends[-1]) if len(ends) else 0
+        texts.append(
+            {
+                "id": text_id,
+                "text": row["text"][:read],
+                "unread": len(row["text"]) - read,
+                "label": row["label"],
+                "prediction": row["prediction"] if table.predicts_labels else -1,
+                "gaps": (starts - before).tolist(),
+                "lengths": (ends - starts).tolist(),
+                "codes": codes[kept].tolist(),
+                "salient": int(salient[0]) if len(salient) else None,
+                "ablation": ablations.get(text_id),
+            }
+        )
+    return texts
+
+
+__all__ = ["fewer_concepts", "has_salience", "measured_routing", "report_contents", "sampled_texts"]

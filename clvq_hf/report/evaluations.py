@@ -1,0 +1,110 @@
+"""What a report reads of an evaluation's folder: its figures, and what ablating did to each text."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import load_from_disk
+
+from ..concept_table import ConceptTable
+from ..evaluation_report import PROTOCOLS
+from ..hub import RESULTS_NAME, TABLE_NAME, read_json
+
+
+def find_evaluation(table: str | Path) -> Path | None:
+    """The evaluation that a concept table belongs to: the folder above it, if it holds `results.json`."""
+    folder = Path(table).resolve().parent
+    return folder if (folder / RESULTS_NAME).is_file() else None
+
+
+def read_evaluation(folder: str | Path, table: ConceptTable) -> dict[str, Any]:
+    """Read the figures of an evaluation.
+
+    Args:
+        folder (`str` or `Path`): What `clvq-hf evaluate` has written.
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): The one whose evaluation it must be.
+
+    Returns:
+        `dict[str, Any]`: What `results.json` holds.
+
+    Raises:
+        ValueError: If the folder holds no evaluation, one that is not finished, or one of another model or other texts.
+    """
+    file = Path(folder) / RESULTS_NAME
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} holds no {RESULTS_NAME}. Make it with `clvq-hf evaluate`, or leave the evaluation out."
+        )
+    results = read_json(file)
+    if results.get("model_fingerprint") != table.metadata["model_fingerprint"]:
+        raise ValueError(
+            f"{folder} holds the evaluation of another model (their fingerprints differ). Give the one that belongs to "
+            "this concept table."
+        )
+    if "codebook_similarity" not in results.get("table", {}):
+        raise ValueError(f"The evaluation in {folder} is not finished: run the same `clvq-hf evaluate` again.")
+    _check_texts(Path(folder), table)
+    return results
+
+
+def _check_texts(folder: Path, table: ConceptTable) -> None:
+    """The model alone does not tell: an evaluation and a table of one model may be of other texts."""
+    if not (folder / "concept_table" / TABLE_NAME).is_file():
+        raise ValueError(
+            f"{folder} holds no concept_table, so nothing tells which texts were evaluated. Give the folder that "
+            "`clvq-hf evaluate` has written, as a whole."
+        )
+    evaluated = ConceptTable.load_from_disk(folder / "concept_table")
+    if any(evaluated.texts[column][:] != table.texts[column][:] for column in ("text_id", "text")):
+        raise ValueError(
+            f"The evaluation in {folder} is of other texts than this concept table. Give the one of these texts, or "
+            f"report on {folder / 'concept_table'}."
+        )
+
+
+def measured_protocol(results: dict[str, Any] | None) -> str | None:
+    """The protocol whose ablations are shown, the first that was measured: in the model where the concept occurs, …"""
+    measured = (results or {}).get("ablation", {})
+    return next((protocol for protocol in PROTOCOLS if protocol in measured), None)
+
+
+def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any]]:
+    """What ablating the salient concept did, by `text_id`; empty if that was not measured.
+
+    Args:
+        folder (`str` or `Path`): What `clvq-hf evaluate` has written.
+        protocol (`str`): `"code"`, `"all"` or `"probe"`.
+
+    Returns:
+        `dict[int, dict]`: `code`, `positions` (how many), `before` and `after` (`prediction`, `probability` of the
+        prediction before, `margin`, `probabilities`), and `control`: the mean change of the margin if another concept
+        of the text is removed, `None` if it has no other.
+    """
+    rows = Path(folder) / f"ablation-{protocol}"
+    if not (rows / "state.json").is_file():
+        return {}
+    frame = load_from_disk(rows).to_pandas()
+    change = frame["margin"] - frame["margin_plain"]
+    others = frame["condition"] == "other_code"
+    control = change[others].groupby(frame["text_id"][others]).mean()
+    return {
+        row.text_id: {
+            "code": row.code,
+            "positions": row.num_positions,
+            "before": _state(row.prediction_plain, row.probability_plain, row.margin_plain, row.probabilities_plain),
+            "after": _state(row.prediction, row.probability, row.margin, row.probabilities),
+            "control": round(float(control[row.text_id]), 3) if row.text_id in control.index else None,
+        }
+        for row in frame[frame["condition"] == "salient"].itertuples()
+    }
+
+
+def _state(prediction: int, probability: float, margin: float, probabilities: Any) -> dict[str, Any]:
+    return {
+        "prediction": int(prediction),
+        "probability": round(float(probability), 4),
+        "margin": round(float(margin), 3),
+        "probabilities": [round(float(value), 4) for value in probabilities],
+    }
+
+
+__all__ = ["find_evaluation", "measured_protocol", "read_ablations", "read_evaluation"]

@@ -1,0 +1,231 @@
+"""The report: one HTML file with everything in it."""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ..concept_table import ConceptTable
+from ..evaluation_report import PROTOCOLS
+from ..masking import mask_of
+from ..model_card import measures_of
+from ..modeling_concepts import ConceptModel
+from ..pages import read_asset, render_page, write_page
+from ..version import __version__
+from . import plots
+from .contents import NUM_WORDS, fewer_concepts, report_contents
+from .evaluations import measured_protocol, read_ablations, read_evaluation
+from .facts import short_name, table_facts
+from .masks import mask_contents
+from .shading import MIN_TEXTS, NUM_COLOURS, Shade
+
+# What a browser opens at once, and a mail still carries.
+MAX_BYTES = 5_000_000
+SCRIPTS = ("parts", "concepts", "texts", "report")
+# The purest concepts on the first page: about so many, each with so many tokens in so many texts.
+NUM_PUREST, MIN_TOKENS, MIN_PUREST_TEXTS = 16, 20, 10
+
+
+def write_report(
+    table: ConceptTable,
+    file: str | Path,
+    model: ConceptModel | None = None,
+    evaluation: str | Path | None = None,
+    mask_toxic: bool = False,
+    seed: int = 0,
+) -> None:
+    """Write a report of a concept table: overview, concepts, texts, in one HTML file that loads nothing.
+
+    Args:
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): The concepts of a set of texts.
+        file (`str` or `Path`): The HTML file. An earlier one is replaced when this one is whole.
+        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): Whose concepts they are. Without it there are no
+            nearest concepts and no map.
+        evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written: its figures, and what
+            ablating the salient concept does to each text.
+        mask_toxic (`bool`): Whether texts and words of toxic labels are masked, as in a model's card.
+        seed (`int`): Of the texts that are drawn where there are too many, and of the map.
+
+    Raises:
+        ValueError: If the table, the model and the evaluation do not belong together.
+        OSError: If the file cannot be written.
+    """
+    if not Path(file).parent.is_dir():
+        raise ValueError(f"There is no folder {Path(file).parent} for the report. Make it first.")
+    if Path(file).is_dir():
+        raise ValueError(
+            f"{file} is a folder, and the report is a file: give its name, as in {Path(file, 'report.html')}."
+        )
+    if model is not None:
+        table.check_model(model)
+    results, ablations = None, {}
+    if evaluation is not None:
+        results = read_evaluation(evaluation, table)
+    if (protocol := measured_protocol(results)) is not None:
+        ablations = read_ablations(evaluation, protocol)
+    contents = report_contents(table, model, results, ablations, protocol, seed=seed)
+    mask = mask_of(table) if mask_toxic else None
+    if mask is not None:
+        mask_contents(contents, mask)
+    write_page(file, _fitting(contents, lambda some: _render(table, model, results, some, mask is not None)))
+
+
+def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> str:
+    """The page of as many texts as leave it small enough; of fewer concepts, if these alone are too many."""
+    page = render(contents)
+    if _size(page) <= MAX_BYTES:
+        return page
+    while (rest := _size(render({**contents, "texts": []}))) > MAX_BYTES and len(contents["concepts"]) > 1:
+        contents = fewer_concepts(contents, max(1, int(0.9 * MAX_BYTES / rest * len(contents["concepts"]))))
+    page = render(contents)
+    while (size := _size(page)) > MAX_BYTES and contents["texts"]:
+        # A little fewer than would fit if all were of one length.
+        share = max(0.0, 0.98 * (MAX_BYTES - rest) / (size - rest))
+        contents = {**contents, "texts": contents["texts"][: int(share * len(contents["texts"]))]}
+        page = render(contents)
+    return page
+
+
+def pack(contents: dict[str, Any]) -> str:
+    """Contents as JSON, packed with zlib, in base64: a tenth of a browser's limit, and no text can end its element."""
+    text = json.dumps(contents, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode("ascii")
+
+
+def _render(
+    table: ConceptTable,
+    model: ConceptModel | None,
+    results: dict[str, Any] | None,
+    contents: dict[str, Any],
+    is_masked: bool,
+) -> str:
+    script = "\n".join(read_asset(f"report/{name}.js") for name in SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return render_page(
+        "report/report.html",
+        **_overview(table, model, results, contents, is_masked),
+        notes=_notes(table, contents),
+        contents=pack(contents),
+        settings={"num_colours": NUM_COLOURS},
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+        version=__version__,
+    )
+
+
+def _size(page: str) -> int:
+    return len(page.encode("utf-8", errors="replace"))
+
+
+def _notes(table: ConceptTable, contents: dict[str, Any]) -> list[str]:
+    """What of the table is not in this file."""
+    notes = []
+    if (shown := len(contents["texts"])) < len(table.texts):
+        notes.append(
+            f"{shown:,} of {len(table.texts):,} texts have a page here, those of the example sentences and others "
+            "drawn at random, so that the file stays small. All figures are of all texts."
+        )
+    if (shown := len(contents["concepts"])) < len(table.active_codes):
+        notes.append(f"The {shown:,} most frequent of {len(table.active_codes):,} concepts are shown.")
+    return notes
+
+
+def _overview(
+    table: ConceptTable,
+    model: ConceptModel | None,
+    results: dict[str, Any] | None,
+    contents: dict[str, Any],
+    is_masked: bool,
+) -> dict[str, Any]:
+    host = short_name(table.metadata["host_name_or_path"])
+    return {
+        "title": f"Concepts of {host}",
+        "facts": table_facts(table, model),
+        "label_names": table.label_names,
+        "predicts_labels": table.predicts_labels,
+        "num_words": NUM_WORDS,
+        "num_colours": NUM_COLOURS,
+        "plots": _plots(table, results, contents),
+        "purest": _purest(table, contents),
+        "min_tokens": MIN_TOKENS,
+        "min_texts": MIN_PUREST_TEXTS,
+        "is_masked": is_masked,
+        "tables": [] if results is None else measures_of(results, is_masked),
+    }
+
+
+def _purest(table: ConceptTable, contents: dict[str, Any]) -> list[dict[str, Any]]:
+    """The purest concepts of each label, of those that are frequent enough to tell."""
+    telling = [
+        concept
+        for concept in contents["concepts"]
+        if concept["label"] is not None and concept["tokens"] >= MIN_TOKENS and concept["texts"] >= MIN_PUREST_TEXTS
+    ]
+    telling.sort(key=lambda concept: (-concept["purity"], -concept["tokens"], concept["code"]))
+    each = max(1, NUM_PUREST // max(len(table.label_names), 1))
+    groups = []
+    for number, label in enumerate(table.label_names):
+        if own := [concept for concept in telling if concept["label"] == number][:each]:
+            groups.append({"label": label, "colour": number % NUM_COLOURS, "concepts": own})
+    return groups
+
+
+def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[str, Any]) -> list[dict[str, Any]]:
+    """The plots that there are data for."""
+    found = []
+
+    def add(identity: str, title: str, caption: str, figure: Any) -> None:
+        svg = plots.to_svg(figure, f"{title}. {caption}", identity)
+        found.append({"kind": identity, "title": title, "caption": caption, "svg": svg})
+
+    dots = [
+        plots.Dot(
+            concept["code"],
+            *concept["place"],
+            concept["tokens"],
+            Shade(concept["colour"], concept["strength"]),
+            concept["label"],
+        )
+        for concept in contents["concepts"]
+        if concept["place"] is not None
+    ]
+    if dots:
+        add(
+            "map",
+            "The codebook",
+            "Concepts whose directions are near are near. Colour: the label that most of its tokens have, the stronger "
+            f"the purer; hollow: in fewer than {MIN_TEXTS} texts. Area: how often it occurs. A click opens a concept.",
+            plots.draw_map(dots, table.label_names),
+        )
+    add("usage", "How often concepts occur", "Concepts by their number of tokens.", plots.plot_usage(table))
+    if (protocol := measured_protocol(results)) is not None:
+        add(
+            "ablations",
+            "What the prediction loses",
+            f"{PROTOCOLS[protocol]}: change of the prediction's margin if a concept is removed, and of controls, with "
+            "95 % intervals over texts. Further left: it matters more.",
+            plots.plot_ablations(results, protocol),
+        )
+    if results is not None and "label_purity" in results.get("table", {}):
+        add(
+            "purity",
+            "How pure concepts are",
+            "Cross-fitted: labels of concepts from one half of the texts, judged on the other; with 95 % intervals.",
+            plots.plot_purity(results),
+        )
+    if results is not None and results.get("table", {}).get("routing_divergence", {}).get("num_types"):
+        add(
+            "routing",
+            "Where words go",
+            "How far labels part the concepts of a word, in bits, and how far by chance: with labels permuted by text.",
+            plots.plot_routing(results),
+        )
+    return found
+
+
+__all__ = ["MAX_BYTES", "write_report"]

@@ -1,0 +1,221 @@
+"""The report as a file: whole, small enough, of things that belong together, and it asks nobody for anything."""
+
+import base64
+import hashlib
+import importlib
+import json
+import os
+import re
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from made_tables import made_table
+from typer.testing import CliRunner
+
+from clvq_hf.cli import app
+from clvq_hf.report import page, write_report
+from clvq_hf.report.facts import short_name
+
+
+def contents_of(text):
+    """The contents of a report, unpacked."""
+    packed = re.search(r'<script type="application/octet-stream" id="contents">([\w+/=]*)</script>', text)[1]
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+@pytest.fixture(scope="module")
+def text(report_file):
+    return report_file.read_text(encoding="utf-8")
+
+
+def test_it_loads_nothing(text):
+    addresses = set(re.findall(r"https?://[^\s\"'<>)]*", text))
+    assert addresses == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}, "names of SVG, not addresses"
+    assert not re.search(r"@import|url\((?!#)|<link|<iframe|<object|\ssrc=", text)
+
+
+def test_only_the_script_of_ours_may_run(text):
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert policy.startswith("default-src &#39;none&#39;") or policy.startswith("default-src 'none'")
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy.replace("&#39;", "'")
+
+
+def test_no_text_of_the_data_is_in_the_markup(text):
+    assert "hacked=1" not in text
+    assert "&lt;made up&gt;" in text, "of the evaluation's tables"
+    assert "hacked=1" in json.dumps(contents_of(text))
+
+
+def test_our_scripts_never_make_markup_of_text(text):
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+
+
+def test_the_same_table_gives_the_same_file(table, model, evaluation, report_file, tmp_path):
+    write_report(table, tmp_path / "again.html", model, evaluation)
+    assert (tmp_path / "again.html").read_bytes() == report_file.read_bytes()
+
+
+def test_without_a_model_or_an_evaluation(table, tmp_path):
+    write_report(table, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="map"' not in text and 'id="usage"' in text and "All figures as tables" not in text
+    assert all(concept["near"] == [] and concept["effect"] is None for concept in contents_of(text)["concepts"])
+
+
+def test_a_file_that_would_be_too_large_has_fewer_texts_and_says_so(table, model, tmp_path, monkeypatch):
+    write_report(table, tmp_path / "whole.html", model)
+    whole = (tmp_path / "whole.html").stat().st_size
+    monkeypatch.setattr(page, "MAX_BYTES", whole - 300)
+    write_report(table, tmp_path / "part.html", model)
+    assert (tmp_path / "part.html").stat().st_size <= whole - 300
+    text = (tmp_path / "part.html").read_text(encoding="utf-8")
+    shown = len(contents_of(text)["texts"])
+    assert 0 < shown < 40
+    assert f"{shown} of 40 texts have a page here" in text
+    assert "have a page here" not in (tmp_path / "whole.html").read_text(encoding="utf-8")
+
+
+def test_what_does_not_belong_together(table, model, make_model, evaluation, tmp_path):
+    with pytest.raises(ValueError, match="another model"):
+        write_report(table, tmp_path / "report.html", make_model())
+    with pytest.raises(ValueError, match="no results"):
+        write_report(table, tmp_path / "report.html", model, tmp_path)
+    with pytest.raises(ValueError, match="no folder"):
+        write_report(table, tmp_path / "missing" / "report.html", model)
+    with pytest.raises(ValueError, match="is a folder"):
+        write_report(table, tmp_path, model)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_failure_leaves_the_earlier_report(table, model, tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_text("earlier")
+    monkeypatch.setattr(page, "render_page", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(table, tmp_path / "report.html", model)
+    assert os.listdir(tmp_path) == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("org/host", "org/host"), ("/home/somebody/hosts/minilm", "hosts/minilm"), (None, ""), ("gpt2", "gpt2")],
+)
+def test_folders_are_shown_without_their_parents(name, shown):
+    assert short_name(name) == shown
+
+
+class TestCommand:
+    @pytest.fixture
+    def folders(self, table, model, evaluation, tmp_path):
+        model.save_pretrained(tmp_path / "model")
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "results.json").write_bytes((evaluation / "results.json").read_bytes())
+        table.save_to_disk(tmp_path / "results" / "concept_table")
+        table.save_to_disk(tmp_path / "alone")
+        return tmp_path
+
+    def run(self, *arguments):
+        return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+    def test_a_report_with_the_evaluation_that_the_table_is_in(self, folders):
+        file = folders / "out.html"
+        result = self.run(folders / "model", "--table", folders / "results" / "concept_table", "-o", file)
+        assert result.exit_code == 0, result.output
+        assert "All figures as tables" in file.read_text(encoding="utf-8")
+        assert "No evaluation" not in result.output
+
+    def test_an_evaluation_of_other_texts_is_left_out_unless_it_is_asked_for(self, folders, table):
+        some = table.texts.select(range(39)), table.tokens.filter(lambda row: row["text_id"] < 39)
+        type(table)(some[1], some[0], table.metadata).save_to_disk(folders / "results" / "fewer")
+        arguments = (folders / "model", "--table", folders / "results" / "fewer", "-o", folders / "out.html")
+        result = self.run(*arguments)
+        assert result.exit_code == 0, result.output
+        output = " ".join(result.output.split())
+        assert "Left out: The evaluation in" in output and "is of other texts" in output
+        assert "All figures as tables" not in (folders / "out.html").read_text(encoding="utf-8")
+        result = self.run(*arguments, "--evaluation", folders / "results")
+        assert result.exit_code == 1 and "is of other texts" in " ".join(result.output.split())
+
+    def test_a_table_alone(self, folders):
+        result = self.run(folders / "model", "--table", folders / "alone", "-o", folders / "out.html")
+        assert result.exit_code == 0 and "--evaluation FOLDER" in result.output
+        assert "MB): open it in a browser." in " ".join(result.output.split())
+
+    def test_toxic_labels_are_masked_if_wanted(self, folders, table):
+        toxic = type(table)(table.tokens, table.texts, {**table.metadata, "label_names": ["toxic", "clean"]})
+        toxic.save_to_disk(folders / "toxic")
+        result = self.run(folders / "model", "--table", folders / "toxic", "-o", folders / "out.html", "--mask-toxic")
+        assert result.exit_code == 0, result.output
+        text = (folders / "out.html").read_text(encoding="utf-8")
+        assert "Masked: texts whose label or prediction is toxic" in text and "tedious" not in text
+        assert "tedious" not in json.dumps(contents_of(text))
+
+    def test_errors_are_readable(self, folders):
+        for arguments, message in [
+            ((folders / "model", "--table", folders / "missing"), "holds no concept table"),
+            ((folders / "missing", "--table", folders / "alone"), "Error:"),
+            ((folders / "model", "--table", folders / "alone", "--evaluation", folders), "holds no results.json"),
+        ]:
+            result = self.run(*arguments, "-o", folders / "out.html")
+            assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+            assert message in " ".join(result.output.split())
+
+    def test_a_missing_extra_is_named(self, folders, without_extras):
+        result = self.run(folders / "model", "--table", folders / "alone", "-o", folders / "out.html")
+        assert result.exit_code == 1 and 'pip install "clvq-hf[report]"' in " ".join(result.output.split())
+
+
+@pytest.fixture
+def without_extras(monkeypatch):
+    """As if matplotlib and wordcloud were not installed, and the report not yet imported."""
+    for name in [*sys.modules]:
+        if name.startswith(("clvq_hf.report", "matplotlib", "wordcloud")):
+            monkeypatch.delitem(sys.modules, name)
+    for name in ("matplotlib", "wordcloud"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_fragments_do_without_the_extra(without_extras, table):
+    report = importlib.import_module("clvq_hf.report")
+    assert "<div" in report.text_html(table, 3) + report.table_html(table)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "clvq-hf\[report\]"'):
+        report.write_report  # noqa: B018
+    assert "write_report" in dir(report)
+
+
+def test_concepts_that_are_too_many_are_left_out_and_it_is_said(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    words = ["".join(chr(0x4E00 + number) for number in row) for row in generator.integers(0, 20_000, (60, 700))]
+    codes = {word: number for number, word in enumerate(words)}
+    about = {"model_type": "clvq", "upper_layer": 3, "stack": None, "salience": None}
+    table = made_table(words, [0] * 60, codes, labels=[0] * 60, codebook_size=60, **about)
+    contents = page.report_contents(table)
+    shown = ["".join(piece for piece, _ in found["examples"][0]["pieces"]) for found in contents["concepts"]]
+    assert all(len(text) <= 304 for text in shown), "white space alone does not bound an excerpt"
+    monkeypatch.setattr(page, "MAX_BYTES", 150_000)
+    write_report(table, tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size <= 150_000
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    kept = len(contents_of(text)["concepts"])
+    assert 0 < kept < 60 and f"The {kept} most frequent of 60 concepts are shown." in text
+
+
+@pytest.mark.slow
+def test_ten_thousand_texts_and_400_concepts_stay_under_five_megabytes(tmp_path):
+    generator = np.random.default_rng(0)
+    vocabulary = [f"{''.join(generator.choice(list('abcdefghijklmnopqrstuvwxyz'), 6))}" for _ in range(8000)]
+    weights = 1 / np.arange(1, 8001)
+    drawn = generator.choice(vocabulary, (10_000, 40), p=weights / weights.sum())
+    codes = {word: int(code) for word, code in zip(vocabulary, generator.integers(0, 400, 8000), strict=True)}
+    labels = generator.integers(0, 2, 10_000).tolist()
+    about = {"model_type": "clvq", "upper_layer": 3, "stack": None, "salience": None}
+    table = made_table([" ".join(row) for row in drawn], labels, codes, labels=labels, codebook_size=400, **about)
+    write_report(table, tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(contents_of(text)["texts"]) == 10_000
