@@ -358,19 +358,6 @@ class TestProbe:
         assert (plain["prediction_plain"] == plain["label"]).mean() > 0.8
         np.testing.assert_allclose(plain["margin_plain"], again["margin_plain"], rtol=1e-2, atol=1e-2)
 
-    def test_mean_state_of_each_word(self, host, tokenizer, texts, references):
-        texts = texts.select(range(NUM_TEXTS, 60))
-        encoded = tokenizer(texts["text"][:], padding=True, return_tensors="pt")
-        states = host(**encoded, output_hidden_states=True).hidden_states[1].detach()
-        word = tokenizer.convert_tokens_to_ids("the")
-        mean = states[encoded["input_ids"] == word].mean(0)
-        place = references.word_ids.tolist().index(word)
-        assert torch.allclose(references.word_means[place], mean, atol=1e-5)
-        unknown = max(references.word_ids.tolist()) + 1
-        directions = references.word_directions(torch.tensor([[word, unknown, tokenizer.cls_token_id]]))
-        expected = F.normalize(torch.stack([mean, references.mean, references.mean]), dim=-1)
-        assert torch.allclose(directions[0], expected, atol=1e-5), "special tokens do not count, unknown ones neither"
-
     def test_one_label_only(self, model, host, tokenizer, texts, salience):
         some = texts.select(range(NUM_TEXTS)).remove_columns("label").add_column("label", [1] * NUM_TEXTS)
         table = model.concept_table(host, tokenizer, some, salience=salience)

@@ -1,7 +1,6 @@
 """Pages: no text can become markup or end a script, and a file is there whole or not at all."""
 
 import json
-import os
 
 import pytest
 from hypothesis import given
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 from jinja2 import ChoiceLoader, DictLoader, UndefinedError
 
 from clvq_hf import pages
-from clvq_hf.pages import read_asset, render_page, script_json, write_page
+from clvq_hf.pages import read_asset, render_page, script_json
 
 HOSTILE = ["</script>", "</SCRIPT >", "<!--", "<![CDATA[", "]]>", "&lt;", "\u2028\u2029", "<script>alert(1)</script>"]
 
@@ -64,33 +63,3 @@ def test_a_value_that_is_missing_is_an_error(template):
 def test_assets_are_put_in_as_they_are(template):
     assert template("<style>{{ asset('base.css') }}</style>") == f"<style>{read_asset('base.css')}</style>"
     assert '"Segoe UI"' in read_asset("base.css")
-
-
-def test_a_page_replaces_the_earlier_one(tmp_path):
-    write_page(tmp_path / "page.html", "one")
-    write_page(tmp_path / "page.html", "zwei: ü 😀")
-    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "zwei: ü 😀"
-    assert os.listdir(tmp_path) == ["page.html"]
-
-
-def test_half_a_character_does_not_lose_the_page(tmp_path):
-    write_page(tmp_path / "page.html", "a\ud83db")
-    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "a?b"
-
-
-def test_a_failure_leaves_the_earlier_page(tmp_path, monkeypatch):
-    write_page(tmp_path / "page.html", "one")
-
-    def fail(self, target):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_page(tmp_path / "page.html", "two")
-    assert (tmp_path / "page.html").read_text() == "one"
-    assert os.listdir(tmp_path) == ["page.html"]
-
-
-def test_a_missing_folder(tmp_path):
-    with pytest.raises(OSError):
-        write_page(tmp_path / "missing" / "page.html", "one")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData
 
+from ..files import write_whole
 from ..hub import Source
 from ..hub_commands import describe
-from ..pages import write_page
 from ..provenance import is_hub_id
 from ..version import __version__
 
@@ -62,7 +62,7 @@ def export_space(output_dir: str | Path, model_id: str, host_id: str | None = No
     }
     output_dir.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():
-        write_page(output_dir / name, text)
+        write_whole(output_dir / name, text)
     return told["concepts"] is not None or told["config"].get("concepts_repo") is not None
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..concept_table import ConceptTable
 from ..exhibits import KINDS, Kind, check_tables, draw_items, readable_labels
+from ..files import write_whole
 from ..version import __version__
 from .answers import AnswerCache
 from .judges import Judge, open_judge
@@ -148,9 +148,9 @@ def judge_tables(
         "failed": sum(outcome.error is not None for outcome in outcomes),
         "kinds": {kind: score(gather(rows, kind, list(tables)), settings.seed) for kind in settings.kinds},
     }
-    _write(output_dir / JUDGEMENTS_NAME, "".join(json.dumps(row) + "\n" for row in rows))
-    _write(output_dir / RESULTS_NAME, json.dumps(results, indent=2, allow_nan=False) + "\n")
-    _write(output_dir / REPORT_NAME, judging_markdown(results))
+    write_whole(output_dir / JUDGEMENTS_NAME, "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(output_dir / RESULTS_NAME, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_whole(output_dir / REPORT_NAME, judging_markdown(results))
     return results
 
 
@@ -170,12 +170,6 @@ def _texts(items: Sequence[Any]) -> dict[str, Any]:
         name = f"{item.prediction} ({right})"
         strata[name] = strata.get(name, 0) + 1
     return {"num_texts": len(items), "strata": dict(sorted(strata.items()))}
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
 
 
 __all__ = ["JudgingSettings", "judge_tables", "open_judges"]

@@ -8,7 +8,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..concept_summary import visible
-from ..files import write_whole as write_page
 
 # What could end a script element, or begin a comment in it, is written as an escape of JSON.
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -51,4 +50,4 @@ def _environment() -> Environment:
     return environment
 
 
-__all__ = ["read_asset", "render_page", "script_json", "write_page"]
+__all__ = ["read_asset", "render_page", "script_json"]

@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from ..concept_table import ConceptTable
 from ..evaluation_report import PROTOCOLS
+from ..files import write_whole
 from ..masking import mask_of
 from ..model_card import measures_of
 from ..modeling_concepts import ConceptModel
-from ..pages import read_asset, render_page, write_page
+from ..pages import read_asset, render_page
 from ..version import __version__
 from . import plots
 from .contents import NUM_WORDS, fewer_concepts, report_contents
@@ -72,7 +73,7 @@ def write_report(
     mask = mask_of(table) if mask_toxic else None
     if mask is not None:
         mask_contents(contents, mask)
-    write_page(file, _fitting(contents, lambda some: _render(table, model, results, some, mask is not None)))
+    write_whole(file, _fitting(contents, lambda some: _render(table, model, results, some, mask is not None)))
 
 
 def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> str:
@@ -80,15 +81,16 @@ def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) 
     page = render(contents)
     if _size(page) <= MAX_BYTES:
         return page
-    while (rest := _size(render({**contents, "texts": []}))) > MAX_BYTES and len(contents["concepts"]) > 1:
-        contents = fewer_concepts(contents, max(1, int(0.9 * MAX_BYTES / rest * len(contents["concepts"]))))
-    page = render(contents)
-    while (size := _size(page)) > MAX_BYTES and contents["texts"]:
+    # What is around the data hardly changes: figures are drawn anew only when the data fit.
+    bare = {**contents, "texts": []}
+    room = MAX_BYTES - (_size(render(bare)) - len(pack(bare)))
+    while (rest := len(pack({**contents, "texts": []}))) > room and len(contents["concepts"]) > 1:
+        contents = fewer_concepts(contents, max(1, int(0.9 * room / rest * len(contents["concepts"]))))
+    while (size := len(pack(contents))) > room and contents["texts"]:
         # A little fewer than would fit if all were of one length.
-        share = max(0.0, 0.98 * (MAX_BYTES - rest) / (size - rest))
+        share = max(0.0, 0.98 * (room - rest) / (size - rest))
         contents = {**contents, "texts": contents["texts"][: int(share * len(contents["texts"]))]}
-        page = render(contents)
-    return page
+    return render(contents)
 
 
 def pack(contents: dict[str, Any]) -> str:

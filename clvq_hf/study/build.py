@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from ..concept_table import ConceptTable
 from ..exhibits import KINDS, Exhibit, Item, Kind, check_tables, draw_items, exhibit, readable_labels, salient_codes
-from ..pages import render_page, write_page
+from ..files import write_whole
+from ..pages import render_page
 from ..version import __version__
 from .design import condition_of
 from .key import FORMAT_VERSION, KEY_NAME, PAGE_NAME, Question, StudyKey
@@ -199,7 +200,7 @@ def _write(folder: Path, page: str, key: StudyKey) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # The key first: a page without one would be answered in vain.
     key.save(file)
-    write_page(folder / PAGE_NAME, page)
+    write_whole(folder / PAGE_NAME, page)
 
 
 __all__ = ["build_study"]

@@ -10,7 +10,7 @@ from rich.markup import escape
 from ..concept_table import ConceptTable
 from ..evaluation_report import ReportTable, print_tables, to_markdown
 from ..exhibits import Kind, open_tables
-from ..pages import write_page
+from ..files import write_whole
 from .answers import read_answers
 from .build import build_study
 from .design import PAPER_ACCURACIES, items_needed
@@ -80,8 +80,8 @@ def run_score(
     output_dir = output_dir or key_file.parent
     output_dir.mkdir(parents=True, exist_ok=True)
     content = {"format": SCORES_FORMAT, "format_version": FORMAT_VERSION, **scores}
-    write_page(output_dir / "scores.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
-    write_page(output_dir / "scores.md", "# A study with people\n\n" + to_markdown(tables))
+    write_whole(output_dir / "scores.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+    write_whole(output_dir / "scores.md", "# A study with people\n\n" + to_markdown(tables))
     print_tables(tables, console)
     console.print(f"Written to [bold]{escape(str(output_dir))}/[/]: scores.json, scores.md.")
 

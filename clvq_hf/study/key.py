@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..exhibits import Kind
-from ..pages import write_page
+from ..files import write_whole
 from ..version import __version__
 
 KEY_NAME = "key.json"
@@ -98,7 +98,7 @@ class StudyKey:
     def save(self, file: Path) -> None:
         """Write it as JSON."""
         about = {"format": KEY_FORMAT, "format_version": FORMAT_VERSION, "clvq_version": __version__}
-        write_page(file, json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False))
+        write_whole(file, json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False))
 
     @classmethod
     def load(cls, file: str | Path) -> "StudyKey":
