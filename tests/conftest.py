@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from browser import chromium
-from loopback_hub import LoopbackHub
+from helpers.browser import chromium
+from helpers.loopback_hub import LoopbackHub
 
 # Before any library of Hugging Face is imported: they freeze the address of the Hub and the place of their caches.
 HUB = LoopbackHub().__enter__()
@@ -29,9 +29,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from clvq_hf import CLVQConfig, CLVQModel, ConceptModel, SparseConfig, SparseDictionary, hub_requests, load_texts
-from clvq_hf.activations import HiddenStateExtractor
-from clvq_hf.tokenization import TextCollator, tokenize_texts
+from clvq_hf import CLVQConfig, CLVQModel, ConceptModel, SparseConfig, SparseDictionary, load_texts
+from clvq_hf.data.extraction import HiddenStateExtractor
+from clvq_hf.data.tokenization import TextCollator, tokenize_texts
+from clvq_hf.hub import requests as hub_requests
 
 # Two tests a core run at the same time; more threads than that only fight.
 torch.set_num_threads(1)

@@ -35,8 +35,8 @@ RUNTIME = [*requirements(), *(each for extra in EXTRAS for each in requirements(
 def test_the_lower_bound_is_what_is_tested(requirement):
     [bound] = requirement.specifier
     assert bound.operator == ">="
-    assert pins("constraints-minimum.txt")[canonicalize_name(requirement.name)] == Version(bound.version)
-    assert pins("constraints.txt")[canonicalize_name(requirement.name)] >= Version(bound.version)
+    assert pins("scripts/constraints-minimum.txt")[canonicalize_name(requirement.name)] == Version(bound.version)
+    assert pins("scripts/constraints.txt")[canonicalize_name(requirement.name)] >= Version(bound.version)
 
 
 def test_everything_that_is_imported_is_declared():

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_hub import run_client
+from helpers.loopback_hub import run_client
 
 from clvq_hf import metrics
 

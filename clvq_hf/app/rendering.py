@@ -5,11 +5,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..concept_summary import visible
-from ..pages import read_asset, render_page
-from ..provenance import is_hub_id
-from ..report.fragments import concept_html, concept_title, fragment_style
-from ..report.shading import NUM_COLOURS, shade
+from ..hub.provenance import is_hub_id
+from ..rendering.pages import read_asset, render_page
+from ..tables.concepts import visible
+from ..tables.html import concept_html, concept_title, fragment_style
+from ..tables.shading import NUM_COLOURS, shade
 from .readings import Bar, Effect, Reading
 from .session import Explorer
 

@@ -10,12 +10,12 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .. import hooks
-from ..ablation_outcome import margins
-from ..concept_summary import Concept
-from ..concept_table import ConceptTable
-from ..host_runner import HostRunner, Readout
-from ..modeling_concepts import ConceptModel, load_with_host
+from ..evaluation.ablation.outcomes import margins
+from ..hosts import hooks
+from ..hosts.runner import HostRunner, Readout
+from ..models.modeling_concepts import ConceptModel, load_with_host
+from ..tables.concept_table import ConceptTable
+from ..tables.concepts import Concept
 from .readings import Bar, Continuation, Effect, Reading, Token
 
 logger = logging.get_logger(__name__)

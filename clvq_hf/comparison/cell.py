@@ -12,18 +12,18 @@ import torch
 from datasets import Dataset, load_from_disk
 from transformers import set_seed
 
-from ..ablation import ablate_texts
-from ..ablation_references import AblationReferences, fit_references
-from ..concept_table import ConceptTable
-from ..evaluation import EvaluationSettings, evaluate_concepts
+from ..evaluation.ablation.ablate import ablate_texts
+from ..evaluation.ablation.references import AblationReferences, fit_references
+from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
+from ..hub.provenance import library_versions
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.stability.numerics import stability
-from ..modeling_concepts import ConceptModel
-from ..provenance import library_versions
+from ..models.modeling_concepts import ConceptModel
+from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .grid import Cell, Grid, digest
-from .hosts import PreparedHost, open_host
 from .methods import Method, fit, make_model, of_its_layers, undertrained
+from .prepared_hosts import PreparedHost, open_host
 
 RESULT_NAME = "cell.json"
 # What a k-sweep needs of an ablation: its headline.

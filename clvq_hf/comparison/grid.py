@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
-from ..data import PARTS
-from ..evaluation import EvaluationSettings
+from ..data.texts import PARTS
+from ..evaluation.evaluate import EvaluationSettings
 from ..version import __version__
 from .methods import METHODS, Method, check_fields
 
@@ -38,7 +38,7 @@ class HostSpec:
         lower_layer (`int`): Layer whose states get a concept.
         upper_layer (`int`): Layer that is reconstructed.
         stack (`str` or `None`): Of encoder-decoder hosts.
-        fine_tune (`dict`): Arguments of [`fine_tune`][clvq_hf.finetuning.fine_tune]. A model that is a classifier of
+        fine_tune (`dict`): Arguments of [`fine_tune`][clvq_hf.training.finetuning.fine_tune]. A model that is a classifier of
             the dataset's labels already is taken as it is.
         evaluation (`dict`): Fields of `EvaluationSettings` that this host needs otherwise.
         sizes (`dict`): Fields of [`Sizes`] that this host needs otherwise.
@@ -70,7 +70,7 @@ class DatasetSpec:
 
     Attributes:
         name (`str`): What the grid calls it.
-        texts (`str`): Whatever [`load_texts`][clvq_hf.data.load_texts] takes.
+        texts (`str`): Whatever [`load_texts`][clvq_hf.data.texts.load_texts] takes.
         subset (`str` or `None`): Configuration of a Hub dataset.
         train_split (`str`): Cut by text hash into `host_train`, `codebook_train` and `select`.
         eval_split (`str`): What is measured on.
@@ -131,7 +131,7 @@ class Grid:
         methods (`dict[str, Method]`): By name, in the order of the file.
         seeds (`tuple[int, ...]`): The first is the one that stability compares the others with.
         sizes ([`Sizes`]): How many texts.
-        evaluation ([`EvaluationSettings`][clvq_hf.evaluation.EvaluationSettings]): What is measured.
+        evaluation ([`EvaluationSettings`][clvq_hf.evaluation.evaluate.EvaluationSettings]): What is measured.
         sweep (`tuple[int, ...]`): Numbers of directions that are removed, for every ablation variant of a method.
         studies (`dict[str, tuple[str, ...]]`): Title → methods that differ in one setting.
         only (`dict[str, tuple[str, ...]]`): Method → the hosts that it is run on; all if it is not named.
@@ -234,7 +234,7 @@ def load_grid(file: str | Path) -> Grid:
     evaluation: {num_draws: 5}
     ```
 
-    `$VARIABLES` of the environment are filled in. See `grids/` for whole ones.
+    `$VARIABLES` of the environment are filled in. See `scripts/grids/` for whole ones.
 
     Args:
         file (`str` or `Path`): The file.

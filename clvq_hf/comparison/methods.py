@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers import PrinterCallback
 
-from ..activations import ActivationCache
-from ..baselines import ClusterConfig, ClusterModel, SparseConfig, SparseDictionary, load_dictionary
-from ..configuration_clvq import CLVQConfig
-from ..modeling_clvq import CLVQModel
-from ..modeling_concepts import ConceptModel
-from ..trainer import CLVQTrainer
-from ..training_args import CLVQTrainingArguments
+from ..data.extraction import ActivationCache
+from ..models import ClusterConfig, ClusterModel, SparseConfig, SparseDictionary, load_dictionary
+from ..models.configuration_clvq import CLVQConfig
+from ..models.modeling_clvq import CLVQModel
+from ..models.modeling_concepts import ConceptModel
+from ..training.trainer import CLVQTrainer
+from ..training.training_args import CLVQTrainingArguments
 
 # A sparse model with more active neurons a token, or one that explains less of what can be explained, is no rival.
 MAX_ACTIVE, MIN_EXPLAINED_VARIANCE = 100, 0.8
@@ -31,9 +31,9 @@ class Method:
         family (`str`): `"clvq"`, `"clusters"` or `"sparse"`: which model class it is; `"dictionary"` or `"saved"` for
             one that is loaded.
         config (`Mapping[str, Any]`): Fields of the model's config; of a loaded one its `path`, and arguments of
-            [`load_dictionary`][clvq_hf.baselines.load_dictionary] or `from_pretrained`.
+            [`load_dictionary`][clvq_hf.models.load_dictionary] or `from_pretrained`.
         training (`Mapping[str, Any]`): Fields of
-            [`CLVQTrainingArguments`][clvq_hf.training_args.CLVQTrainingArguments], or arguments of
+            [`CLVQTrainingArguments`][clvq_hf.training.training_args.CLVQTrainingArguments], or arguments of
             [`ClusterModel.fit`][clvq_hf.ClusterModel.fit].
         causal_training (`Mapping[str, Any]`): Those that differ on causal hosts.
         single_layer (`bool`): Whether the lower layer is both layers.

@@ -17,10 +17,10 @@ import filelock
 import torch
 from rich.console import Console
 
-from ..data import load_texts
+from ..data.texts import load_texts
 from .cell import open_cell, run_cell
 from .grid import Cell, Grid
-from .hosts import open_host, prepare_host
+from .prepared_hosts import open_host, prepare_host
 from .progress import ProgressView
 
 HostKey = tuple[str, str, str]

@@ -6,7 +6,7 @@
 import importlib
 from typing import Any
 
-from .fragments import concept_html, text_html
+from ..tables.html import concept_html, text_html
 from .notebook import model_html, table_html
 
 # Imported at first use: matplotlib takes a second, and may be missing.

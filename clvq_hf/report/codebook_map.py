@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
-from ..modeling_concepts import ConceptModel
+from ..models.modeling_concepts import ConceptModel
 
 # Of fewer concepts, neighbourhoods say nothing that the principal components do not.
 MIN_NEIGHBOURHOODS = 20

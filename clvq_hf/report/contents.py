@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..concept_summary import Concept
-from ..concept_table import ConceptTable
-from ..evaluation_report import PROTOCOLS
+from ..metrics.results_tables import PROTOCOLS
 from ..metrics.routing_divergence.numerics import routing_divergence
 from ..metrics.routing_divergence.token_table import read_token_table
-from ..modeling_concepts import ConceptModel
+from ..models.modeling_concepts import ConceptModel
+from ..tables.concept_table import ConceptTable
+from ..tables.concepts import Concept
+from ..tables.html import example_pieces
+from ..tables.names import name_note
+from ..tables.shading import MIN_TEXTS, shade
 from .codebook_map import codebook_map, nearest_concepts
-from .facts import frequent_codes, name_note
-from .fragments import example_pieces
-from .shading import MIN_TEXTS, shade
+from .facts import frequent_codes
 from .word_clouds import MAX_WORDS, placed_words, word_cloud
 
 MAX_TEXTS = 10_000

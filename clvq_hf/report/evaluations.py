@@ -5,9 +5,9 @@ from typing import Any
 
 from datasets import load_from_disk
 
-from ..concept_table import ConceptTable
-from ..evaluation_report import PROTOCOLS
-from ..hub import RESULTS_NAME, TABLE_NAME, read_json
+from ..hub.repositories import RESULTS_NAME, TABLE_NAME, read_json
+from ..metrics.results_tables import PROTOCOLS
+from ..tables.concept_table import ConceptTable
 
 
 def find_evaluation(table: str | Path) -> Path | None:

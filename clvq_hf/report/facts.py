@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..concept_names import ConceptName
-from ..concept_table import ConceptTable
-from ..model_card import method_of
+from ..models.model_card import method_of
+from ..tables.concept_table import ConceptTable
 
 if TYPE_CHECKING:
-    from ..modeling_concepts import ConceptModel
+    from ..models.modeling_concepts import ConceptModel
 
 
 def table_facts(table: ConceptTable, model: "ConceptModel | None" = None) -> list[tuple[str, str]]:
@@ -56,13 +55,6 @@ def frequent_codes(table: ConceptTable, n: int) -> list[int]:
     return sorted(int(code) for code in most if counts[code])
 
 
-def name_note(name: ConceptName) -> str:
-    """Where a concept's name is from, and what it is worth: nobody has checked it."""
-    if name.score is None:
-        return "named by a model"
-    return f"named by a model; the name alone tells {name.score:.0%} of sentences right, chance 50%"
-
-
 def short_name(name: str | None) -> str:
     """A Hub id as it is; of a folder the last two parts: a report may be shared, and says nothing of a home folder."""
     if not name:
@@ -74,4 +66,4 @@ def _layers(lower: int | None, upper: int | None, stack: str | None) -> str:
     return f"{lower} → {upper}" + (f" ({stack})" if stack else "")
 
 
-__all__ = ["frequent_codes", "model_facts", "name_note", "short_name", "table_facts"]
+__all__ = ["frequent_codes", "model_facts", "short_name", "table_facts"]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..masking import ToxicMask, masked
+from ..tables.masking import ToxicMask, masked
 
 
 def mask_contents(contents: dict[str, Any], mask: ToxicMask) -> None:
@@ -12,7 +12,7 @@ def mask_contents(contents: dict[str, Any], mask: ToxicMask) -> None:
 
     Args:
         contents (`dict`): Of [`report_contents`][clvq_hf.report.contents.report_contents]; changed in place.
-        mask ([`ToxicMask`][clvq_hf.masking.ToxicMask]): Of [`mask_of`][clvq_hf.masking.mask_of] and the same table.
+        mask ([`ToxicMask`][clvq_hf.tables.masking.ToxicMask]): Of [`mask_of`][clvq_hf.tables.masking.mask_of] and the same table.
     """
     labels = contents["labels"]
 

@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from ..concept_table import ConceptTable
-from ..pages import render_page
-from .facts import frequent_codes, model_facts, name_note, table_facts
-from .fragments import fragment_style
-from .shading import shade
+from ..rendering.pages import render_page
+from ..tables.concept_table import ConceptTable
+from ..tables.html import fragment_style
+from ..tables.names import name_note
+from ..tables.shading import shade
+from .facts import frequent_codes, model_facts, table_facts
 
 if TYPE_CHECKING:
-    from ..modeling_concepts import ConceptModel
+    from ..models.modeling_concepts import ConceptModel
 
 NUM_CONCEPTS = 10
 NUM_WORDS = 8

@@ -10,20 +10,20 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..concept_table import ConceptTable
-from ..evaluation_report import PROTOCOLS
 from ..files import write_whole
-from ..masking import mask_of
-from ..model_card import measures_of
-from ..modeling_concepts import ConceptModel
-from ..pages import read_asset, render_page
+from ..metrics.results_tables import PROTOCOLS
+from ..models.model_card import measures_of
+from ..models.modeling_concepts import ConceptModel
+from ..rendering.pages import read_asset, render_page
+from ..tables.concept_table import ConceptTable
+from ..tables.masking import mask_of
+from ..tables.shading import MIN_TEXTS, NUM_COLOURS, Shade
 from ..version import __version__
 from . import plots
 from .contents import NUM_WORDS, fewer_concepts, report_contents
 from .evaluations import measured_protocol, read_ablations, read_evaluation
 from .facts import short_name, table_facts
 from .masks import mask_contents
-from .shading import MIN_TEXTS, NUM_COLOURS, Shade
 
 # What a browser opens at once, and a mail still carries.
 MAX_BYTES = 5_000_000

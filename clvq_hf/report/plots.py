@@ -20,11 +20,11 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..concept_table import ConceptTable
-from ..evaluation_report import CONDITIONS
-from ..modeling_concepts import ConceptModel
+from ..metrics.results_tables import CONDITIONS
+from ..models.modeling_concepts import ConceptModel
+from ..tables.concept_table import ConceptTable
+from ..tables.shading import Shade, shade
 from .codebook_map import codebook_map
-from .shading import Shade, shade
 
 # The light ones of base.css, by the name of the variable.
 COLOURS = {
@@ -53,7 +53,7 @@ class Dot:
         x (`float`): From 0 to 1.
         y (`float`): From 0 to 1.
         tokens (`int`): How often it occurs.
-        shade ([`Shade`][clvq_hf.report.shading.Shade]): Its colour.
+        shade ([`Shade`][clvq_hf.tables.shading.Shade]): Its colour.
         label (`int` or `None`): The label that most of its tokens have.
     """
 

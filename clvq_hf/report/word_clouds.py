@@ -9,7 +9,7 @@ from matplotlib.font_manager import findfont
 from PIL import ImageFont
 from wordcloud import WordCloud
 
-from ..concept_table import ConceptTable
+from ..tables.concept_table import ConceptTable
 
 MAX_WORDS = 40
 WIDTH, HEIGHT = 360, 220

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from app_helpers import fitted
+from helpers.app_helpers import fitted
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from clvq_hf.app import Explorer

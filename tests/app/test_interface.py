@@ -8,10 +8,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic, sleep
-from urllib.request import urlopen
+from time import sleep
 
 import pytest
+from helpers.app_helpers import free_port, wait_for
 from typer.testing import CliRunner
 
 from clvq_hf.app import Explorer, launch_app
@@ -20,12 +20,6 @@ from clvq_hf.cli import app as command_line
 gradio = pytest.importorskip("gradio")
 
 TEXT = "a warm and funny film, with a brilliant cast"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextmanager
@@ -306,15 +300,3 @@ def test_the_command(browser, minilm, tmp_path):
         proxy.listener.close()
     assert f"http://127.0.0.1:{port}" in output and "gradio.live" not in output
     assert proxy.asked == []
-
-
-def wait_for(address: str, process: subprocess.Popen, seconds: float = 120) -> None:
-    end = monotonic() + seconds
-    while monotonic() < end:
-        assert process.poll() is None, process.stdout.read().decode()
-        try:
-            with urlopen(address, timeout=5):
-                return
-        except OSError:
-            sleep(0.5)
-    raise TimeoutError(address)

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from app_helpers import byte_tokenizer
+from helpers.app_helpers import byte_tokenizer
 
 from clvq_hf.app import Bar, Continuation, Effect, Explorer, Reading, Token
 from clvq_hf.app.rendering import card_html, effect_html, header_html, reading_html

@@ -7,7 +7,7 @@ from time import sleep
 
 import pytest
 import torch
-from app_helpers import byte_tokenizer, fitted
+from helpers.app_helpers import byte_tokenizer, fitted
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,

@@ -8,9 +8,9 @@ from importlib import metadata
 from urllib.request import urlopen
 
 import pytest
-from loopback_hub import card_data
+from helpers.app_helpers import free_port, wait_for
+from helpers.loopback_hub import card_data
 from packaging.requirements import Requirement
-from test_interface import free_port, wait_for
 from typer.testing import CliRunner
 
 from clvq_hf import __version__

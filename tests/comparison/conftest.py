@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_grid import GRID
+from helpers.tiny_grid import GRID
 
 WORDS = {0: ["dull", "bad", "awful", "boring", "weak"], 1: ["great", "fine", "lovely", "bright", "strong"]}
 REST = ["the", "film", "was", "a", "story", "about", "people", "and", "music", "with", "many", "scenes"]

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny_grid import GRID
 from rich.console import Console
-from tiny_grid import GRID
 from transformers import AutoModel
 
-from clvq_hf.baselines import ClusterModel
 from clvq_hf.comparison.cell import open_cell
 from clvq_hf.comparison.grid import load_grid
 from clvq_hf.comparison.report import write_report
 from clvq_hf.comparison.run import _work as work
 from clvq_hf.comparison.run import run_grid
-from clvq_hf.concept_table import ConceptTable
+from clvq_hf.models import ClusterModel
+from clvq_hf.tables.concept_table import ConceptTable
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from made_tables import made_table
+from helpers.made_tables import made_table
 
 from clvq_hf import ClusterConfig, ClusterModel, ConceptTable
 from clvq_hf.metrics.ablation_drop.numerics import ablation_drop

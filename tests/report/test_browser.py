@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
-from made_tables import made_table
+from helpers.made_tables import made_table
 from playwright.sync_api import expect
 
-from clvq_hf.concept_names import ConceptName
 from clvq_hf.report import write_report
+from clvq_hf.tables.names import ConceptName
 
 # Contrast of every text that is shown with what is behind it, by WCAG.
 CONTRASTS = """() => {

@@ -5,16 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
-from made_tables import made_table
+from helpers.made_tables import made_table
 
-from clvq_hf.concept_names import ConceptName
-from clvq_hf.masking import ToxicMask, mask_of
 from clvq_hf.report import concept_html, text_html
 from clvq_hf.report.codebook_map import codebook_map, nearest_concepts
 from clvq_hf.report.contents import fewer_concepts, measured_routing, report_contents, sampled_texts
 from clvq_hf.report.evaluations import find_evaluation, measured_protocol, read_ablations, read_evaluation
 from clvq_hf.report.facts import frequent_codes, table_facts
 from clvq_hf.report.masks import mask_contents
+from clvq_hf.tables.masking import ToxicMask, mask_of
+from clvq_hf.tables.names import ConceptName
 
 ABOUT = {"upper_layer": 2, "stack": None, "model_type": "clvq", "salience": "by hand"}
 

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from made_tables import made_table
+from helpers.made_tables import made_table
 from typer.testing import CliRunner
 
 from clvq_hf.cli import app

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from clvq_hf.pages import read_asset
+from clvq_hf.rendering.pages import read_asset
 from clvq_hf.report import plots
-from clvq_hf.report.shading import Shade
+from clvq_hf.tables.shading import Shade
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"

@@ -7,14 +7,7 @@ import numpy as np
 
 from .accuracies import balanced_accuracy, macro_auc, mean_or_none, rate_matched_accuracy
 from .outcomes import Condition, Outcomes, read_outcomes
-from .statistics import (
-    NUM_BOOTSTRAP,
-    NUM_PERMUTATIONS,
-    bootstrap_interval,
-    holm,
-    mcnemar_p_value,
-    sign_flip_p_value,
-)
+from .statistics import NUM_BOOTSTRAP, NUM_PERMUTATIONS, bootstrap_interval, holm, mcnemar_p_value, sign_flip_p_value
 
 # The order of the output; conditions of other names follow in the order of the alphabet.
 CONDITIONS = (

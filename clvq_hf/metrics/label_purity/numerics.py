@@ -9,16 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import false_discovery_control, hypergeom
 
-from .token_table import (
-    TokenTable,
-    as_results,
-    check_settings,
-    draw_bootstrap,
-    draw_halves,
-    interval,
-    mean,
-    p_value,
-)
+from .token_table import TokenTable, as_results, check_settings, draw_bootstrap, draw_halves, interval, mean, p_value
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,281 @@
+"""A host of the grid on one of its datasets: made ready once, for all methods and seeds."""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, load_from_disk
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from ..data.extraction import ActivationCache
+from ..data.texts import PARTS, label_names, load_texts, split_texts, without_texts
+from ..data.tokenization import ensure_pad_token
+from ..evaluation.attribution import salient_tokens
+from ..hosts import hooks
+from ..hosts.host import load_host
+from ..training.finetuning import fine_tune, load_classifier, predict
+from .grid import DatasetSpec, Grid, HostSpec, Sizes, digest
+
+RECORD_NAME = "host.json"
+VALIDATION_SHARE = 0.1
+CACHED = ("train", "validation")
+# Many processes write to one terminal.
+QUIET = {"disable_tqdm": True, "logging_strategy": "no"}
+
+
+@dataclass(frozen=True)
+class PreparedHost:
+    """What all cells of a host and dataset share, on disk.
+
+    Attributes:
+        folder (`Path`): Where it is.
+        record (`dict`): `linear_explained_variance` (of the best linear map of a token's lower to its upper state),
+            `accuracy` on the test texts, `majority` (share of their most frequent label), `at_chance`,
+            sizes, seconds, and what it was made with.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Host and tokenizer."""
+        return load_host(str(self.folder / "host")), AutoTokenizer.from_pretrained(self.folder / "host")
+
+    def cache(self, part: str) -> ActivationCache:
+        """States of `"train"` or `"validation"`."""
+        return ActivationCache.load(self.folder / "cache" / part)
+
+    def texts(self, part: str) -> Dataset:
+        """Texts and labels of `"train"` or `"test"`."""
+        return load_from_disk(self.folder / "texts" / part)
+
+    @property
+    def salience(self) -> Dataset | None:
+        """Of the test texts; `None` for hosts that cannot be ablated."""
+        folder = self.folder / "salience"
+        return load_from_disk(folder) if folder.is_dir() else None
+
+
+def host_folder(output_dir: Path, host: str, dataset: str, variant: str) -> Path:
+    """Where a prepared host is kept."""
+    return output_dir / "hosts" / f"{host}_{dataset}_{variant}"
+
+
+def open_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: Path) -> PreparedHost | None:
+    """The prepared host if it is there, `None` if it has yet to be made.
+
+    Raises:
+        ValueError: If one is there that was made with other settings.
+    """
+    folder = host_folder(output_dir, host, dataset, variant)
+    if not (folder / RECORD_NAME).is_file():
+        return None
+    record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+    if record["digest"] != digest(grid.host_settings(host, dataset, variant)):
+        raise ValueError(
+            f"{folder} was made with other settings than the grid's. Choose another output folder, or remove it."
+        )
+    return PreparedHost(folder, record)
+
+
+def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: Path) -> PreparedHost:
+    """Load or train a host, extract its activations, find the salient tokens of the test texts.
+
+    Everything is made in a folder beside the final one and moved there at the end.
+
+    Args:
+        grid ([`Grid`][clvq_hf.comparison.Grid]): The grid.
+        host (`str`): Name of a host.
+        dataset (`str`): Name of a dataset.
+        variant (`str`): `"fine-tuned"`, `"pretrained"` or `"reinitialised"`.
+        output_dir (`Path`): The grid's folder.
+
+    Raises:
+        ValueError: If texts, layers or tokenizer do not fit.
+    """
+    if (found := open_host(grid, host, dataset, variant, output_dir)) is not None:
+        return found
+    started = time.monotonic()
+    spec, sizes = grid.hosts[host], grid.sizes_of(host)
+    settings = grid.evaluation_of(host)
+    folder = host_folder(output_dir, host, dataset, variant)
+    building = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    parts, names = _texts(grid.datasets[dataset], sizes)
+    set_seed(0)
+    model, tokenizer = _host(spec, variant, parts["host_train"], names, sizes.max_length)
+    model.save_pretrained(building / "host")
+    tokenizer.save_pretrained(building / "host")
+    seconds = {"fine_tune": time.monotonic() - started}
+    for part in CACHED:
+        ActivationCache.build(
+            building / "cache" / part,
+            model,
+            tokenizer,
+            parts[part],
+            lower_layer=spec.lower_layer,
+            upper_layer=spec.upper_layer,
+            stack=spec.stack,
+            max_length=sizes.max_length,
+            batch_size=settings.batch_size,
+        )
+    for part in ("train", "test"):
+        parts[part].save_to_disk(building / "texts" / part)
+    seconds["activations"] = time.monotonic() - started - sum(seconds.values())
+    linear = _linear_explained_variance(*(ActivationCache.load(building / "cache" / part) for part in CACHED))
+    labels = np.asarray(parts["test"]["label"])
+    correct = predict(model, tokenizer, parts["test"], sizes.max_length, settings.batch_size) == labels
+    by_majority = labels == np.bincount(labels).argmax()
+    # Paired by text, one-sided at 5 %.
+    gain = correct.astype(float) - by_majority
+    at_chance = bool(gain.mean() <= 1.645 * gain.std(ddof=1) / np.sqrt(len(gain)))
+    if variant == "fine-tuned" and not at_chance:
+        salient_tokens(
+            model,
+            tokenizer,
+            parts["test"],
+            spec.lower_layer,
+            stack=spec.stack,
+            method=settings.attribution,
+            n_steps=settings.n_steps,
+            max_steps=settings.max_steps,
+            sign=settings.sign,
+            max_length=sizes.max_length,
+            batch_size=settings.batch_size,
+        ).save_to_disk(building / "salience")
+    seconds["salience"] = time.monotonic() - started - sum(seconds.values())
+    stream = hooks.residual_stream(model, spec.stack)
+    made_with = grid.host_settings(host, dataset, variant)
+    record = {
+        "digest": digest(made_with),
+        "architecture": type(model).__name__,
+        "num_parameters": model.num_parameters(),
+        "num_blocks": stream.num_blocks,
+        "layers": [spec.lower_layer, spec.upper_layer],
+        "hidden_size": stream.hidden_sizes[spec.lower_layer],
+        "linear_explained_variance": linear,
+        "accuracy": float(correct.mean()),
+        "majority": float(by_majority.mean()),
+        "at_chance": at_chance,
+        "label_names": names,
+        "num_texts": {part: len(texts) for part, texts in parts.items()},
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "settings": made_with,
+    }
+    (building / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    building.rename(folder)
+    return PreparedHost(folder, record)
+
+
+def _linear_explained_variance(train: ActivationCache, validation: ActivationCache) -> float:
+    """How much of the upper states the best linear map of a token's lower state explains: what to expect of a method
+    that, like it, sees one token at a time."""
+    names = ("hidden_states", "target_hidden_states")
+    states, targets = (train.counted(name).float().numpy() for name in names)
+    held_out, target = (validation.counted(name).float().numpy() for name in names)
+    estimate = Ridge().fit(states, targets).predict(held_out)
+    return max(0.0, float(r2_score(target, estimate, multioutput="variance_weighted")))
+
+
+def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], list[str]]:
+    """`host_train`, `train`, `validation` and `test`, disjoint; and the names of the labels."""
+
+    def at_most(texts: Dataset, number: int | None) -> Dataset:
+        texts = without_texts(texts, [""]).shuffle(seed=0)
+        return texts if number is None else texts.select(range(min(number, len(texts))))
+
+    whole = load_texts(spec.texts, spec.train_split, subset=spec.subset)
+    names = label_names(whole)
+    split = split_texts(whole, PARTS)
+    test = load_texts(spec.texts, spec.eval_split, subset=spec.subset, label_names=names)
+    if spec.eval_part is not None:
+        test = split_texts(test, PARTS)[spec.eval_part]
+    test = without_texts(test, [*split["host_train"]["text"], *split["codebook_train"]["text"]])
+    if len(test) == 0:
+        raise ValueError(f"Every text that the dataset {spec.name} is to be measured on is trained on: see eval_part.")
+    concepts = at_most(split["codebook_train"], sizes.train_texts)
+    held_out = max(1, int(VALIDATION_SHARE * len(concepts)))
+    return {
+        "host_train": at_most(split["host_train"], sizes.host_texts),
+        "train": concepts.select(range(held_out, len(concepts))),
+        "validation": concepts.select(range(held_out)),
+        "test": at_most(test, sizes.test_texts),
+    }, names
+
+
+def _host(
+    spec: HostSpec, variant: str, texts: Dataset, names: list[str], max_length: int | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if spec.from_scratch is not None:
+        model, tokenizer = _from_scratch(spec, texts, names)
+        needs_training = True
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(spec.model, **spec.load)
+        ensure_pad_token(tokenizer)
+        model, needs_training = load_classifier(spec.model, tokenizer, names, **spec.load)
+    known = [name for _, name in sorted(model.config.id2label.items())]
+    if not needs_training and known != names and not all(str(name).startswith("LABEL_") for name in known):
+        raise ValueError(
+            f"The host {spec.name} is a classifier of {known}, and the dataset's labels are {names}: give a host "
+            "without such a head, which is then fine-tuned, or rename the labels."
+        )
+    if variant == "pretrained" and not needs_training:
+        raise ValueError(
+            f"The host {spec.name} is fine-tuned already, so there is no pretrained one to compare it with."
+        )
+    if variant == "reinitialised":
+        model = type(model)(model.config)
+    elif variant == "fine-tuned" and needs_training:
+        fine_tune(model, tokenizer, texts, max_length=max_length, **{**QUIET, **spec.fine_tune})
+    return model.eval(), tokenizer
+
+
+def _from_scratch(spec: HostSpec, texts: Dataset, names: list[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A classifier with fresh weights, and a byte-level BPE tokenizer that is trained on its texts."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts["text"],
+        trainers.BpeTrainer(
+            vocab_size=spec.vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    config = AutoConfig.for_model(
+        spec.from_scratch,
+        vocab_size=bpe.get_vocab_size(),
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+        **spec.config,
+    )
+    model = AutoModelForSequenceClassification.from_config(config)
+    if not hooks.residual_stream(model, spec.stack).is_causal:
+        # Encoders classify by their first token; causal models by the last one, whatever it is.
+        ends = [("<s>", 0), ("</s>", 2)]
+        bpe.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    roles = zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True)
+    return model, PreTrainedTokenizerFast(tokenizer_object=bpe, cls_token="<s>", sep_token="</s>", **dict(roles))
+
+
+__all__ = ["PreparedHost", "open_host", "prepare_host"]

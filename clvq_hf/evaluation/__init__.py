@@ -1,0 +1,1 @@
+"""Measure one concept model: salience, ablation, bottleneck."""

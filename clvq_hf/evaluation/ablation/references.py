@@ -1,0 +1,191 @@
+"""What ablations are compared with, estimated on training texts: class directions, LEACE, mean states, of words too."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ...data.extraction import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
+from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
+from ...hosts import hooks
+from ...models.interventions import orthonormal_rows
+
+
+@dataclass(frozen=True)
+class AblationReferences:
+    """Statistics of the tokens of training texts, special ones left out.
+
+    Attributes:
+        mean (`torch.Tensor` of shape `(d,)`): Mean state at `lower_layer`, float32.
+        word_ids (`torch.Tensor` of shape `(V,)`): The token ids that occur, ascending.
+        word_means (`torch.Tensor` of shape `(V, d)`): Mean state of each at `lower_layer`, float32.
+        upper_mean (`torch.Tensor` of shape `(d',)`): Mean state at `upper_layer`, float32.
+        class_basis (`torch.Tensor` of shape `(C, d)` or `None`): Orthonormal rows that span `{μ_c - μ}`, the directions
+            in which the classes' mean states differ (rows beyond their rank are zero); `None` without labels.
+        eraser (`LeaceEraser` or `None`): LEACE (arXiv 2306.03819): the smallest change after which no linear probe of
+            a token's state tells the class of its text; `None` without labels.
+        text_hashes (`frozenset[str]`): Of the texts, so that nobody measures on them.
+    """
+
+    mean: torch.Tensor
+    word_ids: torch.Tensor
+    word_means: torch.Tensor
+    upper_mean: torch.Tensor
+    class_basis: torch.Tensor | None
+    eraser: Any
+    text_hashes: frozenset[str]
+
+    def word_directions(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Directions of the mean states of tokens: what their words say, whatever the context.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(…)`): Token ids.
+
+        Returns:
+            `torch.Tensor` of shape `(…, d)`: Of length 1. Tokens that did not occur have the mean of all.
+        """
+        place = torch.searchsorted(self.word_ids, input_ids).clamp(max=len(self.word_ids) - 1)
+        known = self.word_ids[place] == input_ids
+        return F.normalize(torch.where(known[..., None], self.word_means[place], self.mean), dim=-1)
+
+
+def fit_references(
+    model: Any,
+    host: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    max_length: int | None = None,
+    batch_size: int = 32,
+    cache: ActivationCache | None = None,
+) -> AblationReferences:
+    """Estimate the references on training texts, in one pass over the host.
+
+    Args:
+        model ([`ConceptModel`][clvq_hf.ConceptModel]): Names the layers.
+        host (`PreTrainedModel`): The model whose concepts these are.
+        tokenizer (`PreTrainedTokenizerBase`): The host's.
+        dataset (`datasets.Dataset`): Texts that nothing is measured on. Texts with the label -1 or none count for the
+            means alone.
+        text_column (`str`): Column of the texts.
+        label_column (`str`): Column of the labels; there may be none.
+        max_length (`int`, *optional*): In tokens; the host's limit if not given.
+        batch_size (`int`): Texts a host forward.
+        cache ([`ActivationCache`][clvq_hf.ActivationCache], *optional*): States of these texts, or of a part of them,
+            which the host need not give again.
+
+    Returns:
+        [`AblationReferences`]: On the CPU.
+
+    Raises:
+        ValueError: If the texts are unusable, or all have one label.
+    """
+    from concept_erasure import LeaceFitter
+
+    from ...data.texts import text_hash
+
+    model.check_host(host)
+    check_texts(dataset, text_column)
+    ensure_pad_token(tokenizer)
+    config = model.config
+    labels = torch.full((len(dataset),), -1)
+    if label_column in dataset.column_names:
+        labels = torch.tensor([-1 if label is None else int(label) for label in dataset[label_column]])
+    num_classes = int(labels.max()) + 1
+    if num_classes > 0 and len(labels[labels >= 0].unique()) < 2:
+        raise ValueError(
+            f"All {int((labels >= 0).sum())} labelled training texts have one label, so classes have no directions. "
+            "Give texts of every class, or drop the label column."
+        )
+    batches, rows = _states(model, host, tokenizer, dataset, text_column, max_length, batch_size, cache)
+    sums = torch.zeros(num_classes + 1, config.hidden_size, dtype=torch.float64)
+    counts = torch.zeros(num_classes + 1, dtype=torch.float64)
+    upper_sum = torch.zeros(config.target_hidden_size, dtype=torch.float64)
+    words = _Means(config.hidden_size)
+    fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
+    for number, states in enumerate(tqdm(batches, desc="Reading the training texts", unit="batch")):
+        check_finite(states, f"batch {number} of the training texts")
+        mask = states["token_mask"].bool()
+        lower = states["hidden_states"][mask].double()
+        words.add(states["input_ids"][mask], lower)
+        upper_sum += states["target_hidden_states"][mask].double().sum(0)
+        owners = labels[states["text_index"]][:, None].expand_as(mask)[mask]
+        # The last row is of the texts without a label.
+        sums.index_add_(0, owners % (num_classes + 1), lower)
+        counts += torch.bincount(owners % (num_classes + 1), minlength=num_classes + 1)
+        if fitter is not None and (owners >= 0).any():
+            fitter.update(lower[owners >= 0], F.one_hot(owners[owners >= 0], num_classes).double())
+    class_basis = None
+    if fitter is not None:
+        seen = counts[:-1] > 0
+        center = sums[:-1].sum(0) / counts[:-1].sum()
+        class_basis = orthonormal_rows(sums[:-1][seen] / counts[:-1][seen, None] - center)
+    return AblationReferences(
+        mean=(sums.sum(0) / counts.sum()).float(),
+        word_ids=words.ids,
+        word_means=words.means(),
+        upper_mean=(upper_sum / counts.sum()).float(),
+        class_basis=class_basis,
+        eraser=None if fitter is None else fitter.eraser,
+        text_hashes=frozenset(text_hash(dataset[row][text_column]) for row in rows),
+    )
+
+
+def _states(
+    model: Any,
+    host: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    text_column: str,
+    max_length: int | None,
+    batch_size: int,
+    cache: ActivationCache | None,
+) -> tuple[Iterable[dict[str, torch.Tensor]], list[int]]:
+    """Batches of states, and the rows of `dataset` that they are of."""
+    config = model.config
+    if cache is not None:
+        cache.check_layers(config)
+        rows = [int(text["text_index"]) for text in cache]
+        return DataLoader(cache, batch_size=batch_size, collate_fn=_with_ids), rows
+    tokenized = tokenize_texts(dataset, tokenizer, text_column, hooks.max_length(host, tokenizer, max_length))
+    extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
+    loader = DataLoader(tokenized.sort("length"), batch_size=batch_size, collate_fn=TextCollator(tokenizer))
+    device = torch.device("cpu")
+    batches = ({**extract(batch, device=device), "input_ids": batch["input_ids"]} for batch in loader)
+    return batches, tokenized["text_index"][:]
+
+
+def _with_ids(texts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    input_ids = torch.nn.utils.rnn.pad_sequence([text["input_ids"] for text in texts], batch_first=True)
+    return {**StateCollator()(texts), "input_ids": input_ids}
+
+
+class _Means:
+    """Means by token id. Only ids that occur take memory: a vocabulary times a wide state would be gigabytes."""
+
+    def __init__(self, width: int) -> None:
+        self.ids = torch.empty(0, dtype=torch.int64)
+        self._sums = torch.empty(0, width, dtype=torch.float64)
+        self._counts = torch.empty(0, dtype=torch.float64)
+
+    def add(self, input_ids: torch.Tensor, states: torch.Tensor) -> None:
+        ids, place = torch.cat([self.ids, input_ids.long()]).unique(return_inverse=True)
+        sums = torch.zeros(len(ids), self._sums.shape[1], dtype=torch.float64)
+        counts = torch.zeros(len(ids), dtype=torch.float64)
+        self._sums = sums.index_add_(0, place, torch.cat([self._sums, states]))
+        self._counts = counts.index_add_(0, place, torch.cat([self._counts, torch.ones(len(input_ids)).double()]))
+        self.ids = ids
+
+    def means(self) -> torch.Tensor:
+        return (self._sums / self._counts[:, None]).float()
+
+
+__all__ = ["AblationReferences", "fit_references"]

@@ -1,0 +1,409 @@
+"""Which token of a text speaks for the host's prediction: integrated gradients at a hidden state, or cheaper ways."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetInfo, Features, List, Value
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..data.extraction import attention_sinks
+from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
+from ..hosts import hooks
+from ..hosts.resume import resume
+from ..hosts.runner import HostRunner, Readout
+
+logger = logging.get_logger(__name__)
+
+METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")
+SIGNS = ("positive", "abs")
+BASELINES = ("zero", "mean")
+
+FEATURES = Features(
+    {
+        "text_index": Value("int64"),
+        "prediction": Value("int64"),
+        "logit": Value("float32"),
+        "scores": List(Value("float32")),
+        "word_scores": List(Value("float32")),
+        "salient_position": Value("int32"),
+        "salient_word": Value("int32"),
+        "error": Value("float32"),
+        "absolute_error": Value("float32"),
+        "n_steps": Value("int32"),
+    }
+)
+
+
+def salient_tokens(
+    host: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    layer: int,
+    *,
+    stack: str | None = None,
+    method: str = "integrated_gradients",
+    sign: str = "positive",
+    readout: Readout | None = None,
+    baseline: str | torch.Tensor = "zero",
+    special_tokens: bool = False,
+    n_steps: int = 32,
+    max_steps: int = 500,
+    max_error: float = 0.05,
+    max_length: int | None = None,
+    text_column: str = "text",
+    batch_size: int = 32,
+) -> Dataset:
+    """Attribute the host's prediction for each text to its tokens' hidden states at a layer.
+
+    Integrated gradients give a token the score `Σ_d (x_d - b_d) ∫₀¹ ∂f/∂x_d(b + α(x - b)) dα`: `f` is the logit of the
+    predicted class, `x` the states of all real tokens, `b` the baseline. A text's scores add up to `f(x) - f(b)`. The
+    integral is captum's Gauss-Legendre quadrature. The blocks up to `layer` run once, each step runs those above alone.
+    How far the sum is off is told for each text, and texts that miss `max_error` are run again with twice the steps, up
+    to `max_steps`.
+
+    `"gradient_x_input"` is `(x - b) · ∂f/∂x` at the state alone (one step). `"occlusion"` is the fall of `f` when the
+    state of one token is replaced by the baseline (as many steps as the longest text of a batch has tokens).
+
+    Args:
+        host (`PreTrainedModel`): A classifier or a causal language model; it is left as it was.
+        tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+        dataset (`datasets.Dataset`): The texts; empty ones are left out.
+        layer (`int`): Layer of the states, 0 to L.
+        stack (`str`, *optional*): `"encoder"` (default) or `"decoder"` of an encoder-decoder host. With `"decoder"` the
+            decoder reads the same tokens as the encoder, unshifted, which is what the prediction is then made of.
+        method (`str`): `"integrated_gradients"`, `"gradient_x_input"` or `"occlusion"`.
+        sign (`str`): `"positive"`: the salient word is the one that speaks most for the prediction (or least against
+            it, where none speaks for it). `"abs"`: the one of largest absolute score.
+        readout ([`Readout`][clvq_hf.hosts.runner.Readout], *optional*): What the host predicts: by default the class of
+            a classification head, or the next token of a causal language model, after the last token of the text.
+        baseline (`str` or `torch.Tensor` of shape `(d,)`): The state that stands for nothing: `"zero"`, `"mean"` (of
+            all real tokens of these texts), or one of your own. Take `"mean"` for hosts that normalize each block's
+            input (Llama, GPT-2): they tell a tiny state from zero, but not from a large one, so that the way from zero
+            begins with a jump.
+        special_tokens (`bool`): Whether special tokens can be salient, each as a word of its own. Attention sinks (a
+            state ten times longer than the median one of its text) never are.
+        n_steps (`int`): Steps of integrated gradients at first.
+        max_steps (`int`): Steps that are not exceeded.
+        max_error (`float`): Error above which a text is run again, relative to `|f(x) - f(b)|`.
+        max_length (`int`, *optional*): In tokens; the host's limit if not given.
+        text_column (`str`): Column of the texts.
+        batch_size (`int`): Texts a batch; texts of like length share one.
+
+    Returns:
+        `datasets.Dataset`: One row per text that is not empty, in the order of `dataset`:
+
+        - `text_index` (int64): row of `dataset`
+        - `prediction` (int64): the class, the number of the label word, or the id of the next token
+        - `logit` (float32): of the prediction
+        - `scores` (list of float32): one per token. Special tokens have theirs too, whether they can be salient or not
+          (without them the sum is not complete); `"occlusion"` leaves excluded ones at 0.
+        - `word_scores` (list of float32): the score of each token's word, which is that of its token of largest
+          absolute score, excluded ones apart; 0 on excluded tokens
+        - `salient_position` (int32): the token that gives the salient word its score, -1 if there is none
+        - `salient_word` (int32): number of that word in the text (`word_id` of
+          [`tokenize_texts`][clvq_hf.data.tokenization.tokenize_texts]), -1 if there is none, or for a special token
+        - `error`, `absolute_error` (float32): of completeness, relative and in logits; null if the method is another
+        - `n_steps` (int32): the steps that were taken; null if the method is another
+
+    Raises:
+        UnsupportedHostError: If the host's residual stream cannot be found with certainty.
+        ValueError: If an argument is out of range, the host predicts nothing that can be read, or an attribution is NaN
+            or Inf (the message names the texts).
+
+    Example:
+        ```python
+        salience = salient_tokens(host, tokenizer, dataset, layer=6)
+        salience["salient_word"]
+        ```
+    """
+    _check(method, sign, n_steps, max_steps, max_error, batch_size)
+    runner = HostRunner(host, stack)
+    stream = hooks.residual_stream(host, stack)
+    stream.check_layer(layer)
+    _check_baseline(baseline, stream.hidden_sizes[layer], layer)
+    readout = readout or Readout.of(host)
+    check_texts(dataset, text_column)
+    ensure_pad_token(tokenizer)
+    limit = hooks.max_length(host, tokenizer, max_length)
+    tokenized = tokenize_texts(dataset, tokenizer, text_column, limit, special_tokens, with_words=True)
+    collate = TextCollator(tokenizer)
+    rows: dict[int, dict[str, Any]] = {}
+    num_jumps = 0
+    # Texts of like length share a batch.
+    pending, steps = np.argsort(tokenized["length"], kind="stable").tolist(), n_steps
+    with (
+        hooks.evaluation_mode(host),
+        _without_parameter_gradients(host),
+        tqdm(total=len(tokenized), desc="Attributing predictions", unit="text") as bar,
+    ):
+        if isinstance(baseline, torch.Tensor):
+            vector = baseline.detach().float()
+        elif baseline == "mean":
+            vector = _mean_state(runner, layer, _batches(tokenized, pending, collate, batch_size))
+        else:
+            vector = torch.zeros(stream.hidden_sizes[layer])
+        while pending:
+            again: list[int] = []
+            for indices, texts, batch in _batches(tokenized, pending, collate, batch_size):
+                path = _Path(runner, readout, layer, batch, vector)
+                rows.update(zip(indices, _rows(path, method, steps, texts, sign), strict=True))
+                missed = [place for place, index in enumerate(indices) if (rows[index]["error"] or 0) > max_error]
+                retried = []
+                if missed and steps < max_steps:
+                    jumps = path.jumps(max_error)
+                    retried = [indices[place] for place in missed if not jumps[place]]
+                    num_jumps += len(missed) - len(retried)
+                again += retried
+                bar.update(len(indices) - len(retried))
+            pending, steps = again, min(2 * steps, max_steps)
+    ordered = [rows[index] for index in range(len(tokenized))]
+    _warn(ordered, max_error, max_steps, num_jumps)
+    name = baseline if isinstance(baseline, str) else "given"
+    description = f"{method} of {readout.kind} at layer {layer}, baseline {name}, sign {sign}"
+    return Dataset.from_list(ordered, features=FEATURES, info=DatasetInfo(description=description, features=FEATURES))
+
+
+def _batches(
+    tokenized: Dataset, indices: list[int], collate: TextCollator, batch_size: int
+) -> Iterator[tuple[list[int], list[dict], dict[str, torch.Tensor]]]:
+    """Batches of some of the texts: their indices, their rows, their tensors."""
+    for start in range(0, len(indices), batch_size):
+        chosen = indices[start : start + batch_size]
+        texts = tokenized.select(chosen).to_list()
+        yield chosen, texts, collate(texts)
+
+
+class _Path:
+    """The states of one batch, the baseline, and the logit of the predicted class anywhere between them.
+
+    Attributes:
+        state: `(B, S, d)`, float32, at the layer.
+        baseline: `(B, S, d)`; the state itself on padding, which stays where it is and gets exactly nothing.
+        counted: `(B, S)` bool: tokens that can be salient.
+        target: `(B,)` int64, the predicted class.
+        logit: `(B,)` float32, of the target at the state.
+    """
+
+    def __init__(
+        self,
+        runner: HostRunner,
+        readout: Readout,
+        layer: int,
+        batch: Mapping[str, torch.Tensor],
+        baseline: torch.Tensor,
+    ) -> None:
+        inputs = runner.inputs(batch)
+        self._readout = readout
+        self._mask = batch["attention_mask"]
+        accepted = inspect.signature(hooks.unwrap(runner.host).forward).parameters
+        if readout.kind != "classification" and "logits_to_keep" in accepted:
+            # Logits over a vocabulary are what takes the memory: only those from the shortest text's end on.
+            kept = torch.arange(int(self._mask.sum(1).min()) - 1, self._mask.shape[1])
+            inputs["logits_to_keep"] = kept.to(runner.device)
+            self._mask = self._mask[:, kept]
+        self._upper = resume(runner.host, inputs, layer, runner.stack)
+        self.state = self._upper.state.float()
+        real = batch["attention_mask"].bool().to(self.state.device)
+        self.counted = batch["token_mask"].bool().to(self.state.device) & ~attention_sinks(self.state, real)
+        self.baseline = torch.where(real[..., None], baseline.to(self.state.device), self.state)
+        logits = readout(self._upper.output, self._mask)
+        self.target = logits.argmax(-1)
+        self.logit = logits.gather(1, self.target[:, None])[:, 0]
+
+    def __call__(self, state: torch.Tensor) -> torch.Tensor:
+        """`(B,)`: the target's logit if the host goes on with `state`."""
+        return self._readout(self._upper(state), self._mask).gather(1, self.target[:, None])[:, 0]
+
+    @cached_property
+    @torch.no_grad()
+    def baseline_logit(self) -> torch.Tensor:
+        """`(B,)`: the target's logit at the baseline."""
+        return self(self.baseline)
+
+    def integrate(self, n_steps: int) -> torch.Tensor:
+        """`(B, S)`: integrated gradients from the baseline to the state."""
+        # At use: it loads matplotlib.
+        from captum.attr import IntegratedGradients
+
+        # One step a call, for the host goes on with the whole batch or not at all.
+        gradients = IntegratedGradients(self).attribute(
+            self.state, self.baseline, n_steps=n_steps, internal_batch_size=len(self.state)
+        )
+        return gradients.detach().sum(-1)
+
+    def gradient(self) -> torch.Tensor:
+        """`(B, S)`: the gradient at the state, times the way from the baseline."""
+        with torch.enable_grad():
+            state = self.state.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(self(state).sum(), state)
+        return (gradient * (self.state - self.baseline)).sum(-1)
+
+    @torch.no_grad()
+    def occlude(self) -> torch.Tensor:
+        """`(B, S)`: the fall of the logit when one counted token is replaced by the baseline; 0 on other tokens."""
+        scores = torch.zeros_like(self.state[..., 0])
+        for position in self.counted.any(0).nonzero()[:, 0].tolist():
+            state = self.state.clone()
+            state[:, position] = self.baseline[:, position]
+            scores[:, position] = (self.logit - self(state)).to(scores.device)
+        return scores * self.counted
+
+    @torch.no_grad()
+    def jumps(self, max_error: float) -> list[bool]:
+        """Whether each text's logit jumps at the baseline by more than quadrature may miss of its whole change."""
+        # A step this short ends before the first point of any quadrature in use: of 500 steps, it lies at 5.8e-6.
+        jump = self(self.baseline + 1e-6 * (self.state - self.baseline)) - self.baseline_logit
+        # Below a hundredth it might be rounding.
+        return (jump.abs() > max(max_error, 0.01) * (self.logit - self.baseline_logit).abs()).tolist()
+
+
+def _rows(path: _Path, method: str, n_steps: int, texts: list[dict], sign: str) -> list[dict[str, Any]]:
+    """Rows of the result for the texts of one batch.
+
+    Raises:
+        ValueError: If an attribution is NaN or Inf, naming the texts.
+    """
+    integrated = method == "integrated_gradients"
+    if integrated:
+        scores = path.integrate(n_steps).double().cpu()
+        change = (path.logit - path.baseline_logit).double().cpu()
+        absolute = (scores.sum(-1) - change).abs()
+        # A logit that does not change is no error if the scores add up to nothing.
+        relative = torch.where(absolute == 0, 0.0, absolute / change.abs())
+    else:
+        scores = (path.gradient() if method == "gradient_x_input" else path.occlude()).double().cpu()
+    _check_finite(scores.isfinite().all(-1) & path.logit.cpu().isfinite(), "the attributions", texts)
+    rows = []
+    for place, text in enumerate(texts):
+        own = scores[place, : text["length"]].numpy()
+        counted = path.counted[place, : text["length"]].cpu().numpy()
+        word_scores, position, word = _salient_word(own, np.asarray(text["word_id"]), counted, sign)
+        rows.append(
+            {
+                "text_index": text["text_index"],
+                "prediction": int(path.target[place]),
+                "logit": float(path.logit[place]),
+                "scores": own,
+                "word_scores": word_scores,
+                "salient_position": position,
+                "salient_word": word,
+                "error": float(relative[place]) if integrated else None,
+                "absolute_error": float(absolute[place]) if integrated else None,
+                "n_steps": n_steps if integrated else None,
+            }
+        )
+    return rows
+
+
+def _salient_word(
+    scores: np.ndarray, word_id: np.ndarray, counted: np.ndarray, sign: str
+) -> tuple[np.ndarray, int, int]:
+    """Scores of each token's word, position of the salient word's strongest token, number of that word.
+
+    Args:
+        scores (`np.ndarray` of shape `(S,)`): Of the tokens.
+        word_id (`np.ndarray` of shape `(S,)`): Number of each token's word; -1 if it is a word of its own.
+        counted (`np.ndarray` of shape `(S,)`, bool): Tokens that can be salient.
+        sign (`str`): `"positive"` or `"abs"`.
+    """
+    words = np.where(word_id < 0, -1 - np.arange(len(scores)), word_id)
+    # A token that does not count speaks for its word only where no other does: such a word is left out.
+    from_strongest = np.argsort(np.where(counted, -np.abs(scores), 1), kind="stable")
+    _, first = np.unique(words[from_strongest], return_index=True)
+    strongest = from_strongest[first]
+    word_scores = np.where(counted, scores[strongest][np.unique(words, return_inverse=True)[1]], 0)
+    candidates = np.sort(strongest[counted[strongest]])
+    if len(candidates) == 0:
+        return word_scores, -1, -1
+    values = scores[candidates]
+    position = int(candidates[np.argmax(np.abs(values) if sign == "abs" else values)])
+    return word_scores, position, int(word_id[position])
+
+
+@contextmanager
+def _without_parameter_gradients(host: nn.Module) -> Iterator[None]:
+    """Parameters ask for no gradients for a moment: the graph begins at the state, and none is summed up in them."""
+    trainable = [parameter for parameter in host.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _check(method: str, sign: str, n_steps: int, max_steps: int, max_error: float, batch_size: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
+    if sign not in SIGNS:
+        raise ValueError(f"sign must be one of {SIGNS}, got {sign!r}.")
+    if not 1 <= n_steps <= max_steps:
+        raise ValueError(f"n_steps must be at least 1 and at most max_steps={max_steps}, got {n_steps}.")
+    if not max_error > 0:
+        raise ValueError(f"max_error must be positive, got {max_error}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+
+
+def _check_baseline(baseline: str | torch.Tensor, width: int, layer: int) -> None:
+    if isinstance(baseline, str):
+        if baseline not in BASELINES:
+            raise ValueError(f"baseline must be one of {BASELINES} or a tensor, got {baseline!r}.")
+    elif baseline.shape != (width,):
+        raise ValueError(
+            f"The baseline has shape {tuple(baseline.shape)}; the states of layer {layer} have ({width},)."
+        )
+    elif not baseline.isfinite().all():
+        raise ValueError("The baseline holds NaN or Inf.")
+
+
+def _check_finite(finite: torch.Tensor, what: str, texts: list[dict]) -> None:
+    """Raise if a text of a batch is not among the `finite` ones, `(B,)` bool."""
+    if not finite.all():
+        indices = [text["text_index"] for text, fine in zip(texts, finite.tolist(), strict=True) if not fine]
+        raise ValueError(
+            f"NaN or Inf in {what} of the texts with the indices {indices}. Look at these texts, or run the host in a "
+            "wider dtype (bfloat16 or float32 in place of float16)."
+        )
+
+
+@torch.no_grad()
+def _mean_state(runner: HostRunner, layer: int, batches: Iterable[tuple]) -> torch.Tensor:
+    """`(d,)`, float32: the mean over all real tokens at the layer."""
+    total, count = 0.0, 0
+    for _, texts, batch in batches:
+        states = hooks.run(runner.host, runner.inputs(batch), [layer], runner.stack)[layer].cpu().double()
+        real = batch["attention_mask"].bool()
+        _check_finite((states.isfinite().all(-1) | ~real).all(-1), "the states", texts)
+        total = total + states[real].sum(0)
+        count += int(real.sum())
+    return (total / count).float()
+
+
+def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jumps: int) -> None:
+    """Tell how many texts miss the bound, and what can be done."""
+    missed = sum((row["error"] or 0) > max_error for row in rows)
+    if not missed:
+        return
+    logger.warning(
+        f"The scores of {missed} of {len(rows)} texts do not add up to the change of the logit: they miss the bound of "
+        f"{max_error} on the relative error at up to {max_steps} steps."
+    )
+    if num_jumps:
+        logger.warning(
+            f"{num_jumps} of them were not run again, because their logit jumps right at the baseline, which no number "
+            "of steps can follow: a host that normalizes each block's input tells a tiny state from none, but from no "
+            "larger one. Take baseline='mean', or method='occlusion'."
+        )
+
+
+__all__ = ["salient_tokens"]

@@ -1,0 +1,160 @@
+"""What passes the bottleneck: the host goes on from the reconstruction, and from one with the wrong codes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ..data.extraction import attention_sinks
+from ..data.tokenization import TextCollator, ensure_pad_token, tokenize_texts
+from ..hosts import hooks
+from ..hosts.resume import resume
+from ..hosts.runner import HostRunner, Readout
+from ..tables.concept_table import ConceptTable
+
+
+def splice_texts(
+    model: Any,
+    host: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    table: ConceptTable,
+    *,
+    upper_mean: torch.Tensor,
+    readout: Readout | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Dataset:
+    """Replace the states of `upper_layer` by what the concepts give, and by two things to compare it with.
+
+    Args:
+        model ([`ConceptModel`][clvq_hf.ConceptModel]): With a decoder.
+        host (`PreTrainedModel`): The model whose concepts these are, with a head.
+        tokenizer (`PreTrainedTokenizerBase`): The host's.
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts.
+        upper_mean (`torch.Tensor` of shape `(d',)`): Mean state at `upper_layer`, of training texts; see
+            [`fit_references`][clvq_hf.evaluation.ablation.references.fit_references].
+        readout ([`Readout`][clvq_hf.hosts.runner.Readout], *optional*): What the host predicts; found if not given.
+        batch_size (`int`): Texts a host forward.
+        seed (`int`): Seed of the permutations.
+
+    Returns:
+        `datasets.Dataset`: One row per text: `text_id`, `label`, `prediction_plain`; `num_tokens`, without special
+        tokens and attention sinks, and sums over these tokens: `num_active` (concepts), `residual` (squared error of
+        the reconstruction) and `variance` (squared distance of the states of `upper_layer` to `upper_mean`); and for
+        `splice` (the reconstruction), `mean` (the mean state everywhere) and `permuted` (the reconstruction from codes
+        permuted over the tokens of the batch; a continuous decoder memory stays what it is) `prediction_…` and `kl_…`
+        (`KL(plain‖…)`, nats).
+
+    Raises:
+        ValueError: If the table is of another model.
+    """
+    model.check_host(host)
+    table.check_model(model)
+    readout = Readout.of(host) if readout is None else readout
+    ensure_pad_token(tokenizer)
+    config = model.config
+    runner = HostRunner(host, config.stack)
+    tokenized = tokenize_texts(table.texts, tokenizer, "text", table.metadata["max_length"]).sort("length")
+    generator = torch.Generator().manual_seed(seed)
+    columns: dict[str, list] = {}
+    ids, labels = (np.asarray(table.texts[name][:]) for name in ("text_id", "label"))
+    loader = DataLoader(tokenized, batch_size=batch_size, collate_fn=TextCollator(tokenizer))
+    with torch.no_grad(), hooks.evaluation_mode(host):
+        for batch in tqdm(loader, desc="Splicing", unit="batch"):
+            mask = batch["attention_mask"].bool()
+            with hooks.capture(host, [config.lower_layer], stack=config.stack) as states:
+                upper = resume(host, runner.inputs(batch), config.upper_layer, config.stack)
+            device = upper.state.device
+            lower = states[config.lower_layer].to(model.device)
+            inside = mask.to(model.device)
+            # No method is trained on attention sinks, and no reconstruction replaces one: all attention leans on it.
+            sinks = attention_sinks(lower, inside).to(device) | attention_sinks(upper.state, mask.to(device))
+            kept = ~mask[..., None].to(device) | sinks[..., None]
+            codes = model.encode(lower, inside)
+            permuted = codes.clone()
+            permuted[inside] = codes[inside][torch.randperm(int(mask.sum()), generator=generator).to(codes.device)]
+            replaced = {
+                "splice": model.reconstruct(lower, inside),
+                "mean": upper_mean.expand(upper.state.shape),
+                "permuted": model.reconstruct(lower, inside, codes=permuted),
+            }
+            plain = readout(upper.output, mask).cpu().double()
+            rows = batch["text_index"].numpy()
+            counted = (batch["token_mask"].bool().to(device) & ~sinks).double()
+
+            def summed(values: torch.Tensor, counted: torch.Tensor = counted) -> list[float]:
+                return (values.double() * counted).sum(-1).tolist()
+
+            target = upper.state.float()
+            found = {
+                "text_id": ids[rows].tolist(),
+                "label": labels[rows].tolist(),
+                "prediction_plain": plain.argmax(-1).tolist(),
+                "num_tokens": summed(torch.ones_like(counted)),
+                "num_active": summed(model.num_active(lower, inside).to(device)),
+                "residual": summed((target - replaced["splice"].to(target)).square().sum(-1)),
+                "variance": summed((target - upper_mean.to(target)).square().sum(-1)),
+            }
+            for name, new in replaced.items():
+                new = torch.where(kept, upper.state, new.to(upper.state))
+                logits = readout(upper(new), mask).cpu().double()
+                kl = F.kl_div(logits.log_softmax(-1), plain.log_softmax(-1), reduction="none", log_target=True)
+                found |= {
+                    f"prediction_{name}": logits.argmax(-1).tolist(),
+                    f"kl_{name}": kl.sum(-1).clamp(min=0).tolist(),
+                }
+            for name, values in found.items():
+                columns.setdefault(name, []).extend(values)
+    return Dataset.from_dict(columns).sort("text_id")
+
+
+def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 0) -> dict[str, float | int | None]:
+    """Figures of [`splice_texts`][clvq_hf.evaluation.bottleneck.splice_texts], with 95 % intervals from a bootstrap over texts.
+
+    Args:
+        outcome (`datasets.Dataset`): One row per text.
+        num_bootstrap (`int`): Draws of texts.
+        seed (`int`): Seed of the draws.
+
+    Returns:
+        `dict`: `splice_fidelity` = 1 - KL(plain‖splice) / KL(plain‖mean state), 1 if nothing is lost, 0 if as much as
+        with the mean state, negative if more; `leak`, the same with permuted codes: what passes beside them; each with
+        `_low` and `_high`. `plain_accuracy`, `splice_accuracy`, `mean_accuracy` (None without labels), `agreement`
+        (share of texts whose prediction the splice keeps), `explained_variance` (of the reconstruction at
+        `upper_layer`, 1 - residual ÷ variance), `num_active` (concepts a token, `L0`), `num_texts`. Fidelities are None
+        if the mean state changes no prediction's probability.
+    """
+    frame = outcome.to_pandas()
+    weights = np.random.default_rng(seed).multinomial(len(frame), np.full(len(frame), 1 / len(frame)), num_bootstrap)
+    figures: dict[str, float | int | None] = {}
+    reference = frame["kl_mean"].to_numpy()
+    for name, column in (("splice_fidelity", "kl_splice"), ("leak", "kl_permuted")):
+        kl = frame[column].to_numpy()
+        if not reference.sum() > 0:
+            figures |= {name: None, f"{name}_low": None, f"{name}_high": None}
+            continue
+        totals = weights @ reference
+        draws = 1 - (weights @ kl)[totals > 0] / totals[totals > 0]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        figures |= {
+            name: float(1 - kl.sum() / reference.sum()),
+            f"{name}_low": float(low),
+            f"{name}_high": float(high),
+        }
+    labelled = frame[frame["label"] >= 0]
+    for name in ("plain", "splice", "mean"):
+        accuracy = (labelled[f"prediction_{name}"] == labelled["label"]).mean() if len(labelled) else None
+        figures[f"{name}_accuracy"] = None if accuracy is None else float(accuracy)
+    figures["agreement"] = float((frame["prediction_splice"] == frame["prediction_plain"]).mean())
+    figures["explained_variance"] = float(1 - frame["residual"].sum() / frame["variance"].sum())
+    figures["num_active"] = float(frame["num_active"].sum() / frame["num_tokens"].sum())
+    figures["num_texts"] = len(frame)
+    return figures
+
+
+__all__ = ["bottleneck_figures", "splice_texts"]

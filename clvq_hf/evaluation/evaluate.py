@@ -1,0 +1,344 @@
+"""Everything that is measured of a concept model on a set of texts, step by step, kept on disk as it comes."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, load_from_disk
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..data.texts import without_texts
+from ..hub.repositories import RESULTS_NAME
+from ..metrics.ablation_drop.numerics import ablation_drop
+from ..metrics.codebook_overlap.numerics import codebook_overlap
+from ..metrics.codebook_similarity.numerics import codebook_similarity
+from ..metrics.codebook_usage.numerics import codebook_usage
+from ..metrics.label_purity.numerics import label_purity
+from ..metrics.label_purity.token_table import read_token_table
+from ..metrics.routing_divergence.numerics import routing_divergence
+from ..metrics.routing_divergence.token_table import read_token_table as read_word_table
+from ..models.interventions import HOW
+from ..tables.concept_table import ConceptTable
+from ..version import __version__
+from .ablation.ablate import CONDITIONS, ablate_texts
+from .ablation.references import AblationReferences, fit_references
+from .attribution import salient_tokens
+from .bottleneck import bottleneck_figures, splice_texts
+
+logger = logging.get_logger(__name__)
+
+PROTOCOLS = ("code", "all", "probe")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What an evaluation depends on, besides the model, the host and the texts.
+
+    Attributes:
+        protocols (`tuple[str, ...]`): Of `"code"` and `"all"` (in the model, at these positions) and `"probe"`.
+        how (`str`): `"project"` or `"swap"`.
+        k (`int`): Directions that are removed.
+        num_draws (`int`): Draws a text of the conditions that are drawn.
+        attribution (`str`): Method of `salient_tokens`.
+        n_steps (`int`): Steps of integrated gradients to begin with.
+        max_steps (`int`): And at most.
+        sign (`str`): `"positive"` (evidence for the prediction) or `"abs"` (the paper's).
+        max_length (`int` or `None`): In tokens; the host's limit if `None`.
+        batch_size (`int`): Texts a host forward.
+        conditions (`tuple[str, ...]`): What is removed in the model, see [`clvq_hf.evaluation.ablation.ablate`][].
+        num_bootstrap (`int`): Draws of texts for the intervals.
+        seed (`int`): Seed of everything.
+    """
+
+    protocols: tuple[str, ...] = PROTOCOLS
+    how: str = "project"
+    k: int = 1
+    num_draws: int = 20
+    attribution: str = "integrated_gradients"
+    n_steps: int = 32
+    max_steps: int = 500
+    sign: str = "positive"
+    max_length: int | None = None
+    batch_size: int = 32
+    conditions: tuple[str, ...] = CONDITIONS
+    num_bootstrap: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.how not in HOW:
+            raise ValueError(f"how must be one of {HOW}, got {self.how!r}.")
+        if unknown := sorted(set(self.conditions) - set(CONDITIONS)):
+            raise ValueError(f"There is no condition {unknown[0]!r}; there are {', '.join(CONDITIONS)}.")
+        if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
+            raise ValueError(f"There is no protocol {unknown[0]!r}; there are {', '.join(PROTOCOLS)}.")
+
+
+@dataclass
+class Evaluation:
+    """An evaluation under way, in a folder of its own: what is there already is not computed again.
+
+    Attributes:
+        output_dir (`Path`): Holds `results.json`, `concept_table/` and the outcomes of each protocol.
+        settings ([`EvaluationSettings`]): Must be those that the folder was begun with.
+        results (`dict`): What is known so far.
+    """
+
+    output_dir: Path
+    settings: EvaluationSettings
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, model: Any, texts: Dataset, train: Dataset | None) -> None:
+        """Open the folder, or go on in it.
+
+        Raises:
+            ValueError: If it holds an evaluation of something else.
+        """
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        identity = {
+            "clvq_version": __version__,
+            "model_fingerprint": model.fingerprint(),
+            "texts_sha256": _digest(texts),
+            "training_texts_sha256": None if train is None else _digest(train),
+            "settings": json.loads(json.dumps(asdict(self.settings))),
+        }
+        file = self.output_dir / RESULTS_NAME
+        if file.is_file():
+            self.results = json.loads(file.read_text(encoding="utf-8"))
+            if changed := [name for name, value in identity.items() if self.results.get(name) != value]:
+                raise ValueError(
+                    f"{self.output_dir} holds an evaluation with another {' and '.join(changed)}. Choose another "
+                    "folder, or remove this one."
+                )
+        self.results = {**self.results, **identity}
+
+    def step(self, section: str, name: str, compute: Callable[[], dict[str, Any]]) -> None:
+        """Compute a part of the results, unless it is there, and write them all."""
+        found = self.results.setdefault(section, {})
+        if name not in found:
+            found[name] = compute()
+            self.save()
+
+    def outcome(self, name: str, compute: Callable[[], Dataset]) -> Dataset:
+        """Rows that were computed before, or are now, and are kept."""
+        folder = self.output_dir / name
+        if not (folder / "state.json").is_file():  # which is written last
+            compute().save_to_disk(folder)
+        return load_from_disk(folder)
+
+    def save(self) -> None:
+        """Write `results.json`; a crash meanwhile leaves the one before."""
+        file = self.output_dir / RESULTS_NAME
+        draft = file.with_suffix(".tmp")
+        draft.write_text(json.dumps(self.results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        draft.replace(file)
+
+
+def _digest(texts: Dataset) -> str:
+    """What texts and labels these are, whatever file they came from."""
+    columns = [texts[name][:] for name in ("text", "label") if name in texts.column_names]
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
+
+
+def evaluate_concepts(
+    model: Any,
+    host: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Dataset,
+    output_dir: str | Path,
+    *,
+    train: Dataset | None = None,
+    split: str = "test",
+    dataset_name: str = "",
+    settings: EvaluationSettings | None = None,
+    salience: Dataset | None = None,
+    references: AblationReferences | None = None,
+) -> dict[str, Any]:
+    """Measure a concept model: salience, concept table, purity, routing, overlap, usage, ablations, bottleneck.
+
+    A folder that holds a part of the same evaluation is completed, so an interrupted run goes on where it stopped.
+
+    Args:
+        model ([`ConceptModel`][clvq_hf.ConceptModel]): The concepts.
+        host (`PreTrainedModel`): The model whose concepts these are, with a head.
+        tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+        texts (`datasets.Dataset`): `text` and, for most figures, `label`. Nothing may have been trained on them.
+        output_dir (`str` or `Path`): Where `results.json`, the table and the outcomes go.
+        train (`datasets.Dataset`, *optional*): Training texts, for the class directions and mean states. Texts that
+            are among them are taken out of `texts`, and counted. Without them the references that need them, and the
+            bottleneck, are left out.
+        split (`str`): Name of the split of `texts`.
+        dataset_name (`str`): For the record.
+        settings ([`EvaluationSettings`][clvq_hf.evaluation.evaluate.EvaluationSettings], *optional*): How.
+        salience (`datasets.Dataset`, *optional*): Of these texts, made before: it depends on the host alone.
+        references ([`AblationReferences`][clvq_hf.evaluation.ablation.references.AblationReferences], *optional*): Of `train`,
+            made before.
+
+    Returns:
+        `dict[str, Any]`: What `results.json` holds: `texts`, `table` (one entry a metric), `ablation` (one a
+        protocol), `bottleneck`, and what they were made with.
+
+    Raises:
+        ValueError: If the host, the texts or the folder do not fit.
+    """
+    settings = EvaluationSettings() if settings is None else settings
+    evaluation = Evaluation(Path(output_dir), settings)
+    model.check_host(host)
+    kept = without_texts(texts, [] if train is None else train["text"])
+    if len(kept) == 0:
+        raise ValueError("All of these texts are among the training texts, so there is nothing to measure on.")
+    evaluation.begin(model, texts, train)
+    evaluation.results["texts"] = {
+        "dataset": dataset_name,
+        "split": split,
+        "num_texts": len(kept),
+        "num_left_out": len(texts) - len(kept),
+    }
+    if salience is not None:
+        evaluation.outcome("salience", lambda: salience)
+    table = _table(evaluation, model, host, tokenizer, kept, split, dataset_name)
+    evaluation.results["host_name_or_path"] = model.config.host_name_or_path
+    evaluation.results["layers"] = [model.config.lower_layer, model.config.upper_layer]
+    error = np.asarray([value for value in table.texts["salience_error"] if value is not None])
+    evaluation.results["texts"]["label_names"] = table.label_names
+    evaluation.results["texts"]["median_salience_error"] = float(np.median(error)) if len(error) else None
+    wanted = [name for name in settings.protocols if name != "probe"]
+    if references is None and train is not None and (wanted or "bottleneck" not in evaluation.results):
+        references = fit_references(
+            model, host, tokenizer, train, max_length=settings.max_length, batch_size=settings.batch_size
+        )
+    _measure_table(evaluation, model, table)
+    _measure_ablation(evaluation, model, host, tokenizer, table, references)
+    if references is not None:
+        outcome = evaluation.outcome(
+            "splice",
+            lambda: splice_texts(
+                model,
+                host,
+                tokenizer,
+                table,
+                upper_mean=references.upper_mean,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+            ),
+        )
+        evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome, settings.num_bootstrap))
+    evaluation.save()
+    return evaluation.results
+
+
+def _table(
+    evaluation: Evaluation,
+    model: Any,
+    host: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Dataset,
+    split: str,
+    dataset_name: str,
+) -> ConceptTable:
+    folder, settings = evaluation.output_dir / "concept_table", evaluation.settings
+    if folder.exists():
+        table = ConceptTable.load_from_disk(folder)
+        table.check_model(model)
+        return table
+    salience = evaluation.outcome(
+        "salience",
+        lambda: salient_tokens(
+            host,
+            tokenizer,
+            texts,
+            model.config.lower_layer,
+            stack=model.config.stack,
+            method=settings.attribution,
+            n_steps=settings.n_steps,
+            max_steps=settings.max_steps,
+            sign=settings.sign,
+            max_length=settings.max_length,
+            batch_size=settings.batch_size,
+        ),
+    )
+    return model.concept_table(
+        host,
+        tokenizer,
+        texts,
+        split=split,
+        dataset_name=dataset_name,
+        salience=salience,
+        max_length=settings.max_length,
+        batch_size=settings.batch_size,
+        output_dir=folder,
+    )
+
+
+def _measure_table(evaluation: Evaluation, model: Any, table: ConceptTable) -> None:
+    """The metrics that read the concept table alone."""
+    settings = evaluation.settings
+    random = {"num_bootstrap": settings.num_bootstrap, "seed": settings.seed}
+    tokens, with_special = table.metric_inputs(), table.metric_inputs(special_tokens=True)
+    counts = np.bincount(np.concatenate([*map(np.asarray, tokens["codes"])]), minlength=table.codebook_size)
+    evaluation.step(
+        "table", "codebook_usage", lambda: codebook_usage(codes=tokens["codes"], codebook_size=table.codebook_size)
+    )
+    codebook = model.codebook.detach().cpu().numpy()
+    evaluation.step("table", "codebook_similarity", lambda: codebook_similarity(vectors=codebook, counts=counts))
+    if len({label for label in tokens["labels"] if label >= 0}) < 2:
+        logger.warning("The texts have fewer than two labels: purity, routing and overlap are left out.")
+        return
+    content = table.metric_inputs(words=True, stop_words=False)
+    evaluation.step("table", "label_purity", lambda: label_purity(read_token_table(**tokens), details=True, **random))
+    evaluation.step(
+        "table",
+        "label_purity_with_special_tokens",
+        lambda: label_purity(read_token_table(**with_special), **random),
+    )
+    evaluation.step(
+        "table", "routing_divergence", lambda: routing_divergence(read_word_table(**content), details=True, **random)
+    )
+    evaluation.step("table", "codebook_overlap", lambda: codebook_overlap(**tokens, **random))
+
+
+def _measure_ablation(
+    evaluation: Evaluation,
+    model: Any,
+    host: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    table: ConceptTable,
+    references: AblationReferences | None,
+) -> None:
+    settings = evaluation.settings
+    for name in settings.protocols:
+        if name == "probe" and len({label for label in table.texts["label"] if label >= 0}) < 2:
+            logger.warning("The texts have fewer than two labels: the probe protocol is left out.")
+            continue
+        where = {"protocol": "probe"} if name == "probe" else {"positions": name, "how": settings.how}
+        outcome = evaluation.outcome(
+            f"ablation-{name}",
+            lambda where=where: ablate_texts(
+                model,
+                host,
+                tokenizer,
+                table,
+                references=references,
+                conditions=settings.conditions,
+                k=settings.k,
+                num_draws=settings.num_draws,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                **where,
+            ),
+        )
+        evaluation.step("ablation", name, lambda outcome=outcome: _ablation_figures(outcome, settings))
+
+
+def _ablation_figures(outcome: Dataset, settings: EvaluationSettings) -> dict[str, Any]:
+    figures = ablation_drop(outcome.to_dict(), num_bootstrap=settings.num_bootstrap, seed=settings.seed, details=True)
+    # One row per text is what the outcomes are for, beside the results.
+    del figures["differences"]
+    return figures
+
+
+__all__ = ["Evaluation", "EvaluationSettings", "evaluate_concepts"]

@@ -1,0 +1,1 @@
+"""Find, read, edit and resume the model whose concepts are studied."""

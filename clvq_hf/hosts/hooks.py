@@ -1,0 +1,418 @@
+"""Capture and edit a host's residual stream with forward hooks, and stop the host early.
+
+``python
+with capture(host, [4, 8]) as states:
+    host(**batch)
+states[4]                                        # (B, S, d), what block 5 received
+
+with edit(host, 4, lambda state: state * 0.5):   # the host goes on with the edited state
+    host(**batch)
+``
+
+Layer 0 is the first block's input, layer `i` the output of the `i`-th block that runs, before any final norm.
+Everything is removed on exit, also after an exception. Finding the blocks is the work of `probe.py`.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .host import (
+    UnsupportedHostError,
+    check_checkpointing,
+    evaluation_mode,
+    input_device,
+    max_length,
+    refuse_compiled,
+    unwrap,
+)
+from .probe import probing, residual_stream
+from .residual_stream import ResidualStream
+
+__all__ = [
+    "Capture",
+    "Edit",
+    "ResidualStream",
+    "UnsupportedHostError",
+    "capture",
+    "edit",
+    "evaluation_mode",
+    "input_device",
+    "max_length",
+    "residual_stream",
+    "run",
+    "unwrap",
+]
+
+CaptureCallback = Callable[[dict[int, torch.Tensor], torch.Tensor, int | None], None]
+
+# What holds the keys and values, or the recurrent state, of earlier positions: transformers' caches, XLNet, RWKV.
+_CACHE_ARGUMENTS = ("past_key_values", "cache_params", "mems", "state")
+
+# Masks the other way round, true on padding: FSMT's decoder, XLNet.
+_PADDING_ARGUMENTS = ("decoder_padding_mask", "input_mask")
+
+HandleT = TypeVar("HandleT", bound="_Handle")
+
+
+class _StopForward(Exception):
+    """Ends a host's forward once everything asked for was seen; caught by the capture that raised it."""
+
+    def __init__(self, owner: "Capture"):
+        super().__init__("the host was stopped after the highest captured layer; use capture(stop=True) in a `with`")
+        self.owner = owner
+
+
+class _Handle:
+    """Hooks on the blocks up to one layer, which follow the order of calls; `_see` gets each state that passes.
+
+    The order is checked at every call, because a block that is skipped (LayerDrop) would shift every layer after it.
+    """
+
+    _prepend = False
+
+    def __init__(self, host: nn.Module, layers: Sequence[int], stack: str | None):
+        model = unwrap(host)
+        self.stream = residual_stream(host, stack)
+        self._layers = _checked_layers(layers, self.stream)
+        refuse_compiled(model, {self.stream.scope_name, *self.stream.block_names})
+        self._scope = model.get_submodule(self.stream.scope_name)
+        blocks = [model.get_submodule(name) for name in self.stream.block_names]
+        hooked = set(blocks[: max(1, max(self._layers))])
+        # A block that is called again above the highest layer (ALBERT) fires there too: all its turns are listed.
+        self._turns = [(layer, block) for layer, block in enumerate(blocks, 1) if block in hooked]
+        self._turn: int | None = None
+        self._removable: list = []
+        try:
+            self._register(blocks[0], hooked)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _register(self, first: nn.Module, hooked: set[nn.Module]) -> None:
+        add = self._removable.append
+        add(self._scope.register_forward_pre_hook(self._enter, with_kwargs=True))
+        add(self._scope.register_forward_hook(self._leave))
+        if 0 in self._layers:
+            add(first.register_forward_pre_hook(self._before_first, with_kwargs=True, prepend=self._prepend))
+        for block in hooked:
+            add(block.register_forward_hook(self._after_block, prepend=self._prepend))
+
+    def remove(self) -> None:
+        """Remove every hook from the host. May be called again without effect."""
+        while self._removable:
+            self._removable.pop().remove()
+
+    def __enter__(self: HandleT) -> HandleT:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self.remove()
+        return False
+
+    def _see(self, layer: int, state: torch.Tensor) -> torch.Tensor | None:
+        """Handle one state `(B, S, d)`; a tensor of the same shape replaces it, None leaves it."""
+        raise NotImplementedError  # abstract
+
+    def _enter(self, scope: nn.Module, args: tuple, kwargs: dict) -> None:
+        if probing():
+            return
+        check_checkpointing(scope, [block for _, block in self._turns])
+        self._arguments = _Arguments(self.stream, scope, args, kwargs)
+        self._turn = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """A forward of the stack begins; `_arguments` says with what."""
+
+    def _leave(self, scope: nn.Module, args: tuple, output: Any) -> None:
+        if probing():
+            return
+        turn, self._turn = self._turn, None
+        if turn != len(self._turns):
+            raise _out_of_turn(self.stream, f"{turn} of {len(self._turns)} watched block calls happened")
+
+    def _before_first(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if self._turn != 0 or probing():  # a shared first block, called again
+            return None
+        key = self.stream.input_key
+        new = self._pass(0, args[key] if isinstance(key, int) else kwargs[key])
+        if new is None:
+            return None
+        if isinstance(key, int):
+            return (*args[:key], new, *args[key + 1 :]), kwargs
+        return args, {**kwargs, key: new}
+
+    def _after_block(self, block: nn.Module, args: tuple, output: Any) -> Any:
+        if probing():
+            return None
+        turn = self._turn
+        if turn is None:
+            raise _out_of_turn(self.stream, "a block ran outside of its stack's forward")
+        if turn == len(self._turns) or self._turns[turn][1] is not block:
+            raise _out_of_turn(self.stream, "the blocks did not run in the order they were found in")
+        self._turn = turn + 1
+        layer = self._turns[turn][0]
+        if layer not in self._layers:
+            return None
+        index = self.stream.output_index
+        new = self._pass(layer, output if index is None else output[index])
+        if new is None or index is None:
+            return new
+        items = [*output[:index], new, *output[index + 1 :]]
+        return items if isinstance(output, list) else tuple(items)
+
+    def _pass(self, layer: int, state: torch.Tensor) -> torch.Tensor | None:
+        seen = self.stream.read(state, self._arguments.batch_size, self._arguments.length)
+        new = self._see(layer, seen)
+        return None if new is None else self.stream.write(state, new)
+
+
+class Capture(_Handle, Mapping):
+    """What `capture` returns: a read-only mapping from layer to the latest `(B, S, d)` state.
+
+    It is a context manager; `remove` removes its hooks. The states stay readable afterwards.
+    """
+
+    def __init__(
+        self, host: nn.Module, layers: Sequence[int], stack: str | None, stop: bool, callback: CaptureCallback | None
+    ):
+        self._states: dict[int, torch.Tensor] = {}
+        self._stop = stop
+        self._callback = callback
+        super().__init__(host, layers, stack)
+        self._last = max(self._layers)
+
+    def __getitem__(self, layer: int) -> torch.Tensor:
+        if layer in self._states:
+            return self._states[layer]
+        if layer in self._layers:
+            raise KeyError(f"layer {layer} has not been seen: the host has not run inside this capture")
+        raise KeyError(f"layer {layer} was not asked for; this capture holds layers {sorted(self._layers)}")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._states)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self.remove()
+        return isinstance(error, _StopForward) and error.owner is self
+
+    def _begin(self) -> None:
+        self._states.clear()
+        if self._callback is not None:
+            # Now, because the cache fills while the host runs.
+            self._past_length = self._arguments.past_length()
+
+    def _see(self, layer: int, state: torch.Tensor) -> None:
+        self._states[layer] = state
+        if layer == self._last:
+            if self._callback is not None:
+                self._callback(dict(self._states), self._arguments.mask(state.device), self._past_length)
+            if self._stop:
+                raise _StopForward(self)
+
+
+class Edit(_Handle):
+    """What `edit` returns: a context manager whose `remove` removes the edit."""
+
+    # Before transformers' own hooks, which record output_hidden_states: they should report what the host goes on with.
+    _prepend = True
+
+    def __init__(
+        self, host: nn.Module, layer: int, fn: Callable[..., torch.Tensor], stack: str | None, with_mask: bool
+    ):
+        self._fn = fn
+        self._with_mask = with_mask
+        self._applied = False
+        super().__init__(host, [layer], stack)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None and not self._applied:
+            warnings.warn("an edit was never applied: the host did not run inside it", RuntimeWarning, stacklevel=2)
+        return super().__exit__(kind, error, traceback)
+
+    def _begin(self) -> None:
+        # Now, because the cache fills while the host runs.
+        self._past_length = self._arguments.past_length() if self._with_mask else 0
+
+    def _see(self, layer: int, state: torch.Tensor) -> torch.Tensor | None:
+        self._applied = True
+        if self._with_mask:
+            new = self._fn(state, self._arguments.mask(state.device), self._past_length)
+        else:
+            new = self._fn(state)
+        if new is state:
+            return None
+        if not isinstance(new, torch.Tensor) or new.shape != state.shape:
+            got = f"shape {tuple(new.shape)}" if isinstance(new, torch.Tensor) else type(new).__name__
+            raise ValueError(
+                f"An edit must return a tensor of the shape it was given, {tuple(state.shape)}; at layer {layer} it "
+                f"returned {got}."
+            )
+        # Mamba's stream is float32 in a bfloat16 model: the state's own dtype counts, not the host's.
+        return new.to(device=state.device, dtype=state.dtype)
+
+
+def capture(
+    host: nn.Module,
+    layers: Sequence[int],
+    stack: str | None = None,
+    stop: bool = False,
+    callback: CaptureCallback | None = None,
+) -> Capture:
+    """Capture hidden states while the host runs.
+
+    Hooks are registered at the call, all or none. Use the result in a `with` block, or call its `remove()`.
+    The states are the very tensors that the host computes with, not copies: gradients flow through them, and a later
+    in-place change of one changes the other.
+
+    Args:
+        host: A transformers model; see `residual_stream`.
+        layers: Which layers, from 0 (the first block's input) to L (the last block's output, before a final norm).
+        stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
+        stop: Stop the host after the highest layer, by an exception that the `with` block swallows. The lines after
+            the host's call in the block are skipped.
+        callback: Called once per forward after the highest layer, as `callback(states, attention_mask, past_length)`:
+            the states by layer, each `(B, S, d)`; a `(B, S)` bool mask of the real tokens among these positions
+            (all true if the stack got none); how many earlier positions the cache holds, as in `generate()` (0 without
+            a cache, None if it holds some and does not say how many, as Mamba's).
+
+    Returns:
+        A mapping from layer to `(B, S, d)`, in the host's dtype and on its device, of the latest forward.
+
+    Raises:
+        UnsupportedHostError: If the host's residual stream cannot be found with certainty.
+        ValueError: If a layer or the stack does not exist.
+    """
+    return Capture(host, layers, stack, stop, callback)
+
+
+def edit(
+    host: nn.Module, layer: int, fn: Callable[..., torch.Tensor], stack: str | None = None, with_mask: bool = False
+) -> Edit:
+    """Replace the hidden states at one layer while the host runs.
+
+    A capture of the same layer sees the edited states, and so does `output_hidden_states` on hosts that record it
+    with hooks. Of several edits at a layer the one registered last runs first.
+
+    Args:
+        host: A transformers model; see `residual_stream`.
+        layer: Where, from 0 (the first block's input) to L (the last block's output, before a final norm).
+        fn: Maps `(B, S, d)` to `(B, S, d)`; the result is cast to the dtype and device of the state.
+        stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
+        with_mask: Whether to call `fn(states, attention_mask, past_length)`, with the `(B, S)` bool mask of the real
+            tokens and the number of cached positions, as `capture` tells its callback.
+
+    Returns:
+        A handle that is a context manager and has `remove()`.
+
+    Raises:
+        UnsupportedHostError: If the host's residual stream cannot be found with certainty.
+        ValueError: If the layer or the stack does not exist; during the forward, if `fn` changes the shape.
+    """
+    return Edit(host, layer, fn, stack, with_mask)
+
+
+def run(
+    host: nn.Module, inputs: Mapping[str, Any], layers: Sequence[int], stack: str | None = None
+) -> dict[int, torch.Tensor]:
+    """Run the host up to the highest of `layers` and return their hidden states.
+
+    Args:
+        host: A transformers model; see `residual_stream`.
+        inputs: Keyword arguments of the host, passed as they are.
+        layers: Which layers, 0 to L.
+        stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
+
+    Returns:
+        Layer to `(B, S, d)`, in the host's dtype and on its device.
+
+    Raises:
+        UnsupportedHostError: If the host's residual stream cannot be found with certainty.
+        ValueError: If a layer or the stack does not exist.
+    """
+    with capture(host, layers, stack=stack, stop=True) as states:
+        host(**inputs)
+    return {layer: states[layer] for layer in layers}
+
+
+def _checked_layers(layers: Sequence[int], stream: ResidualStream) -> frozenset[int]:
+    if not layers:
+        raise ValueError("layers is empty; name at least one layer.")
+    for layer in layers:
+        stream.check_layer(layer)
+    return frozenset(layers)
+
+
+def _out_of_turn(stream: ResidualStream, what: str) -> RuntimeError:
+    return RuntimeError(
+        f"Layers cannot be told apart: {what} (expected {stream.num_blocks} calls of {stream.list_name}). LayerDrop "
+        "in train mode skips blocks, gradient checkpointing may run them again: put the host in eval mode. "
+        "Compiled code may run no hooks: call the host that is not compiled."
+    )
+
+
+class _Arguments:
+    """What the stack was called with: the shape of its input, its mask, its cache."""
+
+    def __init__(self, stream: ResidualStream, scope: nn.Module, args: tuple, kwargs: dict):
+        names = stream.scope_parameters
+        self._values = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
+        given = self._values.get("input_ids")
+        if given is None:
+            given = self._values.get("inputs_embeds")
+        if given is None:
+            raise ValueError(f"{type(scope).__name__} was called with neither input_ids nor inputs_embeds.")
+        self.batch_size, self.length = given.shape[:2]
+
+    def mask(self, device: torch.device) -> torch.Tensor:
+        """The `(B, S)` bool mask of real tokens."""
+        mask = self._values.get("attention_mask")
+        if mask is None:
+            padding = next((m for name in _PADDING_ARGUMENTS if (m := self._values.get(name)) is not None), None)
+            mask = None if padding is None else padding == 0
+        if mask is None:
+            if "decoder_padding_mask" in self._values:
+                raise ValueError("FSMT drops the decoder's mask when it uses a cache; call it with use_cache=False.")
+            return torch.ones(self.batch_size, self.length, dtype=torch.bool, device=device)
+        if not isinstance(mask, torch.Tensor) or mask.ndim != 2 or mask.shape[1] < self.length:
+            shape = f"of shape {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else f"({type(mask).__name__})"
+            raise ValueError(
+                f"The attention mask {shape} that reached the host does not tell which of the {self.batch_size} x "
+                f"{self.length} positions are real; call the host with a 2-D attention_mask (batch, sequence)."
+            )
+        # During generation the mask covers the cache too; these positions are its end.
+        return mask[:, mask.shape[1] - self.length :].to(device).bool()
+
+    def past_length(self) -> int | None:
+        """Earlier positions that a cache held when the stack was called; None if it is filled and does not say."""
+        lengths = [_cached_length(self._values.get(name)) for name in _CACHE_ARGUMENTS]
+        return None if None in lengths else max(lengths)
+
+
+def _cached_length(cache: Any) -> int | None:
+    cache = getattr(cache, "self_attention_cache", cache)
+    layers = getattr(cache, "layers", None)
+    if layers is None:  # XLNet's list of memories, RWKV's state
+        return 0 if cache is None or (isinstance(cache, (tuple, list)) and not cache) else None
+    lengths = [int(layer.get_seq_length()) for layer in layers if hasattr(layer, "get_seq_length")]
+    if any(lengths):
+        return max(lengths)
+    for layer in layers:  # Mamba's states, which hold no positions
+        seen = getattr(layer, "has_previous_state", False)
+        if any(seen.values()) if isinstance(seen, dict) else seen:
+            return None
+    return 0

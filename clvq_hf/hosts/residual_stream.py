@@ -1,0 +1,99 @@
+"""`ResidualStream`: where a host keeps its residual stream, and how the states of its blocks are laid out."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .host import UnsupportedHostError
+
+
+@dataclass(frozen=True)
+class ResidualStream:
+    """The residual stream of one stack of a host.
+
+    Attributes:
+        stack: `"encoder"` or `"decoder"` on encoder-decoder hosts, otherwise `None`.
+        num_blocks: Number of block calls in one forward, L. Valid layers are 0 to L.
+        hidden_sizes: Width of the stream at layers 0 to L, a tuple of length L + 1.
+        is_causal: Whether no position sees a later one (found by perturbing the last token).
+        scope_name: Name of the module whose forward is one pass through the stack (`""`: the host itself).
+        scope_parameters: Names of that forward's parameters, in order.
+        list_name: Name of the `nn.ModuleList` that holds the blocks.
+        block_names: Names of the blocks in call order, length L. Shared blocks (ALBERT) occur several times.
+        input_key: Position or keyword under which a block receives the stream.
+        output_index: Index of the stream in a block's tuple or list output; `None` if the output is the stream.
+        time_first: Whether blocks see `(T, B, d)` instead of `(B, T, d)`.
+        prefix_length: Number of positions that the host puts before those of the input (CPM-Ant).
+        pads_tail: Whether the host may add positions after those of the input (padding to a window, n-gram streams).
+    """
+
+    stack: str | None
+    num_blocks: int
+    hidden_sizes: tuple[int, ...]
+    is_causal: bool
+    scope_name: str
+    scope_parameters: tuple[str, ...]
+    list_name: str
+    block_names: tuple[str, ...]
+    input_key: int | str
+    output_index: int | None
+    time_first: bool
+    prefix_length: int
+    pads_tail: bool
+
+    def check_layer(self, layer: int) -> None:
+        """Check that `layer` is one of 0 to L.
+
+        Raises:
+            ValueError: If it is not, saying how many blocks there are.
+        """
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= self.num_blocks:
+            blocks = f"the host's {self.stack} has" if self.stack else "the host has"
+            raise ValueError(
+                f"Layer {layer!r} does not exist: {blocks} {self.num_blocks} blocks, so layers run from 0 (the first "
+                f"block's input) to {self.num_blocks} (the last block's output)."
+            )
+
+    def read(self, state: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
+        """View a block's state as `(B, S, d)`.
+
+        Args:
+            state: What a block got or gave, `(B, T, d)` or `(T, B, d)`.
+            batch_size: B of the stack's input.
+            length: S of the stack's input.
+
+        Returns:
+            A view of shape `(B, S, d)` without the positions that the host added; all of it if there are none.
+
+        Raises:
+            UnsupportedHostError: If the state does not hold one vector for each input position.
+        """
+        start = self._start(state, batch_size, length)
+        state = state.transpose(0, 1) if self.time_first else state
+        return state if state.shape[1] == length else state[:, start : start + length]
+
+    def write(self, state: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Put an edited `(B, S, d)` back into the block's own layout, with the positions that the host added."""
+        batch_first = state.transpose(0, 1) if self.time_first else state
+        length = new.shape[1]
+        if batch_first.shape[1] != length:
+            start = self._start(state, *new.shape[:2])
+            new = torch.cat([batch_first[:, :start], new, batch_first[:, start + length :]], dim=1)
+        return new.transpose(0, 1) if self.time_first else new
+
+    def _start(self, state: torch.Tensor, batch_size: int, length: int) -> int:
+        shape = tuple(state.shape)
+        if state.ndim == 3:
+            batch, total = (shape[1], shape[0]) if self.time_first else shape[:2]
+            if batch == batch_size:
+                if total == length:
+                    return 0
+                if self.prefix_length and total == self.prefix_length + length:
+                    return self.prefix_length
+                if self.pads_tail and total > length:
+                    return 0
+        raise UnsupportedHostError(
+            f"A block's state has shape {shape}, which does not hold one vector for each of the {batch_size} x "
+            f"{length} input positions. If the host drops padding (FlashAttention unpadding), load it with "
+            "attn_implementation='sdpa' or 'eager'."
+        )

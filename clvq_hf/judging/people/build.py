@@ -1,0 +1,206 @@
+"""Concept tables → a page for annotators, and the key to it."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ...files import write_whole
+from ...rendering.pages import render_page
+from ...tables.concept_table import ConceptTable
+from ...version import __version__
+from ..exhibits import KINDS, Exhibit, Item, Kind, check_tables, draw_items, exhibit, readable_labels, salient_codes
+from .design import condition_of
+from .key import FORMAT_VERSION, KEY_NAME, PAGE_NAME, Question, StudyKey
+
+
+def build_study(
+    tables: Mapping[str, ConceptTable],
+    output_dir: str | Path,
+    *,
+    num_items: int = 60,
+    kinds: Sequence[Kind] = KINDS,
+    raters: int = 2,
+    num_checks: int = 6,
+    label_names: Sequence[str] | None = None,
+    show_text: bool = False,
+    notice: str = "",
+    seed: int = 0,
+) -> StudyKey:
+    """Write `page.html`, for annotators, and `key.json`, which stays with you.
+
+    The same arguments give the same study, so a key can be made again.
+
+    Args:
+        tables (`Mapping[str, ConceptTable]`): By method, of [`open_tables`][clvq_hf.judging.exhibits.open_tables].
+        output_dir (`str` or `Path`): Folder for the two files.
+        num_items (`int`): Texts, in equal parts from every prediction, right and wrong.
+        kinds (`Sequence[str]`): How concepts are shown: `"words"`, `"sentences"` or both.
+        raters (`int`): Annotators who see the same texts under the same conditions, before the next group begins.
+        num_checks (`int`): Attention checks of each annotator.
+        label_names (`Sequence[str]`, *optional*): What annotators read in place of the labels' names in the tables.
+        show_text (`bool`): Whether annotators see the text too. They then judge the text as much as the concept.
+        notice (`str`): A paragraph for the instructions, such as a warning or whom to ask.
+        seed (`int`): Of the draw and the checks.
+
+    Returns:
+        [`StudyKey`][clvq_hf.judging.people.StudyKey]: What the key holds.
+
+    Raises:
+        ValueError: If the tables do not belong together, labels have no names that people understand, there are too
+            few texts, or the folder has the key to another study.
+    """
+    check_tables(tables)
+    names = readable_labels(tables, label_names)
+    if not kinds or set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds):
+        raise ValueError(f"kinds must be some of {', '.join(KINDS)}, each once, got {', '.join(kinds) or 'none'}.")
+    if num_items < 1 or raters < 1 or num_checks < 0:
+        raise ValueError("A study needs at least one item, one rater, and no negative number of checks.")
+    items, spare = _draw(tables, num_items, num_checks, seed)
+    builder = _Builder(tables, kinds, names, show_text, seed)
+    for place, item in enumerate(tqdm(items, desc="Texts", leave=False)):
+        builder.ask(place, item)
+    for number, item in enumerate(spare):
+        builder.check(number, item)
+    # By their names, which are random: the order in the file says nothing.
+    groups = [sorted(shown, key=lambda question: question["id"]) for shown in builder.shown]
+    content = {"labels": list(names.values()), "raters": raters, "groups": groups}
+    study = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    questions = sorted(builder.questions, key=lambda question: question.id)
+    key = StudyKey(study, list(names.values()), list(tables), list(kinds), raters, show_text, questions)
+    about = {"study": study, "clvq_version": __version__, "format_version": FORMAT_VERSION}
+    page = render_page(
+        "study/page.html",
+        data={**about, **content},
+        labels=key.label_names,
+        kinds=key.kinds,
+        show_text=show_text,
+        has_checks=num_checks > 0,
+        notice=notice,
+    )
+    _write(Path(output_dir), page, key)
+    return key
+
+
+class _Builder:
+    """Collects what each group is shown, and what the key says of it."""
+
+    def __init__(
+        self,
+        tables: Mapping[str, ConceptTable],
+        kinds: Sequence[Kind],
+        label_names: dict[str, str],
+        show_text: bool,
+        seed: int,
+    ) -> None:
+        self.tables = tables
+        self.conditions = [(method, kind) for method in tables for kind in kinds]
+        self.label_names = label_names
+        self.show_text = show_text
+        self.codes = {method: salient_codes(table) for method, table in tables.items()}
+        self.generator = np.random.default_rng(seed)
+        fingerprints = [table.metadata["model_fingerprint"] for table in tables.values()]
+        self.secret = json.dumps([seed, fingerprints]).encode()
+        self.shown: list[list[dict[str, Any]]] = [[] for _ in self.conditions]
+        self.questions: list[Question] = []
+
+    def ask(self, place: int, item: Item) -> None:
+        """One question a group, each under another condition."""
+        for group in range(len(self.conditions)):
+            method, kind = self.conditions[condition_of(place, group, len(self.conditions))]
+            code = self.codes[method][item.text_id]
+            found = exhibit(self.tables[method], code, kind, without=item.text_id)
+            question = Question(
+                id=self._id("item", item.text_id, method, kind),
+                group=group,
+                kind=kind,
+                answer=self.label_names[item.prediction],
+                method=method,
+                text_id=item.text_id,
+                code=code,
+                correct=item.correct,
+                is_empty=found.is_empty,
+            )
+            self._add(question, item, _content(found))
+
+    def check(self, number: int, item: Item) -> None:
+        """One attention check a group: a concept like others, and in it the label to choose."""
+        # Not what the concept may suggest: that would pass without being read.
+        labels = [shown for name, shown in self.label_names.items() if name != item.prediction]
+        for group in range(len(self.conditions)):
+            method, kind = self.conditions[condition_of(number, group, len(self.conditions))]
+            told = labels[(number + group) % len(labels)]
+            found = exhibit(self.tables[method], self.codes[method][item.text_id], kind, without=item.text_id)
+            content = _content(found)
+            shown = content[kind]
+            place = int(self.generator.integers(len(shown) + 1))
+            if kind == "words":
+                size = max((count for _, count in shown), default=1)
+                shown.insert(place, [f"please choose “{told}”", size])
+            else:
+                shown.insert(place, ["Please choose “", told, "” here, to show that you read the sentences."])
+            self._add(Question(self._id("check", number, group), group, kind, told), item, content)
+
+    def _add(self, question: Question, item: Item, content: dict[str, Any]) -> None:
+        self.questions.append(question)
+        text = {"text": item.text} if self.show_text else {}
+        self.shown[question.group].append({"id": question.id, **content, **text})
+
+    def _id(self, *parts: Any) -> str:
+        return hmac.new(self.secret, json.dumps(parts).encode(), "sha256").hexdigest()[:16]
+
+
+def _content(found: Exhibit) -> dict[str, Any]:
+    """What the page shows of a concept: words with counts; sentences as pieces, every second one of the concept."""
+    if found.kind == "words":
+        return {"words": [list(word) for word in found.words]}
+    return {"sentences": [list(_pieces(example.text, example.spans)) for example in found.sentences]}
+
+
+def _pieces(text: str, spans: list[tuple[int, int]]) -> Iterator[str]:
+    last = 0
+    for start, end in spans:
+        yield text[last:start]
+        yield text[start:end]
+        last = end
+    yield text[last:]
+
+
+def _draw(
+    tables: Mapping[str, ConceptTable], num_items: int, num_checks: int, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """The texts that are asked about, and others whose concepts the checks are put into."""
+    first = next(iter(tables.values()))
+    usable = draw_items(tables, len(first.texts), seed)
+    num_items = min(num_items, len(usable) - num_checks)
+    if num_items < 1:
+        raise ValueError(
+            f"The tables have {len(usable)} different texts with a salient concept, and {num_checks} of them are for "
+            "attention checks: take tables of more texts, or fewer checks."
+        )
+    items = draw_items(tables, num_items, seed)
+    taken = {item.text_id for item in items}
+    spare = [item for item in usable if item.text_id not in taken][:num_checks]
+    # Stratum by stratum: then each condition gets an equal part of each.
+    return sorted(items, key=lambda item: (item.prediction, str(item.correct))), spare
+
+
+def _write(folder: Path, page: str, key: StudyKey) -> None:
+    file = folder / KEY_NAME
+    if file.exists() and StudyKey.load(file).study != key.study:
+        raise ValueError(
+            f"{file} is the key to another study, and its answers could not be scored without it. Take another folder, "
+            "or delete it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    # The key first: a page without one would be answered in vain.
+    key.save(file)
+    write_whole(folder / PAGE_NAME, page)
+
+
+__all__ = ["build_study"]

@@ -1,0 +1,166 @@
+"""What stays with the experimenter: which question was about what."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...files import write_whole
+from ...version import __version__
+from ..exhibits import Kind
+
+KEY_NAME = "key.json"
+PAGE_NAME = "page.html"
+KEY_FORMAT = "clvq-hf study key"
+SCORES_FORMAT = "clvq-hf study scores"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a group is asked.
+
+    Attributes:
+        id (`str`): Its name on the page, which says nothing.
+        group (`int`): The group that is asked.
+        kind (`str`): Whether `"words"` or `"sentences"` are shown.
+        answer (`str`): The right label: what the model predicts; of an attention check what it tells to choose.
+        method (`str` or `None`): Whose concept is shown; `None` for an attention check.
+        text_id (`int` or `None`): The text; `None` for an attention check.
+        code (`int` or `None`): The concept; `None` for an attention check.
+        correct (`bool` or `None`): Whether the model is right; `None` where nobody knows.
+        is_empty (`bool`): Whether there was nothing to show, since the concept occurs in no other text.
+    """
+
+    id: str
+    group: int
+    kind: Kind
+    answer: str
+    method: str | None = None
+    text_id: int | None = None
+    code: int | None = None
+    correct: bool | None = None
+    is_empty: bool = False
+
+    @property
+    def is_check(self) -> bool:
+        """Whether it is an attention check."""
+        return self.method is None
+
+
+@dataclass(frozen=True)
+class StudyKey:
+    """The questions of a study with their answers.
+
+    Attributes:
+        study (`str`): Fingerprint of what the page shows.
+        label_names (`list[str]`): The labels to choose from.
+        methods (`list[str]`): The methods.
+        kinds (`list[str]`): How concepts are shown.
+        raters (`int`): Annotators of a group before the next one begins.
+        show_text (`bool`): Whether the page shows the text too.
+        questions (`list[Question]`): All of them, of all groups.
+    """
+
+    study: str
+    label_names: list[str]
+    methods: list[str]
+    kinds: list[str]
+    raters: int
+    show_text: bool
+    questions: list[Question]
+
+    @property
+    def num_groups(self) -> int:
+        """As many as there are conditions: methods times kinds."""
+        return len(self.methods) * len(self.kinds)
+
+    @cached_property
+    def by_id(self) -> dict[str, Question]:
+        """The questions by their names on the page."""
+        return {question.id: question for question in self.questions}
+
+    @property
+    def num_texts(self) -> int:
+        """Texts that are asked about."""
+        return len({question.text_id for question in self.questions if not question.is_check})
+
+    def of_group(self, group: int) -> list[Question]:
+        """What a group is asked, checks included."""
+        return [question for question in self.questions if question.group == group]
+
+    def of_condition(self, method: str, kind: str) -> Iterator[Question]:
+        """The questions about a method in one kind, of all groups."""
+        return (question for question in self.questions if (question.method, question.kind) == (method, kind))
+
+    def save(self, file: Path) -> None:
+        """Write it as JSON."""
+        about = {"format": KEY_FORMAT, "format_version": FORMAT_VERSION, "clvq_version": __version__}
+        write_whole(file, json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, file: str | Path) -> "StudyKey":
+        """Read a key.
+
+        Raises:
+            ValueError: If the file is not there, or is no key.
+        """
+        content = read_json(
+            file,
+            KEY_FORMAT,
+            "the key of a study, which `clvq-hf study build` writes beside its page; if it was one, delete it and "
+            "build the study again with the same arguments",
+        )
+        try:
+            questions = [Question(**question) for question in content.pop("questions")]
+            return cls(questions=questions, **{name: content[name] for name in cls.__annotations__ if name in content})
+        except (TypeError, AttributeError, KeyError) as error:
+            raise ValueError(
+                f"{file} is damaged: {error}. Delete it, and build the study again with the same arguments."
+            ) from error
+
+
+def read_json(file: str | Path, wanted: str, what: str) -> dict[str, Any]:
+    """Read a JSON file that says which format it is of.
+
+    Raises:
+        ValueError: If it is not there, cut off, or something else; the message names it.
+    """
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}. It should be {what}.") from error
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
+        raise ValueError(f"{file} is damaged, or no JSON ({error}). It should be {what}.") from error
+    if not isinstance(content, dict) or content.get("format") != wanted:
+        raise ValueError(f"{file} is something else. It should be {what}.")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has the format {content.get('format_version')!r}, and this version of clvq_hf reads "
+            f"{FORMAT_VERSION}. Install the one that wrote it: {content.get('clvq_version')}."
+        )
+    return content
+
+
+def format_of(file: str | Path) -> str | None:
+    """The format that a JSON file says it is of; `None` if it says none or cannot be read."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content.get("format") if isinstance(content, dict) else None
+
+
+__all__ = [
+    "FORMAT_VERSION",
+    "KEY_FORMAT",
+    "KEY_NAME",
+    "PAGE_NAME",
+    "SCORES_FORMAT",
+    "Question",
+    "StudyKey",
+    "format_of",
+    "read_json",
+]

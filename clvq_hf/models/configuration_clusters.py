@@ -1,0 +1,38 @@
+"""Configuration of clusters as concepts."""
+
+from .configuration_concepts import ConceptConfig
+
+ALGORITHMS = ("kmeans", "agglomerative", "random_states", "token_types")
+
+
+class ClusterConfig(ConceptConfig):
+    r"""Everything that defines a [`ClusterModel`]: how the clusters are found, how many, on which layers.
+
+    Args:
+        algorithm (`str`): How the centroids are found.
+            - `"kmeans"`: mini-batch K-means, from the code that initialises a codebook (`"kmeans++"`).
+            - `"agglomerative"`: Ward linkage, as in ConceptX (Dalvi et al., 2022).
+            - `"random_states"`: states of random tokens; a control.
+            - `"token_types"`: mean states of the most frequent token types; a control, concepts that are words.
+        **kwargs: The fields of [`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]: layers, widths, number
+            of concepts, host.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    model_type = "concept_clusters"
+
+    algorithm: str = "kmeans"
+
+    def model_bytes(self) -> int:
+        return 4 * self.codebook_size * (self.hidden_size + (self.target_hidden_size if self.has_decoder else 0) + 1)
+
+    def _check(self) -> None:
+        super()._check()
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm must be one of {ALGORITHMS}, got {self.algorithm!r}.")
+        self._check_size()
+
+
+__all__ = ["ClusterConfig"]

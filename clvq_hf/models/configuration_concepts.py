@@ -1,0 +1,235 @@
+"""What the configs of all concept methods share: the host layers, where everything came from, what may be loaded."""
+
+import dataclasses
+import re
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from ..version import __version__
+
+logger = logging.get_logger(__name__)
+
+# How layers are counted. Another convention would give other states under the same number.
+LAYER_CONVENTION = "hidden_states"
+MAX_CODES = 10_000_000
+# More than any concept model needs (a million codes of 8,192 dimensions), less than what brings a machine down.
+MAX_MODEL_BYTES = 64 * 2**30
+# What transformers and its Trainer write into a config, or read from one, besides its fields.
+_OF_TRANSFORMERS = {
+    *("model_type", "_name_or_path", "name_or_path", "num_labels", "torch_dtype", "output_attentions", "use_cache"),
+}
+
+
+class ConceptConfig(PreTrainedConfig):
+    r"""Base of the configs of all concept methods.
+
+    Layers are counted as in `output_hidden_states`: `0` is the input of the host's first block, `i` the output of
+    block `i`, before the final norm.
+
+    Args:
+        hidden_size (`int`): Width `d` of the states at `lower_layer`.
+        target_hidden_size (`int`, *optional*): Width `d'` of the states at `upper_layer`; `hidden_size` if not given.
+        codebook_size (`int`): Number of concepts `K`.
+        has_decoder (`bool`): Whether there is what reconstructs `upper_layer`. A model without it encodes, attaches and
+            ablates; see [`codebook_only`][clvq_hf.ConceptModel.codebook_only].
+        lower_layer (`int`, *optional*): Host layer whose states get a concept. Needed to attach or train.
+        upper_layer (`int`, *optional*): Host layer that is reconstructed.
+        stack (`str`, *optional*): `"encoder"` or `"decoder"` of an encoder-decoder host, else `None`.
+        layer_convention (`str`): How layers are counted: `"hidden_states"`, as above.
+        host_name_or_path (`str`, *optional*): Where the host came from.
+        host_revision (`str`, *optional*): Commit of the host on the Hub.
+        host_architecture (`str`, *optional*): Class of the host, with its head.
+        host_dtype (`str`, *optional*): Its dtype.
+        tokenizer_fingerprint (`str`, *optional*): Of the host's tokenizer, see
+            [`clvq_hf.hub.provenance.tokenizer_fingerprint`][].
+        training (`dict`, *optional*): What the trainer records: texts, settings, figures.
+        concepts_repo (`str`, *optional*): Dataset repository with the concept table, if it is not beside the weights.
+        concepts_revision (`str`, *optional*): Commit of it.
+        fingerprint (`str`, *optional*): [`ConceptModel.fingerprint`][clvq_hf.ConceptModel.fingerprint] of the weights
+            that this config was saved with.
+        clvq_version (`str`): Version of clvq-hf that the model was made with.
+        library_versions (`dict`, *optional*): Versions of the libraries that it was trained with.
+
+    Raises:
+        ValueError: If a value is out of its range, or two values contradict each other.
+    """
+
+    hidden_size: int = 768
+    target_hidden_size: int | None = None
+    codebook_size: int = 400
+    has_decoder: bool = True
+    lower_layer: int | None = None
+    upper_layer: int | None = None
+    stack: str | None = None
+    layer_convention: str = LAYER_CONVENTION
+    host_name_or_path: str | None = None
+    host_revision: str | None = None
+    host_architecture: str | None = None
+    host_dtype: str | None = None
+    tokenizer_fingerprint: str | None = None
+    training: dict | None = None
+    concepts_repo: str | None = None
+    concepts_revision: str | None = None
+    fingerprint: str | None = None
+    clvq_version: str = __version__
+    library_versions: dict | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.target_hidden_size is None:
+            self.target_hidden_size = self.hidden_size
+        super().__post_init__(**kwargs)
+        self._check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ConceptConfig":
+        """Build a config from what a `config.json` holds.
+
+        Fields that this version does not know are left out, with a warning: the model is of a newer one.
+
+        Raises:
+            ValueError: If a newer major version has written it, or a value is out of its range.
+        """
+        check_version(config_dict.get("clvq_version"))
+        known = {field.name for field in dataclasses.fields(cls)} | _OF_TRANSFORMERS
+        if unknown := sorted(set(config_dict) - known):
+            logger.warning(
+                f"Version {__version__} of clvq_hf does not know the fields {unknown} of this config, which version "
+                f"{config_dict.get('clvq_version')} has written; they are left out."
+            )
+            config_dict = {name: value for name, value in config_dict.items() if name not in unknown}
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_host(
+        cls, host: Any, lower_layer: int, upper_layer: int, stack: str | None = None, **kwargs: Any
+    ) -> "ConceptConfig":
+        """Build a config that fits `host`.
+
+        Widths and causality are measured with a tiny probe forward (see [`clvq_hf.hosts.hooks.residual_stream`]); nothing is
+        guessed from the host's config.
+
+        Args:
+            host (`PreTrainedModel`): Any text model of transformers, with or without a task head, also inside PEFT or
+                DDP.
+            lower_layer (`int`): Layer whose states get a concept, from `0` to the number of blocks.
+            upper_layer (`int`): Layer that is reconstructed, not below `lower_layer`.
+            stack (`str`, *optional*): `"encoder"` (default) or `"decoder"` on encoder-decoder hosts.
+            **kwargs: Any other field of the config.
+
+        Returns:
+            `ConceptConfig`: Of this class, with the host's name, class and dtype, and its commit if it came from the
+            Hub.
+
+        Raises:
+            ValueError: If a layer is out of range, the two are swapped, a field is unknown, or the host cannot be
+                hooked.
+        """
+        from ..hosts import hooks
+        from ..hub.provenance import describe_host
+
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}. Its fields are {sorted(known)}.")
+
+        stream = hooks.residual_stream(host, stack)
+        stream.check_layer(lower_layer)
+        stream.check_layer(upper_layer)
+        check_layer_order(lower_layer, upper_layer)
+        fields = {
+            "hidden_size": stream.hidden_sizes[lower_layer],
+            "target_hidden_size": stream.hidden_sizes[upper_layer],
+            "is_causal": stream.is_causal,
+            "stack": stream.stack,
+            **describe_host(host),
+        }
+        fields = {name: value for name, value in fields.items() if name in known}
+        return cls(lower_layer=lower_layer, upper_layer=upper_layer, **{**fields, **kwargs})
+
+    def model_bytes(self) -> int:
+        """Bytes that a model of this config takes in float32, about; to be known before they are asked for."""
+        raise NotImplementedError  # abstract
+
+    def _check(self) -> None:
+        """Raise `ValueError` for the first value that cannot work, naming what would."""
+        self._check_integers("hidden_size", "target_hidden_size", "codebook_size")
+        if self.codebook_size > MAX_CODES:
+            raise ValueError(f"codebook_size={self.codebook_size:,} is refused: more than {MAX_CODES:,} is a mistake.")
+        if self.stack not in (None, "encoder", "decoder"):
+            raise ValueError(f"stack must be one of {(None, 'encoder', 'decoder')}, got {self.stack!r}.")
+        if self.layer_convention != LAYER_CONVENTION:
+            raise ValueError(
+                f"This version of clvq_hf counts layers as {LAYER_CONVENTION!r}, and the config says "
+                f"{self.layer_convention!r}: its layer numbers mean other states."
+            )
+        check_layer_order(self.lower_layer, self.upper_layer)
+
+    def _check_size(self) -> None:
+        if (size := self.model_bytes()) > MAX_MODEL_BYTES:
+            raise ValueError(
+                f"A model of this config would take {size / 2**30:,.0f} GiB; more than {MAX_MODEL_BYTES // 2**30} GiB "
+                "is refused. Is a size mistyped, or the config damaged?"
+            )
+
+    def _check_integers(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+
+    def _check_numbers(self, *names: str) -> None:
+        for name in names:
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} must be a number, got {getattr(self, name)!r}.")
+
+
+def is_concept_type(model_type: Any) -> bool:
+    """Whether a `model_type` is that of a concept method that this process knows."""
+    pending = [ConceptConfig]
+    while pending:
+        kind = pending.pop()
+        if kind.model_type and kind.model_type == model_type:
+            return True
+        pending += kind.__subclasses__()
+    return False
+
+
+def check_version(version: str | None) -> None:
+    """Refuse what a newer major version has written.
+
+    Args:
+        version (`str`, *optional*): The `clvq_version` of a config.
+
+    Raises:
+        ValueError: Naming the version to install.
+    """
+    if version is None:
+        return
+    major = re.match(r"\d+(?=\.)", str(version))
+    if major is None:
+        raise ValueError(f"clvq_version={version!r} in the config is no version; is the file damaged?")
+    if int(major[0]) > int(__version__.split(".")[0]):
+        raise ValueError(
+            f"This model was made with clvq-hf {version}, and version {__version__} cannot read it. Install a newer "
+            f"one: pip install 'clvq-hf>={major[0]}'."
+        )
+
+
+def check_layer_order(lower_layer: int | None, upper_layer: int | None) -> None:
+    """Refuse negative and swapped layers.
+
+    Raises:
+        ValueError: If a layer is no integer or negative, or `lower_layer` lies above `upper_layer`.
+    """
+    for name, layer in (("lower_layer", lower_layer), ("upper_layer", upper_layer)):
+        if layer is not None and (not isinstance(layer, int) or layer < 0):
+            raise ValueError(f"{name} counts from 0 (the first block's input), got {layer!r}.")
+    if lower_layer is not None and upper_layer is not None and lower_layer > upper_layer:
+        raise ValueError(
+            f"lower_layer={lower_layer} lies above upper_layer={upper_layer}; did you swap them? States of the lower "
+            "layer are decoded into those of the upper one."
+        )
+
+
+__all__ = ["ConceptConfig"]

@@ -1,0 +1,250 @@
+"""Interventions on a host's residual stream: remove a concept, steer towards one, or put the reconstruction through.
+
+All of them work on `(B, S, d)` states, compute in float32, leave padding alone, and hold inside `generate()`.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..hosts import hooks
+from ..hosts.step_buffer import StepBuffer
+
+if TYPE_CHECKING:
+    from .modeling_concepts import ConceptModel
+
+POSITIONS = ("code", "all", "cls", "last")
+HOW = ("project", "swap")
+
+
+def orthonormal_rows(vectors: torch.Tensor) -> torch.Tensor:
+    """Orthonormal rows that span the same space.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(…, k, d)`): Rows to be spanned.
+
+    Returns:
+        `torch.Tensor` of shape `(…, k, d)`, float32: Each row is what of the vector is new, after those before it. One
+        that depends on them, or is zero, becomes zero.
+    """
+    rows: list[torch.Tensor] = []
+    for vector in F.normalize(vectors.double(), dim=-1).unbind(-2):
+        # Gram-Schmidt, not a QR of the library's: that fills up a space of lower rank with arbitrary directions, which
+        # nobody asked to remove. Twice, because the first time leaves rounding.
+        for _ in range(2):
+            for row in rows:
+                vector = vector - (vector * row).sum(-1, keepdim=True) * row
+        length = vector.norm(dim=-1, keepdim=True)
+        rows.append(torch.where(length > 1e-6, vector / length.clamp(min=1e-6), 0.0))
+    return torch.stack(rows, dim=-2).float()
+
+
+def project(states: torch.Tensor, basis: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Remove a subspace: `x ← x - Σ q qᵀx` at some positions.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, S, d)`): Any float dtype.
+        basis (`torch.Tensor` of shape `(k, d)` or `(B, k, d)`): Orthonormal rows `q`.
+        where (`torch.Tensor` of shape `(B, S)`, bool): Positions that are changed.
+
+    Returns:
+        `torch.Tensor` of shape `(B, S, d)`, float32.
+    """
+    states = states.float()
+    basis = basis.to(states)
+    # Outside of `where` a state may hold anything, NaN at times.
+    removed = (torch.where(where[..., None], states, 0) @ basis.transpose(-1, -2)) @ basis
+    return states - removed
+
+
+def swap(states: torch.Tensor, vectors: torch.Tensor, mean: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Replace a concept's vector by the mean state: `x ← x - e + μ` at some positions.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, S, d)`): Any float dtype.
+        vectors (`torch.Tensor` of shape `(d,)`, `(B, d)` or `(B, S, d)`): `e`, of all, of each row, of each token.
+        mean (`torch.Tensor` of shape `(d,)`): `μ`.
+        where (`torch.Tensor` of shape `(B, S)`, bool): Positions that are changed.
+
+    Returns:
+        `torch.Tensor` of shape `(B, S, d)`, float32.
+    """
+    states = states.float()
+    shift = mean.to(states) - vectors.to(states)
+    if shift.ndim == 2:
+        shift = shift[:, None]
+    return states + shift * where[..., None]
+
+
+def check_how(model: "ConceptModel", how: str) -> None:
+    """Refuse ways of removal that do not exist, or mean nothing for a model.
+
+    Raises:
+        ValueError: Saying which does.
+    """
+    if how not in HOW:
+        raise ValueError(f"how must be one of {HOW}, got {how!r}.")
+    if how == "swap" and not model.codes_are_states:
+        raise ValueError(
+            f"swap takes a code's state out of another one, and the concepts of a {type(model).__name__} are "
+            "directions: use how='project'."
+        )
+
+
+def ablate(
+    model: "ConceptModel",
+    host: nn.Module,
+    codes: int | Sequence[int] | torch.Tensor,
+    positions: str | torch.Tensor = "code",
+    how: str = "project",
+    mean: torch.Tensor | None = None,
+) -> hooks.Edit:
+    """See [`ConceptModel.ablate`][clvq_hf.ConceptModel.ablate]."""
+    model.check_host(host)
+    check_how(model, how)
+    _check_positions(positions)
+    codes, per_row = _checked_codes(model, codes)
+    basis = orthonormal_rows(model.directions(codes.flatten()).flatten(1, 2).unflatten(0, codes.shape))
+    if how == "swap" and codes.shape[-1] > 1:
+        raise ValueError("swap takes the vector of one code away; give one, or use how='project' for several.")
+    vectors = model.codebook[codes[..., 0]] if how == "swap" else None
+    mean = model.mean_state if mean is None else mean
+
+    def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
+        if per_row and len(codes) != len(states):
+            raise ValueError(f"codes are of {len(codes)} texts, and the host was called with {len(states)}.")
+        where = _where(positions, mask, past_length, lambda: _has_code(model, states, mask, codes))
+        if how == "project":
+            return project(states, basis.to(states.device), where)
+        return swap(states, vectors.to(states.device), mean.to(states.device), where)
+
+    return hooks.edit(host, model.config.lower_layer, fn, stack=model.config.stack, with_mask=True)
+
+
+def steer(
+    model: "ConceptModel", host: nn.Module, code: int, strength: float, positions: str | torch.Tensor = "all"
+) -> hooks.Edit:
+    """See [`ConceptModel.steer`][clvq_hf.ConceptModel.steer]."""
+    model.check_host(host)
+    _check_positions(positions)
+    codes, _ = _checked_codes(model, int(code))
+    direction = model.directions(codes)[0, 0]
+
+    def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
+        where = _where(positions, mask, past_length, lambda: _has_code(model, states, mask, codes))
+        states = states.float()
+        shift = strength * states.norm(dim=-1, keepdim=True) * direction.to(states.device)
+        return torch.where(where[..., None], states + shift, states)
+
+    return hooks.edit(host, model.config.lower_layer, fn, stack=model.config.stack, with_mask=True)
+
+
+class Splice:
+    """What [`ConceptModel.splice`][clvq_hf.ConceptModel.splice] returns: a context manager with `remove()`."""
+
+    def __init__(self, model: "ConceptModel", host: nn.Module) -> None:
+        model.check_host(host)
+        config = model.config
+        self._model = model
+        self._is_causal = getattr(config, "is_causal", True)
+        self._buffer = StepBuffer()
+        # Of several edits of one layer the one registered last runs first: the reading, if the layers are the same.
+        self._handles = [
+            hooks.edit(host, config.upper_layer, self._replace, stack=config.stack),
+        ]
+        try:
+            read = hooks.edit(host, config.lower_layer, self._read, stack=config.stack, with_mask=True)
+        except BaseException:
+            self.remove()
+            raise
+        self._handles.append(read)
+
+    def remove(self) -> None:
+        """Take the hooks off the host. May be called twice."""
+        for handle in reversed(self._handles):
+            handle.remove()
+
+    def __enter__(self) -> "Splice":
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.remove()
+
+    def _read(self, states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
+        if past_length != 0:
+            if not self._is_causal:
+                raise ValueError(
+                    "This concept model looks at the whole text (is_causal=False), so it cannot be spliced into a "
+                    "host that goes on from a cache. Train it on a causal host, or call the host with use_cache=False."
+                )
+            if past_length is not None and past_length > len(self._buffer):
+                raise ValueError(
+                    f"The host's cache holds {past_length} positions, and the splice saw {len(self._buffer)} of them: "
+                    "splice before the cache is filled."
+                )
+        self._buffer.add({"states": states.detach(), "mask": mask}, past_length)
+        return states
+
+    def _replace(self, states: torch.Tensor) -> torch.Tensor:
+        device = self._model.device
+        seen, mask = self._buffer["states"].to(device), self._buffer["mask"].to(device)
+        rebuilt = self._model.reconstruct(seen, mask)[:, -states.shape[1] :].to(states)
+        # Padding goes on as it was.
+        return torch.where(mask[:, -states.shape[1] :, None].to(states.device), rebuilt, states)
+
+
+def _checked_codes(model: "ConceptModel", codes: int | Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """Codes as `(k,)` for all rows, or `(B, k)` for each row; and which of the two."""
+    per_row = isinstance(codes, torch.Tensor) and codes.ndim > 0
+    codes = torch.as_tensor(codes, dtype=torch.int64, device=model.device)
+    if codes.ndim == 0 or (per_row and codes.ndim == 1):
+        codes = codes[..., None]
+    size = model.config.codebook_size
+    if codes.numel() == 0 or codes.ndim > 2:
+        raise ValueError(
+            "codes must be a code, a sequence of codes, or a tensor (B,) or (B, k) with those of each text."
+        )
+    if int(codes.min()) < 0 or int(codes.max()) >= size:
+        raise ValueError(f"Codes run from 0 to {size - 1}, got {sorted(set(codes.flatten().tolist()))[:5]}.")
+    return codes, per_row
+
+
+def _has_code(model: "ConceptModel", states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    found = model.encode(states.to(model.device), mask.to(model.device))
+    wanted = codes[:, None] if codes.ndim == 2 else codes
+    return (found[..., None] == wanted).any(-1).to(states.device)
+
+
+def _check_positions(positions: str | torch.Tensor) -> None:
+    if isinstance(positions, str) and positions not in POSITIONS:
+        raise ValueError(f"positions must be one of {POSITIONS} or a bool mask, got {positions!r}.")
+    if isinstance(positions, torch.Tensor) and (positions.dtype != torch.bool or positions.ndim not in (1, 2)):
+        raise ValueError(
+            f"A mask of positions must be bool of shape (B, S) or (S,), got {positions.dtype} of {positions.ndim} axes."
+        )
+
+
+def _where(positions: str | torch.Tensor, mask: torch.Tensor, past_length: int | None, with_code: Any) -> torch.Tensor:
+    """The `(B, S)` bool mask of the positions that are meant, among those of this forward."""
+    if isinstance(positions, torch.Tensor):
+        # They are positions of the prompt; what is generated after it is none of them.
+        if past_length != 0:
+            return torch.zeros_like(mask)
+        wanted = positions.to(mask.device)
+        if wanted.shape[-1] != mask.shape[1] or (wanted.ndim == 2 and wanted.shape != mask.shape):
+            raise ValueError(f"The mask of positions is {tuple(positions.shape)}, the input {tuple(mask.shape)}.")
+        return mask & wanted
+    if positions == "all":
+        return mask
+    if positions == "code":
+        return mask & with_code()
+    order = mask.cumsum(-1)
+    if positions == "cls":
+        return mask & (order == 1) if past_length == 0 else torch.zeros_like(mask)
+    return mask & (order == order[:, -1:])
+
+
+__all__ = ["Splice", "ablate", "orthonormal_rows", "project", "steer", "swap"]

@@ -1,0 +1,394 @@
+"""The card of a concept model: from its config, its concept table and its results; what is not known is not in it."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import yaml_dump
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..hub.provenance import is_hub_id
+from ..hub.repositories import EVALUATION_FOLDER, LIBRARY, REFERENCE_NAME, RESULTS_NAME
+from ..metrics.results_tables import PROTOCOLS, ROUTING_TITLE, ReportTable, report_tables, to_markdown
+from ..rendering.markdown import Markdown, escape_markdown
+from ..tables.concepts import Concept, Example
+from ..tables.masking import ToxicMask, mask_of, masked
+from .configuration_concepts import ConceptConfig
+
+if TYPE_CHECKING:
+    from ..tables.concept_table import ConceptTable
+
+# Whoever edits the card takes this line out, and keeps the edits.
+MARKER = "<!-- Written by clvq_hf. Remove this line to keep your own edits when the model is pushed again. -->"
+TAGS = ("clvq", "concepts", "interpretability")
+MODEL_SETTINGS = (
+    *("algorithm", "activation", "num_active", "sparsity_cost", "scale_states", "center_states"),
+    *("codebook_size", "top_k", "temperature", "ema_decay", "commitment_cost", "codebook_init", "revive_after"),
+    *("decoder_memory", "num_decoder_layers", "intermediate_size", "dropout"),
+)
+NUM_CONCEPTS = 12
+# A concept is shown if it was seen this often, in this many texts: of rarer ones purity says little.
+MIN_TOKENS, MIN_TEXTS = 20, 10
+LONGEST_SENTENCE = 300
+
+
+@dataclass(frozen=True)
+class CardMethod:
+    """What a card says of a method.
+
+    Attributes:
+        title (`str`): Its name in a sentence.
+        source (`str`): Where it is from, in Markdown.
+        tag (`str`): For the Hub.
+        loader (`str`): The class that loads it.
+    """
+
+    title: str
+    source: str
+    tag: str
+    loader: str
+
+
+_PAPER = "[arXiv 2506.20040](https://arxiv.org/abs/2506.20040)"
+_COMPARED = f"It is one of the methods that {_PAPER} compares CLVQ-VAE with."
+
+
+def method_of(config: ConceptConfig) -> CardMethod:
+    """What the card says of a config's method."""
+    if config.model_type == "clvq":
+        return CardMethod("CLVQ-VAE", f"The method is that of {_PAPER}.", "vector-quantization", "CLVQModel")
+    if config.model_type == "concept_clusters":
+        names = {"kmeans": "K-means", "agglomerative": "agglomerative clustering (Ward)"}
+        title = names.get(config.algorithm, f"a control ({config.algorithm.replace('_', ' ')})")
+        return CardMethod(title, _COMPARED, "clustering", "ClusterModel")
+    if config.model_type == "sparse_dictionary":
+        if config.lower_layer == config.upper_layer:
+            return CardMethod("a sparse autoencoder", _COMPARED, "sparse-autoencoder", "SparseDictionary")
+        return CardMethod("a transcoder", _COMPARED, "transcoder", "SparseDictionary")
+    return CardMethod(config.model_type, "", config.model_type, "AutoModel")
+
+
+def model_card(
+    config: ConceptConfig,
+    repo_id: str,
+    *,
+    table: "ConceptTable | None" = None,
+    results: dict[str, Any] | None = None,
+    has_reference: bool = False,
+    licences: dict[tuple[str, str], dict[str, Any]] | None = None,
+    license: str | None = None,
+    mask_toxic: bool = True,
+    tags: Sequence[str] = (),
+) -> ModelCard:
+    """Write the card of a concept model.
+
+    Args:
+        config ([`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]): Of the model.
+        repo_id (`str`): Where it will be.
+        table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): The concepts that are shown come from it.
+        results (`dict`, *optional*): What `results.json` holds.
+        has_reference (`bool`): Whether the repository has reference texts.
+        licences (`dict[tuple[str, str], dict]`, *optional*): What the Hub knows, by (`"model"` or `"dataset"`, id):
+            `license`, `license_name`, `license_link` of the cards. Datasets that are not among them are not on the Hub.
+        license (`str`, *optional*): Of the model itself; that of the host if not given and known.
+        mask_toxic (`bool`): Whether texts and words of toxic labels are masked.
+        tags (`Sequence[str]`): More tags.
+
+    Returns:
+        `huggingface_hub.ModelCard`: With metadata and text.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parents[1] / "rendering" / "templates"),
+        undefined=StrictUndefined,
+        finalize=escape_markdown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # `finalize` escapes everything, for Markdown
+    )
+    licences = licences or {}
+    host = config.host_name_or_path
+    datasets = _datasets(config, table, results)
+    terms = {"license": license} if license is not None else licences.get(("model", host), {})
+    shown, chosen_by = ([], "") if table is None else _telling_concepts(table)
+    mask = None if table is None or not mask_toxic else mask_of(table)
+    method = method_of(config)
+    own = (*TAGS, method.tag)
+    data = ModelCardData(
+        library_name=LIBRARY,
+        pipeline_tag="feature-extraction",
+        tags=[*own, *(tag for tag in tags if tag not in own)],
+        base_model=host if is_hub_id(host) else None,
+        base_model_relation="adapter" if is_hub_id(host) else None,
+        datasets=[name for name in datasets if ("dataset", name) in licences] or None,
+        **terms,
+        model_name=repo_id.split("/")[-1],
+        eval_results=None if results is None else _eval_results(results, repo_id) or None,
+    )
+    text = environment.get_template("model_card.md").render(
+        marker=Markdown(MARKER),
+        name=repo_id.split("/")[-1],
+        config=config,
+        num_concepts=config.codebook_size,
+        has_decoder=config.has_decoder,
+        method=method.title,
+        source=Markdown(method.source),
+        host_link=_link(host),
+        snippet=Markdown(_snippet(config, repo_id, has_reference, table is not None)),
+        has_reference=has_reference,
+        reference_file=Markdown(f"`{REFERENCE_NAME}`"),
+        concepts=[_row(concept, mask) for concept in shown],
+        chosen_by=chosen_by,
+        num_active=0 if table is None else len(table.active_codes),
+        num_texts=0 if table is None else f"{len(table.texts):,}",
+        dataset="" if table is None else _joined(_unique(table.texts["dataset"][:])) or "unnamed texts",
+        splits="" if table is None else _joined(_unique(table.texts["split"][:])),
+        mask_note="" if mask is None else "Texts of toxic labels are masked.",
+        labels_note=_labels_note(shown, table),
+        table_place=Markdown("`model.concepts`"),
+        measures=Markdown("" if results is None else to_markdown(measures_of(results, mask_toxic), level=3)),
+        measured="" if results is None else results["texts"].get("split"),
+        training=_training_rows(config),
+        licences=_licence_rows(host, datasets, licences),
+    )
+    # Blank lines of what was left out.
+    text = re.sub(r"\n{3,}", "\n\n", text)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def dataset_card(table: "ConceptTable") -> str:
+    """The card of a dataset repository that holds a concept table, with the configurations `tokens` and `texts`."""
+    metadata = {
+        "tags": list(TAGS),
+        "configs": [{"config_name": name, "data_files": f"{name}.parquet"} for name in ("tokens", "texts")],
+    }
+    return (
+        f"---\n{yaml_dump(metadata)}---\n\n{MARKER}\n\n# Concepts of {_link(table.metadata['host_name_or_path'])}\n\n"
+        f"The concept of each of {len(table.tokens):,} tokens in {len(table.texts):,} texts, at layer "
+        f"{table.metadata['lower_layer']}. Load it with `clvq_hf.ConceptTable.from_hub`, or with `load_dataset` as "
+        "`tokens` and `texts`.\n"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ concepts
+
+
+def _telling_concepts(table: "ConceptTable") -> tuple[list[Concept], str]:
+    """The concepts to show, and by what they were chosen."""
+    found = table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS, stop_words=False)
+    what = "with the purest labels" if found and found[0].label_counts else "that most tokens have"
+    return found, f"{what} (at least {MIN_TOKENS} tokens in {MIN_TEXTS} texts, and a word that tells something)"
+
+
+def _row(concept: Concept, mask: ToxicMask | None) -> dict[str, Any]:
+    words = [word if mask is None else mask.word(word, concept.label) for word, _ in concept.top_words]
+    label = "–" if concept.label is None else f"{concept.label} ({concept.purity:.0%})"
+    return {
+        "code": concept.code,
+        "num_tokens": f"{concept.num_tokens:,}",
+        "label": label,
+        "words": ", ".join(words),
+        "sentence": _sentence(concept.examples[0], mask) if concept.examples else "",
+    }
+
+
+def _sentence(example: Example, mask: ToxicMask | None) -> Markdown:
+    text, spans = example.text, example.spans
+    if len(text) > LONGEST_SENTENCE:
+        begin = max(0, spans[0][0] - LONGEST_SENTENCE // 3)
+        end = begin + LONGEST_SENTENCE
+        spans = [(start - begin, stop - begin) for start, stop in spans if stop <= end]
+        text = text[begin:end]
+    if mask is not None and mask.hides_text(example.label, example.prediction):
+        text = masked(text)
+    shown = Example(example.text_id, text, spans, example.label, example.prediction)
+    return Markdown(shown.marked("**", "**", escape=_escaped_piece))
+
+
+def _escaped_piece(text: str) -> str:
+    # Escaping trims: the spaces at both ends belong to the sentence.
+    before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+    return (" " if before else "") + escape_markdown(text) + (" " if after and text.strip() else "")
+
+
+def measures_of(results: dict[str, Any], mask_toxic: bool) -> list[ReportTable]:
+    """The tables of the results; words that are routed by a toxic label are left out."""
+    tables = report_tables(results)
+    names = results["texts"].get("label_names") or []
+    toxic = ToxicMask(names, f"{results['texts'].get('dataset')} {results.get('host_name_or_path')}").labels
+    return [table for table in tables if not (mask_toxic and toxic and table.title == ROUTING_TITLE)]
+
+
+def _labels_note(concepts: list[Concept], table: "ConceptTable | None") -> str:
+    if not concepts or not concepts[0].label_counts:
+        return ""
+    lengths, labels = np.asarray(table.texts["num_tokens"][:]), np.asarray(table.texts["label"][:])
+    tokens = np.bincount(labels[labels >= 0], lengths[labels >= 0], minlength=len(table.label_names))
+    shares = zip(table.label_names, tokens / tokens.sum(), strict=True)
+    return (
+        "The label is the most frequent one of the texts in which a concept's tokens stand, in brackets its share; "
+        "they were chosen by it, so it would be lower in other texts. Of all tokens: "
+        + ", ".join(f"{name} {share:.0%}" for name, share in shares)
+        + "."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- the rest
+
+
+def _snippet(config: ConceptConfig, repo_id: str, has_reference: bool, has_table: bool) -> str:
+    host_class = config.host_architecture or "AutoModel"
+    on_hub = is_hub_id(config.host_name_or_path) and not host_class.startswith("Peft")
+    loader = method_of(config).loader
+    lines = ["import clvq_hf" if loader == "AutoModel" else f"from clvq_hf import {loader}"]
+    if not on_hub:
+        if host_class.startswith("Peft") or not host_class.isidentifier():
+            host_class = "AutoModel"
+        lines.append(f"from transformers import AutoTokenizer, {host_class}")
+    if loader == "AutoModel":
+        lines.append("from transformers import AutoModel")
+    lines += ["", f'model = {loader}.from_pretrained("{repo_id}")']
+    if on_hub:
+        lines += ["host, tokenizer = model.load_host(), model.load_tokenizer()"]
+    else:
+        lines += [
+            f'host = {host_class}.from_pretrained("your-host").eval()  # it is not on the Hub: use your own copy',
+            'tokenizer = AutoTokenizer.from_pretrained("your-host")',
+        ]
+    if has_reference:
+        lines.append("print(model.verify(host, tokenizer))")
+    lines += [
+        "with model.attach(host) as tap:",
+        '    host(**tokenizer("what a wonderful film", return_tensors="pt"))',
+        "print(tap.codes)  # (batch, sequence): one concept per token",
+    ]
+    if has_table:
+        lines.append("print(model.concepts)")
+    return "\n".join(lines)
+
+
+def _eval_results(results: dict[str, Any], repo_id: str) -> list[EvalResult]:
+    texts = results["texts"]
+    common = {
+        "task_type": "text-classification" if texts.get("label_names") else "feature-extraction",
+        "dataset_type": texts["dataset"] or "unknown",
+        "dataset_name": texts["dataset"] or "unknown",
+        "dataset_split": texts["split"],
+        "source_name": "clvq-hf evaluate",
+        "source_url": f"https://huggingface.co/{repo_id}/blob/main/{EVALUATION_FOLDER}/{RESULTS_NAME}",
+    }
+    found = []
+
+    def add(figures: dict[str, Any], key: str, kind: str, name: str, **controls: Any) -> None:
+        if figures.get(key) is None:
+            return
+        args = {
+            "low": figures.get(f"{key}_low"),
+            "high": figures.get(f"{key}_high"),
+            **controls,
+            "num_texts": figures.get(f"{key}_num_texts", texts["num_texts"]),
+            "model_fingerprint": results.get("model_fingerprint"),
+        }
+        args = {name: value for name, value in args.items() if value is not None}
+        found.append(
+            EvalResult(metric_type=kind, metric_name=name, metric_value=figures[key], metric_args=args, **common)
+        )
+
+    for protocol, figures in results.get("ablation", {}).items():
+        where = PROTOCOLS[protocol][0].lower() + PROTOCOLS[protocol][1:]
+        add(
+            figures,
+            "token_specificity",
+            "ablation_drop",
+            f"Token specificity ({where}): Δmargin, salient − another concept",
+        )
+        add(figures, "accuracy", "accuracy", f"Accuracy, nothing removed ({where})")
+        add(
+            figures,
+            "salient_accuracy",
+            "accuracy",
+            f"Accuracy without the salient concept ({where})",
+        )
+    purity = results.get("table", {}).get("label_purity", {})
+    add(
+        purity,
+        "cross_fitted_purity",
+        "label_purity",
+        "Label purity, cross-fitted",
+        labels_permuted=purity.get("null_purity"),
+        token_types=purity.get("token_purity"),
+    )
+    add(results.get("bottleneck", {}).get("splice", {}), "splice_fidelity", "splice_fidelity", "Splice fidelity")
+    return found
+
+
+def _training_rows(config: ConceptConfig) -> list[tuple[str, Any]]:
+    training = config.training or {}
+    settings, figures = training.get("settings", {}), training.get("figures", {})
+    rows = [
+        ("host", _link(config.host_name_or_path)),
+        ("its commit", config.host_revision),
+        ("its class", config.host_architecture),
+        (
+            "layers",
+            f"{config.lower_layer} → {config.upper_layer}" + (f" of the {config.stack}" if config.stack else ""),
+        ),
+        *((name.replace("_", " "), value) for name, value in training.get("dictionary", {}).items()),
+        ("texts", training.get("dataset")),
+        ("number of texts", None if "num_texts" not in training else f"{training['num_texts']:,}"),
+        ("tokens that count", None if "num_tokens" not in training else f"{training['num_tokens']:,}"),
+        *((name.replace("_", " "), value) for name, value in settings.items()),
+        *((name.replace("_", " "), getattr(config, name, None)) for name in MODEL_SETTINGS),
+        *((f"{name.replace('_', ' ')}, held-out texts", _figure(value)) for name, value in figures.items()),
+        ("clvq-hf", config.clvq_version),
+        *(config.library_versions or {}).items(),
+    ]
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _figure(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _licence_rows(
+    host: str | None, datasets: list[str], licences: dict[tuple[str, str], dict[str, Any]]
+) -> list[tuple[Markdown, str]]:
+    rows = []
+    for what, kind, name in (("host", "model", host), *(("texts", "dataset", name) for name in datasets)):
+        if name:
+            terms = licences.get((kind, name), {})
+            said = terms.get("license_name") or terms.get("license")
+            said = ", ".join(said) if isinstance(said, list) else said
+            shown = _link(name, kind if (kind, name) in licences or kind == "model" else None)
+            rows.append((Markdown(f"{what}: {shown}"), said or "not stated: look it up before you use the model"))
+    return rows
+
+
+def _datasets(config: ConceptConfig, table: "ConceptTable | None", results: dict[str, Any] | None) -> list[str]:
+    names = [(config.training or {}).get("dataset")]
+    names += [] if table is None else _unique(table.texts["dataset"][:])
+    names += [] if results is None else [results["texts"].get("dataset")]
+    return _unique(name for name in names if name)
+
+
+def _link(name: str | None, kind: str | None = "model") -> Markdown:
+    """A name as a link to its repository, if it is one (`kind` says of what), else as it is."""
+    if not name:
+        return Markdown("a host that is not named")
+    shown, place = escape_markdown(name), "datasets/" if kind == "dataset" else ""
+    return Markdown(f"[{shown}](https://huggingface.co/{place}{name})") if kind and is_hub_id(name) else shown
+
+
+def _joined(names: list[str]) -> str:
+    return ", ".join(name for name in names if name)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+__all__ = ["MARKER", "dataset_card", "measures_of", "model_card"]

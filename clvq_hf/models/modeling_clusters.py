@@ -1,0 +1,243 @@
+"""Clusters of hidden states as concepts: a token's concept is its nearest centroid."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import AgglomerativeClustering
+from torch import nn
+from transformers import initialization as init
+
+from .codebook_init import initial_codebook
+from .configuration_clusters import ClusterConfig
+from .interventions import orthonormal_rows
+from .modeling_concepts import ConceptModel
+from .quantizer import Float32Module, nearness
+
+if TYPE_CHECKING:
+    from ..data.extraction import ActivationCache
+
+# Tokens whose distances to all centroids are held at once.
+CHUNK = 8192
+
+
+class Centroids(Float32Module):
+    """What a clustering leaves: centroids at `lower_layer`, how many tokens each has, and their mean."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(config.codebook_size, config.hidden_size))
+        self.register_buffer("counts", torch.zeros(config.codebook_size))
+        self.register_buffer("mean", torch.zeros(config.hidden_size))
+        self.register_buffer("initialized", torch.tensor(False))
+
+
+class UpperMeans(Float32Module):
+    """The mean state at `upper_layer` of each cluster's tokens: all that a cluster says of that layer."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(config.codebook_size, config.target_hidden_size))
+
+
+class ClusterModel(ConceptModel):
+    """Clusters as concepts; [`fit`][clvq_hf.ClusterModel.fit] finds them.
+
+    New tokens get the nearest centroid. There are no gradients and nothing to train; the states of `upper_layer` are
+    reconstructed as the mean of the cluster's tokens there.
+
+    Args:
+        config ([`ClusterConfig`]): Algorithm, number of clusters and host layers.
+
+    Example:
+        ```python
+        cache = ActivationCache.load("cache/train")
+        model = ClusterModel(ClusterConfig.from_host(host, 3, 6, codebook_size=400)).fit(cache)
+        ```
+    """
+
+    config_class = ClusterConfig
+    _keep_in_fp32_modules_strict = ["centroids", "decoder"]
+    _not_in_fingerprint = ("decoder.", "centroids.counts", "centroids.mean")
+
+    def __init__(self, config: ClusterConfig) -> None:
+        super().__init__(config)
+        self.centroids = Centroids(config)
+        self.decoder = UpperMeans(config) if config.has_decoder else None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Centroids):
+            init.normal_(module.vectors)
+            init.ones_(module.counts)
+            init.zeros_(module.mean)
+            init.zeros_(module.initialized)
+        elif isinstance(module, UpperMeans):
+            init.zeros_(module.vectors)
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        return self.centroids.vectors
+
+    @property
+    def mean_state(self) -> torch.Tensor:
+        return self.centroids.mean
+
+    @property
+    def is_initialized(self) -> bool:
+        return bool(self.centroids.initialized)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        cache: "ActivationCache",
+        *,
+        min_token_occurrences: int | None = None,
+        max_token_occurrences: int | None = None,
+        max_tokens: int | None = None,
+        seed: int = 0,
+    ) -> "ClusterModel":
+        """Find the clusters of the tokens of a cache, without special tokens.
+
+        Args:
+            cache ([`ActivationCache`][clvq_hf.ActivationCache]): States of training texts, of the config's layers.
+            min_token_occurrences (`int`, *optional*): Only tokens that occur at least this often (the paper: 5).
+            max_token_occurrences (`int`, *optional*): Only tokens that occur at most this often (the paper: 20).
+            max_tokens (`int`, *optional*): Cluster at most so many tokens, drawn by the seed; all if not given. Means
+                and counts are of all of them anyway.
+            seed (`int`): Seed of every random choice.
+
+        Returns:
+            [`ClusterModel`]: Itself.
+
+        Raises:
+            ValueError: If the cache is of other layers, there are fewer tokens (or types) than clusters, or the
+                distances of agglomerative clustering would not fit in memory, naming the `max_tokens` that do.
+        """
+        config = self.config
+        cache.check_layers(config)
+        cache = cache.filter_by_occurrence(min_token_occurrences, max_token_occurrences)
+        num_tokens = int(cache.num_counted.sum())
+        clustered = num_tokens if max_tokens is None else min(max_tokens, num_tokens)
+        if clustered < config.codebook_size:
+            raise ValueError(
+                f"codebook_size={config.codebook_size} is larger than the number of tokens to cluster ({clustered}). "
+                "Choose fewer clusters, give more text, or filter less."
+            )
+        if config.algorithm == "agglomerative":
+            check_distances(clustered)
+        states, ids = cache.counted("hidden_states").float(), cache.counted("input_ids")
+        chosen = np.random.default_rng(seed).permutation(num_tokens)[:clustered]
+        centroids = find_centroids(config.algorithm, states[chosen], ids[chosen], config.codebook_size, seed)
+        self.centroids.vectors.copy_(centroids)
+        self.centroids.initialized.fill_(True)
+        self.centroids.mean.copy_(states.mean(0))
+        codes = torch.cat([self._nearest(part.to(self.device), 1)[:, 0].cpu() for part in states.split(CHUNK)])
+        counts = torch.bincount(codes, minlength=config.codebook_size)
+        self.centroids.counts.copy_(counts)
+        if self.decoder is not None:
+            targets = cache.counted("target_hidden_states").double()
+            # A cluster that no token is nearest to says nothing: the mean of all.
+            sums = targets.new_zeros(config.codebook_size, targets.shape[1]).index_add_(0, codes, targets)
+            means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], targets.mean(0))
+            self.decoder.vectors.copy_(means)
+        return self
+
+    @torch.no_grad()
+    def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
+        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        return self._nearest(torch.where(mask[..., None], hidden_states, 0), 1)[..., 0].masked_fill(~mask, -1)
+
+    @torch.no_grad()
+    def ablation_basis(
+        self,
+        hidden_states: torch.Tensor,
+        k: int = 1,
+        variant: str | None = None,
+        gradients: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Orthonormalised centroids of each token's `k` nearest clusters, `(N, k, d)`.
+
+        See [`ConceptModel.ablation_basis`][clvq_hf.ConceptModel.ablation_basis].
+        """
+        self._check_variant(variant)
+        self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
+        return orthonormal_rows(self.codebook[self._nearest(hidden_states, k)])
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        self._check_decoder()
+        codes = self.encode(hidden_states, attention_mask) if codes is None else codes
+        return F.embedding(codes.clamp(min=0), self.decoder.vectors)
+
+    def _nearest(self, states: torch.Tensor, k: int) -> torch.Tensor:
+        with self.centroids.full_precision(states.device):
+            return nearness(states.float(), self.codebook).topk(k, dim=-1).indices
+
+
+def find_centroids(
+    algorithm: str, states: torch.Tensor, input_ids: torch.Tensor, num_clusters: int, seed: int
+) -> torch.Tensor:
+    """Centroids of one of the algorithms of [`ClusterConfig`].
+
+    Args:
+        algorithm (`str`): Its name.
+        states (`torch.Tensor` of shape `(N, d)`, float32): What is clustered.
+        input_ids (`torch.Tensor` of shape `(N,)`): Types of the tokens.
+        num_clusters (`int`): `K`.
+        seed (`int`): Seed of every random choice.
+
+    Returns:
+        `torch.Tensor` of shape `(K, d)`, float32.
+
+    Raises:
+        ValueError: If there are fewer token types than clusters.
+    """
+    if algorithm == "kmeans":
+        return initial_codebook(states, num_clusters, "kmeans++", seed)
+    if algorithm == "random_states":
+        return initial_codebook(states, num_clusters, "random", seed)
+    if algorithm == "agglomerative":
+        groups = AgglomerativeClustering(n_clusters=num_clusters, linkage="ward").fit_predict(states.numpy())
+        return _means(states, torch.from_numpy(groups), num_clusters)
+    types, groups, counts = input_ids.unique(return_inverse=True, return_counts=True)
+    if len(types) < num_clusters:
+        raise ValueError(
+            f"codebook_size={num_clusters} is larger than the number of token types ({len(types)}). Choose fewer."
+        )
+    frequent = counts.argsort(descending=True, stable=True)[:num_clusters]
+    return _means(states, groups, len(types))[frequent]
+
+
+def check_distances(num_tokens: int) -> None:
+    """Refuse a distance matrix that does not fit in half of the memory that is free.
+
+    Raises:
+        ValueError: Naming how many tokens would fit.
+    """
+    # SciPy keeps each pair once, in float64; Ward's method works on a copy.
+    needed, free = 2 * 8 * num_tokens * (num_tokens - 1) // 2, psutil.virtual_memory().available // 2
+    if needed > free:
+        fits = int((free / 8) ** 0.5)
+        fits -= fits % 10 ** max(len(str(fits)) - 2, 0)
+        raise ValueError(
+            f"The distances of {num_tokens:,} tokens need {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB, half "
+            f"of what is free, may be used. max_tokens={fits} fits; or use K-means, which needs no distances."
+        )
+
+
+def _means(states: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+    sums = torch.zeros(num_groups, states.shape[1], dtype=torch.float64).index_add_(0, groups, states.double())
+    return (sums / torch.bincount(groups, minlength=num_groups)[:, None]).float()
+
+
+__all__ = ["ClusterModel"]

@@ -1,0 +1,1 @@
+"""Markdown, text tables and HTML pages, with everything from data escaped."""

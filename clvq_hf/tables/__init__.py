@@ -1,0 +1,1 @@
+"""Which concept each token got, and how that is shown."""

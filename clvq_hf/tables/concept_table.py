@@ -1,0 +1,543 @@
+"""`ConceptTable`: which concept each token of a set of texts got. Every question downstream is asked of it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, Features, List, Value
+from huggingface_hub import CommitInfo
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from transformers.utils import logging
+
+from ..hub.repositories import TABLE_NAME, Source
+from .concepts import Concept, Example
+from .names import NAMES_FILE, ConceptName
+from .table_files import read, write_arrow, write_parquet
+from .token_index import TokenIndex
+
+logger = logging.get_logger(__name__)
+
+FORMAT_VERSION = 1
+TOKEN_FEATURES = Features(
+    {
+        "text_id": Value("int64"),
+        "position": Value("int32"),
+        "token": Value("string"),
+        "token_id": Value("int32"),
+        "special": Value("bool"),
+        "word_id": Value("int32"),
+        "start": Value("int32"),
+        "end": Value("int32"),
+        "code": Value("int32"),
+        "salience": Value("float32"),
+    }
+)
+TEXT_FEATURES = Features(
+    {
+        "text_id": Value("int64"),
+        "text": Value("string"),
+        "label": Value("int64"),
+        "prediction": Value("int64"),
+        "logits": List(Value("float32")),
+        "split": Value("string"),
+        "dataset": Value("string"),
+        "num_tokens": Value("int32"),
+        "salient_position": Value("int32"),
+        "salience_error": Value("float32"),
+    }
+)
+# What a figure should not be read from: it was seen in training.
+TRAINING_SPLITS = ("host_train", "codebook_train")
+
+
+class ConceptTable:
+    """Concepts of a set of texts: one row per token, one per text, and what they were made with.
+
+    Made by [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]; Arrow on disk, memory-mapped.
+
+    Attributes:
+        tokens (`datasets.Dataset`): `text_id`, `position`, `token`, `token_id`, `special`, `word_id` (-1 on special
+            tokens), `start` and `end` (characters), `code`, `salience` (null if there is none). One row per real
+            token, special ones included, in the order of the texts.
+        texts (`datasets.Dataset`): `text_id`, `text`, `label` and `prediction` (-1: none), `logits`, `split`,
+            `dataset`, `num_tokens`, `salient_position` (-1: none), `salience_error`. In the order of `text_id`.
+        metadata (`dict`): Format version, the model's fingerprint, host, layers, label names, settings.
+        names (`dict[int, ConceptName]`): What a language model calls some of the concepts, by code.
+    """
+
+    def __init__(
+        self,
+        tokens: Dataset,
+        texts: Dataset,
+        metadata: dict[str, Any],
+        names: Mapping[int, ConceptName] | None = None,
+    ) -> None:
+        self.tokens = tokens
+        self.texts = texts
+        self.metadata = metadata
+        self.names = dict(names or {})
+        self._check()
+
+    def _check(self) -> None:
+        version = self.metadata.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"This concept table has the format {version!r}, and this version of clvq_hf reads {FORMAT_VERSION}. "
+                "Make it again with model.concept_table, or install the version that wrote it: "
+                f"{self.metadata.get('clvq_version')}."
+            )
+        for name, dataset, features in (
+            ("tokens", self.tokens, TOKEN_FEATURES),
+            ("texts", self.texts, TEXT_FEATURES),
+        ):
+            if missing := sorted(set(features) - set(dataset.column_names)):
+                raise ValueError(f"The {name} of this concept table lack the columns {missing}.")
+            if len(dataset) == 0:
+                raise ValueError(f"This concept table is empty: it has no {name}.")
+        self._index = TokenIndex(self.tokens, self.texts, self.codebook_size)
+        if (total := int(self._index.num_tokens.sum())) != len(self.tokens):
+            raise ValueError(
+                f"The texts have {total} tokens together, and there are {len(self.tokens)}: the "
+                "two parts of this concept table do not belong together."
+            )
+        codes, size = self.column("code"), self.codebook_size
+        if codes.min() < 0 or codes.max() >= size:
+            raise ValueError(
+                f"The codes run from {codes.min()} to {codes.max()}, and the codebook has {size}: the table is damaged "
+                "or of another model."
+            )
+
+    # ------------------------------------------------------------------------------------------------ on disk, Hub
+
+    def save_to_disk(self, path: str | Path) -> None:
+        """Write the table to a folder as Arrow files: `tokens/`, `texts/` and `concept_table.json`.
+
+        An earlier table there is replaced when this one is whole.
+
+        Raises:
+            ValueError: If the folder holds something else.
+        """
+        write_arrow(Path(path), self.tokens, self.texts, self.metadata, self.names)
+
+    def save_as_parquet(self, path: str | Path) -> None:
+        """Write the table as it goes to the Hub: `tokens.parquet`, `texts.parquet` and `concept_table.json`.
+
+        Raises:
+            ValueError: If the folder holds something else.
+        """
+        write_parquet(Path(path), self.tokens, self.texts, self.metadata, self.names)
+
+    @classmethod
+    def load_from_disk(cls, path: str | Path, cache_dir: str | Path | None = None) -> "ConceptTable":
+        """Open a table that was saved in either way, memory-mapped.
+
+        Args:
+            path (`str` or `Path`): The folder.
+            cache_dir (`str` or `Path`, *optional*): Where Parquet is turned into Arrow; the cache of `datasets` if not
+                given.
+
+        Raises:
+            ValueError: If there is none, or it is damaged.
+        """
+        return cls(*read(Path(path), {"tokens": TOKEN_FEATURES, "texts": TEXT_FEATURES}, cache_dir))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str = "Upload concept table",
+    ) -> CommitInfo:
+        """Upload the table as a dataset repository with the configurations `tokens` and `texts`, in one commit.
+
+        To keep it beside the weights instead: `model.push_to_hub(…, concepts=table)`.
+
+        Args:
+            repo_id (`str`): `"org/name"`; made if needed.
+            private (`bool`, *optional*): Whether a new repository is private.
+            token (`str` or `bool`, *optional*): The one you are logged in with if not given.
+            revision (`str`, *optional*): A branch, made if needed; the main one if not given.
+            create_pr (`bool`): Whether to open a pull request instead.
+            commit_message (`str`): Of the commit.
+
+        Returns:
+            `huggingface_hub.CommitInfo`: Of the commit.
+
+        Raises:
+            HubError: If the Hub could not be reached, or refused.
+            ValueError: If the repository holds another dataset.
+        """
+        from ..models.publishing import publish_table  # which reads tables
+
+        return publish_table(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+        )
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | None = None,
+        local_files_only: bool = False,
+    ) -> "ConceptTable":
+        """Download a table that [`push_to_hub`][clvq_hf.ConceptTable.push_to_hub] has uploaded.
+
+        Raises:
+            HubError: If the Hub could not be reached, or there is no such repository.
+            ValueError: If it holds no concept table.
+        """
+        source = Source(
+            repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            repo_type="dataset",
+        )
+        return cls.load_from_disk(source.fetch(TABLE_NAME, "tokens.parquet", "texts.parquet", NAMES_FILE))
+
+    def to_pandas(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Tokens and texts as data frames, in memory."""
+        return self.tokens.to_pandas(), self.texts.to_pandas()
+
+    # ----------------------------------------------------------------------------------------------------- contents
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return (
+            f"ConceptTable({len(self.texts)} texts, {len(self.tokens)} tokens, {len(self.active_codes)} of "
+            f"{self.codebook_size} concepts, host {self.metadata['host_name_or_path']!r}, "
+            f"layer {self.metadata['lower_layer']})"
+        )
+
+    def _repr_html_(self) -> str:
+        from ..report.notebook import table_html  # which reads tables
+
+        return table_html(self)
+
+    @property
+    def codebook_size(self) -> int:
+        """`int`: K, the number of concepts that the model has."""
+        return self.metadata["codebook_size"]
+
+    @property
+    def label_names(self) -> list[str]:
+        """`list[str]`: Names of the labels in order; empty without labels."""
+        return self.metadata["label_names"]
+
+    def label_name(self, label: int) -> str | None:
+        """Name of a label; `None` for -1, or where the labels have no names."""
+        return self.label_names[label] if 0 <= label < len(self.label_names) else None
+
+    @cached_property
+    def active_codes(self) -> np.ndarray:
+        """`np.ndarray`: The codes that some token has, in order."""
+        return np.flatnonzero(np.diff(self._index.by_code[1]))
+
+    @property
+    def predicts_labels(self) -> bool:
+        """`bool`: Whether `prediction` is a label; of a causal language model it is its next token."""
+        return self.metadata.get("readout") != "next_token"
+
+    def prediction_name(self, prediction: int) -> str | None:
+        """Name of a prediction; `None` where there is none, or it is no label."""
+        return self.label_name(prediction) if self.predicts_labels else None
+
+    @property
+    def same_text(self) -> np.ndarray:
+        """`np.ndarray`: A number for each text that equal ones share, whatever their case and white space."""
+        return self._index.same_text
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of `tokens` as an array of length N."""
+        return self._index.column(name)
+
+    def text_row(self, text_id: int) -> int:
+        """The row of `texts` that is a text.
+
+        Raises:
+            ValueError: If the table has no such text (empty ones were left out).
+        """
+        return self._index.row(text_id)
+
+    def token_rows(self, text_id: int) -> slice:
+        """The rows of `tokens` that belong to a text.
+
+        Raises:
+            ValueError: If the table has no such text (empty ones were left out).
+        """
+        row = self._index.row(text_id)
+        return slice(int(self._index.first[row]), int(self._index.first[row + 1]))
+
+    def check_model(self, model: Any) -> None:
+        """Check that a model is the one whose concepts these are.
+
+        Raises:
+            ValueError: If its fingerprint differs.
+        """
+        if model.fingerprint() != self.metadata["model_fingerprint"]:
+            raise ValueError(
+                "This concept table was made with another model (their fingerprints differ): its codes mean something "
+                "else. Make it again with model.concept_table."
+            )
+
+    # ------------------------------------------------------------------------------------------------------ queries
+
+    def text(self, text_id: int, words: bool = False, special_tokens: bool = True) -> pd.DataFrame:
+        """The concepts of a text.
+
+        Args:
+            text_id (`int`): The text.
+            words (`bool`): One row per word, not per token; see [`words`][clvq_hf.ConceptTable.words].
+            special_tokens (`bool`): Whether special tokens are shown.
+
+        Returns:
+            `pandas.DataFrame`: The rows of `tokens`, or words with `word`, `start`, `end`, `code`, `codes`, `salience`.
+        """
+        rows = self.token_rows(text_id)
+        if words:
+            return self._index.words_of(np.arange(rows.start, rows.stop))
+        frame = self.tokens[rows]
+        frame = pd.DataFrame(frame)
+        return frame if special_tokens else frame[~frame["special"]].reset_index(drop=True)
+
+    def words(self, stop_words: bool = True) -> pd.DataFrame:
+        """The word-level view: sub-words joined, special tokens left out.
+
+        Args:
+            stop_words (`bool`): Whether English stop words, and words without a letter, are shown.
+
+        Returns:
+            `pandas.DataFrame`: `text_id`, `word_id`, `word`, `start`, `end`, `code` (of its first token), `codes` (of
+            all), `salience` (the one of largest absolute value).
+        """
+        frame = self._index.words_of(np.arange(len(self.tokens)))
+        return frame if stop_words else frame[frame["word"].map(_is_content_word)]
+
+    def concept(self, code: int, num_words: int = 10, num_examples: int = 5, stop_words: bool = True) -> Concept:
+        """What the table knows of a concept.
+
+        Args:
+            code (`int`): Its number.
+            num_words (`int`): Most frequent words.
+            num_examples (`int`): Texts that show it best.
+            stop_words (`bool`): Whether English stop words, and words without a letter, may be among the words.
+
+        Returns:
+            [`Concept`][clvq_hf.tables.concepts.Concept]: Counts are of all tokens that are not special.
+        """
+        places = self._index.places(code)
+        owners = self._index.owners[places]
+        labels = self._index.labels[owners]
+        labelled = np.bincount(labels[labels >= 0], minlength=len(self.label_names))
+        return Concept(
+            code=code,
+            num_tokens=len(places),
+            num_texts=len(np.unique(owners)),
+            label_counts=dict(zip(self.label_names, labelled.tolist(), strict=True)) if labelled.any() else {},
+            top_words=self.top_words(code, num_words, stop_words=stop_words),
+            examples=self.examples(code, num_examples),
+            name=self.names[code].name if code in self.names else None,
+        )
+
+    def top_words(
+        self, code: int, n: int = 10, stop_words: bool = True, without: int | Sequence[int] | None = None
+    ) -> list[tuple[str, int]]:
+        """The most frequent words of a concept, in lower case, each with the number of its tokens that have it.
+
+        Args:
+            code (`int`): The concept.
+            n (`int`): How many words.
+            stop_words (`bool`): Whether English stop words, and words without a letter, may be among them.
+            without (`int` or `Sequence[int]`, *optional*): Texts whose tokens do not count, nor those of texts equal to
+                them.
+
+        Returns:
+            `list[tuple[str, int]]`: The most frequent first, the alphabet between equals.
+        """
+        if n <= 0:
+            return []
+        counts = Counter(word.lower() for word in self._index.word_strings(self._index.places(code, without)))
+        if not stop_words:
+            counts = Counter({word: count for word, count in counts.items() if _is_content_word(word)})
+        # The alphabet decides between equals, not the order of the texts.
+        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
+
+    def label_distribution(self, code: int) -> dict[str, float]:
+        """Share of each label among the concept's tokens (special ones left out); empty without labels."""
+        counts = self.concept(code, num_words=0, num_examples=0).label_counts
+        total = sum(counts.values())
+        return {name: count / total for name, count in counts.items()}
+
+    def examples(
+        self,
+        code: int,
+        n: int = 5,
+        label: int | None = None,
+        num_words: tuple[int, int] = (5, 30),
+        without: int | Sequence[int] | None = None,
+    ) -> list[Example]:
+        """The texts that show a concept best: of readable length, with most of its words for their length.
+
+        Args:
+            code (`int`): The concept.
+            n (`int`): How many texts; equal ones, whatever their case and white space, count once.
+            label (`int`, *optional*): Only texts with this label.
+            num_words (`tuple[int, int]`): Lengths that are preferred, in words.
+            without (`int` or `Sequence[int]`, *optional*): Texts that are no examples, nor are texts equal to them.
+
+        Returns:
+            `list[Example]`: Best first.
+        """
+        if n <= 0:
+            return []
+        places = self._index.places(code, without)
+        owners, counts = np.unique(self._index.owners[places], return_counts=True)
+        if label is not None:
+            kept = self._index.labels[owners] == label
+            owners, counts = owners[kept], counts[kept]
+        lengths = np.maximum(self._index.word_counts[owners], 1)
+        readable = (num_words[0] <= lengths) & (lengths <= num_words[1])
+        examples: list[Example] = []
+        seen: set[int] = set()
+        for row in owners[np.lexsort((owners, -counts / lengths, ~readable))].tolist():
+            if (number := int(self.same_text[row])) not in seen:
+                seen.add(number)
+                examples.append(self._example(row, places))
+            if len(examples) == n:
+                break
+        return examples
+
+    def purest(self, n: int, min_tokens: int, min_texts: int = 10, stop_words: bool = True) -> list[Concept]:
+        """The concepts with the purest labels, or the most frequent ones if there are no labels.
+
+        Args:
+            n (`int`): How many.
+            min_tokens (`int`): Only concepts that so many tokens have: of rarer ones purity says little.
+            min_texts (`int`): … in so many texts.
+            stop_words (`bool`): Whether English stop words, and words without a letter, are among the words; if not,
+                concepts that have no others are left out.
+
+        Returns:
+            `list[Concept]`: The purest first, with six words and an example each.
+        """
+        found = [self.concept(int(code), num_words=0, num_examples=0) for code in self.active_codes]
+        found = [concept for concept in found if concept.num_tokens >= min_tokens and concept.num_texts >= min_texts]
+        found.sort(key=lambda concept: (-(concept.purity or 0), -concept.num_tokens, concept.code))
+        telling = (concept for concept in found if stop_words or self.top_words(concept.code, 1, stop_words=False))
+        return [self.concept(concept.code, 6, 1, stop_words) for concept in islice(telling, n)]
+
+    def salient(self) -> pd.DataFrame:
+        """The salient token of each text that has one.
+
+        Returns:
+            `pandas.DataFrame`: `text_id`, `position`, `word`, `code`, `salience`, `label`, `prediction`.
+
+        Raises:
+            ValueError: If the table was made without salience.
+        """
+        if self.metadata.get("salience") is None:
+            raise ValueError(
+                "This concept table has no salience. Make it with model.concept_table(…, salience=salient_tokens(…))."
+            )
+        position = np.asarray(self.texts["salient_position"][:])
+        rows = np.flatnonzero(position >= 0)
+        places = self._index.first[rows] + position[rows]
+        texts = self.texts.with_format("numpy")
+        return pd.DataFrame(
+            {
+                "text_id": texts["text_id"][:][rows],
+                "position": position[rows],
+                "word": self._index.word_strings(places),
+                "code": self.column("code")[places],
+                "salience": self.column("salience")[places],
+                "label": self._index.labels[rows],
+                "prediction": texts["prediction"][:][rows],
+            }
+        )
+
+    def metric_inputs(
+        self, words: bool = False, special_tokens: bool = False, stop_words: bool = True
+    ) -> dict[str, list]:
+        """The rows that the metrics on concept tables take: one per text.
+
+        Args:
+            words (`bool`): Types are lower-case words with the code of their first token, not tokens.
+            special_tokens (`bool`): Whether special tokens are handed on (tokens only).
+            stop_words (`bool`): Whether English stop words, and words without a letter, are (words only).
+
+        Returns:
+            `dict[str, list]`: `texts` (`str`), `codes` (`list[int]`), `tokens` (`list[str]`), `labels` (`int`,
+            -1: none).
+        """
+        if splits := sorted(set(self.texts["split"][:]) & set(TRAINING_SPLITS)):
+            logger.warning(f"These texts were trained on ({', '.join(splits)}): the figures will be too good.")
+        if words:
+            frame = self.words(stop_words=stop_words)
+            owners = np.searchsorted(self._index.text_ids, frame["text_id"].to_numpy())
+            codes, types = frame["code"].to_numpy(), frame["word"].str.lower().to_numpy()
+        else:
+            kept = np.flatnonzero(~self._index.special) if not special_tokens else np.arange(len(self.tokens))
+            owners, codes = self._index.owners[kept], self.column("code")[kept]
+            types = np.asarray(self.tokens["token"][:], dtype=object)[kept]
+        ends = np.searchsorted(owners, np.arange(len(self.texts) + 1))
+        spans = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+        codes, types = codes.tolist(), types.tolist()
+        return {
+            "texts": self.texts["text"][:],
+            "codes": [codes[start:end] for start, end in spans],
+            "tokens": [types[start:end] for start, end in spans],
+            "labels": self._index.labels.tolist(),
+        }
+
+    def _example(self, row: int, places: np.ndarray) -> Example:
+        first, last = np.searchsorted(places, (self._index.first[row], self._index.first[row + 1]))
+        text = self.texts[row]
+        spans: list[tuple[int, int]] = []
+        for start, end in sorted(zip(*map(np.ndarray.tolist, self._index.spans(places[first:last])), strict=True)):
+            start, end = _trimmed(text["text"], start, end)
+            if spans and start <= spans[-1][1]:  # tokens of one word, or words without a space between
+                spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+            else:
+                spans.append((start, end))
+        return Example(
+            text_id=text["text_id"],
+            text=text["text"],
+            spans=spans,
+            label=self.label_name(text["label"]),
+            prediction=self.prediction_name(text["prediction"]),
+        )
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without the white space around it, unless it is nothing else."""
+    piece = text[start:end]
+    if not piece.strip():
+        return start, end
+    return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
+
+
+def _is_content_word(word: str) -> bool:
+    return any(character.isalpha() for character in word) and word.lower() not in ENGLISH_STOP_WORDS
+
+
+__all__ = ["ConceptTable"]

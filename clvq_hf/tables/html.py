@@ -1,0 +1,157 @@
+"""Parts of a report as HTML for other pages: a text with its concepts, a concept. Notebooks and the app show them.
+
+Everything from data is escaped. Each brings its own style, which changes nothing outside of it.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from markupsafe import Markup
+
+from ..rendering.pages import read_asset, render_page
+from .concept_table import ConceptTable
+from .concepts import Concept, Example
+from .names import name_note
+from .shading import MIN_TEXTS, NUM_COLOURS, Shade, shade
+
+NUM_WORDS = 20
+NUM_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as it is shown.
+
+    Attributes:
+        before (`str`): The text between the token before it and this one.
+        text (`str`): Its part of the text.
+        title (`str`): Its concept, in words.
+        shade ([`Shade`][clvq_hf.tables.shading.Shade]): Its colour.
+        salient (`bool`): Whether it is the salient one.
+    """
+
+    before: str
+    text: str
+    title: str
+    shade: Shade
+    salient: bool
+
+
+def text_html(table: ConceptTable, text_id: int) -> str:
+    """A text, every token in the colour of its concept, the salient one outlined.
+
+    Args:
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): Where it is.
+        text_id (`int`): The text.
+
+    Returns:
+        `str`: A `<div>` with its style, all text escaped. Colours are those of `pages/templates/base.css`: the label
+        that most of a concept's tokens have, the stronger the purer the concept is.
+
+    Raises:
+        ValueError: If the table has no such text.
+    """
+    tokens = table.text(text_id, special_tokens=False)
+    row = table.texts[table.text_row(text_id)]
+    text, shown, last = row["text"], [], 0
+    concepts = {code: table.concept(code, 0, 0) for code in map(int, tokens["code"].unique())}
+    for token in tokens.itertuples():
+        start, end = max(token.start, last), max(token.end, last)  # tokens of one character share it
+        concept = concepts[int(token.code)]
+        shown.append(
+            Token(
+                text[last:start],
+                text[start:end],
+                concept_title(concept),
+                shade(concept, table.label_names),
+                token.position == row["salient_position"],
+            )
+        )
+        last = end
+    return render_page(
+        "report/text_fragment.html",
+        style=fragment_style(),
+        text_id=text_id,
+        label=table.label_name(row["label"]),
+        prediction=table.prediction_name(row["prediction"]),
+        tokens=shown,
+        rest=text[last:],
+        salient=next((token for token in shown if token.salient), None),
+        labels=table.label_names,
+        num_colours=NUM_COLOURS,
+    )
+
+
+def concept_html(table: ConceptTable, code: int) -> str:
+    """A concept: how often it occurs, its labels, its words, sentences with its words marked.
+
+    Args:
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): Where it is.
+        code (`int`): The concept.
+
+    Returns:
+        `str`: A `<div>` with its style, all text escaped.
+
+    Raises:
+        ValueError: If the model has no such concept.
+    """
+    concept = table.concept(code, NUM_WORDS, NUM_EXAMPLES)
+    return render_page(
+        "report/concept_fragment.html",
+        style=fragment_style(),
+        concept=concept,
+        name_note=name_note(table.names[code]) if code in table.names else None,
+        rare=concept.num_texts < MIN_TEXTS,
+        shares=label_shares(concept),
+        shade=shade(concept, table.label_names),
+        examples=[
+            {"pieces": example_pieces(example.excerpt()), "note": example_note(example)}
+            for example in concept.examples
+        ],
+    )
+
+
+def concept_title(concept: Concept) -> str:
+    """A concept in a few words: its number, its name if it has one, its label with the share."""
+    title = f"concept {concept.code}" + (f" “{concept.name}” (named by a model)" if concept.name else "")
+    return title if concept.label is None else f"{title}, {concept.label} {concept.purity:.0%}"
+
+
+def label_shares(concept: Concept) -> list[dict[str, Any]]:
+    """`label`, `count`, `share` and `colour` of each label; empty without labels."""
+    total = sum(concept.label_counts.values())
+    return [
+        {"label": label, "count": count, "share": count / total, "colour": number % NUM_COLOURS}
+        for number, (label, count) in enumerate(concept.label_counts.items())
+    ]
+
+
+def example_pieces(example: Example) -> list[dict[str, Any]]:
+    """An example in pieces: `text`, and whether it is `marked`."""
+    pieces, last = [], 0
+    for start, end in example.spans:
+        pieces += [
+            {"text": example.text[last:start], "marked": False},
+            {"text": example.text[start:end], "marked": True},
+        ]
+        last = end
+    return [piece for piece in [*pieces, {"text": example.text[last:], "marked": False}] if piece["text"]]
+
+
+def example_note(example: Example) -> str:
+    """Label and prediction of an example, in words."""
+    known = {"label": example.label, "predicted": example.prediction}
+    return ", ".join(f"{what}: {name}" for what, name in known.items() if name is not None)
+
+
+@cache
+def fragment_style() -> Markup:
+    """The style of a fragment: base.css's variables, in the fragment alone, and the rules for tokens."""
+    variables = read_asset("base.css").partition(":root {")[2].partition("}")[0]
+    own = [line for line in variables.splitlines() if line.strip().startswith("--")]
+    scoped = ".clvq.fragment {\n" + "\n".join(own) + "\n}\n"
+    return Markup(scoped + read_asset("report/tokens.css") + read_asset("report/fragment.css"))
+
+
+__all__ = ["concept_html", "text_html"]

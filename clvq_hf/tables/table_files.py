@@ -1,0 +1,108 @@
+"""The files of a concept table: Arrow on disk, Parquet on the Hub; written whole or not at all, read with suspicion."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from ..hub.repositories import TABLE_NAME, check_file_names, read_json
+from .names import ConceptName, read_names, write_names
+
+PARTS = ("tokens", "texts")
+
+Names = Mapping[int, ConceptName]
+# Tokens, texts, metadata, names.
+TableParts = tuple[Dataset, Dataset, dict[str, Any], Names]
+
+
+def write_arrow(path: Path, tokens: Dataset, texts: Dataset, metadata: dict[str, Any], names: Names) -> None:
+    """Write `tokens/`, `texts/`, `concept_table.json` and the names, if there are any, to `concept_names.json`.
+
+    An earlier table is replaced when this one is whole.
+    """
+
+    def write(folder: Path) -> None:
+        tokens.save_to_disk(folder / "tokens")
+        texts.save_to_disk(folder / "texts")
+
+    _write(path, write, metadata, names)
+
+
+def write_parquet(path: Path, tokens: Dataset, texts: Dataset, metadata: dict[str, Any], names: Names) -> None:
+    """Write `tokens.parquet`, `texts.parquet`, `concept_table.json` and the names, in the same way."""
+
+    def write(folder: Path) -> None:
+        tokens.to_parquet(folder / "tokens.parquet")
+        texts.to_parquet(folder / "texts.parquet")
+
+    _write(path, write, metadata, names)
+
+
+def read(path: Path, features: dict[str, Features], cache_dir: str | Path | None = None) -> TableParts:
+    """Open a table in either form, memory-mapped.
+
+    Args:
+        path (`Path`): A folder that one of the functions above has written.
+        features (`dict[str, datasets.Features]`): Of `"tokens"` and `"texts"`: what Parquet files are read as.
+        cache_dir (`str` or `Path`, *optional*): Where these are turned into Arrow.
+
+    Raises:
+        ValueError: If there is none, it is damaged, or it names files outside of its folder.
+    """
+    if not (path / TABLE_NAME).is_file():
+        raise ValueError(
+            f"{path} holds no concept table. Make one with `clvq-hf concepts build` or model.concept_table."
+        )
+    metadata = read_json(path / TABLE_NAME)
+    if (path / "tokens.parquet").is_file():
+        parts = [_read_parquet(path / f"{name}.parquet", features[name], cache_dir) for name in PARTS]
+    else:
+        parts = [_read_arrow(path / name) for name in PARTS]
+    return parts[0], parts[1], metadata, read_names(path)
+
+
+def _read_parquet(file: Path, features: Features, cache_dir: str | Path | None) -> Dataset:
+    try:
+        return Dataset.from_parquet(str(file), features=features, cache_dir=cache_dir and str(cache_dir))
+    except (DatasetsError, FileNotFoundError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{file} is damaged: {error}.") from error
+
+
+def _read_arrow(folder: Path) -> Dataset:
+    state = folder / "state.json"
+    if not state.is_file():
+        raise ValueError(f"{folder.parent} is damaged: it lacks {folder.name}/state.json.")
+    try:
+        names = [file["filename"] for file in read_json(state)["_data_files"]]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{state} is damaged: {error}.") from error
+    check_file_names(names, state)
+    return load_from_disk(folder)
+
+
+def _write(path: Path, write: Callable[[Path], None], metadata: dict[str, Any], names: Names) -> None:
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / TABLE_NAME).is_file())):
+        raise ValueError(f"{path} exists and is no concept table; choose another folder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        write(building)
+        (building / TABLE_NAME).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        if names:
+            write_names(building, names)
+    except BaseException:
+        shutil.rmtree(building)
+        raise
+    if path.exists():
+        shutil.rmtree(path)
+    building.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+    building.rename(path)
+
+
+__all__ = ["read", "write_arrow", "write_parquet"]

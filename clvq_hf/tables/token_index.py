@@ -1,0 +1,158 @@
+"""Where things are in a concept table: tokens by text, by code, by word. Each index is made when it is needed."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from .concepts import visible
+
+
+class TokenIndex:
+    """Indices of the N tokens and M texts of a [`ConceptTable`][clvq_hf.ConceptTable], as arrays.
+
+    Args:
+        tokens (`datasets.Dataset`): One row per token, in the order of the texts.
+        texts (`datasets.Dataset`): One row per text.
+        codebook_size (`int`): K.
+    """
+
+    def __init__(self, tokens: Dataset, texts: Dataset, codebook_size: int) -> None:
+        self.tokens = tokens
+        self.texts = texts
+        self.codebook_size = codebook_size
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of `tokens`, `(N,)`."""
+        return self._arrow[name][:].to_numpy()
+
+    @cached_property
+    def _arrow(self) -> Dataset:
+        # By way of Arrow: the numpy format would copy row by row. Once: a change of format copies all that is not data.
+        return self.tokens.with_format("arrow")
+
+    @cached_property
+    def num_tokens(self) -> np.ndarray:
+        """Tokens of each text, `(M,)`."""
+        return np.asarray(self.texts["num_tokens"][:], dtype=np.int64)
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """Row of each text's first token, and the number of tokens at the end."""
+        return np.concatenate([[0], np.cumsum(self.num_tokens)])
+
+    @cached_property
+    def text_ids(self) -> np.ndarray:
+        """`text_id` of each text, `(M,)`, ascending."""
+        return np.asarray(self.texts["text_id"][:], dtype=np.int64)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Label of each text, `(M,)`, -1 for none."""
+        return np.asarray(self.texts["label"][:], dtype=np.int64)
+
+    @cached_property
+    def owners(self) -> np.ndarray:
+        """Row in `texts` of each token."""
+        return np.repeat(np.arange(len(self.texts), dtype=np.int32), self.num_tokens)
+
+    @cached_property
+    def special(self) -> np.ndarray:
+        """Which tokens are special, `(N,)` bool."""
+        return self.column("special")
+
+    @cached_property
+    def by_code(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the tokens that are not special, sorted by code, and where each code begins."""
+        rows = np.flatnonzero(~self.special)
+        codes = self.column("code")[rows]
+        order = np.argsort(codes, kind="stable")
+        return rows[order], np.searchsorted(codes[order], np.arange(self.codebook_size + 1))
+
+    @cached_property
+    def word_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the first and of the last token of each token's word."""
+        word, owner = self.column("word_id"), self.owners
+        starts = np.ones(len(word), dtype=bool)
+        starts[1:] = (word[1:] != word[:-1]) | (owner[1:] != owner[:-1]) | (word[1:] < 0)
+        firsts = np.flatnonzero(starts)
+        lasts = np.append(firsts[1:], len(word)) - 1
+        number = np.cumsum(starts) - 1
+        return firsts[number], lasts[number]
+
+    @cached_property
+    def word_counts(self) -> np.ndarray:
+        """Words of each text."""
+        firsts = np.unique(self.word_bounds[0][~self.special])
+        return np.bincount(self.owners[firsts], minlength=len(self.texts))
+
+    def row(self, text_id: int) -> int:
+        """Row in `texts` of a text."""
+        row = int(np.searchsorted(self.text_ids, text_id))
+        if row == len(self.text_ids) or self.text_ids[row] != text_id:
+            raise ValueError(f"The table has no text {text_id}; it has {len(self.texts)} texts.")
+        return row
+
+    @cached_property
+    def same_text(self) -> np.ndarray:
+        """A number for each text, `(M,)`, that equal texts share, whatever their case and white space."""
+        plain = [" ".join(text.casefold().split()) for text in self.texts["text"][:]]
+        return np.unique(np.asarray(plain, dtype=object), return_inverse=True)[1]
+
+    def places(self, code: int, without: int | Sequence[int] | None = None) -> np.ndarray:
+        """Rows of the tokens of a code, ascending; special ones, and those of the texts `without`, are left out."""
+        if not 0 <= code < self.codebook_size:
+            raise ValueError(f"Codes run from 0 to {self.codebook_size - 1}, got {code}.")
+        by_code, begins = self.by_code
+        places = by_code[begins[code] : begins[code + 1]]
+        if without is None:
+            return places
+        rows = [self.row(text_id) for text_id in ([without] if np.isscalar(without) else without)]
+        left_out = self.same_text[np.asarray(rows, dtype=np.int64)]
+        return places[~np.isin(self.same_text[self.owners[places]], left_out)]
+
+    def spans(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end characters of the words that these tokens belong to."""
+        firsts, lasts = self.word_bounds
+        return self.column("start")[firsts[places]], self.column("end")[lasts[places]]
+
+    def word_strings(self, places: np.ndarray) -> list[str]:
+        """The words that these tokens belong to; where one is white space alone, signs for it."""
+        rows, numbers = np.unique(self.owners[places], return_inverse=True)
+        texts = self.texts.select_columns("text").select(rows)["text"][:] if len(rows) else []
+        starts, ends = self.spans(places)
+        pieces = [
+            texts[number][start:end]
+            for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist(), strict=True)
+        ]
+        # Some tokenizers count the space before a word as part of it.
+        return [piece.strip() or visible(piece) for piece in pieces]
+
+    def words_of(self, rows: np.ndarray) -> pd.DataFrame:
+        """One row per word that begins among these rows; see `ConceptTable.words`."""
+        firsts, lasts = (bounds[rows] for bounds in self.word_bounds)
+        places = rows[(firsts == rows) & ~self.special[rows]]
+        lasts = self.word_bounds[1][places]
+        codes, salience = self.column("code"), self.column("salience")
+        starts, ends = self.spans(places)
+        return pd.DataFrame(
+            {
+                "text_id": self.text_ids[self.owners[places]],
+                "word_id": self.column("word_id")[places],
+                "word": self.word_strings(places),
+                "start": starts,
+                "end": ends,
+                "code": codes[places],
+                "codes": [codes[a : b + 1].tolist() for a, b in zip(places, lasts, strict=True)],
+                "salience": [_strongest(salience[a : b + 1]) for a, b in zip(places, lasts, strict=True)],
+            }
+        )
+
+
+def _strongest(scores: np.ndarray) -> float:
+    return float(scores[np.abs(scores).argmax()])
+
+
+__all__ = ["TokenIndex"]

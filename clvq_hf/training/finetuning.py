@@ -1,0 +1,148 @@
+"""A host with a classification head for given labels, fine-tuned if it has none yet."""
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
+
+from ..data.tokenization import TextCollator, tokenize_texts
+from ..hosts import hooks
+from ..hosts.runner import HostRunner, Readout
+
+
+def load_classifier(
+    name_or_path: str, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str], **kwargs: Any
+) -> tuple[PreTrainedModel, bool]:
+    """Load a host as a classifier of these labels.
+
+    Args:
+        name_or_path (`str`): Folder or Hub id.
+        tokenizer (`PreTrainedTokenizerBase`): The host's; its padding token becomes the host's if that has none.
+        label_names (`Sequence[str]`): Names of the classes, in order.
+        kwargs: For `from_pretrained`, such as `gguf_file` or `revision`.
+
+    Returns:
+        `tuple[PreTrainedModel, bool]`: The host, and whether its head is new and still has to be trained.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, **kwargs)
+    trained = any("ForSequenceClassification" in name for name in config.architectures or [])
+    trained = trained and config.num_labels == len(label_names)
+    if not trained:
+        config.num_labels = len(label_names)
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: number for number, name in enumerate(label_names)}
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    host = AutoModelForSequenceClassification.from_pretrained(
+        name_or_path, config=config, ignore_mismatched_sizes=not trained, **kwargs
+    )
+    if "gguf_file" in kwargs:
+        # These weights were dequantized at loading, but the model says otherwise, and would be refused for training.
+        del host.config.quantization_config
+        plain = type(host)(host.config)
+        plain.load_state_dict(host.state_dict())
+        host = plain
+    return host, not trained
+
+
+def fine_tune(
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Dataset,
+    *,
+    above_layer: int | None = None,
+    max_length: int | None = None,
+    **training_args: Any,
+) -> None:
+    """Train a classifier on labelled texts, in place.
+
+    Args:
+        host (`PreTrainedModel`): With a classification head.
+        tokenizer (`PreTrainedTokenizerBase`): The host's.
+        texts (`datasets.Dataset`): With the columns `text` and `label`.
+        above_layer (`int`, *optional*): Train only the blocks above this layer and the head: the states up to it stay
+            those of the pretrained model. Everything is trained if not given.
+        max_length (`int`, *optional*): In tokens; the host's limit if not given.
+        training_args: Fields of `TrainingArguments` (`num_train_epochs`, `learning_rate`, `seed`, …).
+    """
+    blocks = [f"{block}." for block in hooks.residual_stream(host).block_names]
+    if above_layer is not None:
+        reached_blocks = False
+        for name, parameter in host.named_parameters():
+            # Embeddings are registered before the blocks; pooler, final norm and head after them.
+            reached_blocks = reached_blocks or name.startswith(tuple(blocks))
+            parameter.requires_grad_(reached_blocks and not name.startswith(tuple(blocks[:above_layer])))
+    limit = hooks.max_length(host, tokenizer, max_length)
+    tokenized = texts.map(
+        lambda batch: tokenizer(batch, truncation=limit is not None, max_length=limit),
+        input_columns="text",
+        batched=True,
+        remove_columns="text",
+    ).rename_column("label", "labels")
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            folder,
+            **{
+                "per_device_train_batch_size": 32,
+                "learning_rate": 3e-4,
+                "warmup_steps": 0.1,
+                "train_sampling_strategy": "group_by_length",
+                "save_strategy": "no",
+                "logging_steps": 50,
+                "report_to": "none",
+                "dataloader_pin_memory": torch.accelerator.is_available(),
+                **training_args,
+            },
+        )
+        trainer = Trainer(
+            model=host, args=args, train_dataset=tokenized, data_collator=DataCollatorWithPadding(tokenizer)
+        )
+        if args.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    host.requires_grad_(True)
+    host.eval()
+
+
+@torch.no_grad()
+def predict(
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Dataset,
+    max_length: int | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Predicted classes of texts.
+
+    Args:
+        host (`PreTrainedModel`): With a classification head.
+        tokenizer (`PreTrainedTokenizerBase`): The host's.
+        texts (`datasets.Dataset`): With the column `text`; none is empty.
+        max_length (`int`, *optional*): In tokens; the host's limit if not given.
+        batch_size (`int`): Texts a host forward.
+
+    Returns:
+        `np.ndarray` of shape `(N,)`, int64.
+    """
+    tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
+    runner, readout = HostRunner(host), Readout.of(host)
+    predictions = np.full(len(texts), -1)
+    with hooks.evaluation_mode(host):
+        for batch in DataLoader(tokenized, batch_size=batch_size, collate_fn=TextCollator(tokenizer)):
+            logits = readout(host(**runner.inputs(batch)), batch["attention_mask"])
+            predictions[batch["text_index"]] = logits.argmax(-1).cpu()
+    return predictions

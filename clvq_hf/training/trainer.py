@@ -1,0 +1,494 @@
+"""`CLVQTrainer`: the Trainer of transformers for concept models, on the states of a frozen host."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from ..data.extraction import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
+from ..data.tokenization import (
+    TextCollator,
+    check_labels,
+    check_texts,
+    ensure_pad_token,
+    filter_by_occurrence,
+    tokenize_texts,
+)
+from ..hosts import hooks
+from ..hub.provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
+from ..hub.repositories import REFERENCE_NAME
+from ..models.configuration_concepts import ConceptConfig
+from ..models.modeling_concepts import ConceptModel
+from .hub_trainer import HubTrainer
+from .running_statistics import RunningStatistics
+from .sampling import EpochLengthSampler
+from .training_args import CLVQTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+# What makes two concept models different runs: a folder must not hold checkpoints of both.
+IDENTITY = (
+    *("hidden_size", "target_hidden_size", "codebook_size", "lower_layer", "upper_layer", "stack", "is_causal"),
+    *("num_decoder_layers", "num_attention_heads", "intermediate_size", "decoder_memory"),
+    *("activation", "num_active", "scale_states", "has_skip", "center_states"),
+)
+# Columns of a dataset that is tokenized already.
+TOKENIZED = {"input_ids", "token_mask", "length", "num_counted", "text_index"}
+
+
+class CLVQTrainer(HubTrainer):
+    """Trains a [`CLVQModel`] on texts, through a frozen host, or on states that were extracted before.
+
+    Other concept models that have gradients, such as a [`SparseDictionary`][clvq_hf.SparseDictionary], are trained by
+    it too, on the same states in the same order.
+
+    It is a [`~transformers.Trainer`], so Accelerate, mixed precision, logging, callbacks, checkpoints and resuming work
+    as there. What it adds: the host runs on the way from the batch to the model; batches are grouped by length; the
+    loss is normalised by the tokens of the whole optimizer step; the codebook is initialised before the first step and
+    moved once an optimizer step; figures are sums over all tokens and processes before they become ratios.
+
+    Args:
+        model ([`ConceptModel`]): The model to train.
+        host (`PreTrainedModel`, *optional*): Where the states come from; not needed with an [`ActivationCache`].
+        args ([`CLVQTrainingArguments`]): Training arguments.
+        train_dataset (`datasets.Dataset` or [`ActivationCache`], *optional*): Texts, or their states.
+        eval_dataset (the same, or a `dict` of them, *optional*): Texts or states to evaluate on.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): The host's tokenizer; needed with texts.
+        callbacks (`list`, *optional*): Callbacks besides ours.
+        optimizers (`tuple`, *optional*): Optimizer and scheduler, in place of those that `args` name.
+
+    Raises:
+        ValueError: For bad input, before time is spent: see the messages.
+    """
+
+    def __init__(
+        self,
+        model: ConceptModel,
+        host: Any = None,
+        args: CLVQTrainingArguments | None = None,
+        train_dataset: Dataset | ActivationCache | None = None,
+        eval_dataset: Dataset | ActivationCache | dict[str, Dataset | ActivationCache] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+    ) -> None:
+        args = CLVQTrainingArguments("clvq-output") if args is None else args
+        if not isinstance(args, CLVQTrainingArguments):
+            raise ValueError(f"args must be CLVQTrainingArguments, got {type(args).__name__}.")
+        if not isinstance(model, ConceptModel):
+            raise ValueError(f"model must be a concept model, got {type(model).__name__}.")
+        if not model.loss_names:
+            raise ValueError(f"A {type(model).__name__} has no gradients to train it by: fit it with its method fit.")
+        if not model.config.has_decoder:
+            raise ValueError("This is a codebook without its decoder, which training needs: load the whole model.")
+        _check_launch(args)
+        check_output_dir(args.output_dir, model.config)
+        self.args = args
+        self.model = model
+        self.host = host
+        # Not handed to Trainer, which would write the tokenizer's special tokens into the concept model's config.
+        self.tokenizer = processing_class
+        self._extractor = None
+        if host is not None:
+            model.check_host(host)
+            # A host with a device map, or offloaded, stays where it was put.
+            if getattr(host, "hf_device_map", None) is None and not hasattr(hooks.unwrap(host), "_hf_hook"):
+                host.to(args.device)
+            config = model.config
+            self._extractor = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
+        with args.main_process_first(desc="tokenizing"):
+            train_dataset = self._prepare_dataset(train_dataset, training=True)
+            if isinstance(eval_dataset, dict):
+                eval_dataset = {name: self._prepare_dataset(part) for name, part in eval_dataset.items()}
+            else:
+                eval_dataset = self._prepare_dataset(eval_dataset)
+        self._sampler: EpochLengthSampler | None = None
+        self._revived = 0
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=self._collator(train_dataset),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            callbacks=[CodebookCallback(self), *(callbacks or [])],
+            optimizers=optimizers,
+        )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(_SHARDING_REFUSED)
+        self._statistics = self._new_statistics()
+
+    # ---- Data -------------------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset: Dataset | ActivationCache | None, training: bool = False):
+        if dataset is None:
+            return None
+        if isinstance(dataset, ActivationCache):
+            _check_cache(dataset, self.model.config, self.args)
+            if training:
+                dataset = dataset.filter_by_occurrence(
+                    self.args.min_token_occurrences, self.args.max_token_occurrences
+                )
+        elif not isinstance(dataset, Dataset) or not set(dataset.column_names) >= TOKENIZED:
+            dataset = self._tokenize(dataset, training)
+        if training and (tokens := int(np.sum(_column(dataset, "num_counted")))) < self.model.config.codebook_size:
+            raise ValueError(
+                f"codebook_size={self.model.config.codebook_size} is larger than the number of available states: the "
+                f"training set has {tokens} tokens that count. Choose a smaller codebook or give more text."
+            )
+        return dataset
+
+    def _tokenize(self, dataset: Dataset, training: bool) -> Dataset:
+        args = self.args
+        if self.host is None or self.tokenizer is None:
+            raise ValueError("Texts need a host and its tokenizer: pass host=… and processing_class=…")
+        check_texts(dataset, args.text_column)
+        config = hooks.unwrap(self.host).config
+        classifies = type(hooks.unwrap(self.host)).__name__.endswith("ForSequenceClassification")
+        if classifies and config.num_labels > 1 and config.problem_type in (None, "single_label_classification"):
+            check_labels(dataset, args.label_column, config.num_labels)
+        ensure_pad_token(self.tokenizer)
+        max_length = hooks.max_length(self.host, self.tokenizer, args.max_length)
+        tokenized = tokenize_texts(
+            dataset, self.tokenizer, args.text_column, max_length, count_special_tokens=args.train_special_tokens
+        )
+        if training:
+            tokenized = filter_by_occurrence(tokenized, args.min_token_occurrences, args.max_token_occurrences)
+        return tokenized
+
+    def _collator(self, dataset: Dataset | ActivationCache | None) -> StateCollator | TextCollator:
+        return StateCollator() if isinstance(dataset, ActivationCache) else TextCollator(self.tokenizer)
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochLengthSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        args = self.args
+        self._sampler = EpochLengthSampler(
+            _column(dataset, "length"),
+            self._train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            args.seed if args.data_seed is None else args.data_seed,
+        )
+        return self._sampler
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Each process gets its share of the texts, none twice; shares may differ by a text."""
+        if isinstance(eval_dataset, str):
+            dataset = self.eval_dataset[eval_dataset]
+        else:
+            dataset = self.eval_dataset if eval_dataset is None else self._prepare_dataset(eval_dataset)
+        if dataset is None:
+            raise ValueError("Evaluation needs texts: pass eval_dataset=…")
+        order = np.argsort(_column(dataset, "length"), kind="stable")
+        return DataLoader(
+            dataset,
+            batch_size=self.args.per_device_eval_batch_size,
+            sampler=order[self.args.process_index :: self.args.world_size].tolist(),
+            collate_fn=self._collator(dataset),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            # Its own: a loader draws a seed at its start, and evaluation must not change what training draws.
+            generator=torch.Generator(),
+        )
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """As for evaluation; `predict` gives its figures as `test_…`."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def _prepare_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A collated batch → the arguments of [`CLVQModel.forward`]: here the host runs."""
+        if "hidden_states" not in inputs:
+            inputs = self._extractor(inputs, device=self.args.device)
+        states = dict(super()._prepare_inputs(inputs))
+        check_finite(states, f"the batch after step {self.state.global_step}")
+        states.pop("text_index")
+        return states
+
+    # ---- Training ---------------------------------------------------------------------------------------------------
+
+    def initialize_codebook(self) -> None:
+        """Set the codebook from a sample of the training set, unless it was set before.
+
+        The first process draws the sample, with a generator of its own, and sends the codebook to the others: so it
+        is the same for any number of processes, and the same again for the same seed.
+        """
+        if self.model.is_initialized:
+            return
+        if self.args.process_index == 0:
+            states = self._sample_states()
+            self.model.initialize_codebook(states["hidden_states"], states["target_hidden_states"], self.args.seed)
+        with torch.no_grad():
+            for tensor in self.model.state_dict().values():
+                tensor.copy_(broadcast(tensor.contiguous()))
+
+    @torch.no_grad()
+    def _sample_states(self) -> dict[str, torch.Tensor]:
+        wanted = self.args.init_tokens or 100 * self.model.config.codebook_size
+        wanted = max(wanted, self.model.config.codebook_size)
+        generator = np.random.default_rng(self.args.seed)
+        order = generator.permutation(len(self.train_dataset))
+        tokens = np.cumsum(_column(self.train_dataset, "num_counted")[order])
+        order = order[: int(np.searchsorted(tokens, wanted)) + 1]
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_eval_batch_size,
+            sampler=order[np.argsort(_column(self.train_dataset, "length")[order], kind="stable")].tolist(),
+            collate_fn=self.data_collator,
+            generator=torch.Generator(),
+        )
+        names = ("hidden_states", "target_hidden_states")
+        sample: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        for batch in logging.tqdm(loader, desc="Sampling states for the codebook", disable=self.args.disable_tqdm):
+            states = self._prepare_inputs(batch)
+            for name in names:
+                sample[name].append(states[name][states["token_mask"].bool()])
+        joined = {name: torch.cat(parts) for name, parts in sample.items()}
+        chosen = torch.from_numpy(generator.permutation(len(joined["hidden_states"]))[:wanted])
+        return {name: states[chosen.to(states.device)] for name, states in joined.items()}
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Tokens that count in the whole optimizer step: over its accumulated batches and over all processes."""
+        if not batch_samples:
+            return None
+        if self._extractor is not None:
+            # Only the states tell which tokens are attention sinks, and do not count.
+            for place, batch in enumerate(batch_samples):
+                if "hidden_states" not in batch:
+                    batch_samples[place] = self._extractor(batch, device=self.args.device)
+        tokens = sum(batch["token_mask"].sum() for batch in batch_samples).to(device)
+        return self.accelerator.gather(tokens).sum().clamp(min=1)
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        """The model's loss; the figures of the batch go into the running statistics."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        self._statistics.update(outputs, inputs["target_hidden_states"], inputs["token_mask"], num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None) -> tuple[Any, dict[str, Any]]:
+        """Adam with coupled weight decay if `args` ask for it, else what `args.optim` names."""
+        if getattr(args, "coupled_weight_decay", False):
+            betas = (args.adam_beta1, args.adam_beta2)
+            return torch.optim.Adam, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
+        return Trainer.get_optimizer_cls_and_kwargs(args, model)
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """All parameters with coupled weight decay (as in the paper), else all but biases and norms."""
+        if self.args.coupled_weight_decay:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the figures since the last log to the logs of the training loss."""
+        if "loss" in logs:
+            figures = self._statistics.compute()
+            figures.pop("loss", None)  # Trainer's own is there
+            logs.update(figures)
+            self._statistics = self._new_statistics()
+            if getattr(self.model.config, "revive_after", None) is not None:
+                logs["revived_codes"], self._revived = self._revived, 0
+        super().log(logs, start_time)
+
+    def _new_statistics(self) -> RunningStatistics:
+        config = self.model.config
+        names = ("loss", *self.model.loss_names)
+        return RunningStatistics(names, config.codebook_size, config.target_hidden_size, self.args.device)
+
+    # ---- Evaluation and saving --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Losses, explained variance, perplexity and active codes of a dataset, exact over any number of processes."""
+        model = self.model.eval()
+        if not model.is_initialized:
+            raise ValueError(
+                "The codebook is not initialised yet: train first, or call trainer.initialize_codebook()."
+            )
+        self.callback_handler.eval_dataloader = dataloader
+        statistics = self._new_statistics()
+        for batch in dataloader:
+            inputs = self._prepare_inputs(batch)
+            outputs = model(**inputs)
+            tokens = inputs["token_mask"].sum().clamp(min=1)
+            statistics.update(outputs, inputs["target_hidden_states"], inputs["token_mask"], tokens)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        figures = statistics.compute()
+        held_out = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        if model.config.training is not None and any(dataloader.dataset is each for each in held_out):
+            name = metric_key_prefix.removeprefix("eval").removeprefix("_")
+            told = {f"{name} {figure}".strip(): value for figure, value in figures.items()}
+            known, fingerprint = model.config.training, model.fingerprint()
+            before = known.get("figures", {}) if known.get("figures_of") == fingerprint else {}
+            model.config.training |= {"figures": {**before, **told}, "figures_of": fingerprint}
+        return EvalLoopOutput(
+            predictions=None,
+            label_ids=None,
+            metrics={f"{metric_key_prefix}_{name}": figure for name, figure in figures.items()},
+            num_samples=len(dataloader.dataset),
+        )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Weights as safetensors and arguments as JSON: Trainer would pickle the arguments."""
+        output_dir = Path(self.args.output_dir if output_dir is None else output_dir)
+        training = self.model.config.training
+        if training is not None and training.get("figures_of") not in (None, self.model.fingerprint()):
+            del training["figures"], training["figures_of"]  # of weights that are not those that are saved
+        self.model.save_pretrained(output_dir, state_dict=state_dict)
+        if self.host is not None and self.tokenizer is not None:
+            try:
+                self.model.record_host(self.host, self.tokenizer).save(output_dir / REFERENCE_NAME)
+            except Exception as error:  # whatever a host does: the weights are saved, and training goes on
+                logger.warning(f"The model is saved without reference texts: {type(error).__name__}: {error}")
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(output_dir)
+        (output_dir / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+    def record_training(self) -> None:
+        """Note in the config what is trained on, with what, and on which commit of which host."""
+        args, config = self.args, self.model.config
+        if self.host is not None:
+            for name, value in describe_host(self.host).items():
+                if getattr(config, name) is None:
+                    setattr(config, name, value)
+        config.host_revision = resolve_commit(config.host_name_or_path, config.host_revision)
+        if self.tokenizer is not None:
+            config.tokenizer_fingerprint = tokenizer_fingerprint(self.tokenizer)
+        config.library_versions = library_versions()
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        settings = {
+            "epochs": args.num_train_epochs if args.max_steps <= 0 else None,
+            "steps": args.max_steps if args.max_steps > 0 else None,
+            "texts_per_step": batch,
+            "learning_rate": args.learning_rate,
+            "scheduler": getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
+            "optimizer": "adam, coupled decay"
+            if args.coupled_weight_decay
+            else getattr(args.optim, "value", args.optim),
+            "weight_decay": args.weight_decay,
+            "longest_text": args.max_length,
+            "token_occurrences_at_least": args.min_token_occurrences,
+            "token_occurrences_at_most": args.max_token_occurrences,
+            "seed": args.seed,
+        }
+        config.training = {
+            "dataset": recorded_name(args.dataset_name),
+            "num_texts": len(self.train_dataset),
+            "num_tokens": int(np.sum(_column(self.train_dataset, "num_counted"))),
+            "settings": {name: value for name, value in settings.items() if value is not None},
+        }
+
+
+class CodebookCallback(TrainerCallback):
+    """The three moments of training at which the codebook and the sampler are told something."""
+
+    def __init__(self, trainer: CLVQTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # A run that was broken off, or a forward before this one, may have left counts of a step that never ended.
+        self.trainer.model.discard_pending()
+        self.trainer._statistics, self.trainer._revived = self.trainer._new_statistics(), 0
+        self.trainer.record_training()
+        # After a checkpoint was loaded: a resumed codebook is not initialised again.
+        self.trainer.initialize_codebook()
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # With several processes accelerate does not reach the sampler of a loader whose first batches are skipped.
+        self.trainer._sampler.set_epoch(int(state.epoch))
+
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer._revived += self.trainer.model.update_codebook()
+
+
+_SHARDING_REFUSED = (
+    "FSDP and DeepSpeed split parameters and buffers over processes; a concept model is small and its codebook is "
+    "updated as a whole. Use plain DDP: accelerate launch --multi_gpu --num_processes N train.py (the host may be "
+    "sharded with device_map)."
+)
+
+
+def _check_launch(args: CLVQTrainingArguments) -> None:
+    if args.fsdp or args.deepspeed:
+        raise ValueError(_SHARDING_REFUSED)
+    # What `accelerate launch` leaves behind when it was asked for several processes and has started one.
+    asked_for_several = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("MASTER_ADDR") == "127.0.0.1"
+    if asked_for_several and "WORLD_SIZE" not in os.environ and args.world_size == 1:
+        raise ValueError(
+            "accelerate launch was asked for several processes and started one, as it does on a machine without GPUs. "
+            "Start it with 'accelerate launch --multi_gpu --num_processes N train.py --use_cpu', or with 'torchrun "
+            "--nproc_per_node N train.py --use_cpu'. (If one process is meant: unset MASTER_ADDR.)"
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"Started with plain python on {args.n_gpu} GPUs, Trainer would use DataParallel, which throws the "
+            "replicas' codebook statistics away. Start it with "
+            f"'accelerate launch --multi_gpu --num_processes {args.n_gpu} train.py', or set CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def check_output_dir(output_dir: str | Path, config: ConceptConfig, identity: Sequence[str] = IDENTITY) -> None:
+    """Refuse a folder that holds a checkpoint of another model, or a file.
+
+    Args:
+        output_dir (`str` or `Path`): Where checkpoints will go; it need not exist.
+        config ([`ConceptConfig`]): Of the model that will be saved there.
+        identity (`Sequence[str]`): Fields in which a concept model that is there must agree.
+
+    Raises:
+        ValueError: Naming the checkpoint, what it is of, and what to do.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"{output_dir} is a file; choose a folder for output_dir.")
+    folders = [folder for folder in output_dir.glob("checkpoint-*") if folder.is_dir()]
+    if any((output_dir / name).exists() for name in ("config.json", "model.safetensors", "adapter_config.json")):
+        folders.append(output_dir)
+    for folder in folders:
+        try:
+            found = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            found = {}
+        if not found:
+            what = "something else, or one whose saving was broken off: it has no config.json"
+        elif found.get("model_type") != config.model_type:
+            what = f"a model of the type {found.get('model_type')!r}"
+        else:
+            differing = [name for name in identity if found.get(name) != getattr(config, name, None)]
+            if not differing:
+                continue
+            what = "a concept model with " + ", ".join(
+                f"{name}={found.get(name)} (not {getattr(config, name, None)})" for name in differing
+            )
+        raise ValueError(f"{folder} holds a checkpoint of {what}. Choose another output_dir, or remove it.")
+
+
+def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments) -> None:
+    if args.train_special_tokens:
+        raise ValueError(
+            "train_special_tokens needs the texts; an activation cache counts none. Train on texts and the host, or "
+            "leave this argument out."
+        )
+    cache.check_layers(config)
+
+
+def _column(dataset: Dataset | ActivationCache, name: str) -> np.ndarray:
+    if isinstance(dataset, ActivationCache):
+        return {"length": dataset.lengths, "num_counted": dataset.num_counted}[name]
+    return np.asarray(dataset[name])
+
+
+__all__ = ["CLVQTrainer", "CLVQTrainingArguments"]

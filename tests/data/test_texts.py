@@ -1,0 +1,134 @@
+import json
+
+import pytest
+from datasets import ClassLabel, Value
+
+from clvq_hf.data.texts import label_names, load_texts
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_movie_reviews(all_texts):
+    assert len(all_texts) == 8530
+    assert label_names(all_texts) == ["negative", "positive"]
+    assert sum(all_texts["label"]) == 4265
+    assert all_texts.column_names == ["text", "label"]
+
+
+def test_a_file_with_other_names(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl", [{"sentence": "good", "sentiment": "pos"}, {"sentence": "bad", "sentiment": "neg"}]
+    )
+    dataset = load_texts(str(path))
+    assert dataset.features["text"] == Value("string")
+    assert dataset.features["label"] == ClassLabel(names=["neg", "pos"])
+    assert dataset["label"][:] == [1, 0]
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_csv_and_tsv(tmp_path, suffix, separator):
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(f"text{separator}label\ngood film{separator}1\nbad film{separator}0\n")
+    dataset = load_texts(str(path))
+    assert dataset["text"][:] == ["good film", "bad film"] and dataset["label"][:] == [1, 0]
+
+
+def test_a_folder_of_splits(tmp_path):
+    write(tmp_path / "train.jsonl", [{"text": f"t{number}", "label": number % 2} for number in range(10)])
+    write(tmp_path / "test.jsonl", [{"text": "x", "label": 0}])
+    assert len(load_texts(str(tmp_path), "train[:30%]")) == 3
+    assert load_texts(str(tmp_path), "test")["text"][:] == ["x"]
+    with pytest.raises(ValueError, match=r"no split 'dev'; it has \['test', 'train'\]"):
+        load_texts(str(tmp_path), "dev")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [([0, 2, 2, 3], ["0", "1", "2", "3"]), ([1, 1], ["0", "1"]), ([-1, 0], ["0"]), ([1.0, 0.0], ["0", "1"])],
+)
+def test_numbers_stay_what_they_are(tmp_path, labels, names):
+    # A split in which a class does not occur must not number the others anew.
+    dataset = load_texts(str(write(tmp_path / "a.jsonl", [{"text": "a", "label": label} for label in labels])))
+    assert dataset["label"][:] == labels and label_names(dataset) == names
+
+
+def test_booleans(tmp_path):
+    dataset = load_texts(
+        str(write(tmp_path / "a.jsonl", [{"text": "a", "label": True}, {"text": "b", "label": False}]))
+    )
+    assert dataset["label"][:] == [1, 0]
+
+
+def test_names_keep_string_labels_alike_in_all_splits(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "a", "label": "pos"}])
+    assert load_texts(str(path), label_names=["neg", "pos"])["label"][:] == [1]
+    with pytest.raises(ValueError, match=r"\['pos'\] are not among the names \['good', 'bad'\]"):
+        load_texts(str(path), label_names=["good", "bad"])
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (0.25, r"numbers like \[0.25\]"),
+        (123456, r"numbers like \[123456\]"),
+        ([1, 0], "not classes"),
+        (None, "no label"),
+    ],
+)
+def test_what_is_no_class_is_refused(tmp_path, label, message):
+    path = write(tmp_path / "a.jsonl", [{"text": "a", "label": label}, {"text": "b", "label": label and [1, 1]}])
+    if not isinstance(label, list):
+        path = write(tmp_path / "a.jsonl", [{"text": "a", "label": label}, {"text": "b", "label": 1}])
+    with pytest.raises(ValueError, match=message):
+        load_texts(str(path))
+
+
+def test_texts_alone(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"content": "a"}])
+    assert load_texts(str(path)).column_names == ["text"]
+
+
+def test_columns_by_name(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "a", "body": "b", "label": 0, "stars": 4}])
+    dataset = load_texts(str(path), text_column="body", label_column="stars")
+    assert dataset["text"][:] == ["b"] and dataset["label"][:] == [4]
+    with pytest.raises(ValueError, match=r"no column 'title'; there are \['text', 'body', 'label', 'stars'\]"):
+        load_texts(str(path), text_column="title")
+
+
+def test_nothing_that_looks_like_a_text(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"x": "a"}])
+    with pytest.raises(ValueError, match=r"text_column=… out of \['x'\]"):
+        load_texts(str(path))
+
+
+def test_a_folder_of_save_to_disk(tmp_path, all_texts):
+    all_texts.select(range(10)).train_test_split(4, seed=0).save_to_disk(tmp_path / "both")
+    assert len(load_texts(str(tmp_path / "both"), "test")) == 4
+    with pytest.raises(ValueError, match=r"no split 'dev'; it has \['test', 'train'\]"):
+        load_texts(str(tmp_path / "both"), "dev")
+    all_texts.select(range(3)).save_to_disk(tmp_path / "one")
+    assert len(load_texts(str(tmp_path / "one"))) == 3
+
+
+def test_a_clone_of_a_hub_dataset(tmp_path, all_texts):
+    (tmp_path / "data").mkdir()
+    all_texts.select(range(5)).to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    assert len(load_texts(str(tmp_path))) == 5
+
+
+def test_files_that_are_not_there_or_empty(tmp_path):
+    with pytest.raises(ValueError, match="There is no file"):
+        load_texts(str(tmp_path / "nosuch.csv"))
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match="is empty"):
+        load_texts(str(tmp_path / "empty.jsonl"))
+
+
+def test_an_unknown_format(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"'\.pkl' is not one of"):
+        load_texts(str(tmp_path / "a.pkl"))

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from datasets import Dataset
+
+from clvq_hf.data.tokenization import (
+    TextCollator,
+    check_labels,
+    check_texts,
+    ensure_pad_token,
+    filter_by_occurrence,
+    tokenize_texts,
+)
+
+
+@pytest.fixture
+def warnings_of(monkeypatch):
+    """Warnings of the module, collected."""
+    messages = []
+    monkeypatch.setattr("clvq_hf.data.tokenization.logger.warning", messages.append)
+    return messages
+
+
+class TestPadToken:
+    def test_end_of_sequence_stands_in_and_it_is_said(self, tokenizer, warnings_of):
+        tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+        ensure_pad_token(tokenizer)
+        ensure_pad_token(tokenizer)
+        assert tokenizer.pad_token == "[SEP]"
+        assert len(warnings_of) == 1 and "'[SEP]'" in warnings_of[0]
+
+    def test_neither_is_an_error(self, tokenizer):
+        tokenizer.pad_token, tokenizer.eos_token = None, None
+        with pytest.raises(ValueError, match=r"tokenizer\.pad_token ="):
+            ensure_pad_token(tokenizer)
+
+
+class TestCheckTexts:
+    def test_an_empty_dataset(self):
+        with pytest.raises(ValueError, match="empty"):
+            check_texts(Dataset.from_dict({"text": []}), "text")
+
+    def test_a_missing_column_lists_those_there_are(self, texts):
+        with pytest.raises(ValueError, match=r"no column 'sentence'; it has \['text', 'label'\]"):
+            check_texts(texts, "sentence")
+
+    def test_texts_must_be_strings(self):
+        with pytest.raises(ValueError, match="not strings"):
+            check_texts(Dataset.from_dict({"text": [1, 2]}), "text")
+
+    def test_several_splits_at_once(self, texts):
+        with pytest.raises(ValueError, match=r"got DatasetDict. Choose one of its splits: \['train', 'test'\]"):
+            check_texts(texts.train_test_split(0.5), "text")
+        with pytest.raises(ValueError, match="got list"):
+            check_texts([{"text": "good"}], "text")
+
+
+class TestCheckLabels:
+    @pytest.mark.parametrize("bad", [-1, 2, 7])
+    def test_labels_out_of_range(self, bad):
+        dataset = Dataset.from_dict({"text": ["a", "b"], "label": [0, bad]})
+        with pytest.raises(ValueError, match=rf"\[{bad}\], outside of the host's labels 0…1.*remove_columns"):
+            check_labels(dataset, "label", 2)
+
+    @pytest.mark.parametrize("label", ["good", 0.5, [0, 1]])
+    def test_labels_must_be_integers(self, label):
+        with pytest.raises(ValueError, match=r"must hold integer class labels.*remove_columns"):
+            check_labels(Dataset.from_dict({"text": ["a"], "label": [label]}), "label", 2)
+
+    def test_good_ones_pass(self, texts):
+        check_labels(texts, "label", 2)
+        check_labels(texts.remove_columns("label"), "label", 2)
+        check_labels(Dataset.from_dict({"text": ["a", "b"], "label": [True, False]}), "label", 2)
+
+
+class TestTokenize:
+    def test_equals_the_tokenizer(self, texts, tokenizer):
+        tokenized = tokenize_texts(texts, tokenizer)
+        assert len(tokenized) == len(texts)
+        for row, text in zip(tokenized, texts["text"], strict=True):
+            encoded = tokenizer(text, return_special_tokens_mask=True)
+            assert row["input_ids"] == encoded["input_ids"]
+            assert row["token_mask"] == [1 - special for special in encoded["special_tokens_mask"]]
+            assert row["length"] == len(encoded["input_ids"]) and row["num_counted"] == row["length"] - 2
+
+    def test_empty_texts_are_skipped_and_counted(self, tokenizer, warnings_of):
+        dataset = Dataset.from_dict({"text": ["good", "", "  \n", None, "bad"]})
+        tokenized = tokenize_texts(dataset, tokenizer)
+        assert tokenized["text_index"][:] == [0, 4]
+        assert warnings_of == ["Skipped 3 empty texts of 5."]
+        with pytest.raises(ValueError, match="Every one of the 2 texts is empty"):
+            tokenize_texts(Dataset.from_dict({"text": ["", " "]}), tokenizer)
+
+    def test_a_whole_batch_of_empty_texts(self, tokenizer, warnings_of):
+        # datasets maps batches of 1,000.
+        tokenized = tokenize_texts(Dataset.from_dict({"text": [""] * 1000 + ["good"]}), tokenizer)
+        assert tokenized["text_index"][:] == [1000]
+
+    def test_long_texts_are_truncated_with_one_warning(self, tokenizer, warnings_of):
+        dataset = Dataset.from_dict({"text": ["a b c d", "a b c", "a b c d e f", "a"]})
+        tokenized = tokenize_texts(dataset, tokenizer, max_length=5)
+        assert tokenized["length"][:] == [5, 5, 5, 3]
+        for ids, text in zip(tokenized["input_ids"], dataset["text"], strict=True):
+            assert ids == tokenizer(text, truncation=True, max_length=5)["input_ids"], "the final [SEP] stays"
+        assert warnings_of == ["Truncated 2 texts of 4 to 5 tokens."], "a text that just fits is not cut"
+
+
+def test_filter_by_occurrence(tokenizer):
+    dataset = Dataset.from_dict({"text": ["film film film plot", "film plot actor"]})
+    tokenized = filter_by_occurrence(tokenize_texts(dataset, tokenizer), 2, 3)
+    kept = [
+        tokenizer.convert_ids_to_tokens([token for token, keep in zip(ids, mask, strict=True) if keep])
+        for ids, mask in zip(tokenized["input_ids"], tokenized["token_mask"], strict=True)
+    ]
+    assert kept == [["plot"], ["plot"]], "film occurs 4 times, actor once, specials never count"
+    assert tokenized["num_counted"][:] == [1, 1]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_collator_pads_on_the_right(texts, tokenizer, side):
+    tokenizer.padding_side = side
+    rows = list(tokenize_texts(texts, tokenizer).select(range(5)))
+    batch = TextCollator(tokenizer)(rows)
+    length = max(row["length"] for row in rows)
+    assert batch["input_ids"].shape == batch["token_mask"].shape == (5, length)
+    assert batch["text_index"].tolist() == [0, 1, 2, 3, 4]
+    for number, row in enumerate(rows):
+        real = batch["attention_mask"][number].bool()
+        assert batch["input_ids"][number][real].tolist() == row["input_ids"]
+        assert batch["token_mask"][number][real].tolist() == row["token_mask"]
+        assert batch["token_mask"][number][~real].sum() == 0
+        assert real[0]
+    assert batch["input_ids"].dtype == torch.int64

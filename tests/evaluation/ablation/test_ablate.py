@@ -1,0 +1,402 @@
+"""Ablation outcomes: what is removed, where, against what; and that nothing depends on batches or order."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+
+from clvq_hf import ClusterConfig, ClusterModel, ablate_texts
+from clvq_hf.evaluation.ablation.ablate import CONDITIONS, OF_WORDS
+from clvq_hf.evaluation.ablation.outcomes import margins, outcome_columns
+from clvq_hf.evaluation.ablation.references import fit_references
+from clvq_hf.hosts.hooks import edit
+from clvq_hf.hosts.runner import Readout
+
+NUM_TEXTS = 24
+
+
+@pytest.fixture
+def host(host, tokenizer, texts):
+    """The random classifier, shifted so that it predicts either class for about half of the texts."""
+    with torch.no_grad():
+        host.classifier.weight *= 20
+        encoded = tokenizer(texts["text"][:NUM_TEXTS], padding=True, return_tensors="pt")
+        host.classifier.bias -= host(**encoded).logits.median(0).values
+    return host
+
+
+@pytest.fixture
+def model(make_model, host, tokenizer, texts):
+    """A concept model whose codes vary within a text: fitted to states of the host."""
+    model = make_model().eval()
+    encoded = tokenizer(texts["text"][:40], padding=True, return_tensors="pt")
+    states = host(**encoded, output_hidden_states=True).hidden_states[1].detach()
+    model.initialize_codebook(states[encoded["attention_mask"].bool()])
+    return model
+
+
+@pytest.fixture
+def salience(tokenizer, texts):
+    """The middle token of each text is the salient one."""
+    lengths = [len(ids) for ids in tokenizer(texts["text"][:NUM_TEXTS])["input_ids"]]
+    return Dataset.from_dict(
+        {
+            "text_index": range(NUM_TEXTS),
+            "scores": [[float(place == length // 2) for place in range(length)] for length in lengths],
+            "salient_position": [length // 2 for length in lengths],
+            "error": [0.0] * NUM_TEXTS,
+        }
+    )
+
+
+@pytest.fixture
+def table(model, host, tokenizer, texts, salience):
+    return model.concept_table(host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
+
+
+@pytest.fixture
+def references(model, host, tokenizer, texts):
+    return fit_references(model, host, tokenizer, texts.select(range(NUM_TEXTS, 60)))
+
+
+@pytest.fixture
+def setting(model, host, tokenizer, table):
+    return model, host, tokenizer, table
+
+
+def rows_of(outcome, condition, draw=0):
+    frame = outcome.to_pandas()
+    chosen = frame[(frame["condition"] == condition) & (frame["draw"] == draw)]
+    return chosen.sort_values("text_id").reset_index(drop=True)
+
+
+class TestInModel:
+    @pytest.mark.parametrize("how", ["project", "swap"])
+    @pytest.mark.parametrize("positions", ["code", "all", "cls", "last"])
+    def test_salient_is_what_the_model_ablates(self, setting, positions, how):
+        model, host, tokenizer, table = setting
+        outcome = ablate_texts(*setting, positions=positions, how=how, num_draws=1)
+        for row in rows_of(outcome, "salient").itertuples():
+            inputs = tokenizer(table.texts[row.text_id]["text"], return_tensors="pt")
+            plain = host(**inputs).logits
+            with model.ablate(host, row.code, positions=positions, how=how):
+                ablated = host(**inputs).logits
+            prediction = plain.argmax(-1)
+            assert row.prediction_plain == int(prediction)
+            assert row.margin_plain == pytest.approx(margins(plain, prediction).item(), abs=1e-4)
+            assert row.margin == pytest.approx(margins(ablated, prediction).item(), abs=1e-4)
+            codes = table.text(row.text_id)["code"]
+            expected = {"code": (codes == row.code).sum(), "all": len(codes)}.get(positions, 1)
+            assert row.num_positions == expected
+
+    def test_has_every_condition(self, setting, references):
+        outcome = ablate_texts(*setting, references=references, num_draws=3)
+        assert set(outcome["condition"]) == set(CONDITIONS)
+        counts = outcome.to_pandas().groupby("condition")["draw"].max() + 1
+        assert counts["random_direction"] == counts["other_text_same"] == 3
+        assert counts["leace"] == counts["salient"] == 1
+
+    def test_without_references_the_class_conditions_are_left_out(self, setting):
+        assert {"class_ceiling", "class_residual", "leace", "word_ceiling", "word_residual"}.isdisjoint(
+            ablate_texts(*setting, num_draws=1)["condition"]
+        )
+
+    @pytest.mark.parametrize("positions", ["code", "all"])
+    def test_a_random_direction_removes_the_same_norm(self, setting, positions):
+        outcome = ablate_texts(*setting, positions=positions, num_draws=2)
+        salient = rows_of(outcome, "salient")
+        for draw in range(2):
+            random = rows_of(outcome, "random_direction", draw)
+            np.testing.assert_allclose(random["removed_norm"], salient["removed_norm"], rtol=1e-4)
+            assert (random["num_positions"] == salient["num_positions"]).all()
+        first, second = (rows_of(outcome, "random_direction", draw)["margin"] for draw in range(2))
+        assert (first != second).any(), "each draw is another direction"
+
+    def test_another_code_of_the_text_at_its_own_positions(self, setting):
+        model, host, tokenizer, table = setting
+        outcome = ablate_texts(*setting, num_draws=20).to_pandas()
+        others = outcome[outcome["condition"] == "other_code"]
+        own = outcome[outcome["condition"] == "salient"].set_index("text_id")
+        assert len(others) >= len(own)
+        for row in others.itertuples():
+            codes = table.text(row.text_id)["code"]
+            assert row.code != own["code"][row.text_id]
+            assert row.num_positions == (codes == row.code).sum()
+            if row.matched:
+                assert 1 / 1.5 <= row.num_positions / own["num_positions"][row.text_id] <= 1.5
+                assert 1 / 1.25 - 1e-4 <= row.removed_norm / own["removed_norm"][row.text_id] <= 1.25 + 1e-4
+            else:
+                assert (others["text_id"] == row.text_id).sum() == 1, "without a match there is the nearest alone"
+        row = others.iloc[0]
+        inputs = tokenizer(table.texts[int(row.text_id)]["text"], return_tensors="pt")
+        with model.ablate(host, int(row.code)):
+            logits = host(**inputs).logits
+        assert row.margin == pytest.approx(margins(logits, torch.tensor([row.prediction_plain])).item(), abs=1e-4)
+
+    def test_codes_of_other_texts_have_the_prediction_they_should(self, setting):
+        outcome = ablate_texts(*setting, num_draws=4).to_pandas()
+        own = outcome[outcome["condition"] == "salient"]
+        by_prediction = own.groupby("prediction_plain")["code"].agg(set)
+        for row in outcome[outcome["condition"] == "other_text_same"].itertuples():
+            assert row.code in by_prediction[row.prediction_plain]
+        for row in outcome[outcome["condition"] == "other_text_opposite"].itertuples():
+            assert row.code in by_prediction[1 - row.prediction_plain]
+        same = outcome[outcome["condition"] == "other_text_same"]
+        assert (same.groupby("text_id")["draw"].count() == 4).all()
+
+    def test_the_residual_leaves_the_class_directions_alone(self, setting, references):
+        """Two classes that differ along one axis: what is orthogonal to it removes nothing of it."""
+        outcome = ablate_texts(*setting, references=references, positions="all", num_draws=1)
+        residual, salient = rows_of(outcome, "class_residual"), rows_of(outcome, "salient")
+        assert (residual["removed_norm"] <= salient["removed_norm"] + 1e-3).all()
+        ceiling = rows_of(outcome, "class_ceiling")
+        assert (ceiling["code"] == -1).all() and (ceiling["removed_norm"] > 0).all()
+
+    def test_words_and_what_a_concept_says_beyond_them(self, setting, references):
+        """Of one text by hand: off the mean state of each token, and off the part of the code beside it."""
+        model, host, tokenizer, table = setting
+        outcome = ablate_texts(*setting, references=references, num_draws=1)
+        ceiling, residual = rows_of(outcome, "word_ceiling"), rows_of(outcome, "word_residual")
+        assert (ceiling["code"] == -1).all()
+        for row in rows_of(outcome, "salient").head(6).itertuples():
+            tokens = table.text(row.text_id)
+            places = np.flatnonzero(tokens["code"] == row.code)
+            inputs = tokenizer(table.texts[row.text_id]["text"], return_tensors="pt")
+            code = F.normalize(model.codebook[row.code].detach(), dim=-1)
+
+            def changed(states, beyond, places=places, inputs=inputs, code=code):
+                states = states.clone()
+                for place in places:
+                    word = references.word_directions(inputs["input_ids"][0, place])
+                    removed = F.normalize(code - (code @ word) * word, dim=-1) if beyond else word
+                    states[0, place] -= (states[0, place] @ removed) * removed
+                return states
+
+            for frame, beyond in ((ceiling, False), (residual, True)):
+                with edit(host, 1, lambda states, beyond=beyond, changed=changed: changed(states, beyond)):
+                    logits = host(**inputs).logits
+                expected = margins(logits, torch.tensor([row.prediction_plain])).item()
+                found = frame[frame["text_id"] == row.text_id]
+                assert found["margin"].item() == pytest.approx(expected, abs=1e-4)
+                assert found["num_positions"].item() == len(places)
+
+    def test_concepts_that_are_words_say_nothing_beyond_them(self, host, tokenizer, texts, salience, references):
+        """The words' mean states as a codebook: what is orthogonal to the word is nothing."""
+        model = ClusterModel(
+            ClusterConfig.from_host(host, lower_layer=1, upper_layer=3, codebook_size=len(references.word_ids))
+        )
+        with torch.no_grad():
+            model.centroids.vectors.copy_(references.word_means)
+            model.centroids.mean.copy_(references.mean)
+            model.centroids.initialized.fill_(True)
+        table = model.concept_table(host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
+        outcome = ablate_texts(model, host, tokenizer, table, references=references, num_draws=1)
+        salient, residual = rows_of(outcome, "salient"), rows_of(outcome, "word_residual")
+        checked = 0
+        for row, own in zip(residual.itertuples(), salient.itertuples(), strict=True):
+            tokens = table.text(row.text_id)
+            if (tokens["token_id"][tokens["code"] == row.code] == int(references.word_ids[row.code])).all():
+                assert row.removed_norm < 1e-3 * own.removed_norm
+                checked += 1
+        assert checked >= 5
+
+    def test_neither_batch_size_nor_other_texts_matter(self, setting):
+        one = ablate_texts(*setting, num_draws=2, batch_size=1).to_pandas()
+        many = ablate_texts(*setting, num_draws=2, batch_size=7).to_pandas()
+        key = ["text_id", "condition", "draw"]
+        one, many = (frame.sort_values(key).reset_index(drop=True) for frame in (one, many))
+        assert one[[*key, "code", "num_positions", "matched"]].equals(many[[*key, "code", "num_positions", "matched"]])
+        np.testing.assert_allclose(one["margin"], many["margin"], atol=1e-4)
+        np.testing.assert_allclose(one["removed_norm"], many["removed_norm"], rtol=1e-3)
+
+    def test_several_directions(self, setting):
+        one = rows_of(ablate_texts(*setting, num_draws=1), "salient")
+        three = rows_of(ablate_texts(*setting, num_draws=1, k=3), "salient")
+        assert (three["removed_norm"] >= one["removed_norm"] - 1e-4).all()
+
+    def test_a_causal_language_model(self, make_model, causal_host, tokenizer, texts, salience):
+        model = make_model(is_causal=True).eval()
+        model.quantizer.set_codebook(torch.randn(12, 32) * 0.02)
+        some = texts.select(range(NUM_TEXTS))
+        table = model.concept_table(causal_host, tokenizer, some, salience=salience)
+        outcome = ablate_texts(model, causal_host, tokenizer, table, num_draws=1)
+        row = rows_of(outcome, "salient").iloc[0]
+        logits = causal_host(tokenizer(some[0]["text"], return_tensors="pt")["input_ids"]).logits[:, -1].detach()
+        assert row.prediction_plain == int(logits.argmax())
+        assert row.probabilities.size == 0 and row.label == -1
+        words = Readout.of(causal_host, tokenizer, label_words=["bad", "good"])
+        outcome = ablate_texts(model, causal_host, tokenizer, table, readout=words, num_draws=1)
+        row = rows_of(outcome, "salient").iloc[0]
+        pair = logits[0, tokenizer.convert_tokens_to_ids(["bad", "good"])]
+        assert row.prediction_plain == int(pair.argmax())
+        assert row.margin_plain == pytest.approx(abs(float(pair[0] - pair[1])), abs=1e-5)
+        assert row.label == some[0]["label"]
+
+    def test_repeated_texts_count_once(self, model, host, tokenizer, texts, salience):
+        doubled = [*range(6), *range(6)]
+        table = model.concept_table(
+            host,
+            tokenizer,
+            texts.select(doubled),
+            salience=salience.select(doubled).remove_columns("text_index").add_column("text_index", range(12)),
+        )
+        outcome = ablate_texts(model, host, tokenizer, table, num_draws=1)
+        assert set(outcome["text_id"]) == set(range(6))
+
+
+class TestOutcome:
+    def test_by_hand(self):
+        plain = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]])
+        changed = torch.tensor([[0.0, 0.0, 1.0], [0.0, 3.0, 0.0]])
+        columns = outcome_columns(plain, changed, np.array([1, -1]))
+        assert columns["prediction_plain"] == [0, 1] and columns["prediction"] == [2, 1]
+        assert columns["margin_plain"] == [1.0, 3.0] and columns["margin"] == [-1.0, 3.0]
+        p, q = plain[0].softmax(-1).double(), changed[0].softmax(-1).double()
+        assert columns["kl"][0] == pytest.approx(float((p * (p / q).log()).sum()), abs=1e-6)
+        assert columns["kl"][1] == 0
+        assert columns["gold_probability"] == pytest.approx([float(q[1]), -1.0])
+        assert columns["probability"] == pytest.approx([float(q[0]), float(changed[1].softmax(-1)[1])])
+
+
+class TestReferences:
+    def test_means_and_class_directions(self, model, host, tokenizer, texts, references):
+        from clvq_hf.models.interventions import orthonormal_rows
+
+        states, labels = [], []
+        for row in texts.select(range(NUM_TEXTS, 60)):
+            encoded = tokenizer(row["text"], return_tensors="pt")
+            found = host(**encoded, output_hidden_states=True).hidden_states[1][0, 1:-1].detach().double()
+            states.append(found)
+            labels += [row["label"]] * len(found)
+        states, labels = torch.cat(states), torch.tensor(labels)
+        torch.testing.assert_close(references.mean, states.mean(0).float(), atol=1e-5, rtol=1e-4)
+        means = torch.stack([states[labels == label].mean(0) for label in (0, 1)])
+        # Two classes differ along one direction; the second row of the basis is zero.
+        expected = orthonormal_rows((means - states.mean(0))[:1])
+        overlap = (references.class_basis @ expected.T).abs()
+        assert overlap.max() == pytest.approx(1.0, abs=1e-4)
+        assert (references.class_basis.norm(dim=-1) > 0.5).sum() == 1
+
+    def test_leace_leaves_no_linear_trace_of_the_class(self, host, tokenizer, texts, references):
+        states, labels = [], []
+        for row in texts.select(range(NUM_TEXTS, 60)):
+            encoded = tokenizer(row["text"], return_tensors="pt")
+            states.append(host(**encoded, output_hidden_states=True).hidden_states[1][0, 1:-1].detach().double())
+            labels += [row["label"]] * len(states[-1])
+        erased, labels = references.eraser(torch.cat(states)), torch.tensor(labels)
+        before = torch.cat(states)
+        difference = [x[labels == 1].mean(0) - x[labels == 0].mean(0) for x in (before, erased)]
+        assert difference[1].norm() < 0.05 * difference[0].norm()
+
+    def test_mean_state_of_each_word(self, host, tokenizer, texts, references):
+        texts = texts.select(range(NUM_TEXTS, 60))
+        encoded = tokenizer(texts["text"][:], padding=True, return_tensors="pt")
+        states = host(**encoded, output_hidden_states=True).hidden_states[1].detach()
+        word = tokenizer.convert_tokens_to_ids("the")
+        mean = states[encoded["input_ids"] == word].mean(0)
+        place = references.word_ids.tolist().index(word)
+        assert torch.allclose(references.word_means[place], mean, atol=1e-5)
+        unknown = max(references.word_ids.tolist()) + 1
+        directions = references.word_directions(torch.tensor([[word, unknown, tokenizer.cls_token_id]]))
+        expected = F.normalize(torch.stack([mean, references.mean, references.mean]), dim=-1)
+        assert torch.allclose(directions[0], expected, atol=1e-5), "special tokens do not count, unknown ones neither"
+
+    def test_one_label_only(self, model, host, tokenizer, texts):
+        one = texts.filter(lambda row: row["label"] == 1)
+        with pytest.raises(ValueError, match="one label"):
+            fit_references(model, host, tokenizer, one)
+
+    def test_texts_without_labels(self, model, host, tokenizer, texts):
+        references = fit_references(model, host, tokenizer, texts.remove_columns("label"))
+        assert references.class_basis is None and references.eraser is None
+        assert len(references.word_ids) == len(references.word_means) > 50
+
+
+class TestProbe:
+    def test_conditions_and_folds(self, setting):
+        outcome = ablate_texts(*setting, protocol="probe", num_draws=2)
+        assert set(outcome["condition"]) == set(CONDITIONS) - set(OF_WORDS)
+        salient = rows_of(outcome, "salient")
+        assert salient["text_id"].tolist() == list(range(NUM_TEXTS)), "every text is held out once"
+        random = rows_of(outcome, "random_direction")
+        np.testing.assert_allclose(random["removed_norm"], salient["removed_norm"], rtol=1e-3)
+
+    def test_every_method_is_probed_on_the_same_representation(
+        self, make_model, make_sparse, fit, causal_host, tokenizer, texts, salience
+    ):
+        plain = []
+        for model in (make_model(is_causal=True), make_sparse()):  # whose config does not tell
+            fit(model, causal_host, tokenizer, texts)
+            table = model.concept_table(causal_host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
+            outcome = ablate_texts(model, causal_host, tokenizer, table, protocol="probe", num_draws=1)
+            plain.append(rows_of(outcome, "salient")["margin_plain"].tolist())
+        assert plain[0] == plain[1]
+
+    def test_the_probe_tells_what_the_representation_holds(self, model, host, tokenizer, texts):
+        """The label is which side of the median the first token's state lies on, along its main axis."""
+        encoded = tokenizer(texts["text"][:], padding=True, return_tensors="pt")
+        first = host(**encoded, output_hidden_states=True).hidden_states[1][:, 0].detach()
+        along = (first - first.mean(0)) @ torch.linalg.svd(first - first.mean(0), full_matrices=False).Vh[0]
+        labelled = texts.remove_columns("label").add_column("label", (along > along.median()).long().tolist())
+        lengths = encoded["attention_mask"].sum(-1).tolist()
+        salience = Dataset.from_dict(
+            {
+                "text_index": range(len(texts)),
+                "scores": [[0.0] * length for length in lengths],
+                "salient_position": [1] * len(texts),
+                "error": [0.0] * len(texts),
+            }
+        )
+        table = model.concept_table(host, tokenizer, labelled, salience=salience)
+        plain, again = (
+            rows_of(
+                ablate_texts(model, host, tokenizer, table, protocol="probe", num_draws=1, batch_size=size), "salient"
+            )
+            for size in (32, 5)
+        )
+        assert (plain["prediction_plain"] == plain["label"]).mean() > 0.8
+        np.testing.assert_allclose(plain["margin_plain"], again["margin_plain"], rtol=1e-2, atol=1e-2)
+
+    def test_one_label_only(self, model, host, tokenizer, texts, salience):
+        some = texts.select(range(NUM_TEXTS)).remove_columns("label").add_column("label", [1] * NUM_TEXTS)
+        table = model.concept_table(host, tokenizer, some, salience=salience)
+        with pytest.raises(ValueError, match="at least two labels"):
+            ablate_texts(model, host, tokenizer, table, protocol="probe")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"protocol": "magic"}, "protocol must be one of"),
+            ({"positions": "first"}, "positions must be one of"),
+            ({"how": "delete"}, "how must be one of"),
+            ({"num_draws": 0}, "num_draws"),
+        ],
+    )
+    def test_unknown_arguments(self, setting, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            ablate_texts(*setting, **arguments)
+
+    def test_a_table_without_salience(self, model, host, tokenizer, texts):
+        table = model.concept_table(host, tokenizer, texts.select(range(4)))
+        with pytest.raises(ValueError, match="salient_tokens"):
+            ablate_texts(model, host, tokenizer, table)
+
+    def test_a_table_of_another_model(self, setting, make_model):
+        _, *rest = setting
+        with pytest.raises(ValueError, match="another model"):
+            ablate_texts(make_model(seed=1), *rest)
+
+    def test_texts_that_the_references_were_trained_on(self, setting, model, host, tokenizer, texts):
+        references = fit_references(model, host, tokenizer, texts)
+        with pytest.raises(ValueError, match="among the training texts"):
+            ablate_texts(*setting, references=references)
+
+    def test_a_tokenizer_that_splits_otherwise(self, setting):
+        model, host, tokenizer, table = setting
+        tokenizer.do_lower_case = False
+        tokenizer.add_tokens(["film", "movie", "the"])
+        with pytest.raises(ValueError, match="splits the texts differently"):
+            ablate_texts(model, host, tokenizer, table)

@@ -1,0 +1,88 @@
+"""The answers on disk: kept through a kill, never asked for twice, without secrets."""
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from clvq_hf.judging.language_models import AnswerCache, Reply
+
+JUDGE = SimpleNamespace(name="j", identity="j", concurrency=None)
+CHAT = [{"role": "user", "content": "Hello?"}]
+
+
+def test_what_was_put_is_there_after_opening_again(tmp_path):
+    with AnswerCache(tmp_path / "new" / "answers.jsonl") as cache:
+        assert cache.get(JUDGE, CHAT, 20, 0) is None
+        cache.put(JUDGE, CHAT, 20, 0, Reply("yes – \u2028", "m", 7, 3))
+    with AnswerCache(tmp_path / "new" / "answers.jsonl") as cache:
+        assert cache.get(JUDGE, CHAT, 20, 0) == Reply("yes – \u2028", "m", 7, 3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (SimpleNamespace(name="j", identity="k"), CHAT, 20, 0),
+        (JUDGE, [{"role": "user", "content": "Hello!"}], 20, 0),
+        (JUDGE, CHAT, 21, 0),
+        (JUDGE, CHAT, 20, 1),
+    ],
+)
+def test_another_question_is_another_one(tmp_path, other):
+    with AnswerCache(tmp_path / "a.jsonl") as cache:
+        cache.put(JUDGE, CHAT, 20, 0, Reply("yes"))
+        assert cache.get(*other) is None
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"key": "a', b'{"key": 1, "text": "x"', b"\x00\x00", b"[]", b'{"text": 5}', b"\xff"]
+)
+def test_a_line_that_was_cut_off(tmp_path, tail, caplog):
+    file = tmp_path / "a.jsonl"
+    with AnswerCache(file) as cache:
+        cache.put(JUDGE, CHAT, 20, 0, Reply("yes"))
+    file.write_bytes(file.read_bytes() + tail)
+    with AnswerCache(file) as cache:
+        assert len(cache) == 1
+        cache.put(JUDGE, CHAT, 20, 1, Reply("no"))
+    with AnswerCache(file) as cache:
+        assert [cache.get(JUDGE, CHAT, 20, attempt).text for attempt in (0, 1)] == ["yes", "no"]
+
+
+def test_many_threads(tmp_path):
+    with AnswerCache(tmp_path / "a.jsonl") as cache, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: cache.put(JUDGE, CHAT, 20, number, Reply("x" * 5000)), range(100)))
+    with AnswerCache(tmp_path / "a.jsonl") as cache:
+        assert len(cache) == 100
+
+
+def test_neither_question_nor_extra_is_written(tmp_path):
+    with AnswerCache(tmp_path / "a.jsonl") as cache:
+        cache.put(JUDGE, CHAT, 20, 0, Reply("yes"))
+    row = json.loads((tmp_path / "a.jsonl").read_text())
+    assert set(row) == {"key", "judge", "text", "model", "input_tokens", "output_tokens"}
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_nothing_that_was_answered(tmp_path):
+    code = (
+        "import sys; from types import SimpleNamespace; from clvq_hf.judging.language_models import AnswerCache, Reply\n"
+        "judge = SimpleNamespace(name='j', identity='j')\n"
+        "with AnswerCache(sys.argv[1]) as cache:\n"
+        "    for number in range(10**9):\n"
+        "        cache.put(judge, [{'role': 'user', 'content': 'Hello?'}], 20, number, Reply('yes'))\n"
+        "        print(number, flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "a.jsonl")], stdout=subprocess.PIPE, text=True
+    )
+    while process.stdout.readline().strip() != "20":
+        time.sleep(0)
+    process.kill()
+    told = [20, *(int(line) for line in process.communicate()[0].split())]
+    with AnswerCache(tmp_path / "a.jsonl") as cache:
+        assert all(cache.get(JUDGE, CHAT, 20, number) == Reply("yes") for number in range(max(told)))

@@ -1,0 +1,408 @@
+"""The concept table: what is in it, what it answers, that it survives the disk, and that its size is bounded."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
+from transformers import BertConfig, BertModel
+
+from clvq_hf import ConceptTable
+from clvq_hf.hub.repositories import commit_files
+from clvq_hf.hub.requests import HubError
+from clvq_hf.tables.concepts import Concept
+
+SENTENCES = [
+    "A wonderful, wonderful film.",
+    "",
+    "Unwatchable nonsense; the plot is nonsense.",
+    "A wonderful plot!",
+    "The dullest film of the year, and the dullest plot.",
+]
+LABELS = [1, 0, 0, 1, 0]
+
+
+@pytest.fixture
+def model(make_model):
+    model = make_model().eval()
+    model.quantizer.set_codebook(torch.randn(12, 32, generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+@pytest.fixture
+def dataset():
+    return Dataset.from_dict({"text": SENTENCES, "label": LABELS})
+
+
+@pytest.fixture
+def table(model, host, tokenizer, dataset):
+    return model.concept_table(host, tokenizer, dataset, batch_size=2)
+
+
+def with_codes(table, assign):
+    """The same table with codes by word, so that what it answers is known."""
+    words = {}
+    for text_id in table.texts["text_id"]:
+        for row in table.text(text_id, words=True).itertuples():
+            words[(text_id, row.word_id)] = row.word.lower()
+    codes = [
+        assign(words.get((row["text_id"], row["word_id"])))
+        for row in table.tokens.select_columns(["text_id", "word_id"])
+    ]
+    tokens = table.tokens.remove_columns("code").add_column("code", codes)
+    return ConceptTable(tokens, table.texts, table.metadata)
+
+
+@pytest.fixture
+def known(table):
+    """Concepts: 0 special tokens and punctuation, 1 praise, 2 blame, 3 nouns, 4 the rest."""
+    praise, blame, nouns = {"wonderful"}, {"unwatchable", "nonsense", "dullest"}, {"film", "plot", "year"}
+
+    def assign(word):
+        if word is None or not word[0].isalpha():
+            return 0
+        return 1 if word in praise else 2 if word in blame else 3 if word in nouns else 4
+
+    return with_codes(table, assign)
+
+
+class TestContents:
+    def test_one_row_per_real_token_with_the_codes_of_the_tap(self, table, model, host, tokenizer):
+        assert table.texts["text_id"][:] == [0, 2, 3, 4], "the empty text is left out"
+        for text_id in (0, 2, 3, 4):
+            with model.attach(host) as tap:
+                logits = host(**tokenizer(SENTENCES[text_id], return_tensors="pt")).logits
+            rows = table.text(text_id)
+            assert rows["code"].tolist() == tap.codes[0].tolist()
+            assert rows["token"].tolist() == tokenizer.convert_ids_to_tokens(
+                tokenizer(SENTENCES[text_id])["input_ids"]
+            )
+            assert rows["special"].tolist() == [True, *[False] * (len(rows) - 2), True]
+            row = table.texts[table.texts["text_id"][:].index(text_id)]
+            assert row["prediction"] == int(logits.argmax())
+            np.testing.assert_allclose(row["logits"], logits[0].detach(), atol=1e-5)
+            assert (row["label"], row["text"], row["num_tokens"]) == (LABELS[text_id], SENTENCES[text_id], len(rows))
+
+    def test_spans_and_words(self, table):
+        rows = table.text(2)
+        for row in rows[~rows["special"]].itertuples():
+            assert SENTENCES[2][row.start : row.end].lower() == row.token.removeprefix("##")
+        assert (rows["word_id"][rows["special"]] == -1).all()
+        words = table.text(2, words=True)
+        assert words["word"].tolist() == ["Unwatchable", "nonsense", ";", "the", "plot", "is", "nonsense", "."]
+        assert len(words["codes"][0]) > 1, "the first word is made of several tokens"
+
+    def test_neither_batch_size_nor_chunks_change_a_row(self, table, model, host, tokenizer, dataset, monkeypatch):
+        monkeypatch.setattr("clvq_hf.tables.builder.TEXTS_PER_CHUNK", 3)
+        other = model.concept_table(host, tokenizer, dataset, batch_size=1)
+        assert table.tokens.to_dict() == other.tokens.to_dict()
+
+    def test_metadata(self, table, model):
+        assert table.metadata["num_empty"] == 1
+        assert table.metadata["model_fingerprint"] == model.fingerprint()
+        assert table.label_names == ["LABEL_0", "LABEL_1"]
+        json.dumps(table.metadata)
+
+    def test_a_host_without_a_head_and_texts_without_labels(self, model, tokenizer):
+        host = BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=4,
+                                    num_attention_heads=4, intermediate_size=64)).eval()  # fmt: skip
+        table = model.concept_table(host, tokenizer, Dataset.from_dict({"text": SENTENCES}))
+        assert set(table.texts["prediction"]) == {-1} and set(table.texts["label"]) == {-1}
+        assert table.label_names == [] and table.concept(int(table.active_codes[0])).purity is None
+
+    def test_a_causal_language_model_predicts_the_next_token(self, make_model, causal_host, tokenizer):
+        model = make_model(is_causal=True).eval()
+        model.quantizer.set_codebook(torch.randn(12, 32))
+        table = model.concept_table(causal_host, tokenizer, Dataset.from_dict({"text": SENTENCES[2:]}))
+        for row in table.texts:
+            logits = causal_host(tokenizer(row["text"], return_tensors="pt")["input_ids"]).logits
+            assert row["prediction"] == int(logits[0, -1].argmax())
+
+    def test_long_texts_are_truncated(self, model, host, tokenizer, dataset):
+        table = model.concept_table(host, tokenizer, dataset, max_length=6)
+        assert max(table.texts["num_tokens"]) == 6
+
+
+class TestQueries:
+    def test_concept(self, known):
+        praise = known.concept(1)
+        assert (praise.num_tokens, praise.num_texts) == (3, 2)
+        assert praise.top_words == [("wonderful", 3)]
+        assert praise.label_counts == {"LABEL_0": 0, "LABEL_1": 3}
+        assert (praise.label, praise.purity) == ("LABEL_1", 1.0)
+        # film, plot: twice or thrice each; year once. Two of the six carry the label 1.
+        nouns = known.concept(3)
+        assert nouns.top_words == [("plot", 3), ("film", 2), ("year", 1)]
+        assert nouns.label_counts == {"LABEL_0": 4, "LABEL_1": 2}
+        assert known.label_distribution(3) == {"LABEL_0": pytest.approx(2 / 3), "LABEL_1": pytest.approx(1 / 3)}
+
+    def test_special_tokens_never_count_among_words(self, known):
+        assert {word for word, _ in known.top_words(0)} == {",", ".", ";", "!"}
+
+    def test_stop_words_can_be_left_out(self, known):
+        assert ("the", 4) in known.top_words(4)
+        assert known.top_words(4, stop_words=False) == []
+
+    def test_examples_show_the_concept_and_prefer_readable_texts(self, known):
+        best = known.examples(1, n=2)
+        assert [example.text_id for example in best] == [0, 3]
+        assert best[0].marked("[", "]") == "A [wonderful], [wonderful] film."
+        assert best[0].label == "LABEL_1"
+        assert known.examples(3, label=1)[0].text_id == 0
+        assert known.examples(1, n=0) == []
+
+    def test_marks_escape_what_comes_from_data(self, known):
+        marked = known.examples(1, n=1)[0].marked("<b>", "</b>", escape=lambda piece: piece.replace("A", "&amp;"))
+        assert marked == "&amp; <b>wonderful</b>, <b>wonderful</b> film."
+
+    def test_an_unused_concept_is_empty(self, known):
+        assert known.concept(11) == Concept(11, 0, 0, {})
+
+    def test_words(self, known):
+        words = known.words()
+        assert len(words) == 4 + 2 + 8 + 4 + 12
+        assert "the" not in set(known.words(stop_words=False)["word"].str.lower())
+
+    def test_metric_inputs(self, known):
+        rows = known.metric_inputs()
+        assert rows["labels"] == [1, 0, 1, 0] and rows["texts"][0] == SENTENCES[0]
+        assert rows["codes"][0] == [4, 1, 0, 1, 3, 0]
+        assert rows["tokens"][0] == ["a", "wonderful", ",", "wonderful", "film", "."]
+        assert known.metric_inputs(special_tokens=True)["codes"][0] == [0, 4, 1, 0, 1, 3, 0, 0]
+        words = known.metric_inputs(words=True, stop_words=False)
+        assert words["tokens"][1] == ["unwatchable", "nonsense", "plot", "nonsense"]
+
+    def test_warns_of_texts_that_were_trained_on(self, model, host, tokenizer, dataset, caplog):
+        table = model.concept_table(host, tokenizer, dataset, split="codebook_train")
+        with caplog.at_level("WARNING"):
+            table.metric_inputs()
+        assert "codebook_train" in caplog.text
+
+    @pytest.mark.parametrize("code", [-1, 12])
+    def test_a_code_that_does_not_exist(self, known, code):
+        with pytest.raises(ValueError, match="0 to 11"):
+            known.concept(code)
+
+    def test_a_text_that_does_not_exist(self, known):
+        with pytest.raises(ValueError, match="no text 1"):
+            known.text(1)
+
+
+class TestSalience:
+    @pytest.fixture
+    def scores(self, tokenizer):
+        """The third token of each text is the salient one."""
+        kept = [0, 2, 3, 4]
+        lengths = [len(tokenizer(SENTENCES[row])["input_ids"]) for row in kept]
+        return Dataset.from_dict(
+            {
+                "text_index": kept,
+                "scores": [[0.5 if place == 2 else -0.1 for place in range(length)] for length in lengths],
+                "salient_position": [2] * 4,
+                "error": [0.01] * 4,
+            }
+        )
+
+    def test_salient_tokens(self, model, host, tokenizer, dataset, scores):
+        table = model.concept_table(host, tokenizer, dataset, salience=scores)
+        salient = table.salient()
+        assert salient["text_id"].tolist() == [0, 2, 3, 4]
+        assert salient["word"].tolist() == ["wonderful", "Unwatchable", "wonderful", "dullest"]
+        assert salient["salience"].tolist() == [0.5] * 4
+        assert salient["code"].tolist() == [table.text(row)["code"][2] for row in (0, 2, 3, 4)]
+
+    def test_of_other_texts(self, model, host, tokenizer, dataset, scores):
+        with pytest.raises(ValueError, match="not of these texts"):
+            model.concept_table(host, tokenizer, dataset.select([0, 2, 3]), salience=scores)
+
+    def test_none(self, table):
+        with pytest.raises(ValueError, match="salient_tokens"):
+            table.salient()
+
+
+class TestDisk:
+    def test_round_trip(self, table, tmp_path):
+        table.save_to_disk(tmp_path / "table")
+        again = ConceptTable.load_from_disk(tmp_path / "table")
+        assert again.tokens.to_dict() == table.tokens.to_dict()
+        assert again.texts.to_dict() == table.texts.to_dict()
+        assert again.metadata == table.metadata
+
+    def test_may_replace_itself(self, table, tmp_path):
+        table.save_to_disk(tmp_path / "table")
+        ConceptTable.load_from_disk(tmp_path / "table").save_to_disk(tmp_path / "table")
+        assert len(ConceptTable.load_from_disk(tmp_path / "table")) == len(table)
+        assert [path.name for path in tmp_path.iterdir()] == ["table"]
+
+    def test_replaces_nothing_else(self, table, tmp_path):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(ValueError, match="no concept table"):
+            table.save_to_disk(tmp_path)
+
+    def test_written_where_asked(self, model, host, tokenizer, dataset, tmp_path):
+        table = model.concept_table(host, tokenizer, dataset, output_dir=tmp_path / "table")
+        assert len(ConceptTable.load_from_disk(tmp_path / "table")) == len(table)
+
+    def test_to_pandas(self, table):
+        tokens, texts = table.to_pandas()
+        assert len(tokens) == len(table) and texts["text"].tolist() == [text for text in SENTENCES if text]
+
+    def test_there_is_none(self, tmp_path):
+        with pytest.raises(ValueError, match="no concept table"):
+            ConceptTable.load_from_disk(tmp_path)
+
+
+class TestHub:
+    def test_round_trip(self, hub, table):
+        commit = table.push_to_hub("me/concepts", private=True)
+        assert commit.commit_url and len(list(HfApi().list_repo_commits("me/concepts", repo_type="dataset"))) == 2
+        again = ConceptTable.from_hub("me/concepts")
+        assert again.tokens.to_dict() == table.tokens.to_dict() and again.texts.to_dict() == table.texts.to_dict()
+        assert again.tokens.features == table.tokens.features and again.texts.features == table.texts.features
+        assert again.metadata == table.metadata
+        with pytest.raises(HubError, match="private"):
+            ConceptTable.from_hub("me/concepts", token=False, cache_dir="elsewhere")
+
+    def test_datasets_reads_it_without_this_library(self, hub, table, tmp_path):
+        table.push_to_hub("me/concepts", revision="seed-0")
+        for name in ("tokens", "texts"):
+            found = load_dataset("me/concepts", name, split="train", revision="seed-0", cache_dir=tmp_path / "cache")
+            assert found.to_dict() == getattr(table, name).to_dict()
+        assert set(hub.files("me/concepts", "dataset")) == {".gitattributes"}
+        again = ConceptTable.from_hub("me/concepts", revision="seed-0")
+        assert len(again) == len(table)
+
+    def test_a_push_that_fails_can_be_repeated(self, hub, table):
+        hub.fail_next(1, path_contains="/commit/", status=500)
+        hub.fail_next(1, path_contains="/storage/", status="drop")
+        table.push_to_hub("me/concepts")
+        assert len(ConceptTable.from_hub("me/concepts")) == len(table)
+
+    def test_a_dataset_of_another_kind_is_left_alone(self, hub, table):
+        files = {"train.csv": b"a,b", "README.md": b"# Precious"}
+        commit_files(files, "me/precious", repo_type="dataset", commit_message="A")
+        with pytest.raises(ValueError, match=r"holds another dataset \(train\.csv"):
+            table.push_to_hub("me/precious")
+        assert hub.files("me/precious", "dataset")["README.md"] == b"# Precious"
+
+    def test_an_edited_card_stays(self, hub, table):
+        table.push_to_hub("me/concepts")
+        commit_files({"README.md": b"# Mine"}, "me/concepts", repo_type="dataset", commit_message="A")
+        table.push_to_hub("me/concepts")
+        assert hub.files("me/concepts", "dataset")["README.md"] == b"# Mine"
+
+    def test_another_dataset(self, hub):
+        commit_files({"a.txt": b"a"}, "me/other", repo_type="dataset", commit_message="A")
+        with pytest.raises(ValueError, match="holds no concept table"):
+            ConceptTable.from_hub("me/other")
+
+
+class TestFiles:
+    def test_parquet_and_arrow_are_alike(self, table, tmp_path):
+        table.save_as_parquet(tmp_path / "parquet")
+        assert {file.name for file in (tmp_path / "parquet").iterdir()} == {
+            *("concept_table.json", "tokens.parquet", "texts.parquet")
+        }
+        again = ConceptTable.load_from_disk(tmp_path / "parquet")
+        assert again.tokens.to_dict() == table.tokens.to_dict() and again.texts.to_dict() == table.texts.to_dict()
+        assert again.text(0).equals(table.text(0))
+
+    @pytest.mark.parametrize("name", ["tokens", "texts"])
+    def test_damaged_parquet(self, table, tmp_path, name):
+        table.save_as_parquet(tmp_path / "table")
+        (tmp_path / "table" / f"{name}.parquet").write_bytes(b"PAR1 and nothing more")
+        with pytest.raises(ValueError, match=rf"{name}\.parquet is damaged"):
+            ConceptTable.load_from_disk(tmp_path / "table", cache_dir=tmp_path / "cache")
+
+    @pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "", "..", "a/b.arrow", 7, None])
+    def test_names_that_lead_elsewhere(self, table, tmp_path, name):
+        table.save_to_disk(tmp_path / "table")
+        state = tmp_path / "table" / "tokens" / "state.json"
+        content = json.loads(state.read_text())
+        content["_data_files"] = [{"filename": name}]
+        state.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="not in its folder: this is refused"):
+            ConceptTable.load_from_disk(tmp_path / "table")
+
+    @pytest.mark.parametrize(
+        ("file", "content"),
+        [
+            ("concept_table.json", "{"),
+            ("concept_table.json", "[1]"),
+            ("tokens/state.json", "{}"),
+            ("texts/state.json", None),
+        ],
+    )
+    def test_damage_is_named(self, table, tmp_path, file, content):
+        table.save_to_disk(tmp_path / "table")
+        if content is None:
+            (tmp_path / "table" / file).unlink()
+        else:
+            (tmp_path / "table" / file).write_text(content)
+        with pytest.raises(ValueError, match="damaged"):
+            ConceptTable.load_from_disk(tmp_path / "table")
+
+
+class TestRefusals:
+    def test_a_table_of_another_model(self, table, model, make_model):
+        table.check_model(model)
+        with pytest.raises(ValueError, match="another model"):
+            table.check_model(make_model(seed=1))
+
+    def test_what_the_decoder_is_does_not_matter(self, table, model):
+        with torch.no_grad():
+            model.decoder.head.weight.zero_()
+        table.check_model(model)
+
+    def test_codes_out_of_range(self, table):
+        with pytest.raises(ValueError, match="the codebook has 2"):
+            ConceptTable(table.tokens, table.texts, {**table.metadata, "codebook_size": 2})
+
+    def test_parts_of_different_tables(self, table):
+        with pytest.raises(ValueError, match="do not belong together"):
+            ConceptTable(table.tokens.select(range(5)), table.texts, table.metadata)
+
+    def test_an_empty_table(self, table):
+        with pytest.raises(ValueError, match="empty"):
+            ConceptTable(table.tokens.select([]), table.texts.select([]), table.metadata)
+
+    def test_a_newer_format(self, table):
+        with pytest.raises(ValueError, match="format 99"):
+            ConceptTable(table.tokens, table.texts, {**table.metadata, "format_version": 99})
+
+    def test_a_missing_column(self, table):
+        with pytest.raises(ValueError, match="code"):
+            ConceptTable(table.tokens.remove_columns("code"), table.texts, table.metadata)
+
+    def test_an_untrained_model(self, make_model, host, tokenizer, dataset):
+        with pytest.raises(ValueError, match="never fitted"):
+            make_model().concept_table(host, tokenizer, dataset)
+
+    def test_a_slow_tokenizer(self, model, host, dataset, tokenizer, monkeypatch):
+        monkeypatch.setattr(type(tokenizer), "is_fast", False)
+        with pytest.raises(ValueError, match="fast"):
+            model.concept_table(host, tokenizer, dataset)
+
+    def test_states_that_are_not_finite(self, model, host, tokenizer, dataset):
+        with torch.no_grad():
+            host.bert.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("plot")] = torch.nan
+        with pytest.raises(ValueError, match="NaN or Inf"):
+            model.concept_table(host, tokenizer, dataset)
+
+
+class TestMemory:
+    @pytest.mark.slow
+    def test_does_not_grow_with_the_table(self, minilm_dir):
+        """A quarter of a million tokens here; the script's default is five millions."""
+        script = Path(__file__).parents[2] / "scripts" / "benchmark_table.py"
+        command = [sys.executable, str(script), "--tokenizer", str(minilm_dir), "--tokens", "250000"]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        tokens, gigabytes = (float(number) for number in re.findall(r"[\d.]+(?= tokens)|[\d.]+(?= GiB)", output)[:2])
+        assert tokens >= 250_000
+        assert gigabytes < 0.7

@@ -1,0 +1,93 @@
+"""Examples of concepts: marked, cut, and without the text that is in question."""
+
+import pytest
+from helpers.made_tables import made_table
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clvq_hf.tables.concepts import Example
+
+SENTENCE = "one two three four five six seven eight nine ten"
+
+
+def example(text, *words):
+    spans = [(start := text.index(word), start + len(word)) for word in words]
+    return Example(text_id=0, text=text, spans=spans, label=None, prediction=None)
+
+
+class TestExcerpt:
+    @pytest.mark.parametrize(
+        ("word", "shown"),
+        [
+            ("one", "[one] two three four …"),
+            ("two", "one [two] three four …"),
+            ("five", "… three four [five] six …"),
+            ("nine", "… seven eight [nine] ten"),
+            ("ten", "… seven eight nine [ten]"),
+        ],
+    )
+    def test_words_around_the_first_of_the_concept(self, word, shown):
+        assert example(SENTENCE, word).excerpt(4).marked("[", "]") == shown
+
+    def test_a_short_text_stays_as_it_is(self):
+        whole = example(SENTENCE, "five")
+        assert whole.excerpt(10) is whole
+
+    def test_words_that_are_cut_away_are_not_marked(self):
+        assert example(SENTENCE, "two", "nine").excerpt(4).spans == [(4, 7)]
+
+    def test_a_span_over_the_edge_is_cut(self):
+        found = Example(0, SENTENCE, [(SENTENCE.index("three"), SENTENCE.index(" nine"))], None, None).excerpt(4)
+        assert found.marked("[", "]") == "one two [three four] …"
+
+    @pytest.mark.parametrize("place", [0, 700, 1399])
+    def test_a_text_without_white_space_is_cut_too(self, place):
+        text = "".join(chr(0x4E00 + number) for number in range(1400))
+        found = Example(0, text, [(place, place + 1)], None, None).excerpt(30, 100)
+        ((start, end),) = found.spans
+        assert found.text[start:end] == text[place]
+        assert found.text.strip("… ") in text and len(found.text.strip("… ")) == 100
+
+    def test_line_breaks_inside_stay(self):
+        assert example("a\nb  c d e", "b").excerpt(3).text == "a\nb  c …"
+
+    def test_a_text_without_a_marked_word_begins_at_its_begin(self):
+        assert example(SENTENCE).excerpt(2).text == "one two …"
+
+    @given(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=30), st.data())
+    def test_always_short_enough_and_with_its_first_word(self, words, data):
+        text = " ".join(words)
+        place = data.draw(st.integers(0, len(words) - 1))
+        start = len(" ".join(words[:place])) + (place > 0)
+        length = data.draw(st.integers(1, 12))
+        cut = Example(0, text, [(start, start + len(words[place]))], None, None).excerpt(length)
+        assert len([word for word in cut.text.split() if word != "…"]) == min(length, len(words))
+        ((first, last),) = cut.spans
+        assert cut.text[first:last] == words[place]
+
+
+@pytest.fixture(scope="module")
+def table():
+    texts = ["a warm film", "A  WARM film", "a warm and warm plot of it", "the cold cold plot"]
+    return made_table(texts, [0, 0, 1, 1], {"warm": 1, "cold": 2, "film": 3, "plot": 3}, labels=[0, 0, 1, 1])
+
+
+class TestWithout:
+    """`top_words` and `examples` beside a text leave it out, and its equals."""
+
+    def test_words(self, table):
+        assert table.top_words(1) == [("warm", 4)]
+        assert table.top_words(1, without=0) == [("warm", 2)], "text 1 is the same but for case and space"
+        assert table.top_words(3, without=2) == [("film", 2), ("plot", 1)]
+        assert table.top_words(2, without=3) == []
+
+    def test_examples(self, table):
+        assert {found.text_id for found in table.examples(3)} == {0, 2, 3}, "text 1 is the same as text 0"
+        assert [found.text_id for found in table.examples(1, without=0)] == [2]
+        assert [found.text_id for found in table.examples(1, without=2)] == [0]
+        assert table.examples(2, without=3) == []
+        assert table.examples(1, label=0, without=0) == []
+
+    def test_a_text_that_the_table_does_not_have(self, table):
+        with pytest.raises(ValueError, match="no text 9"):
+            table.top_words(1, without=9)
