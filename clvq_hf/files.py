@@ -1,6 +1,8 @@
 """Files that are there whole or not at all."""
 
-from pathlib import Path
+import json
+from pathlib import Path, PurePath
+from typing import Any
 
 
 def write_whole(file: str | Path, text: str) -> None:
@@ -22,4 +24,27 @@ def write_whole(file: str | Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-__all__ = ["write_whole"]
+def check_file_names(names: list[Any], source: Path) -> None:
+    """Refuse names that lead out of the folder in which `source` names them.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for name in names:
+        if not isinstance(name, str) or name != PurePath(name).name or name in ("", ".", ".."):
+            raise ValueError(f"{source} names the file {name!r}, which is not in its folder: this is refused.")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: If it is damaged, or no object.
+    """
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {error}.") from error
+
+
+__all__ = ["check_file_names", "read_json", "write_whole"]

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from clvq_hf import CLVQConfig, CLVQModel, ConceptTable
 from clvq_hf.tables.builder import TableWriter, write_table
-from clvq_hf.tables.concept_table import FORMAT_VERSION
+from clvq_hf.tables.schema import FORMAT_VERSION
 
 WIDTH, CODES, TOKENS_PER_TEXT = 384, 400, 250
 

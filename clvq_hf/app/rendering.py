@@ -6,9 +6,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ..hub.provenance import is_hub_id
-from ..rendering.pages import read_asset, render_page
-from ..tables.concepts import visible
-from ..tables.html import concept_html, concept_title, fragment_style
+from ..rendering.pages import fragment_style, read_asset, render_page, visible
+from ..tables.html import concept_html, concept_title
 from ..tables.shading import NUM_COLOURS, shade
 from .readings import Bar, Effect, Reading
 from .session import Explorer

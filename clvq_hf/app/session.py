@@ -10,9 +10,9 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..evaluation.ablation.outcomes import margins
 from ..hosts import hooks
-from ..hosts.runner import HostRunner, Readout
+from ..hosts.readout import Readout, margins
+from ..hosts.runner import HostRunner
 from ..models.modeling_concepts import ConceptModel, load_with_host
 from ..tables.concept_table import ConceptTable
 from ..tables.concepts import Concept

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData
 
-from ..cli.hub import describe
 from ..files import write_whole
 from ..hub.provenance import is_hub_id
 from ..hub.repositories import Source
+from ..models.checkpoints import describe
 from ..version import __version__
 
 FILES = ("README.md", "app.py", "requirements.txt")

@@ -29,9 +29,10 @@ from ..hosts import hooks
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.label_purity.numerics import label_purity
 from ..metrics.label_purity.token_table import read_token_table
-from ..metrics.results_tables import ablation_tables, print_tables
+from ..metrics.results_tables import ablation_tables
 from ..models.configuration_clvq import CLVQConfig
 from ..models.modeling_clvq import CLVQModel
+from ..rendering.text_tables import print_tables
 from ..tables.concept_table import ConceptTable
 from ..tables.concepts import Concept
 from ..training.finetuning import fine_tune, load_classifier
@@ -113,7 +114,7 @@ def run_demo(
 
     console.rule("[bold]1. Texts and host")
     # An earlier demo may be replaced, another model not.
-    check_output_dir(output_dir, CLVQConfig(), identity=())
+    check_output_dir(output_dir, CLVQConfig(), same_fields=False)
     splits = _split(load_texts(dataset), sizes, seed)
     names = label_names(splits["test"])
     model_dir = str(_minilm()) if host is None else host

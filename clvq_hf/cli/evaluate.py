@@ -10,8 +10,9 @@ from rich.table import Table
 from ..data.texts import PARTS, label_names, load_texts, split_texts
 from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from ..hub.provenance import recorded_name
-from ..metrics.results_tables import print_tables, report_tables, to_markdown
+from ..metrics.results_tables import report_tables
 from ..models.modeling_concepts import load_with_host
+from ..rendering.text_tables import print_tables, to_markdown
 from ..tables.concepts import Concept
 
 

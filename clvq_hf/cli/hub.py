@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from ..hub.repositories import (
     CARD_NAME,
@@ -19,19 +19,15 @@ from ..hub.repositories import (
     EVALUATION_FOLDER,
     LIBRARY,
     REFERENCE_NAME,
-    RESULTS_NAME,
-    TABLE_NAME,
     TOKENIZER_FILES,
     WEIGHTS,
     Source,
-    check_checkpoint,
-    check_concept_type,
     check_repo_id,
     checkpoint_files,
     file_sizes,
-    read_json,
 )
 from ..hub.requests import readable_errors, with_retries
+from ..models.checkpoints import check_checkpoint, describe
 from ..models.publishing import publish
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
@@ -106,40 +102,6 @@ def run_info(name: str, revision: str | None, as_json: bool) -> None:
     Console().print(shown)
 
 
-def describe(source: Source) -> dict[str, Any]:
-    """Config, figures and files of a concept model; weights and tables are not downloaded.
-
-    Args:
-        source ([`Source`][clvq_hf.hub.repositories.Source]): A folder, or a repository.
-
-    Returns:
-        `dict[str, Any]`: `name`, `revision`, `config`, `files` (bytes by name), `concepts` (the table's metadata, or
-        `None`), `results` (what was measured, or `None`), `has_reference`.
-
-    Raises:
-        HubError: If there is no such repository, or the Hub is out of reach.
-        ValueError: If it holds no concept model.
-    """
-    small = (CONFIG_NAME, f"{CONCEPTS_FOLDER}/{TABLE_NAME}", f"{EVALUATION_FOLDER}/{RESULTS_NAME}")
-    folder = source.fetch(*small)
-    if not (folder / CONFIG_NAME).is_file():
-        raise ValueError(f"{source.name} holds no concept model: it has no {CONFIG_NAME}.")
-    config = read_json(folder / CONFIG_NAME)
-    check_concept_type(config, source.name)
-    AutoConfig.from_pretrained(folder, trust_remote_code=False)  # raises for what cannot be loaded
-    table, results = ((folder / name) for name in small[1:])
-    files = file_sizes(source)
-    return {
-        "name": source.name,
-        "revision": source.revision,
-        "config": config,
-        "files": files,
-        "concepts": read_json(table) if table.is_file() else None,
-        "results": read_json(results) if results.is_file() else None,
-        "has_reference": REFERENCE_NAME in files,
-    }
-
-
 def _lines(told: dict[str, Any]) -> list[tuple[str, str]]:
     config, table, results = told["config"], told["concepts"], told["results"]
     training = config["training"] if isinstance(config.get("training"), dict) else {}
@@ -195,4 +157,4 @@ def _measured(results: dict[str, Any] | None) -> list[tuple[str, str]]:
     return lines
 
 
-__all__ = ["describe", "run_info", "run_pull", "run_push"]
+__all__ = ["run_info", "run_pull", "run_push"]

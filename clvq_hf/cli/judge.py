@@ -14,7 +14,7 @@ from ..judging.language_models.naming import NamingSettings, name_concepts
 from ..judging.language_models.report import judging_tables
 from ..judging.language_models.requests import Estimate
 from ..judging.language_models.run import JudgingSettings, judge_tables, open_judges
-from ..metrics.results_tables import print_tables
+from ..rendering.text_tables import print_tables
 from ..tables.concept_table import ConceptTable
 from ..tables.names import ConceptName, write_names
 

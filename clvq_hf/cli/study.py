@@ -15,7 +15,7 @@ from ..judging.people.design import PAPER_ACCURACIES, items_needed
 from ..judging.people.key import FORMAT_VERSION, KEY_NAME, PAGE_NAME, SCORES_FORMAT, StudyKey
 from ..judging.people.score_report import score_tables
 from ..judging.people.scoring import score_study
-from ..metrics.results_tables import ReportTable, print_tables, to_markdown
+from ..rendering.text_tables import ReportTable, print_tables, to_markdown
 from ..tables.concept_table import ConceptTable
 
 

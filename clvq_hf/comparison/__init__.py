@@ -1,8 +1,8 @@
 """The paper's comparison: hosts × datasets × methods × seeds, each measured on the same footing."""
 
 from .grid import Cell, Grid, load_grid
-from .methods import METHODS, Method
+from .methods import Method, known_methods
 from .report import write_report
 from .run import run_grid
 
-__all__ = ["METHODS", "Cell", "Grid", "Method", "load_grid", "run_grid", "write_report"]
+__all__ = ["Cell", "Grid", "Method", "known_methods", "load_grid", "run_grid", "write_report"]

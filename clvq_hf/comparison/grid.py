@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from ..data.texts import PARTS
 from ..evaluation.evaluate import EvaluationSettings
 from ..version import __version__
-from .methods import METHODS, Method, check_fields
+from .methods import Method, check_fields, known_methods
 
 # Fields of a host that it does not depend on itself.
 _OTHER = ("evaluation", "seeds")
@@ -321,8 +321,8 @@ def _methods(entries: Any) -> tuple[dict[str, Method], dict[str, tuple[str, ...]
     for entry in _list(entries, "methods"):
         entry = {"method": entry} if isinstance(entry, str) else dict(_mapping(entry, f"the method {entry!r}"))
         kind = entry.pop("method", None)
-        if kind not in METHODS:
-            raise ValueError(f"There is no method {kind!r}; there are {', '.join(METHODS)}.")
+        if kind not in known_methods():
+            raise ValueError(f"There is no method {kind!r}; there are {', '.join(known_methods())}.")
         name = entry.pop("name", kind)
         if name in methods:
             raise ValueError(f"Two methods are called {name!r}; give one another name.")
@@ -331,7 +331,7 @@ def _methods(entries: Any) -> tuple[dict[str, Method], dict[str, tuple[str, ...]
         known = {each.name for each in dataclasses.fields(Method)} - {"family", "causal_training"}
         if unknown := sorted(set(entry) - known):
             raise ValueError(f"The method {name} has no field {unknown[0]!r}; it may have {sorted(known)} and hosts.")
-        base = METHODS[kind]
+        base = known_methods()[kind]
         given = {part: _mapping(entry.get(part), f"{part} of the method {name}") for part in ("config", "training")}
         for part in given:
             entry[part] = {**getattr(base, part), **given[part]}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.results_tables import NOTHING, ReportTable, interval, number, percent
+from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent
 from .summary import (
     MIN_TEXTS,
     Summary,

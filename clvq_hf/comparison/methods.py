@@ -10,10 +10,8 @@ from typing import Any
 from transformers import PrinterCallback
 
 from ..data.extraction import ActivationCache
-from ..models import ClusterConfig, ClusterModel, SparseConfig, SparseDictionary, load_dictionary
-from ..models.configuration_clvq import CLVQConfig
-from ..models.modeling_clvq import CLVQModel
-from ..models.modeling_concepts import ConceptModel
+from ..models import ConceptModel, load_dictionary
+from ..models.registry import method_class, method_classes
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
 
@@ -28,8 +26,7 @@ class Method:
 
     Attributes:
         title (`str`): Name for tables and figures.
-        family (`str`): `"clvq"`, `"clusters"` or `"sparse"`: which model class it is; `"dictionary"` or `"saved"` for
-            one that is loaded.
+        family (`str`): The `model_type` of a registered method; `"dictionary"` or `"saved"` for one that is loaded.
         config (`Mapping[str, Any]`): Fields of the model's config; of a loaded one its `path`, and arguments of
             [`load_dictionary`][clvq_hf.models.load_dictionary] or `from_pretrained`.
         training (`Mapping[str, Any]`): Fields of
@@ -58,42 +55,32 @@ class Method:
         return self.host == "fine-tuned" and not self.permute_labels
 
 
-# The paper's optimizer settings, beside an open decoder memory; CLVQTrainingArguments has them with their epochs.
-_PAPER = CLVQTrainingArguments.paper_settings(learning_rate=5e-3, batch_size=128)
-_PAPER_CAUSAL = {"learning_rate": 1e-3, "per_device_train_batch_size": 64}
-
-METHODS: dict[str, Method] = {
-    "clvq": Method("CLVQ-VAE", "clvq"),
-    "clvq-paper": Method(
-        "CLVQ-VAE, paper", "clvq", config={"decoder_memory": "encoder"}, training=_PAPER, causal_training=_PAPER_CAUSAL
-    ),
-    "vqvae": Method("VQ-VAE, single layer", "clvq", single_layer=True),
-    "kmeans": Method("K-means", "clusters", config={"algorithm": "kmeans"}),
-    "agglomerative": Method(
-        "agglomerative",
-        "clusters",
-        config={"algorithm": "agglomerative"},
-        training={"min_token_occurrences": 5, "max_token_occurrences": 20},
-    ),
-    "sae": Method("SAE", "sparse"),
-    "sae-single-layer": Method("SAE, single layer", "sparse", single_layer=True),
-    "transcoder": Method(
-        "transcoder", "sparse", config={"activation": "topk", "num_active": 32, "sparsity_cost": 0.0}
-    ),
+# What the comparison adds to the presets of registered methods: models that are loaded, and controls of the host.
+_OWN: dict[str, Method] = {
     # Of others: a dictionary in the format of SAELens or sparsify, or a model of ours, by `path`.
     "published": Method("published dictionary", "dictionary"),
     "saved": Method("saved model", "saved"),
     "reinitialised-host": Method("re-initialised host", "clvq", host="reinitialised", control=True),
     "pretrained-host": Method("pretrained host", "clvq", host="pretrained", control=True),
     "permuted-labels": Method("permuted labels", "clvq", permute_labels=True, control=True),
-    "random-states": Method("random token states", "clusters", config={"algorithm": "random_states"}, control=True),
-    "token-types": Method("token-type means", "clusters", config={"algorithm": "token_types"}, control=True),
 }
+
+
+def known_methods() -> dict[str, Method]:
+    """Every method that a grid can name: the presets of all registered methods, loaded models, controls."""
+    presets = {
+        name: Method(
+            family=model_class.config_class.model_type,
+            **{each.name: getattr(preset, each.name) for each in dataclasses.fields(preset)},
+        )
+        for model_class in method_classes()
+        for name, preset in model_class.config_class.presets.items()
+    }
+    return {**presets, **_OWN}
 
 
 # Arguments that the comparison sets itself.
 _OURS = {"seed", "data_seed", "output_dir"}
-_CONFIGS = {"clvq": CLVQConfig, "clusters": ClusterConfig, "sparse": SparseConfig}
 _LOADERS = {"dictionary": load_dictionary, "saved": ConceptModel.from_pretrained}
 
 
@@ -109,12 +96,13 @@ def check_fields(name: str, method: Method) -> None:
         if "path" not in method.config:
             raise ValueError(f"The method {name} is loaded: say from where with config: {{path: …}}.")
         return
-    config = _CONFIGS[method.family]
+    model_class = method_class(method.family)
+    config = model_class.config_class
     known = {
         "config": {each.name for each in dataclasses.fields(config)},
         "training": {each.name for each in dataclasses.fields(CLVQTrainingArguments)} - _OURS
-        if method.family != "clusters"
-        else {*inspect.signature(ClusterModel.fit).parameters} - {"self", "cache", "seed"},
+        if model_class.loss_names
+        else {*inspect.signature(model_class.fit).parameters} - {"self", "cache", "seed"},
     }
     for part, names in known.items():
         if unknown := sorted(set(getattr(method, part)) - names):
@@ -145,8 +133,8 @@ def make_model(method: Method, host: Any, lower_layer: int, upper_layer: int, st
                 f"{upper_layer}. Name it for a host with its layers."
             )
         return model.eval()
-    config = _CONFIGS[method.family].from_host(host, lower_layer, upper_layer, stack, **method.config)
-    return {"clvq": CLVQModel, "clusters": ClusterModel, "sparse": SparseDictionary}[method.family](config)
+    model_class = method_class(method.family)
+    return model_class(model_class.config_class.from_host(host, lower_layer, upper_layer, stack, **method.config))
 
 
 def of_its_layers(cache: ActivationCache, model: ConceptModel) -> ActivationCache:
@@ -173,7 +161,7 @@ def fit(
     if method.family in _LOADERS:
         return {}
     train, validation = of_its_layers(train, model), of_its_layers(validation, model)
-    if method.family == "clusters":
+    if not model.loss_names:
         model.fit(train, seed=seed, **method.training)
         return {}
     args = CLVQTrainingArguments(
@@ -209,7 +197,7 @@ def undertrained(model: ConceptModel, num_active: float, explained_variance: flo
         explained_variance (`float`): Of the states that it reconstructs.
         linear (`float`): Explained variance of the best linear map from the lower to the upper layer.
     """
-    if not isinstance(model, SparseDictionary):
+    if not model.is_sparse:
         return None
     reasons = []
     if num_active >= MAX_ACTIVE:
@@ -221,4 +209,4 @@ def undertrained(model: ConceptModel, num_active: float, explained_variance: flo
     return ", ".join(reasons) or None
 
 
-__all__ = ["HOSTS", "METHODS", "Method", "check_fields", "fit", "make_model", "of_its_layers", "undertrained"]
+__all__ = ["HOSTS", "Method", "check_fields", "fit", "known_methods", "make_model", "of_its_layers", "undertrained"]

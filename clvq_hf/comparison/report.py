@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metrics.results_tables import ReportTable, to_markdown
 from ..rendering.markdown import escape_markdown
+from ..rendering.text_tables import ReportTable, to_markdown
 from . import method_tables as by_method
 from . import setting_tables as by_setting
 from .figures import draw_figures

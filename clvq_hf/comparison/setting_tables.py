@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..metrics.results_tables import NOTHING, ReportTable, interval, number, percent
+from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent
 from .methods import MAX_ACTIVE, MIN_EXPLAINED_VARIANCE
 from .summary import MIN_TEXTS, Summary, effect, figure, paired_difference, swept
 

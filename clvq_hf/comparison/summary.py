@@ -11,7 +11,7 @@ import numpy as np
 
 from ..metrics.ablation_drop.statistics import bootstrap_interval
 from .cell import RESULT_NAME
-from .methods import METHODS
+from .methods import known_methods
 
 NUM_BOOTSTRAP = 2000
 # A percentile bootstrap over fewer texts is far too narrow.
@@ -62,7 +62,7 @@ class Summary:
     def methods(self, control: bool = False) -> dict[str, str]:
         """Names and titles of the methods, or of the sanity controls."""
         found = {cell["cell"]["method"]: cell["title"] for cell in self.cells if cell["control"] == control}
-        order = list(METHODS)
+        order = list(known_methods())
         return dict(
             sorted(found.items(), key=lambda pair: (order.index(pair[0]) if pair[0] in order else 99, pair[0]))
         )

@@ -1,1 +1,21 @@
 """From texts to token ids to hidden states."""
+
+from .batching import batches_by_length, in_order
+from .extraction import ActivationCache, HiddenStateExtractor
+from .texts import PARTS, label_names, load_texts, split_texts, text_hash, without_texts
+from .tokenization import TextCollator, tokenize_texts
+
+__all__ = [
+    "PARTS",
+    "ActivationCache",
+    "HiddenStateExtractor",
+    "TextCollator",
+    "batches_by_length",
+    "in_order",
+    "label_names",
+    "load_texts",
+    "split_texts",
+    "text_hash",
+    "tokenize_texts",
+    "without_texts",
+]

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..hosts import hooks
+from ..hosts.residual_stream import check_layer_order
 from ..hosts.runner import HostRunner
-from ..models.configuration_concepts import check_layer_order
 from .tokenization import TextCollator, check_texts, ensure_pad_token, occurs_between, tokenize_texts
 
 METADATA_NAME = "activations.json"

@@ -17,8 +17,9 @@ from transformers.utils import logging
 from ..data.extraction import attention_sinks
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
+from ..hosts.readout import Readout
 from ..hosts.resume import resume
-from ..hosts.runner import HostRunner, Readout
+from ..hosts.runner import HostRunner
 
 logger = logging.get_logger(__name__)
 
@@ -82,7 +83,7 @@ def salient_tokens(
         method (`str`): `"integrated_gradients"`, `"gradient_x_input"` or `"occlusion"`.
         sign (`str`): `"positive"`: the salient word is the one that speaks most for the prediction (or least against
             it, where none speaks for it). `"abs"`: the one of largest absolute score.
-        readout ([`Readout`][clvq_hf.hosts.runner.Readout], *optional*): What the host predicts: by default the class of
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts: by default the class of
             a classification head, or the next token of a causal language model, after the last token of the text.
         baseline (`str` or `torch.Tensor` of shape `(d,)`): The state that stands for nothing: `"zero"`, `"mean"` (of
             all real tokens of these texts), or one of your own. Take `"mean"` for hosts that normalize each block's

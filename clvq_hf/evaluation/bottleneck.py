@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from ..data.extraction import attention_sinks
 from ..data.tokenization import TextCollator, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
+from ..hosts.readout import Readout
 from ..hosts.resume import resume
-from ..hosts.runner import HostRunner, Readout
+from ..hosts.runner import HostRunner
 from ..tables.concept_table import ConceptTable
 
 
@@ -38,7 +39,7 @@ def splice_texts(
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts.
         upper_mean (`torch.Tensor` of shape `(d',)`): Mean state at `upper_layer`, of training texts; see
             [`fit_references`][clvq_hf.evaluation.ablation.references.fit_references].
-        readout ([`Readout`][clvq_hf.hosts.runner.Readout], *optional*): What the host predicts; found if not given.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts; found if not given.
         batch_size (`int`): Texts a host forward.
         seed (`int`): Seed of the permutations.
 

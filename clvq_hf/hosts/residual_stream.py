@@ -97,3 +97,22 @@ class ResidualStream:
             f"{length} input positions. If the host drops padding (FlashAttention unpadding), load it with "
             "attn_implementation='sdpa' or 'eager'."
         )
+
+
+def check_layer_order(lower_layer: int | None, upper_layer: int | None) -> None:
+    """Refuse negative and swapped layers.
+
+    Raises:
+        ValueError: If a layer is no integer or negative, or `lower_layer` lies above `upper_layer`.
+    """
+    for name, layer in (("lower_layer", lower_layer), ("upper_layer", upper_layer)):
+        if layer is not None and (not isinstance(layer, int) or layer < 0):
+            raise ValueError(f"{name} counts from 0 (the first block's input), got {layer!r}.")
+    if lower_layer is not None and upper_layer is not None and lower_layer > upper_layer:
+        raise ValueError(
+            f"lower_layer={lower_layer} lies above upper_layer={upper_layer}; did you swap them? States of the lower "
+            "layer are decoded into those of the upper one."
+        )
+
+
+__all__ = ["check_layer_order"]

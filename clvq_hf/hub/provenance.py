@@ -131,11 +131,28 @@ def library_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in LIBRARIES}
 
 
+def public_name(name: str | None) -> str | None:
+    """A name as strangers may see it.
+
+    Args:
+        name (`str`, *optional*): Of a host, dataset or judge.
+
+    Returns:
+        `str` or `None`: Hub ids and plain names as they are; of paths and addresses the last part, as `./part`, which no
+        id can be.
+    """
+    if not name or is_hub_id(name):
+        return name
+    parts = re.split(r"[/\\]+", name.rstrip("/\\"))
+    return name if len(parts) == 1 and not Path(name).exists() else f"./{parts[-1]}"
+
+
 __all__ = [
     "cached_commit",
     "describe_host",
     "is_hub_id",
     "library_versions",
+    "public_name",
     "recorded_name",
     "resolve_commit",
     "tokenizer_fingerprint",

@@ -1,20 +1,23 @@
 """Concept models as repositories of the Hub: what is in one, how it is read, how it is written, how it is found."""
 
 import fnmatch
-import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, snapshot_download
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, RepoCard, snapshot_download
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
+from transformers.utils import logging
 
-from ..models.configuration_concepts import is_concept_type
+from ..rendering.markdown import Markdown, escape_markdown
 from ..version import __version__
+from .provenance import is_hub_id
 from .requests import HubError, hub_api, readable_errors, with_retries
+
+logger = logging.get_logger(__name__)
 
 LIBRARY = "clvq_hf"
 CONFIG_NAME = "config.json"
@@ -120,75 +123,6 @@ def check_repo_id(name: str) -> None:
         raise ValueError(f"{name} is no folder here, and no repository: those are called org/name.") from error
 
 
-def check_checkpoint(source: Source) -> Path:
-    """Bring a checkpoint here, and look at it before it is loaded.
-
-    Args:
-        source ([`Source`][clvq_hf.hub.repositories.Source]): Where it is.
-
-    Returns:
-        `Path`: The folder with its config and weights.
-
-    Raises:
-        HubError: If it cannot be downloaded.
-        ValueError: If it is no concept model's, holds pickles in place of safetensors, or names files elsewhere.
-    """
-    folder, name = source.fetch(CONFIG_NAME, *WEIGHTS), source.name
-    if not (folder / CONFIG_NAME).is_file():
-        raise ValueError(f"{name} holds no concept model: it has no {CONFIG_NAME}.")
-    check_concept_type(read_json(folder / CONFIG_NAME), name)
-    if not list(folder.glob("model*.safetensors")) and not (folder / INDEX_NAME).is_file():
-        there = [file.name for file in folder.iterdir()] if source.is_local else file_sizes(source)
-        if pickles := [file for file in there if _matches(PurePosixPath(file).name, PICKLES)]:
-            raise ValueError(
-                f"{name} holds pickled weights ({pickles[0]}) and no safetensors. A pickle can run code when it is "
-                "opened, so it is refused. Ask its author to save it again with save_pretrained."
-            )
-        raise ValueError(f"{name} holds no weights: it has no model.safetensors.")
-    if (folder / INDEX_NAME).is_file():
-        weight_map = read_json(folder / INDEX_NAME).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ValueError(f"{name}: {INDEX_NAME} is damaged; it has no weight_map.")
-        check_file_names(list(weight_map.values()), folder / INDEX_NAME)
-    return folder
-
-
-def check_concept_type(config: dict[str, Any], name: str) -> None:
-    """Refuse a config that is no concept model's, before anything chooses a class by it.
-
-    Raises:
-        ValueError: Naming what it is.
-    """
-    if not is_concept_type(config.get("model_type")):
-        raise ValueError(
-            f"{name} is a model of the type {config.get('model_type')!r}, not a concept model. Is it the host rather "
-            "than its concepts?"
-        )
-
-
-def check_file_names(names: list[Any], source: Path) -> None:
-    """Refuse names that lead out of the folder in which `source` names them.
-
-    Raises:
-        ValueError: Naming the first.
-    """
-    for name in names:
-        if not isinstance(name, str) or name != PurePath(name).name or name in ("", ".", ".."):
-            raise ValueError(f"{source} names the file {name!r}, which is not in its folder: this is refused.")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: If it is damaged, or no object.
-    """
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}.") from error
-
-
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
@@ -253,7 +187,7 @@ def commit_files(
             head = info.sha
             with readable_errors(repo_id, writing=True):  # which is not tried again: the client has done so
                 there = api.list_repo_files(repo_id, repo_type=repo_type, revision=head) if stale else []
-            gone = [name for name in there if name not in files and _matches(name, stale)]
+            gone = [name for name in there if name not in files and matches_any(name, stale)]
             with warnings.catch_warnings():
                 # That tables belong into dataset repositories; these are of the model.
                 warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
@@ -289,7 +223,7 @@ class Remote:
 
     def fetch(self, *patterns: str) -> dict[str, Path]:
         """Those of its files that match, by their names."""
-        wanted = [name for name in self.names if _matches(name, patterns)]
+        wanted = [name for name in self.names if matches_any(name, patterns)]
         if not wanted:
             return {}
         folder = self.source.fetch(*wanted)
@@ -339,10 +273,10 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
         `dict[str, Path]`: Files by their place in the repository.
     """
     wanted = (CONFIG_NAME, CARD_NAME, REFERENCE_NAME, *WEIGHTS, *TOKENIZER_FILES, "LICENSE*")
-    return {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and _matches(file.name, wanted)}
+    return {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and matches_any(file.name, wanted)}
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+def matches_any(name: str, patterns: tuple[str, ...]) -> bool:
     """Whether a name matches a pattern whose `*` stays in one folder."""
     return any(name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -447,4 +381,30 @@ def file_sizes(source: Source) -> dict[str, int]:
     return {entry.path.removeprefix(prefix): entry.size for entry in entries if hasattr(entry, "size")}
 
 
-__all__ = ["CodebookInfo", "HubError", "Source", "commit_files", "list_codebooks"]
+# Whoever edits the card takes this line out, and keeps the edits.
+MARKER = "<!-- Written by clvq_hf. Remove this line to keep your own edits when the model is pushed again. -->"
+
+
+TAGS = ("clvq", "concepts", "interpretability")
+
+
+def repository_link(name: str | None, kind: str | None = "model") -> Markdown:
+    """A name as a link to its repository, if it is one (`kind` says of what), else as it is."""
+    if not name:
+        return Markdown("a host that is not named")
+    shown, place = escape_markdown(name), "datasets/" if kind == "dataset" else ""
+    return Markdown(f"[{shown}](https://huggingface.co/{place}{name})") if kind and is_hub_id(name) else shown
+
+
+def card_files(own: Path | None, there: Path | None, generate: Callable[[], Any]) -> dict[str, Path | bytes]:
+    """The card to upload: the user's own if there is one, here or in the repository, else one that is written now."""
+    if own is not None and MARKER not in own.read_text(encoding="utf-8"):
+        return {CARD_NAME: own}
+    # What a new repository begins with is metadata alone.
+    if there is not None and MARKER not in (text := there.read_text(encoding="utf-8")) and RepoCard(text).text.strip():
+        logger.warning("The card in the repository was written by hand, and is kept as it is.")
+        return {}
+    return {CARD_NAME: str(generate()).encode()}
+
+
+__all__ = ["CodebookInfo", "HubError", "MARKER", "Source", "TAGS", "commit_files", "list_codebooks"]

@@ -1,14 +1,8 @@
 """The results of an evaluation as tables: for Markdown files and for terminals."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from ..rendering.markdown import escape_markdown
+from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
 
 CONDITIONS = {
     "salient": "the salient concept",
@@ -46,29 +40,6 @@ NOTES = {
 
 
 ROUTING_TITLE = "Words that go elsewhere under another label"
-# Where there is no figure.
-NOTHING = "–"
-# Columns of a terminal that shows every column.
-WIDE = 140
-
-
-@dataclass(frozen=True)
-class ReportTable:
-    """A table of text cells.
-
-    Attributes:
-        title (`str`): Heading.
-        header (`list[str]`): Names of the columns.
-        rows (`list[list[str]]`): Cells, as many a row as there are columns.
-        note (`str`): A sentence below it, or nothing.
-        optional (`tuple[str, ...]`): Columns that a narrow terminal can do without.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    note: str = ""
-    optional: tuple[str, ...] = ()
 
 
 def report_tables(results: dict[str, Any]) -> list[ReportTable]:
@@ -90,34 +61,6 @@ def report_tables(results: dict[str, Any]) -> list[ReportTable]:
 def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]:
     """Contrasts and conditions of one protocol (`"code"`, `"all"`, `"probe"`), from what `ablation_drop` gives."""
     return [_contrasts(protocol, figures), _conditions(protocol, figures)]
-
-
-def to_markdown(tables: Iterable[ReportTable], level: int = 2) -> str:
-    """Markdown of tables, each under a heading; pipes and markup in cells are escaped."""
-    pieces = []
-    for table in tables:
-        pieces += [f"{'#' * level} {table.title}", ""]
-        pieces.append("| " + " | ".join(escape_markdown(name) for name in table.header) + " |")
-        pieces.append("|---|" + "---:|" * (len(table.header) - 1))
-        pieces += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in table.rows]
-        pieces += ["", table.note, ""] if table.note else [""]
-    return "\n".join(pieces).rstrip() + "\n"
-
-
-def print_tables(tables: Iterable[ReportTable], console: Console) -> None:
-    """Print tables to a terminal."""
-    for table in tables:
-        shown = Table(
-            title=escape(table.title), title_justify="left", caption=escape(table.note), caption_justify="left"
-        )
-        kept = [
-            place for place, name in enumerate(table.header) if console.width >= WIDE or name not in table.optional
-        ]
-        for place in kept:
-            shown.add_column(escape(table.header[place]), justify="left" if place == 0 else "right")
-        for row in table.rows:
-            shown.add_row(*(escape(row[place]) for place in kept))
-        console.print(shown)
 
 
 def _overview(results: dict[str, Any]) -> ReportTable:
@@ -181,7 +124,7 @@ def _specificity(table: dict[str, Any]) -> ReportTable:
     special = table.get("label_purity_with_special_tokens", {})
     rows = [
         ["label purity, cross-fitted", interval(purity, "cross_fitted_purity")],
-        ["… labels permuted by text", _range(purity["null_purity"], purity["null_low"], purity["null_high"])],
+        ["… labels permuted by text", with_range(purity["null_purity"], purity["null_low"], purity["null_high"])],
         ["… of token types in place of codes", number(purity["token_purity"], 3)],
         ["lexical gain: codes − token types, same tokens", interval(purity, "lexical_gain")],
         ["label purity, plain", number(purity["purity"], 3)],
@@ -257,36 +200,12 @@ def _codebook(table: dict[str, Any], bottleneck: dict[str, Any] | None) -> Repor
     return ReportTable("Codebook and bottleneck", ["", ""], rows)
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure as text, a dash if there is none."""
-    return NOTHING if value is None else f"{value:.{digits}f}"
-
-
-def percent(value: float | None) -> str:
-    """A share as text, a dash if there is none."""
-    return NOTHING if value is None else f"{100 * value:.1f} %"
-
-
 def _p(value: float | None) -> str:
     return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _range(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
-    if value is None:
-        return NOTHING
-    return number(value, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
-
-
-def interval(figures: dict[str, Any], name: str, digits: int = 3) -> str:
-    """A figure with its interval, of figures that hold `name`, `name_low` and `name_high`."""
-    return _range(figures.get(name), figures.get(f"{name}_low"), figures.get(f"{name}_high"), digits)
 
 
 def _pair(value: float | None, null: float | None) -> str:
     return f"{number(value, 3)} ({number(null, 3)})"
 
 
-__all__ = [
-    *("ReportTable", "ablation_tables", "interval", "number", "percent", "print_tables", "report_tables"),
-    "to_markdown",
-]
+__all__ = ["ablation_tables", "report_tables"]

@@ -1,9 +1,33 @@
 """Concept models: what each method is, what is attached to a host, how models are loaded and shared."""
 
 from .configuration_clusters import ClusterConfig
+from .configuration_clvq import CLVQConfig
 from .configuration_sparse import SparseConfig
 from .modeling_clusters import ClusterModel
+from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput
+from .modeling_concepts import ConceptModel
 from .modeling_sparse import SparseDictionary, SparseOutput
 from .published_dictionaries import load_dictionary
+from .quantizer import TopKQuantizer
+from .registry import register_method
 
-__all__ = ["ClusterConfig", "ClusterModel", "SparseConfig", "SparseDictionary", "SparseOutput", "load_dictionary"]
+# One line per method. At import, so that AutoModel knows these types right after `import clvq_hf`.
+register_method(CLVQModel)
+register_method(ClusterModel)
+register_method(SparseDictionary)
+
+__all__ = [
+    "AdaptiveResidualEncoder",
+    "CLVQConfig",
+    "CLVQModel",
+    "CLVQOutput",
+    "ClusterConfig",
+    "ClusterModel",
+    "ConceptModel",
+    "SparseConfig",
+    "SparseDictionary",
+    "SparseOutput",
+    "TopKQuantizer",
+    "load_dictionary",
+    "register_method",
+]

@@ -1,6 +1,9 @@
 """Configuration of clusters as concepts."""
 
-from .configuration_concepts import ConceptConfig
+from collections.abc import Mapping
+from typing import ClassVar
+
+from .configuration_concepts import PAPER, ConceptConfig, Preset
 
 ALGORITHMS = ("kmeans", "agglomerative", "random_states", "token_types")
 
@@ -24,6 +27,27 @@ class ClusterConfig(ConceptConfig):
     model_type = "concept_clusters"
 
     algorithm: str = "kmeans"
+
+    source = f"It is one of the methods that {PAPER} compares CLVQ-VAE with."
+    hub_tag = "clustering"
+    card_settings = ("algorithm", "codebook_size")
+    identity = (*ConceptConfig.identity, "algorithm")
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "kmeans": Preset("K-means"),
+        "agglomerative": Preset(
+            "agglomerative",
+            config={"algorithm": "agglomerative"},
+            training={"min_token_occurrences": 5, "max_token_occurrences": 20},
+        ),
+        "random-states": Preset("random token states", config={"algorithm": "random_states"}, control=True),
+        "token-types": Preset("token-type means", config={"algorithm": "token_types"}, control=True),
+    }
+
+    @property
+    def title(self) -> str:
+        """What the algorithm is called in a sentence."""
+        names = {"kmeans": "K-means", "agglomerative": "agglomerative clustering (Ward)"}
+        return names.get(self.algorithm, f"a control ({self.algorithm.replace('_', ' ')})")
 
     def model_bytes(self) -> int:
         return 4 * self.codebook_size * (self.hidden_size + (self.target_hidden_size if self.has_decoder else 0) + 1)

@@ -1,12 +1,27 @@
 """Configuration of the CLVQ-VAE concept model."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from .configuration_concepts import ConceptConfig
+from .configuration_concepts import PAPER, ConceptConfig, Preset
 
 DECODER_MEMORIES = ("quantized", "encoder")
 MAX_LAYERS = 1_000
 CODEBOOK_INITS = ("spherical-kmeans++", "kmeans++", "random")
+# Fields of CLVQTrainingArguments in which the paper's settings differ from our defaults, for any kind of host.
+PAPER_TRAINING = {
+    "num_train_epochs": 50,
+    "coupled_weight_decay": True,
+    "weight_decay": 1e-4,
+    "max_grad_norm": 0.0,
+    "lr_scheduler_type": "reduce_lr_on_plateau",
+    "lr_scheduler_kwargs": {"factor": 0.5, "patience": 5},
+    "metric_for_best_model": "loss",
+    "greater_is_better": False,
+    "eval_strategy": "epoch",
+    "min_token_occurrences": 5,
+    "max_token_occurrences": 20,
+}
 
 
 class CLVQConfig(ConceptConfig):
@@ -74,6 +89,30 @@ class CLVQConfig(ConceptConfig):
     intermediate_size: int = 2048
     dropout: float = 0.1
     decoder_memory: str = "quantized"
+
+    title = "CLVQ-VAE"
+    source = f"The method is that of {PAPER}."
+    hub_tag = "vector-quantization"
+    card_settings = (
+        *("center_states", "codebook_size", "top_k", "temperature", "ema_decay", "commitment_cost", "codebook_init"),
+        *("revive_after", "decoder_memory", "num_decoder_layers", "intermediate_size", "dropout"),
+    )
+    identity = (
+        *ConceptConfig.identity,
+        *("is_causal", "num_decoder_layers", "num_attention_heads", "intermediate_size", "decoder_memory"),
+        "center_states",
+    )
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "clvq": Preset("CLVQ-VAE"),
+        # The paper's optimizer settings, and an open decoder memory; batch size and rate differ on causal hosts.
+        "clvq-paper": Preset(
+            "CLVQ-VAE, paper",
+            config={"decoder_memory": "encoder"},
+            training={**PAPER_TRAINING, "learning_rate": 5e-3, "per_device_train_batch_size": 128},
+            causal_training={"learning_rate": 1e-3, "per_device_train_batch_size": 64},
+        ),
+        "vqvae": Preset("VQ-VAE, single layer", single_layer=True),
+    }
 
     def model_bytes(self) -> int:
         width, target = self.hidden_size, self.target_hidden_size

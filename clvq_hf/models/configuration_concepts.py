@@ -2,15 +2,19 @@
 
 import dataclasses
 import re
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from ..hosts.residual_stream import check_layer_order
 from ..version import __version__
 
 logger = logging.get_logger(__name__)
 
+PAPER = "[arXiv 2506.20040](https://arxiv.org/abs/2506.20040)"
 # How layers are counted. Another convention would give other states under the same number.
 LAYER_CONVENTION = "hidden_states"
 MAX_CODES = 10_000_000
@@ -20,6 +24,28 @@ MAX_MODEL_BYTES = 64 * 2**30
 _OF_TRANSFORMERS = {
     *("model_type", "_name_or_path", "name_or_path", "num_labels", "torch_dtype", "output_attentions", "use_cache"),
 }
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named setting of a method, as `clvq-hf compare` offers it.
+
+    Attributes:
+        title (`str`): Name for tables and figures.
+        config (`Mapping[str, Any]`): Fields of the method's config.
+        training (`Mapping[str, Any]`): Fields of [`CLVQTrainingArguments`][clvq_hf.CLVQTrainingArguments], or
+            arguments of the method's `fit`.
+        causal_training (`Mapping[str, Any]`): Those that differ on causal hosts.
+        single_layer (`bool`): Whether the lower layer is both layers.
+        control (`bool`): Whether it is a sanity control, which takes no part in the count of wins.
+    """
+
+    title: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    causal_training: Mapping[str, Any] = field(default_factory=dict)
+    single_layer: bool = False
+    control: bool = False
 
 
 class ConceptConfig(PreTrainedConfig):
@@ -75,6 +101,36 @@ class ConceptConfig(PreTrainedConfig):
     fingerprint: str | None = None
     clvq_version: str = __version__
     library_versions: dict | None = None
+
+    # What follows describes the method, for cards, runs and comparisons.
+    # Fields that a model card lists.
+    card_settings: ClassVar[tuple[str, ...]] = ("codebook_size",)
+    # Fields in which two models of one method must agree for a folder to hold checkpoints of both.
+    identity: ClassVar[tuple[str, ...]] = (
+        *("hidden_size", "target_hidden_size", "codebook_size", "lower_layer", "upper_layer", "stack"),
+    )
+    # Settings that `clvq-hf compare` offers, by name.
+    presets: ClassVar[Mapping[str, Preset]] = {}
+
+    @property
+    def title(self) -> str:
+        """What the method is called in a sentence."""
+        return self.model_type.replace("_", " ")
+
+    @property
+    def source(self) -> str:
+        """Where the method comes from: a sentence in Markdown, or nothing."""
+        return ""
+
+    @property
+    def hub_tag(self) -> str:
+        """The tag of the method on the Hub."""
+        return self.model_type.replace("_", "-")
+
+    @property
+    def layers_text(self) -> str:
+        """The layers as text: `"4 → 8"`, with the stack of an encoder-decoder host in brackets."""
+        return f"{self.lower_layer} → {self.upper_layer}" + (f" ({self.stack})" if self.stack else "")
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.target_hidden_size is None:
@@ -184,17 +240,6 @@ class ConceptConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be a number, got {getattr(self, name)!r}.")
 
 
-def is_concept_type(model_type: Any) -> bool:
-    """Whether a `model_type` is that of a concept method that this process knows."""
-    pending = [ConceptConfig]
-    while pending:
-        kind = pending.pop()
-        if kind.model_type and kind.model_type == model_type:
-            return True
-        pending += kind.__subclasses__()
-    return False
-
-
 def check_version(version: str | None) -> None:
     """Refuse what a newer major version has written.
 
@@ -216,20 +261,4 @@ def check_version(version: str | None) -> None:
         )
 
 
-def check_layer_order(lower_layer: int | None, upper_layer: int | None) -> None:
-    """Refuse negative and swapped layers.
-
-    Raises:
-        ValueError: If a layer is no integer or negative, or `lower_layer` lies above `upper_layer`.
-    """
-    for name, layer in (("lower_layer", lower_layer), ("upper_layer", upper_layer)):
-        if layer is not None and (not isinstance(layer, int) or layer < 0):
-            raise ValueError(f"{name} counts from 0 (the first block's input), got {layer!r}.")
-    if lower_layer is not None and upper_layer is not None and lower_layer > upper_layer:
-        raise ValueError(
-            f"lower_layer={lower_layer} lies above upper_layer={upper_layer}; did you swap them? States of the lower "
-            "layer are decoded into those of the upper one."
-        )
-
-
-__all__ = ["ConceptConfig"]
+__all__ = ["PAPER", "ConceptConfig", "Preset"]

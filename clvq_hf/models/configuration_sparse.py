@@ -1,8 +1,9 @@
 """Configuration of sparse dictionaries: sparse autoencoders and transcoders."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from .configuration_concepts import ConceptConfig
+from .configuration_concepts import PAPER, ConceptConfig, Preset
 
 ACTIVATIONS = ("relu", "topk", "jumprelu")
 
@@ -39,6 +40,25 @@ class SparseConfig(ConceptConfig):
     scale_states: bool = True
     revive_after: int | None = None
     has_skip: bool = False
+
+    source = f"It is one of the methods that {PAPER} compares CLVQ-VAE with."
+    card_settings = (*("activation", "num_active", "sparsity_cost", "scale_states", "codebook_size", "revive_after"),)
+    identity = (*ConceptConfig.identity, "activation", "num_active", "scale_states", "has_skip")
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "sae": Preset("SAE"),
+        "sae-single-layer": Preset("SAE, single layer", single_layer=True),
+        "transcoder": Preset("transcoder", config={"activation": "topk", "num_active": 32, "sparsity_cost": 0.0}),
+    }
+
+    @property
+    def title(self) -> str:
+        """What the model is called in a sentence: a transcoder if it maps one layer to another."""
+        return f"a {self.hub_tag.replace('-', ' ')}"
+
+    @property
+    def hub_tag(self) -> str:
+        """The tag of the method on the Hub."""
+        return "sparse-autoencoder" if self.lower_layer == self.upper_layer else "transcoder"
 
     def model_bytes(self) -> int:
         width, target = self.hidden_size, self.target_hidden_size

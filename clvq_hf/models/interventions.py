@@ -4,82 +4,21 @@ All of them work on `(B, S, d)` states, compute in float32, leave padding alone,
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..hosts import hooks
 from ..hosts.step_buffer import StepBuffer
-
-if TYPE_CHECKING:
-    from .modeling_concepts import ConceptModel
+from .modeling_base import BaseConceptModel
+from .projections import orthonormal_rows, project, swap
 
 POSITIONS = ("code", "all", "cls", "last")
 HOW = ("project", "swap")
 
 
-def orthonormal_rows(vectors: torch.Tensor) -> torch.Tensor:
-    """Orthonormal rows that span the same space.
-
-    Args:
-        vectors (`torch.Tensor` of shape `(…, k, d)`): Rows to be spanned.
-
-    Returns:
-        `torch.Tensor` of shape `(…, k, d)`, float32: Each row is what of the vector is new, after those before it. One
-        that depends on them, or is zero, becomes zero.
-    """
-    rows: list[torch.Tensor] = []
-    for vector in F.normalize(vectors.double(), dim=-1).unbind(-2):
-        # Gram-Schmidt, not a QR of the library's: that fills up a space of lower rank with arbitrary directions, which
-        # nobody asked to remove. Twice, because the first time leaves rounding.
-        for _ in range(2):
-            for row in rows:
-                vector = vector - (vector * row).sum(-1, keepdim=True) * row
-        length = vector.norm(dim=-1, keepdim=True)
-        rows.append(torch.where(length > 1e-6, vector / length.clamp(min=1e-6), 0.0))
-    return torch.stack(rows, dim=-2).float()
-
-
-def project(states: torch.Tensor, basis: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Remove a subspace: `x ← x - Σ q qᵀx` at some positions.
-
-    Args:
-        states (`torch.Tensor` of shape `(B, S, d)`): Any float dtype.
-        basis (`torch.Tensor` of shape `(k, d)` or `(B, k, d)`): Orthonormal rows `q`.
-        where (`torch.Tensor` of shape `(B, S)`, bool): Positions that are changed.
-
-    Returns:
-        `torch.Tensor` of shape `(B, S, d)`, float32.
-    """
-    states = states.float()
-    basis = basis.to(states)
-    # Outside of `where` a state may hold anything, NaN at times.
-    removed = (torch.where(where[..., None], states, 0) @ basis.transpose(-1, -2)) @ basis
-    return states - removed
-
-
-def swap(states: torch.Tensor, vectors: torch.Tensor, mean: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Replace a concept's vector by the mean state: `x ← x - e + μ` at some positions.
-
-    Args:
-        states (`torch.Tensor` of shape `(B, S, d)`): Any float dtype.
-        vectors (`torch.Tensor` of shape `(d,)`, `(B, d)` or `(B, S, d)`): `e`, of all, of each row, of each token.
-        mean (`torch.Tensor` of shape `(d,)`): `μ`.
-        where (`torch.Tensor` of shape `(B, S)`, bool): Positions that are changed.
-
-    Returns:
-        `torch.Tensor` of shape `(B, S, d)`, float32.
-    """
-    states = states.float()
-    shift = mean.to(states) - vectors.to(states)
-    if shift.ndim == 2:
-        shift = shift[:, None]
-    return states + shift * where[..., None]
-
-
-def check_how(model: "ConceptModel", how: str) -> None:
+def check_how(model: BaseConceptModel, how: str) -> None:
     """Refuse ways of removal that do not exist, or mean nothing for a model.
 
     Raises:
@@ -95,7 +34,7 @@ def check_how(model: "ConceptModel", how: str) -> None:
 
 
 def ablate(
-    model: "ConceptModel",
+    model: BaseConceptModel,
     host: nn.Module,
     codes: int | Sequence[int] | torch.Tensor,
     positions: str | torch.Tensor = "code",
@@ -125,7 +64,7 @@ def ablate(
 
 
 def steer(
-    model: "ConceptModel", host: nn.Module, code: int, strength: float, positions: str | torch.Tensor = "all"
+    model: BaseConceptModel, host: nn.Module, code: int, strength: float, positions: str | torch.Tensor = "all"
 ) -> hooks.Edit:
     """See [`ConceptModel.steer`][clvq_hf.ConceptModel.steer]."""
     model.check_host(host)
@@ -145,7 +84,7 @@ def steer(
 class Splice:
     """What [`ConceptModel.splice`][clvq_hf.ConceptModel.splice] returns: a context manager with `remove()`."""
 
-    def __init__(self, model: "ConceptModel", host: nn.Module) -> None:
+    def __init__(self, model: BaseConceptModel, host: nn.Module) -> None:
         model.check_host(host)
         config = model.config
         self._model = model
@@ -196,7 +135,7 @@ class Splice:
         return torch.where(mask[:, -states.shape[1] :, None].to(states.device), rebuilt, states)
 
 
-def _checked_codes(model: "ConceptModel", codes: int | Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, bool]:
+def _checked_codes(model: BaseConceptModel, codes: int | Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, bool]:
     """Codes as `(k,)` for all rows, or `(B, k)` for each row; and which of the two."""
     per_row = isinstance(codes, torch.Tensor) and codes.ndim > 0
     codes = torch.as_tensor(codes, dtype=torch.int64, device=model.device)
@@ -212,7 +151,7 @@ def _checked_codes(model: "ConceptModel", codes: int | Sequence[int] | torch.Ten
     return codes, per_row
 
 
-def _has_code(model: "ConceptModel", states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+def _has_code(model: BaseConceptModel, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     found = model.encode(states.to(model.device), mask.to(model.device))
     wanted = codes[:, None] if codes.ndim == 2 else codes
     return (found[..., None] == wanted).any(-1).to(states.device)
@@ -247,4 +186,4 @@ def _where(positions: str | torch.Tensor, mask: torch.Tensor, past_length: int |
     return mask & (order == order[:, -1:])
 
 
-__all__ = ["Splice", "ablate", "orthonormal_rows", "project", "steer", "swap"]
+__all__ = ["Splice", "ablate", "steer"]

@@ -2,74 +2,30 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import yaml_dump
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..hub.provenance import is_hub_id
-from ..hub.repositories import EVALUATION_FOLDER, LIBRARY, REFERENCE_NAME, RESULTS_NAME
-from ..metrics.results_tables import PROTOCOLS, ROUTING_TITLE, ReportTable, report_tables, to_markdown
+from ..hub.repositories import EVALUATION_FOLDER, LIBRARY, MARKER, REFERENCE_NAME, RESULTS_NAME, TAGS, repository_link
+from ..metrics.results_tables import PROTOCOLS, ROUTING_TITLE, report_tables
 from ..rendering.markdown import Markdown, escape_markdown
+from ..rendering.text_tables import ReportTable, to_markdown
 from ..tables.concepts import Concept, Example
 from ..tables.masking import ToxicMask, mask_of, masked
 from .configuration_concepts import ConceptConfig
+from .registry import method_class
 
 if TYPE_CHECKING:
     from ..tables.concept_table import ConceptTable
 
-# Whoever edits the card takes this line out, and keeps the edits.
-MARKER = "<!-- Written by clvq_hf. Remove this line to keep your own edits when the model is pushed again. -->"
-TAGS = ("clvq", "concepts", "interpretability")
-MODEL_SETTINGS = (
-    *("algorithm", "activation", "num_active", "sparsity_cost", "scale_states", "center_states"),
-    *("codebook_size", "top_k", "temperature", "ema_decay", "commitment_cost", "codebook_init", "revive_after"),
-    *("decoder_memory", "num_decoder_layers", "intermediate_size", "dropout"),
-)
 NUM_CONCEPTS = 12
 # A concept is shown if it was seen this often, in this many texts: of rarer ones purity says little.
 MIN_TOKENS, MIN_TEXTS = 20, 10
 LONGEST_SENTENCE = 300
-
-
-@dataclass(frozen=True)
-class CardMethod:
-    """What a card says of a method.
-
-    Attributes:
-        title (`str`): Its name in a sentence.
-        source (`str`): Where it is from, in Markdown.
-        tag (`str`): For the Hub.
-        loader (`str`): The class that loads it.
-    """
-
-    title: str
-    source: str
-    tag: str
-    loader: str
-
-
-_PAPER = "[arXiv 2506.20040](https://arxiv.org/abs/2506.20040)"
-_COMPARED = f"It is one of the methods that {_PAPER} compares CLVQ-VAE with."
-
-
-def method_of(config: ConceptConfig) -> CardMethod:
-    """What the card says of a config's method."""
-    if config.model_type == "clvq":
-        return CardMethod("CLVQ-VAE", f"The method is that of {_PAPER}.", "vector-quantization", "CLVQModel")
-    if config.model_type == "concept_clusters":
-        names = {"kmeans": "K-means", "agglomerative": "agglomerative clustering (Ward)"}
-        title = names.get(config.algorithm, f"a control ({config.algorithm.replace('_', ' ')})")
-        return CardMethod(title, _COMPARED, "clustering", "ClusterModel")
-    if config.model_type == "sparse_dictionary":
-        if config.lower_layer == config.upper_layer:
-            return CardMethod("a sparse autoencoder", _COMPARED, "sparse-autoencoder", "SparseDictionary")
-        return CardMethod("a transcoder", _COMPARED, "transcoder", "SparseDictionary")
-    return CardMethod(config.model_type, "", config.model_type, "AutoModel")
 
 
 def model_card(
@@ -116,8 +72,7 @@ def model_card(
     terms = {"license": license} if license is not None else licences.get(("model", host), {})
     shown, chosen_by = ([], "") if table is None else _telling_concepts(table)
     mask = None if table is None or not mask_toxic else mask_of(table)
-    method = method_of(config)
-    own = (*TAGS, method.tag)
+    own = (*TAGS, config.hub_tag)
     data = ModelCardData(
         library_name=LIBRARY,
         pipeline_tag="feature-extraction",
@@ -135,9 +90,9 @@ def model_card(
         config=config,
         num_concepts=config.codebook_size,
         has_decoder=config.has_decoder,
-        method=method.title,
-        source=Markdown(method.source),
-        host_link=_link(host),
+        method=config.title,
+        source=Markdown(config.source),
+        host_link=repository_link(host),
         snippet=Markdown(_snippet(config, repo_id, has_reference, table is not None)),
         has_reference=has_reference,
         reference_file=Markdown(f"`{REFERENCE_NAME}`"),
@@ -158,20 +113,6 @@ def model_card(
     # Blank lines of what was left out.
     text = re.sub(r"\n{3,}", "\n\n", text)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-
-
-def dataset_card(table: "ConceptTable") -> str:
-    """The card of a dataset repository that holds a concept table, with the configurations `tokens` and `texts`."""
-    metadata = {
-        "tags": list(TAGS),
-        "configs": [{"config_name": name, "data_files": f"{name}.parquet"} for name in ("tokens", "texts")],
-    }
-    return (
-        f"---\n{yaml_dump(metadata)}---\n\n{MARKER}\n\n# Concepts of {_link(table.metadata['host_name_or_path'])}\n\n"
-        f"The concept of each of {len(table.tokens):,} tokens in {len(table.texts):,} texts, at layer "
-        f"{table.metadata['lower_layer']}. Load it with `clvq_hf.ConceptTable.from_hub`, or with `load_dataset` as "
-        "`tokens` and `texts`.\n"
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ concepts
@@ -243,14 +184,15 @@ def _labels_note(concepts: list[Concept], table: "ConceptTable | None") -> str:
 def _snippet(config: ConceptConfig, repo_id: str, has_reference: bool, has_table: bool) -> str:
     host_class = config.host_architecture or "AutoModel"
     on_hub = is_hub_id(config.host_name_or_path) and not host_class.startswith("Peft")
-    loader = method_of(config).loader
-    lines = ["import clvq_hf" if loader == "AutoModel" else f"from clvq_hf import {loader}"]
+    method = method_class(config.model_type)
+    loader = method.__name__
+    # Public names of this package need no module; a method from outside is imported from its own.
+    module = method.__module__.partition(".")[0] if method.__module__.startswith("clvq_hf.") else method.__module__
+    lines = [f"from {module} import {loader}"]
     if not on_hub:
         if host_class.startswith("Peft") or not host_class.isidentifier():
             host_class = "AutoModel"
         lines.append(f"from transformers import AutoTokenizer, {host_class}")
-    if loader == "AutoModel":
-        lines.append("from transformers import AutoModel")
     lines += ["", f'model = {loader}.from_pretrained("{repo_id}")']
     if on_hub:
         lines += ["host, tokenizer = model.load_host(), model.load_tokenizer()"]
@@ -330,7 +272,7 @@ def _training_rows(config: ConceptConfig) -> list[tuple[str, Any]]:
     training = config.training or {}
     settings, figures = training.get("settings", {}), training.get("figures", {})
     rows = [
-        ("host", _link(config.host_name_or_path)),
+        ("host", repository_link(config.host_name_or_path)),
         ("its commit", config.host_revision),
         ("its class", config.host_architecture),
         (
@@ -342,7 +284,7 @@ def _training_rows(config: ConceptConfig) -> list[tuple[str, Any]]:
         ("number of texts", None if "num_texts" not in training else f"{training['num_texts']:,}"),
         ("tokens that count", None if "num_tokens" not in training else f"{training['num_tokens']:,}"),
         *((name.replace("_", " "), value) for name, value in settings.items()),
-        *((name.replace("_", " "), getattr(config, name, None)) for name in MODEL_SETTINGS),
+        *((name.replace("_", " "), getattr(config, name, None)) for name in config.card_settings),
         *((f"{name.replace('_', ' ')}, held-out texts", _figure(value)) for name, value in figures.items()),
         ("clvq-hf", config.clvq_version),
         *(config.library_versions or {}).items(),
@@ -363,7 +305,7 @@ def _licence_rows(
             terms = licences.get((kind, name), {})
             said = terms.get("license_name") or terms.get("license")
             said = ", ".join(said) if isinstance(said, list) else said
-            shown = _link(name, kind if (kind, name) in licences or kind == "model" else None)
+            shown = repository_link(name, kind if (kind, name) in licences or kind == "model" else None)
             rows.append((Markdown(f"{what}: {shown}"), said or "not stated: look it up before you use the model"))
     return rows
 
@@ -375,14 +317,6 @@ def _datasets(config: ConceptConfig, table: "ConceptTable | None", results: dict
     return _unique(name for name in names if name)
 
 
-def _link(name: str | None, kind: str | None = "model") -> Markdown:
-    """A name as a link to its repository, if it is one (`kind` says of what), else as it is."""
-    if not name:
-        return Markdown("a host that is not named")
-    shown, place = escape_markdown(name), "datasets/" if kind == "dataset" else ""
-    return Markdown(f"[{shown}](https://huggingface.co/{place}{name})") if kind and is_hub_id(name) else shown
-
-
 def _joined(names: list[str]) -> str:
     return ", ".join(name for name in names if name)
 
@@ -391,4 +325,4 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-__all__ = ["MARKER", "dataset_card", "measures_of", "model_card"]
+__all__ = ["measures_of", "model_card"]

@@ -12,8 +12,8 @@ from transformers import initialization as init
 
 from .codebook_init import initial_codebook
 from .configuration_clusters import ClusterConfig
-from .interventions import orthonormal_rows
 from .modeling_concepts import ConceptModel
+from .projections import orthonormal_rows
 from .quantizer import Float32Module, nearness
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from transformers.utils import ModelOutput
 from ..hosts import hooks
 from .codebook_init import initial_codebook
 from .configuration_clvq import CLVQConfig
-from .interventions import orthonormal_rows
-from .modeling_concepts import ConceptModel, check_batch, masked_mse
+from .modeling_base import check_batch, masked_mse
+from .modeling_concepts import ConceptModel
+from .projections import orthonormal_rows
 from .quantizer import Float32Module, TopKQuantizer
 
 

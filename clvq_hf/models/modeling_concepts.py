@@ -1,19 +1,27 @@
-"""`ConceptModel`: what every concept method of this library offers, whatever it is made of."""
+"""`ConceptModel`: what one does with a concept method: load it, share it, attach it to a host, intervene."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-import torch.nn.functional as F
+from huggingface_hub import CommitInfo
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..hosts import hooks
 from ..hosts.host import load_host
+from ..hub.provenance import is_hub_id, tokenizer_fingerprint
+from ..hub.repositories import CONCEPTS_FOLDER, REFERENCE_NAME, Source
+from ..hub.requests import HubError
+from ..rendering.pages import render_summary
+from .checkpoints import check_checkpoint, class_of_checkpoint
 from .interventions import Splice, ablate, steer
-from .modeling_pretrained import PreTrainedConceptModel
+from .modeling_base import BaseConceptModel
 from .tap import Tap
+from .verification import REFERENCE_TEXTS, Reference, Verification, make_reference, verify_host
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,146 +30,312 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# End of the names of ablation variants that choose concepts by the gradient of the prediction.
-BY_GRADIENT = "_by_gradient"
 
+class ConceptModel(BaseConceptModel):
+    """Base of all concept methods: one concept (code) per token, and everything that one does with it.
 
-class ConceptModel(PreTrainedConceptModel):
-    """Base of all concept methods: it turns hidden states into one concept (code) per token.
-
-    A method implements [`encode`][clvq_hf.ConceptModel.encode],
-    [`ablation_basis`][clvq_hf.ConceptModel.ablation_basis] and, if its concepts are vectors,
-    [`codebook`][clvq_hf.ConceptModel.codebook]. Its config names the host layers (`lower_layer`, `upper_layer`,
-    `stack`) and their widths (`hidden_size`, `target_hidden_size`). Everything else comes with the base: saving,
-    loading and sharing, attaching to a host, intervening in it, checking that a host fits.
-
-    A method that [`CLVQTrainer`][clvq_hf.training.trainer.CLVQTrainer] can train has a `forward` with the arguments of
-    [`CLVQModel.forward`][clvq_hf.CLVQModel.forward], whose output holds `loss`, `codes` and the figures of
-    `loss_names`; and, if it needs them, `initialize_codebook`, `update_codebook` and `discard_pending`.
+    What a method implements is told in `BaseConceptModel`. Everything else comes with this class: saving, loading and
+    sharing, attaching to a host, intervening in it, checking that a host fits.
     """
 
-    # Figures of an output besides its loss, each a mean over the tokens that count; empty: no gradients, no trainer.
-    loss_names: tuple[str, ...] = ()
-    # Whether the vectors of `codebook` are states, which can be taken out of another state (`how="swap"`).
-    codes_are_states: bool = True
-    # Bases that `ablation_basis` can give; the first is the default.
-    ablation_variants: tuple[str, ...] = ("codebook",)
+    # Where it was loaded from; None for a model that was made here.
+    _source: Source | None = None
+    _reference: Reference | None = None
+    _concepts: Any = None
 
     def _repr_html_(self) -> str:
-        from ..report.notebook import model_html  # which knows models
+        return render_summary(type(self).__name__, self.facts())
 
-        return model_html(self)
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a concept model from a folder or the Hub; the arguments are those of `PreTrainedModel`.
 
-    def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Assign a concept to each token.
+        `ConceptModel.from_pretrained` loads a model of any method, the method's own class models of that one alone.
+        Among them `revision` (branch, tag or commit), `token`, `cache_dir`, `local_files_only`, `force_download`,
+        `subfolder` and `dtype`. Only safetensors are read, and no code of the repository is run. A missing tensor is an
+        error: transformers would fill it with fresh random numbers and warn, and the codes would be silently wrong.
 
-        Args:
-            hidden_states (`torch.Tensor` of shape `(B, S, d)`): Host states at `lower_layer`, any float dtype.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on real tokens; all real if absent.
-
-        Returns:
-            `torch.Tensor` of shape `(B, S)`, int64: Codes in `[0, K)`, `-1` on padding.
+        Raises:
+            HubError: If the repository or revision does not exist or may not be read, or the Hub is out of reach.
+            ValueError: If it holds no concept model, an incomplete one, a pickled one, or one of a newer major version.
         """
-        raise NotImplementedError  # abstract
+        if pretrained_model_name_or_path is None:  # with a state_dict of the caller's own
+            return super().from_pretrained(None, *args, **kwargs)
+        places = ("subfolder", "revision", "cache_dir", "local_files_only", "force_download", "token")
+        source = Source(
+            pretrained_model_name_or_path,
+            **{name: value for name in places if (value := kwargs.pop(name, None)) is not None},
+        )
+        name = source.name
+        folder = check_checkpoint(source)
+        cls = class_of_checkpoint(folder, name, cls)
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(
+                folder, *args, **{**kwargs, "use_safetensors": True, "output_loading_info": True}
+            )
+        except SafetensorError as error:
+            raise ValueError(f"The weights of {name} are damaged ({error}); get them again.") from error
+        if info["missing_keys"]:
+            raise ValueError(
+                f"{name} lacks {sorted(info['missing_keys'])}. The checkpoint is incomplete or of another model; save "
+                "it again with save_pretrained."
+            )
+        model.name_or_path = model.config.name_or_path = name
+        model._source = source
+        return (model, info) if wants_info else model
 
-    def ablation_basis(
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save config, weights (safetensors) and reference texts, if there are any; see `PreTrainedModel`."""
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError("Save it first, and then call model.push_to_hub(repo_id).")
+        self.config.fingerprint = self.fingerprint()
+        super().save_pretrained(save_directory, **kwargs)
+        if not kwargs.get("is_main_process", True):
+            return
+        file = Path(save_directory) / REFERENCE_NAME
+        try:
+            reference = self.reference
+        except (HubError, ValueError) as error:  # the weights are what matters
+            reference = None
+            logger.warning(f"The reference texts of this model could not be read, and are not saved: {error}")
+        if reference is not None and reference.model_fingerprint == self.config.fingerprint:
+            reference.save(file)
+        else:
+            file.unlink(missing_ok=True)  # of other weights
+
+    def push_to_hub(
         self,
-        hidden_states: torch.Tensor,
-        k: int = 1,
-        variant: str | None = None,
-        gradients: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Directions to remove from the host if the concepts of these tokens are to be ablated.
+        repo_id: str,
+        *,
+        concepts: "ConceptTable | None" = None,
+        concepts_repo: str | None = None,
+        evaluation: str | Path | None = None,
+        codebook_only: bool = False,
+        license: str | None = None,
+        mask_toxic: bool = True,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: Sequence[str] = (),
+        commit_message: str = "Upload concept model",
+        commit_description: str | None = None,
+    ) -> CommitInfo:
+        """Upload the model with its card, and what is known of its concepts, in one commit.
+
+        Files that this one replaces are deleted in the same commit; a concept table, results and reference texts that
+        are there stay if the codes are the same. A call that failed can be repeated: what has arrived is not sent
+        again.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(N, d)`): Host states at `lower_layer`.
-            k (`int`): How many directions: those of each token's `k` strongest concepts.
-            variant (`str`, *optional*): One of `ablation_variants`; the first if not given.
-            gradients (`torch.Tensor` of shape `(N, d)`, *optional*): Of the prediction's margin at `lower_layer`, for
-                variants that choose concepts by it.
+            repo_id (`str`): `"org/name"`; made if needed.
+            concepts ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Goes to `concepts/`, with its texts.
+            concepts_repo (`str`, *optional*): Dataset repository for the concept table instead.
+            evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written; its results go to
+                `evaluation/` and into the card.
+            codebook_only (`bool`): Leave the decoder out: codes, taps and ablations work without it.
+            license (`str`, *optional*): Of this model; that of the host if not given and known.
+            mask_toxic (`bool`): Whether texts with a toxic label are masked in the card.
+            private (`bool`, *optional*): Whether a new repository is private.
+            token (`str` or `bool`, *optional*): The one you are logged in with if not given.
+            revision (`str`, *optional*): A branch, made if needed.
+            create_pr (`bool`): Whether to open a pull request instead.
+            max_shard_size (`int` or `str`): Largest file of weights.
+            tags (`Sequence[str]`): More tags for the card.
+            commit_message (`str`): First line of the commit's message.
+            commit_description (`str`, *optional*): The others.
 
         Returns:
-            `torch.Tensor` of shape `(N, k, d)`, float32: `k` orthonormal rows for each token.
-        """
-        raise NotImplementedError  # abstract
+            `huggingface_hub.CommitInfo`: With `commit_url`, and `pr_url` of a pull request.
 
-    def directions(self, codes: torch.Tensor) -> torch.Tensor:
-        """Unit directions of concepts, the ones that are removed if these codes are ablated.
+        Raises:
+            HubError: If the Hub could not be reached, or refused.
+            ValueError: If table or results are of another model, or the repository holds something else.
+        """
+        from .publishing import publish  # pulls pandas, scikit-learn and Jinja
+
+        model = self.codebook_only() if codebook_only else self
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            return publish(
+                Path(folder),
+                repo_id,
+                concepts=concepts,
+                concepts_repo=concepts_repo,
+                evaluation=evaluation,
+                license=license,
+                mask_toxic=mask_toxic,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                tags=tags,
+                commit_message=commit_message,
+                commit_description=commit_description,
+            )
+
+    def codebook_only(self) -> Self:
+        """A copy without its decoder: it encodes, attaches and ablates alike, with the same fingerprint.
+
+        Training and splicing need the decoder; of a CLVQ model `d² + K·d` numbers are left. A model that has none is
+        returned itself.
+        """
+        bare = super().codebook_only()
+        bare._source, bare._reference, bare._concepts = self._source, self._reference, self._concepts
+        return bare
+
+    def load_host(self, **kwargs: Any) -> PreTrainedModel:
+        """Load the very host that the concepts were learned from: its id, commit, class and dtype.
 
         Args:
-            codes (`torch.Tensor` of shape `(N,)`, int64): In `[0, K)`.
+            kwargs: For the host's `from_pretrained`: `token`, `cache_dir`, `device_map`, …
 
         Returns:
-            `torch.Tensor` of shape `(N, 1, d)`, float32.
-        """
-        return F.normalize(self.codebook[codes], dim=-1)[:, None]
+            `PreTrainedModel`: In evaluation mode.
 
-    def reconstruct(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        codes: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Estimate the states of `upper_layer` from the concepts, in evaluation mode.
+        Raises:
+            ValueError: If the config does not say which host, or names a folder of another machine.
+            OSError: If it cannot be downloaded.
+        """
+        config = self.config
+        name = self._host_name()
+        if (config.host_architecture or "").startswith("Peft"):
+            raise ValueError(
+                f"The host was {name} inside a PEFT adapter ({config.host_architecture}), which its id does not name: "
+                "load it yourself, and pass it where a host is asked for."
+            )
+        if config.host_dtype is not None:
+            kwargs.setdefault("dtype", config.host_dtype)
+        kwargs = {"revision": config.host_revision, **kwargs, "output_loading_info": True}
+        host, info = load_host(name, config.host_architecture, **kwargs)
+        if info["missing_keys"]:
+            logger.warning(
+                f"{name} lacks {sorted(info['missing_keys'])[:3]}, which are random now. If the host was fine-tuned "
+                "after it was loaded, this is not it: model.verify(host) tells."
+            )
+        return host
+
+    def load_tokenizer(self, **kwargs: Any) -> PreTrainedTokenizerBase:
+        """Load the host's tokenizer, at the same commit.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(B, S, d)`): Host states at `lower_layer`.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on real tokens; all if absent.
-            codes (`torch.Tensor` of shape `(B, S)`, int64, *optional*): In place of the codes of `hidden_states`.
+            kwargs: For `AutoTokenizer.from_pretrained`: `token`, `cache_dir`, …
 
-        Returns:
-            `torch.Tensor` of shape `(B, S, d')`.
+        Raises:
+            ValueError: If the config does not say which host, or the tokenizer has changed since.
+            OSError: If it cannot be downloaded.
         """
-        raise NotImplementedError  # abstract
+        tokenizer = AutoTokenizer.from_pretrained(
+            self._host_name(), **{"revision": self.config.host_revision, "trust_remote_code": False, **kwargs}
+        )
+        if self.config.tokenizer_fingerprint not in (None, tokenizer_fingerprint(tokenizer)):
+            raise ValueError(
+                f"The tokenizer of {self._host_name()} has another vocabulary than the one that was trained with."
+            )
+        return tokenizer
+
+    def _host_name(self) -> str:
+        name = self.config.host_name_or_path
+        if not name:
+            raise ValueError(
+                "The config does not name the host: load it yourself, and pass it where one is asked for."
+            )
+        if not Path(name).exists() and not is_hub_id(name):
+            raise ValueError(
+                f"The host was loaded from the folder {name}, which this machine does not have. Load it yourself, and "
+                "pass it where a host is asked for (--host)."
+            )
+        return name
 
     @property
-    def codebook(self) -> torch.Tensor:
-        """`torch.Tensor` of shape `(K, d)`, float32: one vector per concept, in the space of `lower_layer`."""
-        raise NotImplementedError  # abstract
+    def concepts(self) -> "ConceptTable":
+        """[`ConceptTable`][clvq_hf.ConceptTable]: The one that was pushed with the model, loaded at first use.
 
-    @property
-    def mean_state(self) -> torch.Tensor:
-        """`torch.Tensor` of shape `(d,)`, float32: the mean of the states that the concepts were fitted to.
-
-        The mean of the codebook, weighted by use where a method counts it.
+        Raises:
+            ValueError: If there is none, or it is of another model.
+            HubError: If it cannot be downloaded.
         """
-        return self.codebook.mean(0)
+        from ..tables.concept_table import ConceptTable  # pulls pandas and scikit-learn
 
-    @property
-    def is_initialized(self) -> bool:
-        """Whether the concepts were fitted to data; codes of a fresh model mean nothing."""
-        raise NotImplementedError  # abstract
+        if self._concepts is None:
+            table = None
+            if self.config.concepts_repo is not None:
+                source = self._source or Source("")
+                table = ConceptTable.from_hub(
+                    self.config.concepts_repo,
+                    revision=self.config.concepts_revision,
+                    token=source.token,
+                    cache_dir=source.cache_dir,
+                    local_files_only=source.local_files_only,
+                )
+            elif self._source is not None:
+                folder = self._source.fetch(f"{CONCEPTS_FOLDER}/*") / CONCEPTS_FOLDER
+                table = ConceptTable.load_from_disk(folder) if folder.is_dir() else None
+            if table is None:
+                where = "This model" if self._source is None else self._source.name
+                raise ValueError(
+                    f"{where} has no concept table. Make one with model.concept_table(host, tokenizer, texts), and "
+                    "share it with model.push_to_hub(…, concepts=table)."
+                )
+            table.check_model(self)
+            self._concepts = table
+        return self._concepts
 
-    def num_active(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`torch.Tensor` of shape `(B, S)`, int64: concepts that are active on each token (`L0`), 0 on padding.
-
-        One for methods that give each token one code; sparse methods count.
-        """
-        return self._mask("attention_mask", attention_mask, hidden_states).long()
-
-    def initialize_codebook(
-        self, hidden_states: torch.Tensor, target_hidden_states: torch.Tensor | None = None, seed: int = 0
-    ) -> None:
-        """Start from a sample of host states, before the first step of training.
+    def record_host(
+        self, host: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = REFERENCE_TEXTS
+    ) -> Reference:
+        """Note the codes of reference texts, so that others can verify their host. The trainer does it by itself.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(N, d)`): States of real tokens at `lower_layer`.
-            target_hidden_states (`torch.Tensor` of shape `(N, d')`, *optional*): Those of the same tokens at
-                `upper_layer`.
-            seed (`int`): Seed of every choice.
-        """
-        raise NotImplementedError  # abstract for methods that are trained
-
-    def update_codebook(self) -> int:
-        """What has to be done after each `optimizer.step()`.
+            host (`PreTrainedModel`): The model whose concepts these are.
+            tokenizer (`PreTrainedTokenizerBase`): The host's.
+            texts (`Sequence[str]`): They are saved and pushed with the model; ours are of nobody's data.
 
         Returns:
-            `int`: Number of concepts that were revived.
-        """
-        return 0
+            [`Reference`][clvq_hf.models.verification.Reference]: What `save_pretrained` and `push_to_hub` will write.
 
-    def discard_pending(self) -> None:
-        """Forget what forwards have left for an update that never came, as of a run that was broken off."""
+        Raises:
+            ValueError: If the host does not fit.
+        """
+        self._reference = make_reference(self, host, tokenizer, texts)
+        if self.config.tokenizer_fingerprint is None:
+            self.config.tokenizer_fingerprint = tokenizer_fingerprint(tokenizer)
+        return self._reference
+
+    @property
+    def reference(self) -> Reference | None:
+        """[`Reference`][clvq_hf.models.verification.Reference] or `None`: Texts and their codes, loaded at first use."""
+        if self._reference is None and self._source is not None:
+            file = self._source.fetch(REFERENCE_NAME) / REFERENCE_NAME
+            self._reference = Reference.load(file) if file.is_file() else None
+        return self._reference
+
+    def verify(self, host: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> Verification:
+        """Check that a host is the one that the concepts were learned from, by texts whose codes are known.
+
+        A codebook gives codes for any states of its width, so a wrong host, layer or normalisation shows nowhere else.
+
+        Args:
+            host (`PreTrainedModel`): What is in question.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer, which is then looked at too.
+
+        Returns:
+            [`Verification`][clvq_hf.models.verification.Verification]: True if it is; print it to see why not.
+
+        Raises:
+            ValueError: If the model has no reference texts, or they are of other weights.
+        """
+        reference = self.reference
+        if reference is None:
+            raise ValueError(
+                "This model has no reference texts to verify a host by. Who has the right host makes them with "
+                "model.record_host(host, tokenizer)."
+            )
+        if reference.model_fingerprint != self.fingerprint():
+            raise ValueError("The reference texts are of other weights than this model's; make them again.")
+        return verify_host(self, reference, host, tokenizer)
 
     def attach(self, host: Any, keep_states: bool = True) -> Tap:
         """Watch `host`: after every call its concepts lie on the returned tap.
@@ -315,32 +489,6 @@ class ConceptModel(PreTrainedConceptModel):
         """
         return Splice(self, host)
 
-    def _check_decoder(self) -> None:
-        if not self.config.has_decoder:
-            raise ValueError(
-                "This is a codebook without its decoder: it encodes, attaches and ablates, but nothing can be "
-                "reconstructed, spliced or trained. Load the whole model."
-            )
-
-    def _check_variant(self, variant: str | None) -> str:
-        if variant is not None and variant not in self.ablation_variants:
-            raise ValueError(
-                f"{type(self).__name__} has no ablation variant {variant!r}; it has {self.ablation_variants}."
-            )
-        return variant or self.ablation_variants[0]
-
-    @staticmethod
-    def _mask(name: str, mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor:
-        if mask is None:
-            return torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-        check_batch(name, mask, hidden_states)
-        return mask.bool()
-
-    @staticmethod
-    def _check_width(name: str, states: torch.Tensor, width: int) -> None:
-        if states.ndim != 3 or states.shape[-1] != width:
-            raise ValueError(f"{name} must have the shape (batch, sequence, {width}), got {tuple(states.shape)}.")
-
 
 def load_with_host(
     name: str, host: str | None = None
@@ -364,25 +512,4 @@ def load_with_host(
     return model, load_host(host), AutoTokenizer.from_pretrained(host)
 
 
-def check_batch(name: str, tensor: torch.Tensor, hidden_states: torch.Tensor) -> None:
-    """Refuse a tensor of other texts: a batch of one would be broadcast, and the loss be of what was never meant.
-
-    Raises:
-        ValueError: If the first two sizes differ from those of `hidden_states`.
-    """
-    if tensor.shape[:2] != hidden_states.shape[:2]:
-        raise ValueError(
-            f"{name} has the shape {tuple(tensor.shape)}, hidden_states {tuple(hidden_states.shape)}: the first two "
-            "sizes must agree."
-        )
-
-
-def masked_mse(
-    estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | int
-) -> torch.Tensor:
-    """Squared error summed over the tokens of `mask`, divided by `tokens` and the width, in float32."""
-    difference = torch.where(mask[..., None], estimate.float() - target.float(), 0)
-    return difference.square().sum() / (tokens * target.shape[-1])
-
-
-__all__ = ["BY_GRADIENT", "ConceptModel", "check_batch", "load_with_host", "masked_mse"]
+__all__ = ["ConceptModel", "load_with_host"]

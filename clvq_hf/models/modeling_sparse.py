@@ -15,8 +15,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_sparse import SparseConfig
-from .interventions import orthonormal_rows
-from .modeling_concepts import ConceptModel, check_batch
+from .modeling_base import check_batch
+from .modeling_concepts import ConceptModel
+from .projections import orthonormal_rows
 from .quantizer import Float32Module, is_distributed
 
 # Length of an encoder row at the start; with rows of length one the first reconstruction would be far too long.
@@ -124,6 +125,8 @@ class SparseDictionary(ConceptModel):
     loss_names = ("reconstruction_loss", "sparsity_loss", "num_active")
     codes_are_states = False
     ablation_variants = ("encoder", "decoder", "encoder_by_gradient", "decoder_by_gradient")
+    gradient_variants = ("encoder_by_gradient", "decoder_by_gradient")
+    is_sparse = True
     _keep_in_fp32_modules_strict = ["encoder", "decoder"]
     _not_in_fingerprint = ("decoder.", "encoder.steps_since_use")
     _in_fingerprint = ("activation", "num_active")

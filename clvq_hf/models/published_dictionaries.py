@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from ..files import read_json
 from ..hub.provenance import is_hub_id
-from ..hub.repositories import PICKLES, Source, file_sizes, read_json
+from ..hub.repositories import PICKLES, Source, file_sizes
 from .configuration_sparse import SparseConfig
 from .modeling_sparse import SparseDictionary
 

@@ -2,17 +2,17 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, ModelCard, RepoCard
+from huggingface_hub import CommitInfo, ModelCard
 from huggingface_hub.errors import HTTPError
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from ..hub.provenance import is_hub_id
+from ..files import read_json
+from ..hub.provenance import is_hub_id, public_name
 from ..hub.repositories import (
     CARD_NAME,
     CONCEPTS_FOLDER,
@@ -25,19 +25,18 @@ from ..hub.repositories import (
     WEIGHTS,
     Remote,
     Source,
-    check_checkpoint,
+    card_files,
     checkpoint_files,
     commit_files,
     full_repo_id,
     look_at,
-    read_json,
 )
 from ..hub.requests import hub_api, with_retries
-from ..metrics.results_tables import to_markdown
+from ..rendering.text_tables import to_markdown
 from ..tables.concept_table import ConceptTable
-from ..tables.names import NAMES_FILE
+from .checkpoints import check_checkpoint
 from .configuration_concepts import ConceptConfig
-from .model_card import MARKER, dataset_card, measures_of, model_card
+from .model_card import measures_of, model_card
 from .verification import Reference
 
 logger = logging.get_logger(__name__)
@@ -79,14 +78,15 @@ def publish(
     results = _results_of(folder if evaluation is None else Path(evaluation), config, evaluation is not None)
     if concepts is not None:
         _check_fingerprint(concepts.metadata.get("model_fingerprint"), config, "The concept table is")
-        concepts = without_paths(concepts)
+        concepts = concepts.without_paths()
     with tempfile.TemporaryDirectory() as scratch:
         remote = look_at(repo_id, "model", revision, token, Path(scratch) / "cache")
         there = remote.fetch(CONFIG_NAME, CARD_NAME)
         same_codes = _same_codes(remote, there, config, repo_id)
         if concepts is not None and concepts_repo is not None:
-            where = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
-            commit = publish_table(concepts, concepts_repo, **where)
+            commit = concepts.push_to_hub(
+                concepts_repo, private=private, token=token, revision=revision, create_pr=create_pr
+            )
             config.concepts_repo, config.concepts_revision = full_repo_id(concepts_repo, token), commit.oid
         elif concepts is not None:
             config.concepts_repo = config.concepts_revision = None
@@ -104,7 +104,7 @@ def publish(
             "results": results or _kept_results(kept),
             "has_reference": REFERENCE_NAME in files or REFERENCE_NAME in kept.names,
         }
-        files |= _card(
+        files |= card_files(
             files.pop(CARD_NAME, None),
             there.get(CARD_NAME),
             lambda: _generated_card(config, repo_id, told, license, mask_toxic, tags, token),
@@ -122,50 +122,6 @@ def publish(
             create_pr=create_pr,
             commit_message=commit_message,
             commit_description=commit_description,
-        )
-
-
-def publish_table(
-    table: ConceptTable,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    token: str | bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    commit_message: str = "Upload concept table",
-) -> CommitInfo:
-    """Upload a concept table as a dataset repository.
-
-    The arguments are those of [`ConceptTable.push_to_hub`][clvq_hf.ConceptTable.push_to_hub].
-
-    Raises:
-        HubError: If the Hub could not be reached, or refused.
-        ValueError: If the repository holds another dataset.
-    """
-    repo_id = full_repo_id(repo_id, token)
-    table = without_paths(table)
-    with tempfile.TemporaryDirectory() as scratch:
-        remote = look_at(repo_id, "dataset", revision, token, Path(scratch) / "cache")
-        others = set(remote.names) - {".gitattributes", CARD_NAME}
-        if others and TABLE_NAME not in others:
-            raise ValueError(
-                f"{repo_id} holds another dataset ({sorted(others)[0]}, …), which a push would mix with a concept "
-                "table. Choose another repository."
-            )
-        table.save_as_parquet(Path(scratch) / "table")
-        files: dict[str, Path | bytes] = {file.name: file for file in (Path(scratch) / "table").iterdir()}
-        files |= _card(None, remote.fetch(CARD_NAME).get(CARD_NAME), lambda: dataset_card(table))
-        return commit_files(
-            files,
-            repo_id,
-            repo_type="dataset",
-            stale=(NAMES_FILE,),
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-            commit_message=commit_message,
         )
 
 
@@ -263,17 +219,6 @@ def _kept_results(remote: Remote) -> dict[str, Any] | None:
     return read_json(next(iter(found.values()))) if found else None
 
 
-def _card(own: Path | None, there: Path | None, generate: Callable[[], Any]) -> dict[str, Path | bytes]:
-    """The card to upload: the user's own if there is one, here or in the repository, else one that is written now."""
-    if own is not None and MARKER not in own.read_text(encoding="utf-8"):
-        return {CARD_NAME: own}
-    # What a new repository begins with is metadata alone.
-    if there is not None and MARKER not in (text := there.read_text(encoding="utf-8")) and RepoCard(text).text.strip():
-        logger.warning("The card in the repository was written by hand, and is kept as it is.")
-        return {}
-    return {CARD_NAME: str(generate()).encode()}
-
-
 def _generated_card(
     config: ConceptConfig,
     repo_id: str,
@@ -305,25 +250,6 @@ def _licence(name: str | None, kind: str, token: str | bool | None) -> dict[str,
     return {field: data.get(field) for field in fields if data is not None and data.get(field)}
 
 
-def public_name(name: str | None) -> str | None:
-    """A name as strangers may see it: what is no id is a path, and of that the last part, in a form that no id has."""
-    return name if not name or is_hub_id(name) else f"./{PurePath(name).name}"
-
-
-def without_paths(table: ConceptTable) -> ConceptTable:
-    """The table with [`public_name`][clvq_hf.models.publishing.public_name]s in place of paths and addresses."""
-    metadata = {**table.metadata, "host_name_or_path": public_name(table.metadata["host_name_or_path"])}
-    texts, names = table.texts, table.texts["dataset"][:]
-    if (public := [public_name(name) or "" for name in names]) != names:
-        columns, feature = texts.column_names, texts.features["dataset"]
-        texts = texts.remove_columns("dataset").add_column("dataset", public, feature=feature).select_columns(columns)
-    made_by = {
-        code: replace(name, judge=public_name(name.judge), detector=public_name(name.detector))
-        for code, name in table.names.items()
-    }
-    return ConceptTable(table.tokens, texts, metadata, made_by)
-
-
 def _public(config: ConceptConfig) -> ConceptConfig:
     public = type(config).from_dict(config.to_dict())
     public.host_name_or_path = public_name(config.host_name_or_path)
@@ -333,4 +259,4 @@ def _public(config: ConceptConfig) -> ConceptConfig:
     return public
 
 
-__all__ = ["card_of_folder", "public_name", "publish", "publish_table", "without_paths"]
+__all__ = ["card_of_folder", "publish"]

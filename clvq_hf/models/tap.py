@@ -1,14 +1,12 @@
 """The tap that `model.attach(host)` leaves on a host."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..hosts import hooks
 from ..hosts.step_buffer import StepBuffer
-
-if TYPE_CHECKING:
-    from .modeling_concepts import ConceptModel
+from .modeling_base import BaseConceptModel
 
 
 class Tap:
@@ -26,7 +24,7 @@ class Tap:
         ```
     """
 
-    def __init__(self, model: "ConceptModel", host: Any, keep_states: bool = True) -> None:
+    def __init__(self, model: BaseConceptModel, host: Any, keep_states: bool = True) -> None:
         self._model = model
         self._keep_states = keep_states
         self._buffer = StepBuffer()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from ..files import read_json
 from ..hosts import hooks
-from ..hosts.runner import HostRunner, Readout
+from ..hosts.readout import Readout
+from ..hosts.runner import HostRunner
 from ..hub.provenance import tokenizer_fingerprint
-from ..hub.repositories import read_json
-
-if TYPE_CHECKING:
-    from .modeling_concepts import ConceptModel
+from .modeling_base import BaseConceptModel
 
 FORMAT_VERSION = 1
 # Of nobody's data: what a push publishes must not be a training text.
@@ -162,7 +161,7 @@ class _States:
 
 
 def make_reference(
-    model: "ConceptModel", host: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = REFERENCE_TEXTS
+    model: BaseConceptModel, host: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = REFERENCE_TEXTS
 ) -> Reference:
     """Run texts through a host and keep their codes.
 
@@ -200,7 +199,7 @@ def make_reference(
 
 
 def verify_host(
-    model: "ConceptModel", reference: Reference, host: Any, tokenizer: PreTrainedTokenizerBase | None = None
+    model: BaseConceptModel, reference: Reference, host: Any, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Verification:
     """See [`ConceptModel.verify`][clvq_hf.ConceptModel.verify]."""
     config, texts = model.config, reference.texts
@@ -288,7 +287,7 @@ def _prediction_findings(
 
 
 def _why(
-    model: "ConceptModel",
+    model: BaseConceptModel,
     host: Any,
     ids: list[list[int]],
     lower: torch.Tensor,

@@ -7,7 +7,6 @@ import importlib
 from typing import Any
 
 from ..tables.html import concept_html, text_html
-from .notebook import model_html, table_html
 
 # Imported at first use: matplotlib takes a second, and may be missing.
 _LAZY = ("plots", "word_clouds", "write_report")
@@ -31,4 +30,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY])
 
 
-__all__ = ["concept_html", "model_html", "plots", "table_html", "text_html", "word_clouds", "write_report"]
+__all__ = ["concept_html", "plots", "text_html", "word_clouds", "write_report"]

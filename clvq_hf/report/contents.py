@@ -16,7 +16,6 @@ from ..tables.html import example_pieces
 from ..tables.names import name_note
 from ..tables.shading import MIN_TEXTS, shade
 from .codebook_map import codebook_map, nearest_concepts
-from .facts import frequent_codes
 from .word_clouds import MAX_WORDS, placed_words, word_cloud
 
 MAX_TEXTS = 10_000
@@ -60,7 +59,7 @@ def report_contents(
         labels), `concepts` (in the order of their codes), `texts` (the ones that matter most first), `routing`;
         everything is text, numbers, lists and dicts, as JSON knows them.
     """
-    codes = frequent_codes(table, max_concepts)
+    codes = table.frequent_codes(max_concepts)
     routing = measured_routing(table, results)
     salient = Counter(table.salient()["code"].tolist()) if has_salience(table) else Counter()
     near = {} if model is None else nearest_concepts(model, codes, NUM_NEAREST)

@@ -5,7 +5,8 @@ from typing import Any
 
 from datasets import load_from_disk
 
-from ..hub.repositories import RESULTS_NAME, TABLE_NAME, read_json
+from ..files import read_json
+from ..hub.repositories import RESULTS_NAME, TABLE_NAME
 from ..metrics.results_tables import PROTOCOLS
 from ..tables.concept_table import ConceptTable
 

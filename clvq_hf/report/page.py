@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..files import write_whole
+from ..hub.provenance import public_name
 from ..metrics.results_tables import PROTOCOLS
 from ..models.model_card import measures_of
 from ..models.modeling_concepts import ConceptModel
@@ -22,7 +23,6 @@ from ..version import __version__
 from . import plots
 from .contents import NUM_WORDS, fewer_concepts, report_contents
 from .evaluations import measured_protocol, read_ablations, read_evaluation
-from .facts import short_name, table_facts
 from .masks import mask_contents
 
 # What a browser opens at once, and a mail still carries.
@@ -144,10 +144,10 @@ def _overview(
     contents: dict[str, Any],
     is_masked: bool,
 ) -> dict[str, Any]:
-    host = short_name(table.metadata["host_name_or_path"])
+    host = public_name(table.metadata["host_name_or_path"])
     return {
         "title": f"Concepts of {host}",
-        "facts": table_facts(table, model),
+        "facts": table.facts(),
         "label_names": table.label_names,
         "predicts_labels": table.predicts_labels,
         "num_words": NUM_WORDS,

@@ -1,1 +1,8 @@
 """Which concept each token got, and how that is shown."""
+
+from .concept_table import ConceptTable
+from .concepts import Concept, Example
+from .html import concept_html, text_html
+from .names import ConceptName
+
+__all__ = ["Concept", "ConceptName", "ConceptTable", "Example", "concept_html", "text_html"]

@@ -10,15 +10,17 @@ import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset
 from datasets.arrow_writer import ArrowWriter
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..data.batching import batches_by_length
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
-from ..hosts.runner import HostRunner, Readout
+from ..hosts.readout import Readout
+from ..hosts.runner import HostRunner
 from ..version import __version__
-from .concept_table import FORMAT_VERSION, TEXT_FEATURES, TOKEN_FEATURES, ConceptTable
+from .concept_table import ConceptTable
+from .schema import FORMAT_VERSION, TEXT_FEATURES, TOKEN_FEATURES
 
 # Texts whose codes are held until they are written, in the order of the dataset.
 TEXTS_PER_CHUNK = 512
@@ -124,6 +126,7 @@ def build_table(
         "clvq_version": __version__,
         "model_fingerprint": model.fingerprint(),
         "model_type": config.model_type,
+        "method": config.title,
         "codebook_size": config.codebook_size,
         "lower_layer": config.lower_layer,
         "upper_layer": config.upper_layer,
@@ -200,18 +203,14 @@ def write_table(
         for start in range(0, len(tokenized), TEXTS_PER_CHUNK):
             rows = range(start, min(start + TEXTS_PER_CHUNK, len(tokenized)))
             chunk = tokenized.select(rows)
-            # Texts of like length share a batch; their codes are put back in order.
-            order = np.argsort(chunk["length"], kind="stable")
             codes: list[Any] = [None] * len(chunk)
             logits: list[Any] = [None] * len(chunk)
-            loader = DataLoader(chunk.select(order), batch_size=batch_size, collate_fn=collate)
-            for number, batch in enumerate(loader):
-                found, scores = run(batch)
-                for row, mask in enumerate(batch["attention_mask"].bool()):
-                    place = order[number * batch_size + row]
-                    codes[place] = found[row][mask].numpy()
-                    logits[place] = None if scores is None else scores[row].numpy()
-                bar.update(len(found))
+            for places, batch in batches_by_length(chunk, collate, batch_size):
+                batch_codes, batch_logits = run(batch)
+                for row, (place, mask) in enumerate(zip(places, batch["attention_mask"].bool(), strict=True)):
+                    codes[place] = batch_codes[row][mask].numpy()
+                    logits[place] = None if batch_logits is None else batch_logits[row].numpy()
+                bar.update(len(places))
             part = salience.select(rows) if salience is not None else None
             tokens = _token_columns(chunk, codes, tokenizer, part)
             writer.write("tokens", tokens)

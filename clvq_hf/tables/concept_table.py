@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -9,50 +10,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from huggingface_hub import CommitInfo
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformers.utils import logging
 
+from ..hub.provenance import public_name
 from ..hub.repositories import TABLE_NAME, Source
+from ..rendering.pages import render_summary
 from .concepts import Concept, Example
-from .names import NAMES_FILE, ConceptName
-from .table_files import read, write_arrow, write_parquet
+from .names import NAMES_FILE, ConceptName, name_note
+from .schema import FORMAT_VERSION, TEXT_FEATURES, TOKEN_FEATURES, TRAINING_SPLITS
+from .shading import shade
+from .table_files import dataset_card, push_parquet, read, write_arrow, write_parquet
 from .token_index import TokenIndex
 
 logger = logging.get_logger(__name__)
-
-FORMAT_VERSION = 1
-TOKEN_FEATURES = Features(
-    {
-        "text_id": Value("int64"),
-        "position": Value("int32"),
-        "token": Value("string"),
-        "token_id": Value("int32"),
-        "special": Value("bool"),
-        "word_id": Value("int32"),
-        "start": Value("int32"),
-        "end": Value("int32"),
-        "code": Value("int32"),
-        "salience": Value("float32"),
-    }
-)
-TEXT_FEATURES = Features(
-    {
-        "text_id": Value("int64"),
-        "text": Value("string"),
-        "label": Value("int64"),
-        "prediction": Value("int64"),
-        "logits": List(Value("float32")),
-        "split": Value("string"),
-        "dataset": Value("string"),
-        "num_tokens": Value("int32"),
-        "salient_position": Value("int32"),
-        "salience_error": Value("float32"),
-    }
-)
-# What a figure should not be read from: it was seen in training.
-TRAINING_SPLITS = ("host_train", "codebook_train")
 
 
 class ConceptTable:
@@ -175,17 +148,31 @@ class ConceptTable:
             HubError: If the Hub could not be reached, or refused.
             ValueError: If the repository holds another dataset.
         """
-        from ..models.publishing import publish_table  # which reads tables
-
-        return publish_table(
-            self,
+        table = self.without_paths()
+        return push_parquet(
+            table.save_as_parquet,
             repo_id,
+            card=lambda: dataset_card(table),
             private=private,
             token=token,
             revision=revision,
             create_pr=create_pr,
             commit_message=commit_message,
         )
+
+    def without_paths(self) -> "ConceptTable":
+        """A table in which paths and addresses are shortened to names that strangers may see."""
+        metadata = {**self.metadata, "host_name_or_path": public_name(self.metadata["host_name_or_path"])}
+        texts, names = self.texts, self.texts["dataset"][:]
+        if (public := [public_name(name) or "" for name in names]) != names:
+            columns, feature = texts.column_names, texts.features["dataset"]
+            texts = texts.remove_columns("dataset").add_column("dataset", public, feature=feature)
+            texts = texts.select_columns(columns)
+        made_by = {
+            code: replace(name, judge=public_name(name.judge), detector=public_name(name.detector))
+            for code, name in self.names.items()
+        }
+        return ConceptTable(self.tokens, texts, metadata, made_by)
 
     @classmethod
     def from_hub(
@@ -230,9 +217,45 @@ class ConceptTable:
         )
 
     def _repr_html_(self) -> str:
-        from ..report.notebook import table_html  # which reads tables
+        concepts = [self.concept(code, 8, 0) for code in self.frequent_codes(10)]
+        rows = [
+            {
+                "concept": concept,
+                "name_note": name_note(self.names[concept.code]) if concept.name else None,
+                "shade": shade(concept, self.label_names),
+            }
+            for concept in sorted(concepts, key=lambda concept: -concept.num_tokens)
+        ]
+        return render_summary("ConceptTable", self.facts(), rows)
 
-        return table_html(self)
+    def facts(self) -> list[tuple[str, str]]:
+        """Name and value of what describes the table: host, layers, method, texts, concepts, labels, salience."""
+        known, texts = self.metadata, self.texts
+        labels, predictions = np.asarray(texts["label"][:]), np.asarray(texts["prediction"][:])
+        judged = (labels >= 0) & (predictions >= 0) & self.predicts_labels
+        names = ", ".join(dict.fromkeys(public_name(name) for name in texts["dataset"][:] if name)) or "unnamed"
+        layers = f"{known['lower_layer']} → {known['upper_layer']}" + (
+            f" ({known['stack']})" if known["stack"] else ""
+        )
+        facts = [
+            ("Host", public_name(known["host_name_or_path"]) or "not recorded"),
+            ("Layers", layers),
+            ("Method", known.get("method") or known["model_type"]),
+            ("Texts", f"{len(texts):,} of {names} ({', '.join(dict.fromkeys(texts['split'][:]))})"),
+            ("Tokens", f"{len(self):,}"),
+            ("Concepts in use", f"{len(self.active_codes):,} of {self.codebook_size:,}"),
+        ]
+        if self.label_names:
+            facts.append(("Labels", ", ".join(self.label_names)))
+        if judged.any():
+            facts.append(("Accuracy of the host here", f"{(labels == predictions)[judged].mean():.1%}"))
+        return [*facts, ("Salience", known["salience"] or "none")]
+
+    def frequent_codes(self, n: int) -> list[int]:
+        """The `n` codes that most tokens have (special ones left out), in the order of their numbers."""
+        counts = np.diff(self._index.by_code[1])
+        most = np.lexsort((np.arange(len(counts)), -counts))[:n]
+        return sorted(int(code) for code in most if counts[code])
 
     @property
     def codebook_size(self) -> int:

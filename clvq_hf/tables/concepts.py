@@ -4,13 +4,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-_SIGNS = {"\n": "⏎", "\t": "⇥"}
-
-
-def visible(text: str) -> str:
-    """A token's text with white space as signs, `·` if there is nothing: a part of a character, or no text at all."""
-    return re.sub(r"\s", lambda space: _SIGNS.get(space[0], "␣"), text) or "·"
-
 
 @dataclass(frozen=True)
 class Example:
@@ -100,4 +93,4 @@ class Concept:
         return max(self.label_counts.values()) / total if total else None
 
 
-__all__ = ["Concept", "Example", "visible"]
+__all__ = ["Concept", "Example"]

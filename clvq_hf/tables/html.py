@@ -4,12 +4,9 @@ Everything from data is escaped. Each brings its own style, which changes nothin
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from markupsafe import Markup
-
-from ..rendering.pages import read_asset, render_page
+from ..rendering.pages import fragment_style, render_page
 from .concept_table import ConceptTable
 from .concepts import Concept, Example
 from .names import name_note
@@ -143,15 +140,6 @@ def example_note(example: Example) -> str:
     """Label and prediction of an example, in words."""
     known = {"label": example.label, "predicted": example.prediction}
     return ", ".join(f"{what}: {name}" for what, name in known.items() if name is not None)
-
-
-@cache
-def fragment_style() -> Markup:
-    """The style of a fragment: base.css's variables, in the fragment alone, and the rules for tokens."""
-    variables = read_asset("base.css").partition(":root {")[2].partition("}")[0]
-    own = [line for line in variables.splitlines() if line.strip().startswith("--")]
-    scoped = ".clvq.fragment {\n" + "\n".join(own) + "\n}\n"
-    return Markup(scoped + read_asset("report/tokens.css") + read_asset("report/fragment.css"))
 
 
 __all__ = ["concept_html", "text_html"]

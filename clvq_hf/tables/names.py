@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import write_whole
-from ..hub.repositories import read_json
+from ..files import read_json, write_whole
 
 NAMES_FILE = "concept_names.json"
 FORMAT_VERSION = 1

@@ -10,9 +10,22 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, load_from_disk
 from datasets.exceptions import DatasetsError
+from huggingface_hub import CommitInfo
+from huggingface_hub.utils import yaml_dump
 
-from ..hub.repositories import TABLE_NAME, check_file_names, read_json
-from .names import ConceptName, read_names, write_names
+from ..files import check_file_names, read_json
+from ..hub.repositories import (
+    CARD_NAME,
+    MARKER,
+    TABLE_NAME,
+    TAGS,
+    card_files,
+    commit_files,
+    full_repo_id,
+    look_at,
+    repository_link,
+)
+from .names import NAMES_FILE, ConceptName, read_names, write_names
 
 PARTS = ("tokens", "texts")
 
@@ -105,4 +118,67 @@ def _write(path: Path, write: Callable[[Path], None], metadata: dict[str, Any], 
     building.rename(path)
 
 
-__all__ = ["read", "write_arrow", "write_parquet"]
+def dataset_card(table: Any) -> str:
+    """The card of a dataset repository that holds a concept table, with the configurations `tokens` and `texts`."""
+    metadata = {
+        "tags": list(TAGS),
+        "configs": [{"config_name": name, "data_files": f"{name}.parquet"} for name in ("tokens", "texts")],
+    }
+    return (
+        f"---\n{yaml_dump(metadata)}---\n\n{MARKER}\n\n# Concepts of {repository_link(table.metadata['host_name_or_path'])}\n\n"
+        f"The concept of each of {len(table.tokens):,} tokens in {len(table.texts):,} texts, at layer "
+        f"{table.metadata['lower_layer']}. Load it with `clvq_hf.ConceptTable.from_hub`, or with `load_dataset` as "
+        "`tokens` and `texts`.\n"
+    )
+
+
+def push_parquet(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    card: Callable[[], str],
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str = "Upload concept table",
+) -> CommitInfo:
+    """Upload a concept table as a dataset repository, in one commit.
+
+    Args:
+        save (`Callable`): Writes the table as Parquet files into an empty folder.
+        repo_id (`str`): `"org/name"`; made if needed.
+        card (`Callable`): Writes the card; it is not called if the repository has one that was written by hand.
+
+    The other arguments are those of [`ConceptTable.push_to_hub`][clvq_hf.ConceptTable.push_to_hub].
+
+    Raises:
+        HubError: If the Hub could not be reached, or refused.
+        ValueError: If the repository holds another dataset.
+    """
+    repo_id = full_repo_id(repo_id, token)
+    with tempfile.TemporaryDirectory() as scratch:
+        remote = look_at(repo_id, "dataset", revision, token, Path(scratch) / "cache")
+        others = set(remote.names) - {".gitattributes", CARD_NAME}
+        if others and TABLE_NAME not in others:
+            raise ValueError(
+                f"{repo_id} holds another dataset ({sorted(others)[0]}, …), which a push would mix with a concept "
+                "table. Choose another repository."
+            )
+        save(Path(scratch) / "table")
+        files: dict[str, Path | bytes] = {file.name: file for file in (Path(scratch) / "table").iterdir()}
+        files |= card_files(None, remote.fetch(CARD_NAME).get(CARD_NAME), card)
+        return commit_files(
+            files,
+            repo_id,
+            repo_type="dataset",
+            stale=(NAMES_FILE,),
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+        )
+
+
+__all__ = ["dataset_card", "read", "write_arrow", "write_parquet"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from .concepts import visible
+from ..rendering.pages import visible
 
 
 class TokenIndex:

@@ -1,1 +1,7 @@
-"""Train a concept model."""
+"""Train a concept model, or a classifier's head for a host that has none."""
+
+from .finetuning import fine_tune, load_classifier
+from .trainer import CLVQTrainer
+from .training_args import CLVQTrainingArguments
+
+__all__ = ["CLVQTrainer", "CLVQTrainingArguments", "fine_tune", "load_classifier"]

@@ -21,7 +21,8 @@ from transformers import (
 
 from ..data.tokenization import TextCollator, tokenize_texts
 from ..hosts import hooks
-from ..hosts.runner import HostRunner, Readout
+from ..hosts.readout import Readout
+from ..hosts.runner import HostRunner
 
 
 def load_classifier(

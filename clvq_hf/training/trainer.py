@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,6 @@ from .training_args import CLVQTrainingArguments
 
 logger = logging.get_logger(__name__)
 
-# What makes two concept models different runs: a folder must not hold checkpoints of both.
-IDENTITY = (
-    *("hidden_size", "target_hidden_size", "codebook_size", "lower_layer", "upper_layer", "stack", "is_causal"),
-    *("num_decoder_layers", "num_attention_heads", "intermediate_size", "decoder_memory"),
-    *("activation", "num_active", "scale_states", "has_skip", "center_states"),
-)
 # Columns of a dataset that is tokenized already.
 TOKENIZED = {"input_ids", "token_mask", "length", "num_counted", "text_index"}
 
@@ -440,13 +434,13 @@ def _check_launch(args: CLVQTrainingArguments) -> None:
         )
 
 
-def check_output_dir(output_dir: str | Path, config: ConceptConfig, identity: Sequence[str] = IDENTITY) -> None:
+def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields: bool = True) -> None:
     """Refuse a folder that holds a checkpoint of another model, or a file.
 
     Args:
         output_dir (`str` or `Path`): Where checkpoints will go; it need not exist.
         config ([`ConceptConfig`]): Of the model that will be saved there.
-        identity (`Sequence[str]`): Fields in which a concept model that is there must agree.
+        same_fields (`bool`): Whether a model of the same method that is there must agree in `config.identity`.
 
     Raises:
         ValueError: Naming the checkpoint, what it is of, and what to do.
@@ -467,7 +461,11 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, identity: Se
         elif found.get("model_type") != config.model_type:
             what = f"a model of the type {found.get('model_type')!r}"
         else:
-            differing = [name for name in identity if found.get(name) != getattr(config, name, None)]
+            differing = [
+                name
+                for name in (config.identity if same_fields else ())
+                if found.get(name) != getattr(config, name, None)
+            ]
             if not differing:
                 continue
             what = "a concept model with " + ", ".join(

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from ..models.configuration_clvq import PAPER_TRAINING
+
 
 @dataclass
 class CLVQTrainingArguments(TrainingArguments):
@@ -88,31 +90,14 @@ class CLVQTrainingArguments(TrainingArguments):
         Give the trainer 90 % of the sentences as `train_dataset` and 10 % as `eval_dataset`: the learning rate halves
         when the evaluation loss has not improved for 5 epochs.
         """
-        return cls(output_dir, **{**cls.paper_settings(learning_rate=5e-3, batch_size=128), **kwargs})
+        settings = {**PAPER_TRAINING, "learning_rate": 5e-3, "per_device_train_batch_size": 128}
+        return cls(output_dir, **{**settings, **kwargs})
 
     @classmethod
     def paper_decoder(cls, output_dir: str, **kwargs: Any) -> "CLVQTrainingArguments":
         """Settings of the paper for decoder hosts: as for encoders, but learning rate 1e-3 and 64 sentences a batch."""
-        return cls(output_dir, **{**cls.paper_settings(learning_rate=1e-3, batch_size=64), **kwargs})
-
-    @staticmethod
-    def paper_settings(learning_rate: float, batch_size: int) -> dict[str, Any]:
-        """The fields in which the paper's settings differ from our defaults, for any kind of host."""
-        return {
-            "learning_rate": learning_rate,
-            "per_device_train_batch_size": batch_size,
-            "num_train_epochs": 50,
-            "coupled_weight_decay": True,
-            "weight_decay": 1e-4,
-            "max_grad_norm": 0.0,
-            "lr_scheduler_type": "reduce_lr_on_plateau",
-            "lr_scheduler_kwargs": {"factor": 0.5, "patience": 5},
-            "metric_for_best_model": "loss",
-            "greater_is_better": False,
-            "eval_strategy": "epoch",
-            "min_token_occurrences": 5,
-            "max_token_occurrences": 20,
-        }
+        settings = {**PAPER_TRAINING, "learning_rate": 1e-3, "per_device_train_batch_size": 64}
+        return cls(output_dir, **{**settings, **kwargs})
 
 
 __all__ = ["CLVQTrainingArguments"]

@@ -18,7 +18,7 @@ from clvq_hf.comparison.summary import (
     study_cells,
     swept,
 )
-from clvq_hf.metrics.results_tables import to_markdown
+from clvq_hf.rendering.text_tables import to_markdown
 
 
 def entry(values, k=1, variant="codebook", unmatched=0):

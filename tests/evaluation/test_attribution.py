@@ -13,7 +13,7 @@ from clvq_hf.data.extraction import attention_sinks
 from clvq_hf.data.tokenization import tokenize_texts
 from clvq_hf.evaluation.attribution import _Path, _salient_word, salient_tokens
 from clvq_hf.hosts import hooks
-from clvq_hf.hosts.runner import Readout
+from clvq_hf.hosts.readout import Readout
 
 METHODS = ["integrated_gradients", "gradient_x_input", "occlusion"]
 LAYER = 3

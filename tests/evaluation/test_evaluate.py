@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from clvq_hf import CLVQModel, ConceptTable
 from clvq_hf.cli import app
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
-from clvq_hf.metrics.results_tables import ReportTable, report_tables, to_markdown
+from clvq_hf.metrics.results_tables import report_tables
+from clvq_hf.rendering.text_tables import ReportTable, to_markdown
 
 QUICK = EvaluationSettings(num_draws=2, n_steps=4, max_steps=8, num_bootstrap=50)
 

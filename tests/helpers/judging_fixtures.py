@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from clvq_hf import ConceptTable
 from clvq_hf.judging.language_models import requests
-from clvq_hf.tables.concept_table import TEXT_FEATURES, TOKEN_FEATURES
+from clvq_hf.tables.schema import TEXT_FEATURES, TOKEN_FEATURES
 
 GROUPS = {"praise": ["warm", "funny", "brilliant"], "blame": ["dull", "clumsy", "tedious"]}
 SUBJECTS = ["story", "film", "comedy", "thriller", "portrait", "town"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset
 
 from clvq_hf import ConceptTable
-from clvq_hf.tables.concept_table import FORMAT_VERSION, TEXT_FEATURES, TOKEN_FEATURES
+from clvq_hf.tables.schema import FORMAT_VERSION, TEXT_FEATURES, TOKEN_FEATURES
 
 LABEL_NAMES = ["bad", "good"]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clvq_hf.hosts import hooks
-from clvq_hf.models.interventions import orthonormal_rows, project, swap
+from clvq_hf.models.projections import orthonormal_rows, project, swap
 
 EVERYWHERE = torch.ones(1, 1, dtype=torch.bool)
 

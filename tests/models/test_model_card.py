@@ -13,11 +13,12 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from clvq_hf import CLVQConfig
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
-from clvq_hf.metrics.results_tables import to_markdown
+from clvq_hf.hub.repositories import MARKER
 from clvq_hf.models.configuration_concepts import ConceptConfig
-from clvq_hf.models.model_card import MARKER, measures_of, model_card
+from clvq_hf.models.model_card import measures_of, model_card
 from clvq_hf.models.publishing import publish
 from clvq_hf.rendering.markdown import escape_markdown
+from clvq_hf.rendering.text_tables import to_markdown
 
 REPO = "org/clvq-bert"
 QUICK = EvaluationSettings(protocols=("code",), num_draws=1, n_steps=4, max_steps=4, num_bootstrap=50)

@@ -11,7 +11,6 @@ from clvq_hf.report import concept_html, text_html
 from clvq_hf.report.codebook_map import codebook_map, nearest_concepts
 from clvq_hf.report.contents import fewer_concepts, measured_routing, report_contents, sampled_texts
 from clvq_hf.report.evaluations import find_evaluation, measured_protocol, read_ablations, read_evaluation
-from clvq_hf.report.facts import frequent_codes, table_facts
 from clvq_hf.report.masks import mask_contents
 from clvq_hf.tables.masking import ToxicMask, mask_of
 from clvq_hf.tables.names import ConceptName
@@ -74,7 +73,7 @@ class TestConcepts:
         assert "90%" in found["name_note"] and "by a model" in found["name_note"]
 
     def test_only_the_most_frequent_ones_if_there_are_too_many(self, table, model):
-        assert frequent_codes(table, 2) == [0, 3], "39 tokens, more than praise and blame have"
+        assert table.frequent_codes(2) == [0, 3], "39 tokens, more than praise and blame have"
         assert [found["code"] for found in report_contents(table, model, max_concepts=2)["concepts"]] == [0, 3]
 
     def test_all_of_it_is_json(self, contents):
@@ -278,8 +277,8 @@ class TestNextTokens:
         assert not contents["ablates_labels"]
 
     def test_they_are_neither_right_nor_wrong(self, causal, table):
-        assert "Accuracy of the host here" in dict(table_facts(table))
-        assert "Accuracy of the host here" not in dict(table_facts(causal))
+        assert "Accuracy of the host here" in dict(table.facts())
+        assert "Accuracy of the host here" not in dict(causal.facts())
         assert "predicted" in text_html(table, 3) and "predicted" not in text_html(causal, 3)
 
 

@@ -15,8 +15,8 @@ from helpers.made_tables import made_table
 from typer.testing import CliRunner
 
 from clvq_hf.cli import app
+from clvq_hf.hub.provenance import public_name
 from clvq_hf.report import page, write_report
-from clvq_hf.report.facts import short_name
 
 
 def contents_of(text):
@@ -106,7 +106,7 @@ def test_a_failure_leaves_the_earlier_report(table, model, tmp_path, monkeypatch
     [("org/host", "org/host"), ("/home/somebody/hosts/minilm", "hosts/minilm"), (None, ""), ("gpt2", "gpt2")],
 )
 def test_folders_are_shown_without_their_parents(name, shown):
-    assert short_name(name) == shown
+    assert public_name(name) == shown
 
 
 class TestCommand:

@@ -30,9 +30,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ...data.texts import text_hash
 from ...data.tokenization import ensure_pad_token
+from ...hosts.readout import Readout
 from ...hosts.resume import Resume
-from ...hosts.runner import Readout
-from ...models.interventions import check_how, orthonormal_rows, project
+from ...models.interventions import check_how
+from ...models.projections import orthonormal_rows, project
 from ...tables.concept_table import ConceptTable
 from .outcomes import outcome_columns
 from .reader import Reader, Source
@@ -103,7 +104,7 @@ def ablate_texts(
         how (`str`): `"project"`: `x ← x - QᵀQx`. `"swap"`: `x ← x - e + μ`.
         references ([`AblationReferences`][clvq_hf.evaluation.ablation.references.AblationReferences], *optional*): From training
             texts. Without them the conditions of classes and words, and `leace`, are left out.
-        readout ([`Readout`][clvq_hf.hosts.runner.Readout], *optional*): What the host predicts; found if not given.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts; found if not given.
         conditions (`Sequence[str]`): Which of the above, `salient` among them; all if not given. The probe runs all but
             those of words: it reads representations of whole texts.
         k (`int`): Directions that are removed: those of the token's `k` strongest concepts.

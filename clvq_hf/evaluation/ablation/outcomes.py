@@ -4,14 +4,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...hosts.readout import margins
+
 # All classes' probabilities are kept for classes, not for vocabularies.
 MAX_CLASSES = 1000
-
-
-def margins(logits: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """Logit of one class minus the best other one, `(N,)`, from `(N, C)`."""
-    chosen = logits.gather(-1, prediction[:, None])[:, 0]
-    return chosen - logits.scatter(-1, prediction[:, None], -torch.inf).amax(-1)
 
 
 def outcome_columns(plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarray) -> dict[str, list]:
@@ -48,4 +44,4 @@ def outcome_columns(plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarra
     }
 
 
-__all__ = ["margins", "outcome_columns"]
+__all__ = ["outcome_columns"]

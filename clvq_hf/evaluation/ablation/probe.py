@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from ...data.extraction import HiddenStateExtractor, attention_sinks
 from ...data.tokenization import TextCollator, ensure_pad_token
 from ...hosts import hooks
-from ...models.interventions import orthonormal_rows
+from ...models.projections import orthonormal_rows
 from ...tables.concept_table import ConceptTable
 from .outcomes import outcome_columns
 from .texts import OtherTexts, TextsOfTable, text_generator

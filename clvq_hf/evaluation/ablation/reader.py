@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ...data.tokenization import TextCollator
 from ...hosts import hooks
+from ...hosts.readout import Readout
 from ...hosts.resume import Resume, resume
-from ...hosts.runner import HostRunner, Readout
-from ...models.modeling_concepts import BY_GRADIENT
+from ...hosts.runner import HostRunner
 from .references import AblationReferences
 from .texts import TextsOfTable
 
@@ -70,8 +70,8 @@ class Reader:
         with hooks.evaluation_mode(self.host), tqdm(total=len(self.texts), desc=description, unit="text") as bar:
             for batch in self._loader:
                 upper = resume(self.host, self._runner.inputs(batch), config.lower_layer, config.stack)
-                by_gradient = self.variant is not None and self.variant.endswith(BY_GRADIENT)
-                yield batch, upper, self._gradients(batch, upper) if by_gradient else None
+                gradients = self._gradients(batch, upper) if self.model.needs_gradients(self.variant) else None
+                yield batch, upper, gradients
                 bar.update(len(batch["text_index"]))
 
     def _gradients(self, batch: dict[str, torch.Tensor], upper: Resume) -> torch.Tensor:

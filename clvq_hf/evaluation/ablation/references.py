@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ...data.extraction import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ...hosts import hooks
-from ...models.interventions import orthonormal_rows
+from ...models.projections import orthonormal_rows
 
 
 @dataclass(frozen=True)

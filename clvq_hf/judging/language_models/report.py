@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ...metrics.results_tables import ReportTable, to_markdown
+from ...rendering.text_tables import ReportTable, to_markdown
 from .scores import MIN_TEXTS
 
 KINDS = {"words": "shown as words", "sentences": "shown as sentences"}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ...metrics.results_tables import ReportTable, number, percent
+from ...rendering.text_tables import ReportTable, number, percent
 from .scoring import ALL_KINDS
 
 METHODS_NOTE = (

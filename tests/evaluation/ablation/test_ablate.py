@@ -8,10 +8,10 @@ from datasets import Dataset
 
 from clvq_hf import ClusterConfig, ClusterModel, ablate_texts
 from clvq_hf.evaluation.ablation.ablate import CONDITIONS, OF_WORDS
-from clvq_hf.evaluation.ablation.outcomes import margins, outcome_columns
+from clvq_hf.evaluation.ablation.outcomes import outcome_columns
 from clvq_hf.evaluation.ablation.references import fit_references
 from clvq_hf.hosts.hooks import edit
-from clvq_hf.hosts.runner import Readout
+from clvq_hf.hosts.readout import Readout, margins
 
 NUM_TEXTS = 24
 
@@ -261,7 +261,7 @@ class TestOutcome:
 
 class TestReferences:
     def test_means_and_class_directions(self, model, host, tokenizer, texts, references):
-        from clvq_hf.models.interventions import orthonormal_rows
+        from clvq_hf.models.projections import orthonormal_rows
 
         states, labels = [], []
         for row in texts.select(range(NUM_TEXTS, 60)):

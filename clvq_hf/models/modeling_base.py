@@ -1,0 +1,303 @@
+"""`BaseConceptModel`: what a concept method is. Whoever writes a method reads this file."""
+
+import copy
+import dataclasses
+import hashlib
+import itertools
+import json
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from ..hosts import hooks
+from ..hub.provenance import public_name
+
+
+class BaseConceptModel(PreTrainedModel):
+    """What a concept method is: it turns hidden states into one concept (code) per token.
+
+    A method subclasses [`ConceptModel`][clvq_hf.ConceptModel], which adds what one does with it. It implements
+    [`encode`][clvq_hf.ConceptModel.encode], [`is_initialized`][clvq_hf.ConceptModel.is_initialized] and
+    [`codebook`][clvq_hf.ConceptModel.codebook]; if its concepts are not vectors of the lower layer,
+    [`directions`][clvq_hf.ConceptModel.directions] and [`ablation_basis`][clvq_hf.ConceptModel.ablation_basis] instead.
+    Its config names the host layers (`lower_layer`, `upper_layer`, `stack`), their widths (`hidden_size`,
+    `target_hidden_size`), and what to call the method. `.github/CONTRIBUTING.md` has a complete example.
+
+    Its concepts come from a `fit`, or from [`CLVQTrainer`][clvq_hf.CLVQTrainer]. The latter needs a `forward` with the
+    arguments of [`CLVQModel.forward`][clvq_hf.CLVQModel.forward], whose output holds `loss`, `codes` and the figures of
+    `loss_names`; and, if the method needs them, `initialize_codebook`, `update_codebook` and `discard_pending`.
+    """
+
+    main_input_name = "hidden_states"
+    base_model_prefix = ""
+    # Beginnings of the names of tensors that no code depends on.
+    _not_in_fingerprint: tuple[str, ...] = ()
+    # Fields of the config that codes depend on, besides layers and weights.
+    _in_fingerprint: tuple[str, ...] = ()
+    # Fields of an output besides its loss, each a mean over the tokens that count. Empty: the method has no gradients,
+    # and is fitted by `fit` instead of a trainer.
+    loss_names: tuple[str, ...] = ()
+    # Whether the vectors of `codebook` are states, which can be subtracted from another state (`how="swap"`).
+    codes_are_states: bool = True
+    # Whether several concepts are active on a token, which `num_active` counts.
+    is_sparse: bool = False
+    # Bases that `ablation_basis` can give; the first is the default.
+    ablation_variants: tuple[str, ...] = ("codebook",)
+    # Those of them that choose concepts by the gradient of the prediction.
+    gradient_variants: tuple[str, ...] = ()
+
+    def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Assign a concept to each token.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, S, d)`): Host states at `lower_layer`, any float dtype.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on real tokens; all real if absent.
+
+        Returns:
+            `torch.Tensor` of shape `(B, S)`, int64: Codes in `[0, K)`, `-1` on padding.
+        """
+        raise NotImplementedError  # abstract
+
+    def ablation_basis(
+        self,
+        hidden_states: torch.Tensor,
+        k: int = 1,
+        variant: str | None = None,
+        gradients: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Directions to remove from the host if the concepts of these tokens are to be ablated.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(N, d)`): Host states at `lower_layer`.
+            k (`int`): How many directions: those of each token's `k` strongest concepts.
+            variant (`str`, *optional*): One of `ablation_variants`; the first if not given.
+            gradients (`torch.Tensor` of shape `(N, d)`, *optional*): Of the prediction's margin at `lower_layer`, for
+                variants that choose concepts by it.
+
+        Returns:
+            `torch.Tensor` of shape `(N, k, d)`, float32: `k` orthonormal rows for each token.
+        """
+        raise NotImplementedError  # abstract
+
+    def needs_gradients(self, variant: str | None) -> bool:
+        """Whether an ablation variant chooses concepts by the gradient of the prediction's margin."""
+        return self._check_variant(variant) in self.gradient_variants
+
+    def directions(self, codes: torch.Tensor) -> torch.Tensor:
+        """Unit directions of concepts, the ones that are removed if these codes are ablated.
+
+        Args:
+            codes (`torch.Tensor` of shape `(N,)`, int64): In `[0, K)`.
+
+        Returns:
+            `torch.Tensor` of shape `(N, 1, d)`, float32.
+        """
+        return F.normalize(self.codebook[codes], dim=-1)[:, None]
+
+    def reconstruct(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Estimate the states of `upper_layer` from the concepts, in evaluation mode.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, S, d)`): Host states at `lower_layer`.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on real tokens; all if absent.
+            codes (`torch.Tensor` of shape `(B, S)`, int64, *optional*): In place of the codes of `hidden_states`.
+
+        Returns:
+            `torch.Tensor` of shape `(B, S, d')`.
+        """
+        raise NotImplementedError  # abstract
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(K, d)`, float32: one vector per concept, in the space of `lower_layer`."""
+        raise NotImplementedError  # abstract
+
+    @property
+    def mean_state(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(d,)`, float32: the mean of the states that the concepts were fitted to.
+
+        The mean of the codebook, weighted by use where a method counts it.
+        """
+        return self.codebook.mean(0)
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the concepts were fitted to data; codes of a fresh model mean nothing."""
+        raise NotImplementedError  # abstract
+
+    def num_active(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`torch.Tensor` of shape `(B, S)`, int64: concepts that are active on each token (`L0`), 0 on padding.
+
+        One for methods that give each token one code; sparse methods count.
+        """
+        return self._mask("attention_mask", attention_mask, hidden_states).long()
+
+    def fit(self, cache: Any, *, seed: int = 0, **settings: Any) -> Any:
+        """Find the concepts in states of training texts, for methods without gradients.
+
+        Args:
+            cache ([`ActivationCache`][clvq_hf.ActivationCache]): States at the layers of the config.
+            seed (`int`): Seed of every choice.
+            **settings: What the method's own `fit` takes besides.
+        """
+        raise NotImplementedError  # abstract for methods that are not trained
+
+    def initialize_codebook(
+        self, hidden_states: torch.Tensor, target_hidden_states: torch.Tensor | None = None, seed: int = 0
+    ) -> None:
+        """Start from a sample of host states, before the first step of training.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(N, d)`): States of real tokens at `lower_layer`.
+            target_hidden_states (`torch.Tensor` of shape `(N, d')`, *optional*): Those of the same tokens at
+                `upper_layer`.
+            seed (`int`): Seed of every choice.
+        """
+        raise NotImplementedError  # abstract for methods that are trained
+
+    def update_codebook(self) -> int:
+        """What has to be done after each `optimizer.step()`.
+
+        Returns:
+            `int`: Number of concepts that were revived.
+        """
+        return 0
+
+    def discard_pending(self) -> None:
+        """Forget what forwards have left for an update that never came, as of a run that was broken off."""
+
+    def codebook_only(self) -> Self:
+        """A copy without its decoder: it encodes, attaches and ablates alike, with the same fingerprint.
+
+        Training and splicing need the decoder; of a CLVQ model `d² + K·d` numbers are left. A model that has none is
+        returned itself.
+        """
+        kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
+        if len(kept) == len(self.state_dict()):
+            return self
+        config = copy.deepcopy(self.config)
+        config.has_decoder = False
+        bare = type(self)(config).to(self.device)
+        bare.load_state_dict(kept)
+        bare.train(self.training)
+        return bare
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits of what decides the codes: layers and weights, but not those of the decoder."""
+        config = self.config
+        decisive = [config.model_type, config.lower_layer, config.upper_layer, config.stack]
+        # Of settings only what is not the default, so that a new one does not change the fingerprints of old models.
+        defaults = {field.name: field.default for field in dataclasses.fields(config)}
+        settings = {name: getattr(config, name) for name in self._in_fingerprint}
+        decisive += [[name, value] for name, value in settings.items() if value != defaults[name]]
+        digest = hashlib.sha256(json.dumps(decisive).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if not name.startswith(self._not_in_fingerprint):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().to(torch.float64).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Name and value of what describes the model: method, host, layers, size, and whether it is fitted."""
+        config = self.config
+        return [
+            ("Method", config.title),
+            ("Host", public_name(config.host_name_or_path) or "not recorded"),
+            ("Layers", config.layers_text),
+            ("Concepts", f"{config.codebook_size:,} of {config.hidden_size:,} dimensions"),
+            ("Decoder", "yes" if config.has_decoder else "no: it encodes, attaches and ablates"),
+            ("Fitted", "yes" if self.is_initialized else "no: its codes mean nothing yet"),
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """`torch.device`: of the first parameter or buffer; methods without parameters live in buffers alone."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """`torch.dtype`: of the first floating-point parameter or buffer."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
+
+    def check_host(self, host: Any) -> None:
+        """Check that the layers of the config exist in `host` and have the widths of the config.
+
+        Raises:
+            ValueError: Naming what the config asks for and what the host has.
+        """
+        config = self.config
+        if config.lower_layer is None or config.upper_layer is None:
+            raise ValueError(
+                "The config names no host layers. Set lower_layer and upper_layer, or build it with "
+                f"{type(config).__name__}.from_host(host, lower_layer=…, upper_layer=…)."
+            )
+        stream = hooks.residual_stream(host, config.stack)
+        for field, layer, width in (
+            ("hidden_size", config.lower_layer, config.hidden_size),
+            ("target_hidden_size", config.upper_layer, config.target_hidden_size),
+        ):
+            stream.check_layer(layer)
+            if stream.hidden_sizes[layer] != width:
+                raise ValueError(
+                    f"{field}={width} in the config, but layer {layer} of the host ({type(host).__name__}) is "
+                    f"{stream.hidden_sizes[layer]} wide. Is it another host than the one it was trained on "
+                    f"({config.host_name_or_path})? Build the config with {type(config).__name__}.from_host(host, …)."
+                )
+
+    def _check_decoder(self) -> None:
+        if not self.config.has_decoder:
+            raise ValueError(
+                "This is a codebook without its decoder: it encodes, attaches and ablates, but nothing can be "
+                "reconstructed, spliced or trained. Load the whole model."
+            )
+
+    def _check_variant(self, variant: str | None) -> str:
+        if variant is not None and variant not in self.ablation_variants:
+            raise ValueError(
+                f"{type(self).__name__} has no ablation variant {variant!r}; it has {self.ablation_variants}."
+            )
+        return variant or self.ablation_variants[0]
+
+    @staticmethod
+    def _mask(name: str, mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor:
+        if mask is None:
+            return torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+        check_batch(name, mask, hidden_states)
+        return mask.bool()
+
+    @staticmethod
+    def _check_width(name: str, states: torch.Tensor, width: int) -> None:
+        if states.ndim != 3 or states.shape[-1] != width:
+            raise ValueError(f"{name} must have the shape (batch, sequence, {width}), got {tuple(states.shape)}.")
+
+
+def check_batch(name: str, tensor: torch.Tensor, hidden_states: torch.Tensor) -> None:
+    """Refuse a tensor of other texts: a batch of one would be broadcast, and the loss be of what was never meant.
+
+    Raises:
+        ValueError: If the first two sizes differ from those of `hidden_states`.
+    """
+    if tensor.shape[:2] != hidden_states.shape[:2]:
+        raise ValueError(
+            f"{name} has the shape {tuple(tensor.shape)}, hidden_states {tuple(hidden_states.shape)}: the first two "
+            "sizes must agree."
+        )
+
+
+def masked_mse(
+    estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | int
+) -> torch.Tensor:
+    """Squared error summed over the tokens of `mask`, divided by `tokens` and the width, in float32."""
+    difference = torch.where(mask[..., None], estimate.float() - target.float(), 0)
+    return difference.square().sum() / (tokens * target.shape[-1])
+
+
+__all__ = ["BaseConceptModel", "check_batch", "masked_mse"]

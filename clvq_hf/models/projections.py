@@ -1,0 +1,66 @@
+"""Removing directions from hidden states: pure functions of tensors."""
+
+import torch
+import torch.nn.functional as F
+
+
+def orthonormal_rows(vectors: torch.Tensor) -> torch.Tensor:
+    """Orthonormal rows that span the same space.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(…, k, d)`): Rows to be spanned.
+
+    Returns:
+        `torch.Tensor` of shape `(…, k, d)`, float32: Each row is what of the vector is new, after those before it. One
+        that depends on them, or is zero, becomes zero.
+    """
+    rows: list[torch.Tensor] = []
+    for vector in F.normalize(vectors.double(), dim=-1).unbind(-2):
+        # Gram-Schmidt, not a QR of the library's: that fills up a space of lower rank with arbitrary directions, which
+        # nobody asked to remove. Twice, because the first time leaves rounding.
+        for _ in range(2):
+            for row in rows:
+                vector = vector - (vector * row).sum(-1, keepdim=True) * row
+        length = vector.norm(dim=-1, keepdim=True)
+        rows.append(torch.where(length > 1e-6, vector / length.clamp(min=1e-6), 0.0))
+    return torch.stack(rows, dim=-2).float()
+
+
+def project(states: torch.Tensor, basis: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Remove a subspace: `x ← x - Σ q qᵀx` at some positions.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, S, d)`): Any float dtype.
+        basis (`torch.Tensor` of shape `(k, d)` or `(B, k, d)`): Orthonormal rows `q`.
+        where (`torch.Tensor` of shape `(B, S)`, bool): Positions that are changed.
+
+    Returns:
+        `torch.Tensor` of shape `(B, S, d)`, float32.
+    """
+    states = states.float()
+    basis = basis.to(states)
+    # Outside of `where` a state may hold anything, NaN at times.
+    removed = (torch.where(where[..., None], states, 0) @ basis.transpose(-1, -2)) @ basis
+    return states - removed
+
+
+def swap(states: torch.Tensor, vectors: torch.Tensor, mean: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Replace a concept's vector by the mean state: `x ← x - e + μ` at some positions.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, S, d)`): Any float dtype.
+        vectors (`torch.Tensor` of shape `(d,)`, `(B, d)` or `(B, S, d)`): `e`, of all, of each row, of each token.
+        mean (`torch.Tensor` of shape `(d,)`): `μ`.
+        where (`torch.Tensor` of shape `(B, S)`, bool): Positions that are changed.
+
+    Returns:
+        `torch.Tensor` of shape `(B, S, d)`, float32.
+    """
+    states = states.float()
+    shift = mean.to(states) - vectors.to(states)
+    if shift.ndim == 2:
+        shift = shift[:, None]
+    return states + shift * where[..., None]
+
+
+__all__ = ["orthonormal_rows", "project", "swap"]
