@@ -185,9 +185,10 @@ def _snippet(config: ConceptConfig, repo_id: str, has_reference: bool, has_table
     host_class = config.host_architecture or "AutoModel"
     on_hub = is_hub_id(config.host_name_or_path) and not host_class.startswith("Peft")
     method = method_class(config.model_type)
-    loader = method.__name__
+    loader = "ConceptModel" if method is None else method.__name__
     # Public names of this package need no module; a method from outside is imported from its own.
-    module = method.__module__.partition(".")[0] if method.__module__.startswith("clvq_hf.") else method.__module__
+    is_ours = method is None or method.__module__.startswith("clvq_hf.")
+    module = "clvq_hf" if is_ours else method.__module__
     lines = [f"from {module} import {loader}"]
     if not on_hub:
         if host_class.startswith("Peft") or not host_class.isidentifier():

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from clvq_hf.comparison.grid import digest, load_grid
-from clvq_hf.comparison.methods import METHODS, check_fields
+from clvq_hf.comparison.methods import check_fields, known_methods
 
 
 def changed(file, old, new):
@@ -22,7 +22,7 @@ def test_every_cell_is_there_once_and_first_seeds_come_first(grid_file):
 def test_settings_of_a_method_are_added_to_its_own(grid_file):
     method = load_grid(grid_file).methods["transcoder"]
     assert method.config == {"activation": "topk", "num_active": 4, "sparsity_cost": 0.0, "codebook_size": 64}
-    assert METHODS["transcoder"].config["num_active"] == 32
+    assert known_methods()["transcoder"].config["num_active"] == 32
 
 
 def test_numbers_with_an_exponent_are_numbers(grid_file):
@@ -161,9 +161,9 @@ def test_the_paper_trains_causal_hosts_otherwise_unless_the_grid_says_how(grid_f
     assert method.causal_training == {"per_device_train_batch_size": 64}
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(known_methods()))
 def test_our_methods_are_sound(name):
-    method = METHODS[name]
+    method = known_methods()[name]
     if method.family in ("dictionary", "saved"):
         method = dataclasses.replace(method, config={"path": "somewhere"})
     check_fields(name, method)

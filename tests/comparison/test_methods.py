@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from clvq_hf import ClusterModel, CLVQModel, SparseDictionary
-from clvq_hf.comparison.methods import METHODS, Method, make_model, undertrained
+from clvq_hf.comparison.methods import Method, known_methods, make_model, undertrained
 
 
 class TestModels:
@@ -21,19 +21,19 @@ class TestModels:
         ],
     )
     def test_each_method_is_what_its_name_says(self, host, name, kind, layers):
-        model = make_model(METHODS[name], host, 1, 3, None)
+        model = make_model(known_methods()[name], host, 1, 3, None)
         assert type(model) is kind and not model.is_initialized
         assert (model.config.lower_layer, model.config.upper_layer) == layers
 
     def test_the_paper_leaves_the_memory_open(self, host):
-        assert make_model(METHODS["clvq-paper"], host, 1, 3, None).config.decoder_memory == "encoder"
-        assert make_model(METHODS["clvq"], host, 1, 3, None).config.decoder_memory == "quantized"
-        assert METHODS["clvq-paper"].training["max_token_occurrences"] == 20
+        assert make_model(known_methods()["clvq-paper"], host, 1, 3, None).config.decoder_memory == "encoder"
+        assert make_model(known_methods()["clvq"], host, 1, 3, None).config.decoder_memory == "quantized"
+        assert known_methods()["clvq-paper"].training["max_token_occurrences"] == 20
 
     def test_controls_that_cannot_be_ablated_are_not(self):
-        not_ablated = {name for name, method in METHODS.items() if not method.ablates}
+        not_ablated = {name for name, method in known_methods().items() if not method.ablates}
         assert not_ablated == {"reinitialised-host", "pretrained-host", "permuted-labels"}
-        assert all(METHODS[name].control for name in not_ablated)
+        assert all(known_methods()[name].control for name in not_ablated)
 
     def test_a_saved_model_takes_part(self, host, make_sparse, tmp_path):
         model = make_sparse(lower_layer=1, upper_layer=3)

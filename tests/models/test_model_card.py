@@ -11,7 +11,6 @@ from helpers.loopback_hub import run_client
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from clvq_hf import CLVQConfig
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from clvq_hf.hub.repositories import MARKER
 from clvq_hf.models.configuration_concepts import ConceptConfig
@@ -323,14 +322,4 @@ def test_a_method_that_is_not_known():
 
     card = model_card(OtherConfig(hidden_size=32, lower_layer=1, upper_layer=1, codebook_size=77), REPO)
     assert "77 discrete concepts" in card.text and "codebook alone" not in card.text
-
-
-def test_config_of_another_method(make_config):
-    class OtherConfig(CLVQConfig):
-        model_type = "clusters"
-
-    card = model_card(OtherConfig(hidden_size=32, lower_layer=1, upper_layer=1, num_attention_heads=4), REPO)
-    assert (
-        "from transformers import AutoModel" in card.text and 'AutoModel.from_pretrained("org/clvq-bert")' in card.text
-    )
-    assert "Learned with clusters" in card.text
+    assert 'ConceptModel.from_pretrained("org/clvq-bert")' in card.text and "Learned with other-test" in card.text

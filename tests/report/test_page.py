@@ -182,7 +182,7 @@ def without_extras(monkeypatch):
 
 def test_fragments_do_without_the_extra(without_extras, table):
     report = importlib.import_module("clvq_hf.report")
-    assert "<div" in report.text_html(table, 3) + report.table_html(table)
+    assert "<div" in report.text_html(table, 3)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "clvq-hf\[report\]"'):
         report.write_report  # noqa: B018
     assert "write_report" in dir(report)

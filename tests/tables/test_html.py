@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from helpers.made_tables import made_table
 
-from clvq_hf.report import concept_html, table_html, text_html
+from clvq_hf.report import concept_html, text_html
 from clvq_hf.tables.names import ConceptName
 
 HOSTILE_NAME = "</style><script>alert(1)</script>"
@@ -68,7 +68,7 @@ def test_a_name_made_by_a_model_is_escaped_and_said_to_be_one(table):
     )
     page = Reader(concept_html(named, 1))
     assert HOSTILE_NAME in page.text and "named by a model" in page.text and "75%" in page.text
-    short = Reader(table_html(named)).text
+    short = Reader(named._repr_html_()).text
     assert HOSTILE_NAME in short and "named by a model" in short and "75%" in short
     assert any(
         f"{HOSTILE_NAME}” (named by a model)" in token["title"]
