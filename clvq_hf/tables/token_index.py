@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from ..data.texts import text_hash
 from ..rendering.pages import visible
 
 
@@ -97,9 +98,9 @@ class TokenIndex:
 
     @cached_property
     def same_text(self) -> np.ndarray:
-        """A number for each text, `(M,)`, that equal texts share, whatever their case and white space."""
-        plain = [" ".join(text.casefold().split()) for text in self.texts["text"][:]]
-        return np.unique(np.asarray(plain, dtype=object), return_inverse=True)[1]
+        """A number per text, `(M,)`, that equal texts share (see [`text_hash`][clvq_hf.data.text_hash])."""
+        hashes = [text_hash(text) for text in self.texts["text"][:]]
+        return np.unique(hashes, return_inverse=True)[1]
 
     def places(self, code: int, without: int | Sequence[int] | None = None) -> np.ndarray:
         """Rows of the tokens of a code, ascending; special ones, and those of the texts `without`, are left out."""

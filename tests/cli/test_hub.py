@@ -85,7 +85,7 @@ class TestPush:
 
     def test_results_of_another_model(self, hub, folder, tmp_path):
         (tmp_path / "results.json").write_text(json.dumps({"model_fingerprint": "0" * 64, "texts": {}}))
-        assert "are of another model" in refused("push", folder, REPO, "--evaluation", tmp_path)
+        assert "belongs to another model" in refused("push", folder, REPO, "--evaluation", tmp_path)
         assert ("model", REPO) not in hub.repos
 
 

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
-from clvq_hf.hub.repositories import MARKER
+from clvq_hf.hub.uploads import MARKER
 from clvq_hf.models.configuration_concepts import ConceptConfig
 from clvq_hf.models.model_card import measures_of, model_card
 from clvq_hf.models.publishing import publish
@@ -146,8 +146,8 @@ class TestContents:
         assert "load_host" not in card.text
 
     def test_a_codebook_alone(self, make_config):
-        assert "codebook alone" in model_card(make_config(has_decoder=False), REPO).text
-        assert "codebook alone" not in model_card(make_config(), REPO).text
+        assert "codebook without a decoder" in model_card(make_config(has_decoder=False), REPO).text
+        assert "codebook without a decoder" not in model_card(make_config(), REPO).text
 
     def test_a_license_of_ones_own(self, make_config):
         config = make_config(host_name_or_path="org/host")
@@ -321,5 +321,5 @@ def test_a_method_that_is_not_known():
         model_type = "other-test"
 
     card = model_card(OtherConfig(hidden_size=32, lower_layer=1, upper_layer=1, codebook_size=77), REPO)
-    assert "77 discrete concepts" in card.text and "codebook alone" not in card.text
+    assert "77 discrete concepts" in card.text and "codebook without a decoder" not in card.text
     assert 'ConceptModel.from_pretrained("org/clvq-bert")' in card.text and "Learned with other-test" in card.text

@@ -283,7 +283,7 @@ class TestHost:
     def test_a_table_of_another_model(self, shared_model, table, make_model, hub, tmp_path):
         with torch.no_grad():
             shared_model.quantizer.ema_sums.add_(1)
-        with pytest.raises(ValueError, match="concept table is of another model"):
+        with pytest.raises(ValueError, match="concept table belongs to another model"):
             shared_model.push_to_hub(REPO, concepts=table)
         assert ("model", REPO) not in hub.repos
         shared_model.save_pretrained(tmp_path)
@@ -340,7 +340,7 @@ class TestRefusals:
     def test_nothing_there(self, hub, tmp_path):
         with pytest.raises(HubError, match="does not exist"):
             CLVQModel.from_pretrained("org/missing")
-        with pytest.raises(ValueError, match=r"no folder here, and no repository"):
+        with pytest.raises(ValueError, match=r"neither a folder here nor the name of a repository"):
             CLVQModel.from_pretrained("no/such/folder")
         with pytest.raises(ValueError, match=r"no config\.json"):
             CLVQModel.from_pretrained(tmp_path)

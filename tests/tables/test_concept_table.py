@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from transformers import BertConfig, BertModel
 
 from clvq_hf import ConceptTable
-from clvq_hf.hub.repositories import commit_files
+from clvq_hf.hub.uploads import commit_files
 from clvq_hf.hub.requests import HubError
 from clvq_hf.tables.concepts import Concept
 
