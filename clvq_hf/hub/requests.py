@@ -114,10 +114,10 @@ def _readable(error: Exception, repo_id: str, writing: bool) -> HubError:
         return HubError(f"The Hub is busy or cannot be reached ({reason}). Try again later.", temporary=True)
     is_token_wrong = status == 401 and (writing or "Invalid credentials" in str(cause))
     if is_token_wrong or status == 403 or isinstance(cause, GatedRepoError | LocalTokenNotFoundError):
-        access = "write" if writing else "read"
+        action = "write to" if writing else "read"
         return HubError(
-            f"You may not {access} {repo_id} ({reason}). {LOGIN}, with a token that may {access} there; if the "
-            "repository is gated, ask for access on its page."
+            f"You may not {action} {repo_id} ({reason}). {LOGIN}, with a token that has the right to. If the repository "
+            "is gated, ask for access on its page."
         )
     if isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError | EntryNotFoundError):
         return HubError(
@@ -154,14 +154,13 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _in_short(error: BaseException) -> str:
-    """The status and the first line that explains it, without a full stop and without the parameters of addresses."""
-    cause, status = _cause(error), _status(error)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    # The first line of the client's errors often holds no more than the status.
-    lines = [line for line in lines if not re.search(r" Error\.$|:$", line.partition(" (Request ID")[0])]
-    lines = lines or [type(cause).__name__]
-    reason = re.sub(r"\?\S+", "", lines[0].partition(" (Request ID")[0]).rstrip(".:")
-    return reason if status is None or str(status) in reason else f"{status}: {reason}"
+    """Status and message of the server, or else the first line of the error; no parameters of addresses."""
+    cause = _cause(error)
+    text, status = str(cause), ""
+    if isinstance(cause, HfHubHTTPError):
+        text, status = cause.server_message or cause.response.reason_phrase, f"{cause.response.status_code}: "
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(cause).__name__)
+    return status + re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", line).rstrip(".")
 
 
 __all__ = ["HubError", "hub_api", "readable_errors", "with_retries"]

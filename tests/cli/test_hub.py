@@ -116,7 +116,7 @@ class TestPull:
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "notes.txt").write_text("mine")
         assert "was not made by `clvq-hf pull`" in refused("pull", REPO, "--output-dir", tmp_path / "full")
-        assert "does not exist" in refused("pull", REPO, "--output-dir", tmp_path / "new")
+        assert "not found" in refused("pull", REPO, "--output-dir", tmp_path / "new")
         assert "not a concept model" in refused("pull", "org/host", "--output-dir", tmp_path / "host")
         assert not (tmp_path / "host").exists()
 
@@ -202,7 +202,7 @@ class TestInfo:
 
     def test_mistakes(self, hub, hub_host, tmp_path):
         assert "not a concept model" in refused("info", "org/host")
-        assert "does not exist" in refused("info", "org/missing")
+        assert "not found" in refused("info", "org/missing")
         assert "no config.json" in refused("info", tmp_path)
         (tmp_path / "config.json").write_text('{"model_type": "clvq", "clvq_version": "9.0.0", "lower_layer": 1}')
         assert "pip install 'clvq-hf>=9'" in refused("info", tmp_path)

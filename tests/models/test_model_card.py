@@ -251,27 +251,6 @@ class TestSafety:
         assert "s•••••••••" in " ".join(toxic_rows)
         assert "Texts of toxic labels are masked" in concepts
 
-    @pytest.mark.parametrize(
-        ("names", "dataset", "hidden"),
-        [
-            (["clean", "toxic"], "x", ["toxic"]),
-            (["non-toxic", "toxic"], "x", ["toxic"]),
-            (["not_hate", "hate"], "x", ["hate"]),
-            (["neither", "offensive", "hate speech"], "x", ["offensive", "hate speech"]),
-            (["negative", "positive"], "hate-reviews", []),
-            (["0", "1"], "data/jigsaw", ["0", "1"]),
-            (["LABEL_0", "LABEL_1"], "org/toxic-comments", ["LABEL_0", "LABEL_1"]),
-            (["0", "1"], "org/news", []),
-            (["neutral", "insult", "identity_hate"], "jigsaw", ["insult", "identity_hate"]),
-            (["inoffensive", "offensive"], "x", ["offensive"]),
-            (["no hate", "nontoxic", "notes about abuse"], "x", ["notes about abuse"]),
-        ],
-    )
-    def test_which_labels_are_masked(self, names, dataset, hidden):
-        from clvq_hf.tables.masking import ToxicMask
-
-        assert [name for name in names if ToxicMask(names, dataset).hides(name)] == hidden
-
     def test_paths_of_this_machine_stay_here(self, hub, shared_model, hub_host, tokenizer, texts, tmp_path):
         hub_host.save_pretrained(tmp_path / "my-host")
         (tmp_path / "texts.jsonl").write_text("{}")
