@@ -121,7 +121,7 @@ def causal_host(tokenizer) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config():
     """A small config of given fields."""
 
@@ -140,7 +140,7 @@ def make_config():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(make_config):
     """A small model of given config fields, from a fixed seed."""
 
@@ -151,7 +151,7 @@ def make_model(make_config):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_sparse():
     """A small sparse dictionary of given config fields, from a fixed seed."""
 

@@ -78,7 +78,7 @@ class TestPush:
         assert "holds no concept model" in refused("push", tmp_path / "table", REPO)
         assert "holds no concept table" in refused("push", folder, REPO, "--table", folder)
         assert "holds no results" in refused("push", folder, REPO, "--evaluation", folder)
-        assert "no repository" in refused("push", folder, "not a name")
+        assert "nor the name of a repository" in refused("push", folder, "not a name")
         (folder / "model.safetensors").write_bytes(b"broken")
         assert "weights of" in (told := refused("push", folder, REPO)) and "are damaged" in told
         assert ("model", REPO) not in hub.repos
@@ -259,4 +259,4 @@ def test_from_one_machine_to_another(hub, shared_model, hub_host, tokenizer, tex
     assert downloaded.texts.to_dict() == table.texts.to_dict()
     assert told["verified"][0] and "verified; 100.0%" in told["verified"][1]
     assert not told["wrong"][0]
-    assert "it has other weights than the host that was trained on (org/host" in told["wrong"][1]
+    assert "the host has other weights than the one that was trained on (org/host" in told["wrong"][1]
