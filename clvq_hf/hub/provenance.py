@@ -29,8 +29,8 @@ def describe_host(host: PreTrainedModel) -> dict[str, str | None]:
         host (`PreTrainedModel`): A transformers model, also wrapped by PEFT or DDP.
 
     Returns:
-        `dict[str, str | None]`: `host_name_or_path` (the absolute path of a folder), `host_revision` (the commit, if the
-        cache holds only one), `host_architecture` (the class, or that of the PEFT wrapper), `host_dtype`.
+        `dict[str, str | None]`: `host_name_or_path` (the absolute path of a folder), `host_revision` (the commit, if
+        the cache holds only one), `host_architecture` (the class, or that of the PEFT wrapper), `host_dtype`.
     """
     model = hooks.unwrap(host)
     name = recorded_name(getattr(model.config, "_name_or_path", None))

@@ -135,7 +135,9 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
         `dict[str, Path]`: Files by their path in the repository.
     """
     patterns = (CONFIG_NAME, CARD_NAME, REFERENCE_NAME, *WEIGHTS, *TOKENIZER_FILES, "LICENSE*")
-    return {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and matches_any(file.name, patterns)}
+    return {
+        file.name: file for file in sorted(folder.iterdir()) if file.is_file() and matches_any(file.name, patterns)
+    }
 
 
 def matches_any(name: str, patterns: tuple[str, ...]) -> bool:

@@ -25,8 +25,8 @@ from ..version import __version__
 
 logger = logging.get_logger(__name__)
 
-# Seconds before each repetition. The client itself repeats uploads and listings, but neither commits, nor the creation of
-# repositories, nor what it requests before a download.
+# Seconds before each repetition. The client itself repeats uploads and listings, but neither commits, nor the creation
+# of repositories, nor what it requests before a download.
 BACK_OFF = (1.0, 3.0, 9.0)
 # Too many requests, a commit that another one preceded, and the answers of a server that is down or busy.
 TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)
@@ -61,13 +61,14 @@ def with_retries(request: Callable[[], Result], what: str, repeatable: bool = Tr
     Args:
         request (`Callable`): Makes the request. Repeating it after a success must do no harm.
         what (`str`): What it does, for the log: `"creating org/name"`.
-        repeatable (`bool`): Whether to repeat it after a broken connection too, when it is unknown whether it succeeded.
+        repeatable (`bool`): Whether to repeat it after a broken connection too, which may hide a success.
 
     Returns:
         What `request` returns.
 
     Raises:
-        huggingface_hub.errors.HTTPError: That of the last request; [`readable_errors`][clvq_hf.hub.requests.readable_errors] translates it.
+        HTTPError: The client's error for the last request; translated by
+            [`readable_errors`][clvq_hf.hub.requests.readable_errors].
     """
     for seconds in BACK_OFF:
         try:
@@ -116,8 +117,8 @@ def _readable(error: Exception, repo_id: str, writing: bool) -> HubError:
     if is_token_wrong or status == 403 or isinstance(cause, GatedRepoError | LocalTokenNotFoundError):
         action = "write to" if writing else "read"
         return HubError(
-            f"You may not {action} {repo_id} ({reason}). {LOGIN}, with a token that has the right to. If the repository "
-            "is gated, ask for access on its page."
+            f"You may not {action} {repo_id} ({reason}). {LOGIN}, with a token that has the right to. If the "
+            "repository is gated, ask for access on its page."
         )
     if isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError | EntryNotFoundError):
         return HubError(

@@ -179,7 +179,11 @@ def card_files(local: Path | None, remote: Path | None, generate: Callable[[], o
     """
     if local is not None and MARKER not in local.read_text(encoding="utf-8"):
         return {CARD_NAME: local}
-    if remote is not None and MARKER not in (text := remote.read_text(encoding="utf-8")) and RepoCard(text).text.strip():
+    if (
+        remote is not None
+        and MARKER not in (text := remote.read_text(encoding="utf-8"))
+        and RepoCard(text).text.strip()
+    ):
         # A new repository may have a card with nothing but metadata.
         logger.warning("The card in the repository was written by hand and is kept.")
         return {}

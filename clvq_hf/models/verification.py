@@ -1,7 +1,7 @@
 """Is this the host that a codebook was learned from? Reference texts with known codes answer it, and explain a no.
 
-A codebook fits every host of its width and encodes any states, so nothing but known codes reveals a wrong host, layer or
-normalisation.
+A codebook fits every host of its width and encodes any states, so nothing but known codes reveals a wrong host, layer
+or normalisation.
 """
 
 import json
@@ -306,8 +306,8 @@ def _explain(
     outcome = f"{agreement:.1%} of the reference tokens got their code"
     if (distance := difference(sketches, expected)) <= TOLERANCE:
         return (
-            f"{outcome}, although the states differ by only {distance:.1%}: the codebook entries are close together, and "
-            "rounding moves tokens between them. Run the host in the dtype that was trained with."
+            f"{outcome}, although the states differ by only {distance:.1%}: the codebook entries are close together, "
+            "and rounding moves tokens between them. Run the host in the dtype that was trained with."
         )
     outcome += ", and the states have changed."
     stream = hooks.residual_stream(host, config.stack)
@@ -350,7 +350,7 @@ def sketch(states: torch.Tensor) -> torch.Tensor:
 
 
 def difference(sketches: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative difference of two sets of sketches `(N, 4)`: the median over tokens, so that no single state dominates."""
+    """Relative difference of two sets of sketches `(N, 4)`: the median over tokens, which no single state dominates."""
     typical = expected.norm(dim=-1).median().clamp(min=1e-12)
     return float((sketches - expected).norm(dim=-1).median() / typical)
 

@@ -2,8 +2,8 @@
 
 Example:
     ```python
-    >>> rows = [{"method": "CLVQ-VAE", "purity": 0.812, "codes": 397}, {"method": "K-means", "purity": None, "codes": 400}]
-    >>> columns = {"method": "method", "label purity": lambda row: percent(row["purity"]), "codes": "codes"}
+    >>> rows = [{"method": "CLVQ-VAE", "purity": 0.812, "codes": 397}, {"method": "K-means", "codes": 400}]
+    >>> columns = {"method": "method", "label purity": lambda row: percent(row.get("purity")), "codes": "codes"}
     >>> table = ReportTable.from_rows("Methods", rows, columns)
     >>> table.rows
     [['CLVQ-VAE', '81.2 %', '397'], ['K-means', '–', '400']]
@@ -71,7 +71,7 @@ class ReportTable:
 
         Args:
             title (`str`): Heading.
-            rows (`Iterable[Mapping]` or `pandas.DataFrame`): One mapping per row. The index of a data frame is left out.
+            rows (`Iterable[Mapping]` or `pandas.DataFrame`): One mapping per row, or a data frame without its index.
             columns (`Mapping[str, str or Callable]` or `Sequence[str]`, *optional*): For each name in the header, the
                 key of the value in a row, or a function from a row to the value. A sequence names keys that are the
                 header too. Default: the keys of the first row, or the columns of the data frame.
@@ -102,7 +102,14 @@ def to_markdown(tables: Iterable[ReportTable], level: int = 2) -> str:
     lines: list[str] = []
     for table in tables:
         rows = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in (table.header, *table.rows)]
-        lines += [f"{'#' * level} {table.title}", "", rows[0], "|---|" + "---:|" * (len(table.header) - 1), *rows[1:], ""]
+        lines += [
+            f"{'#' * level} {table.title}",
+            "",
+            rows[0],
+            "|---|" + "---:|" * (len(table.header) - 1),
+            *rows[1:],
+            "",
+        ]
         lines += [table.note, ""] if table.note else []
     return "\n".join(lines).rstrip() + "\n"
 

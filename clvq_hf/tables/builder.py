@@ -61,7 +61,9 @@ class TableWriter:
 
     def __init__(self, folder: Path) -> None:
         self._files = {name: folder / f"{name}.arrow" for name in FEATURES}
-        self._writers = {name: ArrowWriter(path=str(file), features=FEATURES[name]) for name, file in self._files.items()}
+        self._writers = {
+            name: ArrowWriter(path=str(file), features=FEATURES[name]) for name, file in self._files.items()
+        }
 
     def write(self, name: str, columns: Mapping[str, Any]) -> None:
         """Append rows to `"tokens"` or `"texts"`; the columns are arrays or lists of the same length."""
@@ -213,7 +215,9 @@ def write_rows(
             part = None if salience is None else salience.select(rows)
             tokens = _token_columns(chunk, [codes[place] for place in range(len(chunk))], tokenizer, part)
             writer.write("tokens", tokens)
-            writer.write("texts", _text_columns(chunk, texts, [logits.get(place) for place in range(len(chunk))], part))
+            writer.write(
+                "texts", _text_columns(chunk, texts, [logits.get(place) for place in range(len(chunk))], part)
+            )
             num_tokens += len(tokens["code"])
     return {"num_texts": len(tokenized), "num_tokens": num_tokens, "num_empty": len(texts.dataset) - len(tokenized)}
 

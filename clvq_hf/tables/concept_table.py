@@ -238,7 +238,9 @@ class ConceptTable:
         metadata, texts = self.metadata, self.texts
         labels, predictions = self._index.labels, np.asarray(texts["prediction"][:])
         comparable = (labels >= 0) & (predictions >= 0) & self.predicts_labels
-        datasets = ", ".join(dict.fromkeys(str(public_name(name)) for name in texts["dataset"][:] if name)) or "unnamed"
+        datasets = (
+            ", ".join(dict.fromkeys(str(public_name(name)) for name in texts["dataset"][:] if name)) or "unnamed"
+        )
         stack = f" ({metadata['stack']})" if metadata["stack"] else ""
         facts = [
             ("Host", public_name(metadata["host_name_or_path"]) or "not recorded"),

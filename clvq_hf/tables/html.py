@@ -1,6 +1,6 @@
-"""Parts of a report as HTML for other pages: a text with its concepts, a concept. Notebooks and the app show them.
+"""HTML fragments for notebooks and the app: a text with its concepts, and a concept.
 
-Everything from data is escaped. Each brings its own style, which changes nothing outside of it.
+Everything from data is escaped. Each fragment brings its own style, which changes nothing outside of it.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ NUM_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Token:
-    """A token as it is shown.
+    """A token on a page.
 
     Attributes:
-        before (`str`): The text between the token before it and this one.
-        text (`str`): Its part of the text.
+        before (`str`): The text between the previous token and this one.
+        text (`str`): The text of the token.
         title (`str`): Its concept, in words.
         shade ([`Shade`][clvq_hf.tables.shading.Shade]): Its colour.
-        salient (`bool`): Whether it is the salient one.
+        salient (`bool`): Whether it is the salient token.
     """
 
     before: str
@@ -36,27 +36,28 @@ class Token:
 
 
 def text_html(table: ConceptTable, text_id: int) -> str:
-    """A text, every token in the colour of its concept, the salient one outlined.
+    """A text with every token in the colour of its concept, and the salient token outlined.
 
     Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): Where it is.
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): The table.
         text_id (`int`): The text.
 
     Returns:
-        `str`: A `<div>` with its style, all text escaped. Colours are those of `pages/templates/base.css`: the label
-        that most of a concept's tokens have, the stronger the purer the concept is.
+        `str`: A `<div>` with its style, all text escaped. The colour is that of the concept's most frequent label, and
+        stronger for purer concepts.
 
     Raises:
         ValueError: If the table has no such text.
     """
     tokens = table.text(text_id, special_tokens=False)
     row = table.texts[table.text_row(text_id)]
-    text, shown, last = row["text"], [], 0
+    text, last = row["text"], 0
+    parts: list[Token] = []
     concepts = {code: table.concept(code, 0, 0) for code in map(int, tokens["code"].unique())}
     for token in tokens.itertuples():
         start, end = max(token.start, last), max(token.end, last)  # tokens of one character share it
         concept = concepts[int(token.code)]
-        shown.append(
+        parts.append(
             Token(
                 text[last:start],
                 text[start:end],
@@ -72,19 +73,19 @@ def text_html(table: ConceptTable, text_id: int) -> str:
         text_id=text_id,
         label=table.label_name(row["label"]),
         prediction=table.prediction_name(row["prediction"]),
-        tokens=shown,
+        tokens=parts,
         rest=text[last:],
-        salient=next((token for token in shown if token.salient), None),
+        salient=next((token for token in parts if token.salient), None),
         labels=table.label_names,
         num_colours=NUM_COLOURS,
     )
 
 
 def concept_html(table: ConceptTable, code: int) -> str:
-    """A concept: how often it occurs, its labels, its words, sentences with its words marked.
+    """A concept: its frequency, labels and words, and sentences with these words marked.
 
     Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): Where it is.
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): The table.
         code (`int`): The concept.
 
     Returns:
@@ -110,13 +111,13 @@ def concept_html(table: ConceptTable, code: int) -> str:
 
 
 def concept_title(concept: Concept) -> str:
-    """A concept in a few words: its number, its name if it has one, its label with the share."""
+    """A concept in a few words: number, name if there is one, and most frequent label with its share."""
     title = f"concept {concept.code}" + (f" “{concept.name}” (named by a model)" if concept.name else "")
     return title if concept.label is None else f"{title}, {concept.label} {concept.purity:.0%}"
 
 
 def label_shares(concept: Concept) -> list[dict[str, Any]]:
-    """`label`, `count`, `share` and `colour` of each label; empty without labels."""
+    """`label`, `count`, `share` and `colour` per label; empty without labels."""
     total = sum(concept.label_counts.values())
     return [
         {"label": label, "count": count, "share": count / total, "colour": number % NUM_COLOURS}
@@ -125,7 +126,7 @@ def label_shares(concept: Concept) -> list[dict[str, Any]]:
 
 
 def example_pieces(example: Example) -> list[dict[str, Any]]:
-    """An example in pieces: `text`, and whether it is `marked`."""
+    """An example in pieces of `text`, which are `marked` or not."""
     pieces, last = [], 0
     for start, end in example.spans:
         pieces += [
@@ -138,8 +139,8 @@ def example_pieces(example: Example) -> list[dict[str, Any]]:
 
 def example_note(example: Example) -> str:
     """Label and prediction of an example, in words."""
-    known = {"label": example.label, "predicted": example.prediction}
-    return ", ".join(f"{what}: {name}" for what, name in known.items() if name is not None)
+    names = {"label": example.label, "predicted": example.prediction}
+    return ", ".join(f"{key}: {name}" for key, name in names.items() if name is not None)
 
 
-__all__ = ["concept_html", "text_html"]
+__all__ = ["concept_html", "concept_title", "example_note", "example_pieces", "label_shares", "text_html"]

@@ -35,7 +35,10 @@ def test_errors_from_beneath_the_client(error, temporary):
 
 @pytest.mark.parametrize("error", [OfflineModeIsEnabled("Offline"), LocalEntryNotFoundError("Cannot find it")])
 def test_offline(error):
-    with pytest.raises(HubError, match="org/x is not in the cache.*HF_HUB_OFFLINE") as caught, readable_errors("org/x"):
+    with (
+        pytest.raises(HubError, match=r"org/x is not in the cache.*HF_HUB_OFFLINE") as caught,
+        readable_errors("org/x"),
+    ):
         raise error
     assert not caught.value.temporary
 

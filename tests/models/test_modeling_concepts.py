@@ -94,7 +94,7 @@ class TestRoundTrip:
         shared_model.push_to_hub(REPO, private=True)
         assert hub.repos["model", REPO].private
         assert same_weights(CLVQModel.from_pretrained(REPO), shared_model)
-        with pytest.raises(HubError, match="not found on the Hub, or is private.*log in with"):
+        with pytest.raises(HubError, match=r"not found on the Hub, or is private.*log in with"):
             CLVQModel.from_pretrained(REPO, token=False, cache_dir=tmp_path / "strangers")
         with pytest.raises(HubError, match="not found on the Hub, or is private"):
             CLVQModel.from_pretrained(REPO, token=hub.add_user("stranger"), cache_dir=tmp_path / "strangers")
@@ -125,7 +125,7 @@ class TestPlaces:
         }
         expected = {"main": 0.2, "v1": 0.2, first: 0.2, "wider": 1.2, "refs/pr/1": 2.2}
         assert logits == pytest.approx(expected)
-        with pytest.raises(HubError, match="not found on the Hub.*Invalid rev id"):
+        with pytest.raises(HubError, match=r"not found on the Hub.*Invalid rev id"):
             CLVQModel.from_pretrained(REPO, revision="missing")
         with pytest.raises(ValueError, match="omit revision, or create_pr"):
             shared_model.push_to_hub(REPO, revision="wider", create_pr=True)

@@ -14,8 +14,8 @@ from huggingface_hub import HfApi
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
 from clvq_hf import ConceptTable
-from clvq_hf.hub.uploads import commit_files
 from clvq_hf.hub.requests import HubError
+from clvq_hf.hub.uploads import commit_files
 from clvq_hf.tables.concepts import Concept
 
 SENTENCES = [
@@ -42,7 +42,10 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def table(model, saved_host, dataset):
-    host, tokenizer = BertForSequenceClassification.from_pretrained(saved_host), AutoTokenizer.from_pretrained(saved_host)
+    host, tokenizer = (
+        BertForSequenceClassification.from_pretrained(saved_host),
+        AutoTokenizer.from_pretrained(saved_host),
+    )
     host.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     return model.concept_table(host, tokenizer, dataset, batch_size=2)
 
