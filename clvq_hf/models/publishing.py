@@ -70,6 +70,7 @@ def publish(
         ValueError: If the folder contains no concept model, table or results belong to another model, or the repository
             holds something else.
     """
+    access: dict[str, Any] = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
     repo_id = full_repo_id(repo_id, token)
     check_checkpoint(Source(str(folder)))
     config = _read_config(folder)
@@ -83,9 +84,7 @@ def publish(
         remote_files = remote.fetch(CONFIG_NAME, CARD_NAME)
         same_codes = _check_remote(remote, remote_files, config, repo_id)
         if concepts is not None and concepts_repo is not None:
-            commit = concepts.push_to_hub(
-                concepts_repo, private=private, token=token, revision=revision, create_pr=create_pr
-            )
+            commit = concepts.push_to_hub(concepts_repo, **access)
             config.concepts_repo, config.concepts_revision = full_repo_id(concepts_repo, token), commit.oid
         elif concepts is not None:
             config.concepts_repo = config.concepts_revision = None
@@ -120,12 +119,9 @@ def publish(
             files,
             repo_id,
             stale=(*WEIGHTS, *OLD_WEIGHTS, *stale),
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
             commit_message=commit_message,
             commit_description=commit_description,
+            **access,
         )
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 # Characters that could end a script element, or start a comment in it, become JSON escapes.
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_LOADER = PackageLoader("clvq_hf.rendering", "templates")
 _SPACE_SIGNS = {"\n": "⏎", "\t": "⇥"}
 
 
@@ -30,7 +31,7 @@ def render_page(template: str, **content: Any) -> str:
 
 def read_asset(name: str) -> str:
     """The text of a style sheet or script in `rendering/templates`."""
-    return _environment().loader.get_source(_environment(), name)[0]
+    return _LOADER.get_source(_environment(), name)[0]
 
 
 def script_json(value: Any) -> Markup:
@@ -41,9 +42,8 @@ def script_json(value: Any) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    loader = PackageLoader("clvq_hf.rendering", "templates")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["script_json"] = script_json
     environment.filters["visible"] = visible

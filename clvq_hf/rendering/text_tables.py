@@ -131,7 +131,7 @@ def print_tables(tables: Iterable[ReportTable], console: Console) -> None:
 def cell(value: object) -> str:
     """A value as the text of a cell: floats with three digits, a dash for `None` and NaN, everything else as `str`."""
     if isinstance(value, float | np.floating):
-        return number(value, 3)
+        return number(float(value), 3)
     return NOTHING if value is None else str(value)
 
 

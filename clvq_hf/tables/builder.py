@@ -25,6 +25,11 @@ from .schema import FEATURES, FORMAT_VERSION, CodeModel
 
 # Texts whose codes are kept in memory until they are written in the order of the dataset.
 TEXTS_PER_CHUNK = 512
+# Fields of the model's config that go into the metadata.
+CONFIG_FIELDS = (
+    *("model_type", "codebook_size", "lower_layer", "upper_layer", "stack"),
+    *("host_name_or_path", "host_revision"),
+)
 # Logits are stored for classes, not for vocabularies.
 MAX_LOGITS = 1000
 
@@ -130,19 +135,12 @@ def build_table(
     run = host_codes(model, host, readout)
     sizes = write_rows(writer, run, texts, tokenizer, max_length=max_length, batch_size=batch_size, salience=salience)
     parts = writer.finish()
-    config = model.config
     metadata = {
         "format_version": FORMAT_VERSION,
         "clvq_version": __version__,
         "model_fingerprint": model.fingerprint(),
-        "model_type": config.model_type,
-        "method": config.title,
-        "codebook_size": config.codebook_size,
-        "lower_layer": config.lower_layer,
-        "upper_layer": config.upper_layer,
-        "stack": config.stack,
-        "host_name_or_path": config.host_name_or_path,
-        "host_revision": config.host_revision,
+        "method": model.config.title,
+        **{name: getattr(model.config, name) for name in CONFIG_FIELDS},
         "readout": None if readout is None else readout.kind,
         "label_names": _label_names(texts, host, parts["texts"]),
         "max_length": max_length,
@@ -177,16 +175,7 @@ def write_rows(
     batch_size: int,
     salience: Dataset | None = None,
 ) -> dict[str, int]:
-    """Tokenize the texts, compute their codes, and write the rows of both parts.
-
-    Args:
-        writer ([`TableWriter`]): Receives the rows.
-        run (`Callable`): Codes `(B, S)` and logits `(B, C)` of a batch; see [`host_codes`].
-        texts ([`SourceTexts`]): The texts.
-        tokenizer (`PreTrainedTokenizerBase`): The host's fast tokenizer.
-        max_length (`int`, *optional*): Maximum length in tokens.
-        batch_size (`int`): Texts per host forward.
-        salience (`datasets.Dataset`, *optional*): Result of `salient_tokens` for the same texts.
+    """Tokenize the texts, compute their codes with `run`, and write the rows of both parts.
 
     Returns:
         `dict[str, int]`: `num_texts`, `num_tokens`, `num_empty`.

@@ -174,7 +174,7 @@ class ConceptTable:
             texts = texts.remove_columns("dataset").add_column("dataset", public, feature=feature)
             texts = texts.select_columns(columns)
         public_names = {
-            code: replace(name, judge=public_name(name.judge), detector=public_name(name.detector))
+            code: replace(name, judge=public_name(name.judge) or "", detector=public_name(name.detector))
             for code, name in self.names.items()
         }
         return ConceptTable(self.tokens, texts, metadata, public_names)
@@ -264,12 +264,12 @@ class ConceptTable:
     @property
     def codebook_size(self) -> int:
         """`int`: K, the number of concepts of the model."""
-        return self.metadata["codebook_size"]
+        return int(self.metadata["codebook_size"])
 
     @property
     def label_names(self) -> list[str]:
         """`list[str]`: Names of the labels in order; empty without labels."""
-        return self.metadata["label_names"]
+        return list(self.metadata["label_names"])
 
     def label_name(self, label: int) -> str | None:
         """Name of a label; `None` for -1, or if the labels have no names."""
@@ -501,7 +501,7 @@ class ConceptTable:
 
     def metric_inputs(
         self, words: bool = False, special_tokens: bool = False, stop_words: bool = True
-    ) -> dict[str, list]:
+    ) -> dict[str, list[Any]]:
         """The inputs of the metrics on concept tables: one row per text.
 
         Args:

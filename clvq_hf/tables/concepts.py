@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Example:
 
     def marked(self, before: str = "*", after: str = "*", escape: Callable[[str], str] = str) -> str:
         """The text with `before` and `after` around the concept's words; `escape` is applied to every piece of text."""
-        pieces, last = [], 0
-        for start, end in self.spans:
-            pieces += [escape(self.text[last:start]), before, escape(self.text[start:end]), after]
-            last = end
-        return "".join([*pieces, escape(self.text[last:])])
+        return "".join(before + escape(text) + after if marked else escape(text) for text, marked in self.pieces())
+
+    def pieces(self) -> list[tuple[str, bool]]:
+        """The text in pieces, each with whether it is a word of the concept; empty pieces are left out."""
+        bounds = [0, *(place for span in self.spans for place in span), len(self.text)]
+        pieces = [(self.text[start:end], bool(number % 2)) for number, (start, end) in enumerate(pairwise(bounds))]
+        return [piece for piece in pieces if piece[0]]
 
     def excerpt(self, num_words: int = 30, num_characters: int = 300) -> "Example":
         """The part of the text around the concept's first word, with `…` where it was cut.

@@ -3,36 +3,16 @@
 Everything from data is escaped. Each fragment brings its own style, which changes nothing outside of it.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..rendering.pages import fragment_style, render_page
 from .concept_table import ConceptTable
 from .concepts import Concept, Example
 from .names import name_note
-from .shading import MIN_TEXTS, NUM_COLOURS, Shade, shade
+from .shading import MIN_TEXTS, NUM_COLOURS, shade
 
 NUM_WORDS = 20
 NUM_EXAMPLES = 5
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token on a page.
-
-    Attributes:
-        before (`str`): The text between the previous token and this one.
-        text (`str`): The text of the token.
-        title (`str`): Its concept, in words.
-        shade ([`Shade`][clvq_hf.tables.shading.Shade]): Its colour.
-        salient (`bool`): Whether it is the salient token.
-    """
-
-    before: str
-    text: str
-    title: str
-    shade: Shade
-    salient: bool
 
 
 def text_html(table: ConceptTable, text_id: int) -> str:
@@ -52,19 +32,19 @@ def text_html(table: ConceptTable, text_id: int) -> str:
     tokens = table.text(text_id, special_tokens=False)
     row = table.texts[table.text_row(text_id)]
     text, last = row["text"], 0
-    parts: list[Token] = []
+    parts: list[dict[str, Any]] = []
     concepts = {code: table.concept(code, 0, 0) for code in map(int, tokens["code"].unique())}
     for token in tokens.itertuples():
         start, end = max(token.start, last), max(token.end, last)  # tokens of one character share it
         concept = concepts[int(token.code)]
         parts.append(
-            Token(
-                text[last:start],
-                text[start:end],
-                concept_title(concept),
-                shade(concept, table.label_names),
-                token.position == row["salient_position"],
-            )
+            {
+                "before": text[last:start],
+                "text": text[start:end],
+                "title": concept_title(concept),
+                "shade": shade(concept, table.label_names),
+                "salient": token.position == row["salient_position"],
+            }
         )
         last = end
     return render_page(
@@ -75,7 +55,7 @@ def text_html(table: ConceptTable, text_id: int) -> str:
         prediction=table.prediction_name(row["prediction"]),
         tokens=parts,
         rest=text[last:],
-        salient=next((token for token in parts if token.salient), None),
+        salient=next((part for part in parts if part["salient"]), None),
         labels=table.label_names,
         num_colours=NUM_COLOURS,
     )
@@ -104,8 +84,7 @@ def concept_html(table: ConceptTable, code: int) -> str:
         shares=label_shares(concept),
         shade=shade(concept, table.label_names),
         examples=[
-            {"pieces": example_pieces(example.excerpt()), "note": example_note(example)}
-            for example in concept.examples
+            {"pieces": example.excerpt().pieces(), "note": example_note(example)} for example in concept.examples
         ],
     )
 
@@ -125,22 +104,10 @@ def label_shares(concept: Concept) -> list[dict[str, Any]]:
     ]
 
 
-def example_pieces(example: Example) -> list[dict[str, Any]]:
-    """An example in pieces of `text`, which are `marked` or not."""
-    pieces, last = [], 0
-    for start, end in example.spans:
-        pieces += [
-            {"text": example.text[last:start], "marked": False},
-            {"text": example.text[start:end], "marked": True},
-        ]
-        last = end
-    return [piece for piece in [*pieces, {"text": example.text[last:], "marked": False}] if piece["text"]]
-
-
 def example_note(example: Example) -> str:
     """Label and prediction of an example, in words."""
     names = {"label": example.label, "predicted": example.prediction}
     return ", ".join(f"{key}: {name}" for key, name in names.items() if name is not None)
 
 
-__all__ = ["concept_html", "concept_title", "example_note", "example_pieces", "label_shares", "text_html"]
+__all__ = ["concept_html", "concept_title", "example_note", "label_shares", "text_html"]

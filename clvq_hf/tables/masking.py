@@ -77,7 +77,8 @@ def mask_of(table: "ConceptTable") -> ToxicMask | None:
     labels = toxic_labels(table.label_names, " ".join([*datasets, str(table.metadata["host_name_or_path"])]))
     if not labels:
         return None
-    mask, words = ToxicMask(labels), set()
+    mask = ToxicMask(labels)
+    words: set[str] = set()
     for row in table.texts.select_columns(["text", "label", "prediction"]):
         if not mask.hides(table.label_name(row["label"]), table.prediction_name(row["prediction"])):
             words.update(word.lower() for word in _WORD.findall(row["text"]))

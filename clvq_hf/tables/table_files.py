@@ -30,13 +30,9 @@ class TableParts(NamedTuple):
 
 
 def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None:
-    """Write tokens, texts, `concept_table.json` and, if there are any, `concept_names.json`.
+    """Write tokens, texts, `concept_table.json` and, if there are any, `concept_names.json` to a folder.
 
-    Args:
-        path (`Path`): A folder. An earlier table in it is replaced once the new one is complete.
-        parts ([`TableParts`]): The table.
-        as_parquet (`bool`): Whether to write `tokens.parquet` and `texts.parquet` instead of the Arrow folders
-            `tokens/` and `texts/`.
+    An earlier table in the folder is replaced once the new one is complete.
 
     Raises:
         ValueError: If the folder contains something else.
@@ -66,10 +62,6 @@ def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None
 
 def read_table(path: Path, cache_dir: str | Path | None = None) -> TableParts:
     """Open a table in either form, memory-mapped.
-
-    Args:
-        path (`Path`): A folder that [`write_table`] has written.
-        cache_dir (`str` or `Path`, *optional*): Where Parquet is converted to Arrow. Default: the cache of `datasets`.
 
     Raises:
         ValueError: If the folder contains no table, a damaged one, or one that names files outside of the folder.
@@ -109,13 +101,13 @@ def push_table(
     parts: TableParts,
     repo_id: str,
     *,
-    private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
-    create_pr: bool = False,
-    commit_message: str = "Upload concept table",
+    **options: Any,
 ) -> CommitInfo:
     """Upload a table as a dataset repository; see [`push_to_hub`][clvq_hf.ConceptTable.push_to_hub].
+
+    `options` are those of [`commit_files`][clvq_hf.hub.uploads.commit_files].
 
     Raises:
         HubError: If the Hub cannot be reached, or refuses.
@@ -134,16 +126,9 @@ def push_table(
         write_table(folder, parts, as_parquet=True)
         files: dict[str, Path | bytes] = {file.name: file for file in folder.iterdir()}
         files |= card_files(None, remote.fetch(CARD_NAME).get(CARD_NAME), lambda: _dataset_card(parts))
+        stale = (NAMES_FILE,)
         return commit_files(
-            files,
-            repo_id,
-            repo_type="dataset",
-            stale=(NAMES_FILE,),
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-            commit_message=commit_message,
+            files, repo_id, repo_type="dataset", stale=stale, token=token, revision=revision, **options
         )
 
 
