@@ -86,7 +86,7 @@ def list_codebooks(
 def _current_id(host: str, token: str | bool | None) -> str:
     """The id by which the Hub lists a host: an old name, such as `gpt2`, is redirected to the current one."""
     try:
-        return str(hub_api(token).model_info(host).id)
+        return hub_api(token).model_info(host).id
     except (HTTPError, OSError):
         return host
 

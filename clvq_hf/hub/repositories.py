@@ -1,6 +1,7 @@
 """Repositories with concept models: the names of their files, and how these are downloaded."""
 
 import fnmatch
+import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,7 +61,7 @@ class Source:
     def __post_init__(self) -> None:
         # Resolved once: from another working directory the same name may be a repository.
         self._root = Path(self.name).resolve() if Path(self.name).is_dir() else None
-        self.name = str(self.name)
+        self.name = os.fspath(self.name)
         if ".." in PurePosixPath(self.subfolder).parts or PurePosixPath(self.subfolder).is_absolute():
             raise ValueError(f"subfolder={self.subfolder!r} leads out of {self.name}.")
 

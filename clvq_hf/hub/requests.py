@@ -3,7 +3,7 @@
 import errno
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -82,7 +82,7 @@ def with_retries(request: Callable[[], Result], what: str, repeatable: bool = Tr
 
 
 @contextmanager
-def readable_errors(repo_id: str, writing: bool = False) -> Iterator[None]:
+def readable_errors(repo_id: str, writing: bool = False) -> Generator[None]:
     """Turn the client's errors into a [`HubError`][clvq_hf.hub.HubError] that names the remedy.
 
     Args:

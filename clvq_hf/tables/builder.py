@@ -162,7 +162,7 @@ def _label_names(texts: SourceTexts, host: PreTrainedModel, rows: Dataset) -> li
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     names = getattr(hooks.unwrap(host).config, "id2label", None) or {}
-    return [str(names.get(label, label)) for label in range(max(rows["label"][:]) + 1)]
+    return [str(names.get(label, str(label))) for label in range(max(rows["label"][:]) + 1)]
 
 
 def write_rows(

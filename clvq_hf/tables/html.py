@@ -29,21 +29,21 @@ def text_html(table: ConceptTable, text_id: int) -> str:
     Raises:
         ValueError: If the table has no such text.
     """
-    tokens = table.text(text_id, special_tokens=False)
+    tokens = table.text(text_id, special_tokens=False).to_dict("records")
     row = table.texts[table.text_row(text_id)]
     text, last = row["text"], 0
     parts: list[dict[str, Any]] = []
-    concepts = {code: table.concept(code, 0, 0) for code in map(int, tokens["code"].unique())}
-    for token in tokens.itertuples():
-        start, end = max(token.start, last), max(token.end, last)  # tokens of one character share it
-        concept = concepts[int(token.code)]
+    concepts = {code: table.concept(code, 0, 0) for code in {token["code"] for token in tokens}}
+    for token in tokens:
+        start, end = max(token["start"], last), max(token["end"], last)  # tokens of one character share it
+        concept = concepts[token["code"]]
         parts.append(
             {
                 "before": text[last:start],
                 "text": text[start:end],
                 "title": concept_title(concept),
                 "shade": shade(concept, table.label_names),
-                "salient": token.position == row["salient_position"],
+                "salient": token["position"] == row["salient_position"],
             }
         )
         last = end
