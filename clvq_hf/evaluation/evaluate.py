@@ -25,7 +25,8 @@ from ..metrics.routing_divergence.token_table import read_token_table as read_wo
 from ..models.interventions import HOW
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
-from .ablation.ablate import CONDITIONS, ablate_texts
+from .ablation.ablate import ablate_texts
+from .ablation.conditions import CONDITIONS, check_conditions
 from .ablation.references import AblationReferences, fit_references
 from .attribution import salient_tokens
 from .bottleneck import bottleneck_figures, splice_texts
@@ -65,15 +66,14 @@ class EvaluationSettings:
     sign: str = "positive"
     max_length: int | None = None
     batch_size: int = 32
-    conditions: tuple[str, ...] = CONDITIONS
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
     num_bootstrap: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.how not in HOW:
             raise ValueError(f"how must be one of {HOW}, got {self.how!r}.")
-        if unknown := sorted(set(self.conditions) - set(CONDITIONS)):
-            raise ValueError(f"There is no condition {unknown[0]!r}; there are {', '.join(CONDITIONS)}.")
+        check_conditions(self.conditions)
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ValueError(f"There is no protocol {unknown[0]!r}; there are {', '.join(PROTOCOLS)}.")
 
@@ -173,10 +173,9 @@ def evaluate_concepts(
             bottleneck, are left out.
         split (`str`): Name of the split of `texts`.
         dataset_name (`str`): For the record.
-        settings ([`EvaluationSettings`][clvq_hf.evaluation.evaluate.EvaluationSettings], *optional*): How.
+        settings ([`EvaluationSettings`][clvq_hf.evaluation.EvaluationSettings], *optional*): How.
         salience (`datasets.Dataset`, *optional*): Of these texts, made before: it depends on the host alone.
-        references ([`AblationReferences`][clvq_hf.evaluation.ablation.references.AblationReferences], *optional*): Of `train`,
-            made before.
+        references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): Of `train`, made before.
 
     Returns:
         `dict[str, Any]`: What `results.json` holds: `texts`, `table` (one entry a metric), `ablation` (one a
