@@ -16,6 +16,7 @@ from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.resume import resume
 from ..hosts.runner import HostRunner
+from ..metrics.label_purity.token_table import interval
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 
@@ -142,7 +143,7 @@ def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 
             continue
         totals = weights @ reference
         draws = 1 - (weights @ kl)[totals > 0] / totals[totals > 0]
-        low, high = np.quantile(draws, [0.025, 0.975])
+        low, high = interval(draws)
         figures |= {
             name: float(1 - kl.sum() / reference.sum()),
             f"{name}_low": float(low),
