@@ -24,7 +24,6 @@ NUM_EXAMPLES = 6
 NUM_NEAREST = 8
 # Words of an example, and of a concept's routing table.
 EXCERPT = 40
-NUM_ROUTED = 12
 # Permutations of labels, where no evaluation has measured routing: enough to tell chance from more.
 NUM_PERMUTATIONS = 20
 

@@ -429,7 +429,7 @@ def test_next_tokens_are_no_labels(browser, table, evaluation, tmp_path):
     with opened(browser, tmp_path / "r.html", "#/text/3") as page:
         assert page.locator("#text > p").first.inner_text() == "label: good"
         expect(page.locator("#text")).to_contain_text("changes the prediction from token 1 to token 0.")
-        expect(page.locator("#text")).to_contain_text("In the model, where the concept occurs.")
+        expect(page.locator("#text")).to_contain_text("Concept removed inside the model, at the tokens that have it.")
         page.evaluate("location.hash = '#/texts'")
         assert page.get_by_label("Predicted").count() == page.get_by_label("prediction is wrong").count() == 0
 
