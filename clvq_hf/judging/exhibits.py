@@ -193,7 +193,7 @@ def salient_codes(table: ConceptTable) -> dict[int, int]:
     return dict(zip(salient["text_id"].tolist(), salient["code"].tolist(), strict=True))
 
 
-def exhibit(table: ConceptTable, code: int, kind: Kind, without: int) -> Exhibit:
+def exhibit_concept(table: ConceptTable, code: int, kind: Kind, without: int) -> Exhibit:
     """What is shown of a concept beside a text.
 
     Args:
@@ -232,7 +232,7 @@ __all__ = [
     "Item",
     "check_tables",
     "draw_items",
-    "exhibit",
+    "exhibit_concept",
     "open_tables",
     "random_code",
     "readable_labels",

@@ -16,7 +16,7 @@ from .answers import AnswerCache
 from .judges import Judge
 from .parsing import parse_choice, parse_name
 from .prompts import MARK, PROMPT_VERSION, detection_prompt, naming_prompt
-from .requests import Budget, Estimate, Outcome, Question, ask_all, estimate, settled
+from .requests import Budget, Estimate, Outcome, Question, ask_all, cached_outcome, estimate_requests
 
 logger = logging.get_logger(__name__)
 
@@ -119,11 +119,11 @@ def name_concepts(
 
     with AnswerCache(cache_file) as cache:
         if confirm is not None:
-            known = [settled(question, cache) for question in questions]
+            known = [cached_outcome(question, cache) for question in questions]
             # A name that is not known yet will be about this long.
             guessed = ["a name of some words" if outcome is None else outcome.value for outcome in known]
             pairs = [pair for pair in zip(evidence, guessed, strict=True) if _testable(*pair)]
-            confirm(estimate([*questions, *(detection(*pair) for pair in pairs)], cache))
+            confirm(estimate_requests([*questions, *(detection(*pair) for pair in pairs)], cache))
         budget = Budget(max_requests)
         named = ask_all(questions, cache, budget, settings.concurrency, "Naming")
         tested = [

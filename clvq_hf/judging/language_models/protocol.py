@@ -10,7 +10,7 @@ import numpy as np
 
 from ...tables.concept_table import ConceptTable
 from ...tables.concepts import Example
-from ..exhibits import Exhibit, Item, Kind, exhibit, random_code, salient_codes
+from ..exhibits import Exhibit, Item, Kind, exhibit_concept, random_code, salient_codes
 from .judges import Judge
 from .parsing import parse_ranking, parse_rating
 from .prompts import ranking_prompt, rating_prompt
@@ -96,7 +96,10 @@ def make_trials(tables: Mapping[str, ConceptTable], items: Sequence[Item], kind:
     orders = latin_orders(len(items), len(arms), generator)
     trials = []
     for place, (item, order) in enumerate(zip(items, orders, strict=True)):
-        shown = {name: exhibit(table, codes[name][item.text_id], kind, item.text_id) for name, table in tables.items()}
+        shown = {
+            name: exhibit_concept(table, codes[name][item.text_id], kind, item.text_id)
+            for name, table in tables.items()
+        }
         shown[SALIENT_WORD] = _word(words[item.text_id], kind)
         lender = several[place % len(several)] if several else next(iter(tables))
         shown[RANDOM_CODE] = _random(tables[lender], codes[lender][item.text_id], kind, item, generator)
@@ -160,7 +163,7 @@ def make_tasks(
     return tasks
 
 
-def judgement(task: Task, outcome: Outcome | None) -> dict[str, Any]:
+def judgement_row(task: Task, outcome: Outcome | None) -> dict[str, Any]:
     """A task and what became of it as a row of JSON; everything that is scored is read from such rows.
 
     Returns:
@@ -199,7 +202,7 @@ def _word(word: str, kind: Kind) -> Exhibit:
 
 def _random(table: ConceptTable, salient: int, kind: Kind, item: Item, generator: np.random.Generator) -> Exhibit:
     for _ in range(DRAWS):
-        shown = exhibit(table, random_code(table, salient, generator), kind, item.text_id)
+        shown = exhibit_concept(table, random_code(table, salient, generator), kind, item.text_id)
         if not shown.is_empty:
             break
     return shown
@@ -211,7 +214,7 @@ __all__ = [
     "SALIENT_WORD",
     "Task",
     "Trial",
-    "judgement",
+    "judgement_row",
     "latin_orders",
     "make_tasks",
     "make_trials",

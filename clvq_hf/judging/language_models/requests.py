@@ -126,7 +126,7 @@ class Budget:
             self.used += 1
 
 
-def estimate(questions: Iterable[Question], cache: AnswerCache) -> list[Estimate]:
+def estimate_requests(questions: Iterable[Question], cache: AnswerCache) -> list[Estimate]:
     """What it takes to ask these questions, by judge."""
     by_judge: dict[str, list[Question]] = {}
     for question in questions:
@@ -134,14 +134,14 @@ def estimate(questions: Iterable[Question], cache: AnswerCache) -> list[Estimate
     found = []
     for name, asked in by_judge.items():
         different = {question.key: question for question in asked}.values()
-        new = [question for question in different if settled(question, cache) is None]
+        new = [question for question in different if cached_outcome(question, cache) is None]
         characters = sum(len(message["content"]) for question in new for message in question.messages)
         longest = sum(question.max_tokens for question in new)
         found.append(Estimate(name, len(asked), len(new), characters // 4, longest))
     return found
 
 
-def settled(question: Question, cache: AnswerCache) -> Outcome | None:
+def cached_outcome(question: Question, cache: AnswerCache) -> Outcome | None:
     """What became of a question that needs no request any more."""
     judge, max_tokens = question.judge, question.max_tokens
     return _settle(question, lambda messages, attempt: cache.get(judge, messages, max_tokens, attempt))
@@ -197,7 +197,7 @@ def ask_all(
                 future.cancel()
             wait(futures)
             if isinstance(error, LimitReached):
-                answered = sum(settled(question, cache) is not None for question in questions)
+                answered = sum(cached_outcome(question, cache) is not None for question in questions)
                 raise LimitReached(
                     f"Stopped at the limit of {budget.limit} requests; {answered} of {len(questions)} questions are "
                     f"answered, and kept in {cache.file}. Run the same command again to go on."
@@ -299,4 +299,13 @@ def _settle(question: Question, reply_to: Callable[[list[Message], int], Reply |
     return Outcome(None, ATTEMPTS, replies=tuple(replies))
 
 
-__all__ = ["Budget", "Estimate", "LimitReached", "Outcome", "Question", "ask_all", "estimate", "settled"]
+__all__ = [
+    "Budget",
+    "Estimate",
+    "LimitReached",
+    "Outcome",
+    "Question",
+    "ask_all",
+    "cached_outcome",
+    "estimate_requests",
+]

@@ -14,10 +14,10 @@ from ..exhibits import KINDS, Kind, check_tables, draw_items, readable_labels
 from .answers import AnswerCache
 from .judges import Judge, open_judge
 from .prompts import PROMPT_VERSION
-from .protocol import judgement, make_tasks, make_trials
+from .protocol import judgement_row, make_tasks, make_trials
 from .report import judging_markdown
-from .requests import Budget, Estimate, ask_all, estimate
-from .scores import gather, score
+from .requests import Budget, Estimate, ask_all, estimate_requests
+from .scores import collect_judgements, score_judgements
 
 ANSWERS_NAME = "answers.jsonl"
 JUDGEMENTS_NAME = "judgements.jsonl"
@@ -125,11 +125,11 @@ def judge_tables(
     questions = [task.question for task in asked]
     with AnswerCache(output_dir / ANSWERS_NAME) as cache:
         if confirm is not None:
-            confirm(estimate(questions, cache))
+            confirm(estimate_requests(questions, cache))
         budget = Budget(max_requests)
         outcomes = ask_all(questions, cache, budget, settings.concurrency)
     by_task = {id(task): outcome for task, outcome in zip(asked, outcomes, strict=True)}
-    rows = [judgement(task, by_task.get(id(task))) for task in tasks]
+    rows = [judgement_row(task, by_task.get(id(task))) for task in tasks]
     results = {
         "clvq_version": __version__,
         "prompt_version": PROMPT_VERSION,
@@ -146,7 +146,10 @@ def judge_tables(
         "judges": [judge.name for judge in judges],
         "requests": budget.used,
         "failed": sum(outcome.error is not None for outcome in outcomes),
-        "kinds": {kind: score(gather(rows, kind, list(tables)), settings.seed) for kind in settings.kinds},
+        "kinds": {
+            kind: score_judgements(collect_judgements(rows, kind, list(tables)), settings.seed)
+            for kind in settings.kinds
+        },
     }
     write_whole(output_dir / JUDGEMENTS_NAME, "".join(json.dumps(row) + "\n" for row in rows))
     write_whole(output_dir / RESULTS_NAME, json.dumps(results, indent=2, allow_nan=False) + "\n")

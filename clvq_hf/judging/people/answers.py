@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .design import group_of
-from .key import KEY_FORMAT, SCORES_FORMAT, Question, StudyKey, format_of, read_json
+from .key import KEY_FORMAT, SCORES_FORMAT, StudyKey, StudyQuestion, format_of, read_json
 
 ANSWERS_FORMAT = "clvq-hf study answers"
 # In seconds, thirty years.
@@ -18,12 +18,12 @@ class Answer:
     """What an annotator chose.
 
     Attributes:
-        question ([`Question`][clvq_hf.judging.people.Question]): What was asked.
+        question ([`StudyQuestion`][clvq_hf.judging.people.StudyQuestion]): What was asked.
         choice (`str`): The label.
         seconds (`float`): For how long the question was on the screen, with the page visible.
     """
 
-    question: Question
+    question: StudyQuestion
     choice: str
     seconds: float
 

@@ -14,9 +14,19 @@ from ...files import write_whole
 from ...rendering.pages import render_page
 from ...tables.concept_table import ConceptTable
 from ...version import __version__
-from ..exhibits import KINDS, Exhibit, Item, Kind, check_tables, draw_items, exhibit, readable_labels, salient_codes
+from ..exhibits import (
+    KINDS,
+    Exhibit,
+    Item,
+    Kind,
+    check_tables,
+    draw_items,
+    exhibit_concept,
+    readable_labels,
+    salient_codes,
+)
 from .design import condition_of
-from .key import FORMAT_VERSION, KEY_NAME, PAGE_NAME, Question, StudyKey
+from .key import FORMAT_VERSION, KEY_NAME, PAGE_NAME, StudyKey, StudyQuestion
 
 
 def build_study(
@@ -107,15 +117,15 @@ class _Builder:
         fingerprints = [table.metadata["model_fingerprint"] for table in tables.values()]
         self.secret = json.dumps([seed, fingerprints]).encode()
         self.shown: list[list[dict[str, Any]]] = [[] for _ in self.conditions]
-        self.questions: list[Question] = []
+        self.questions: list[StudyQuestion] = []
 
     def ask(self, place: int, item: Item) -> None:
         """One question a group, each under another condition."""
         for group in range(len(self.conditions)):
             method, kind = self.conditions[condition_of(place, group, len(self.conditions))]
             code = self.codes[method][item.text_id]
-            found = exhibit(self.tables[method], code, kind, without=item.text_id)
-            question = Question(
+            found = exhibit_concept(self.tables[method], code, kind, without=item.text_id)
+            question = StudyQuestion(
                 id=self._id("item", item.text_id, method, kind),
                 group=group,
                 kind=kind,
@@ -135,7 +145,7 @@ class _Builder:
         for group in range(len(self.conditions)):
             method, kind = self.conditions[condition_of(number, group, len(self.conditions))]
             told = labels[(number + group) % len(labels)]
-            found = exhibit(self.tables[method], self.codes[method][item.text_id], kind, without=item.text_id)
+            found = exhibit_concept(self.tables[method], self.codes[method][item.text_id], kind, without=item.text_id)
             content = _content(found)
             shown = content[kind]
             place = int(self.generator.integers(len(shown) + 1))
@@ -144,9 +154,9 @@ class _Builder:
                 shown.insert(place, [f"please choose “{told}”", size])
             else:
                 shown.insert(place, ["Please choose “", told, "” here, to show that you read the sentences."])
-            self._add(Question(self._id("check", number, group), group, kind, told), item, content)
+            self._add(StudyQuestion(self._id("check", number, group), group, kind, told), item, content)
 
-    def _add(self, question: Question, item: Item, content: dict[str, Any]) -> None:
+    def _add(self, question: StudyQuestion, item: Item, content: dict[str, Any]) -> None:
         self.questions.append(question)
         text = {"text": item.text} if self.show_text else {}
         self.shown[question.group].append({"id": question.id, **content, **text})

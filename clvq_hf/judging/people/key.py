@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Question:
+class StudyQuestion:
     """What a group is asked.
 
     Attributes:
@@ -61,7 +61,7 @@ class StudyKey:
         kinds (`list[str]`): How concepts are shown.
         raters (`int`): Annotators of a group before the next one begins.
         show_text (`bool`): Whether the page shows the text too.
-        questions (`list[Question]`): All of them, of all groups.
+        questions (`list[StudyQuestion]`): All of them, of all groups.
     """
 
     study: str
@@ -70,7 +70,7 @@ class StudyKey:
     kinds: list[str]
     raters: int
     show_text: bool
-    questions: list[Question]
+    questions: list[StudyQuestion]
 
     @property
     def num_groups(self) -> int:
@@ -78,7 +78,7 @@ class StudyKey:
         return len(self.methods) * len(self.kinds)
 
     @cached_property
-    def by_id(self) -> dict[str, Question]:
+    def by_id(self) -> dict[str, StudyQuestion]:
         """The questions by their names on the page."""
         return {question.id: question for question in self.questions}
 
@@ -87,11 +87,11 @@ class StudyKey:
         """Texts that are asked about."""
         return len({question.text_id for question in self.questions if not question.is_check})
 
-    def of_group(self, group: int) -> list[Question]:
+    def of_group(self, group: int) -> list[StudyQuestion]:
         """What a group is asked, checks included."""
         return [question for question in self.questions if question.group == group]
 
-    def of_condition(self, method: str, kind: str) -> Iterator[Question]:
+    def of_condition(self, method: str, kind: str) -> Iterator[StudyQuestion]:
         """The questions about a method in one kind, of all groups."""
         return (question for question in self.questions if (question.method, question.kind) == (method, kind))
 
@@ -114,7 +114,7 @@ class StudyKey:
             "build the study again with the same arguments",
         )
         try:
-            questions = [Question(**question) for question in content.pop("questions")]
+            questions = [StudyQuestion(**question) for question in content.pop("questions")]
             return cls(questions=questions, **{name: content[name] for name in cls.__annotations__ if name in content})
         except (TypeError, AttributeError, KeyError) as error:
             raise ValueError(
@@ -159,8 +159,8 @@ __all__ = [
     "KEY_NAME",
     "PAGE_NAME",
     "SCORES_FORMAT",
-    "Question",
     "StudyKey",
+    "StudyQuestion",
     "format_of",
     "read_json",
 ]

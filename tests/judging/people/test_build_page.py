@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from clvq_hf.cli import app
-from clvq_hf.judging.people import Question, StudyKey, build_study, group_of, read_answers
+from clvq_hf.judging.people import StudyKey, StudyQuestion, build_study, group_of, read_answers
 
 
 class Annotator:
@@ -39,7 +39,7 @@ class Annotator:
         self.press("Tab", *(str(number) if number else ()), "Enter")
 
     @property
-    def question(self) -> Question:
+    def question(self) -> StudyQuestion:
         """The one that is shown, as the key knows it."""
         return self.key.by_id[self.page.evaluate("questions[place].id")]
 
@@ -55,7 +55,7 @@ class Annotator:
         self.press(str(self.key.label_names.index(label) + 1))
 
     def answer(
-        self, rule: Callable[[Question], str] = lambda question: question.answer, number: int = 1000
+        self, rule: Callable[[StudyQuestion], str] = lambda question: question.answer, number: int = 1000
     ) -> list[str]:
         """Answer so many questions by rule, or all; return their names."""
         asked = []
@@ -97,7 +97,7 @@ def come(context, folder) -> Iterator[Callable[..., Annotator]]:
 def test_from_start_to_end_with_the_keyboard_alone_leaving_in_the_middle(come, key, tmp_path):
     first = come()
     first.start(3)
-    assert first.place == "Question 1 of 15"
+    assert first.place == "StudyQuestion 1 of 15"
     before = first.answer(number=6)
     open_question = first.question
     first.choose("good")  # not confirmed
@@ -106,7 +106,7 @@ def test_from_start_to_end_with_the_keyboard_alone_leaving_in_the_middle(come, k
     again = come(3)
     assert again.page.locator("#kept").inner_text() == "Number 3 has answered 6 of 15 questions in this browser."
     again.start()
-    assert (again.place, again.question) == ("Question 7 of 15", open_question)
+    assert (again.place, again.question) == ("StudyQuestion 7 of 15", open_question)
     assert again.page.locator("#choices :checked").count() == 0
     after = again.answer()
     assert sorted(before + after) == sorted(question.id for question in key.of_group(1))
@@ -129,7 +129,7 @@ def test_an_unfinished_file_says_so(come, key, tmp_path):
     (found,) = read_answers([file], key)
     assert len(found.answers) == 4 and not found.is_complete
     # And goes on.
-    assert annotator.place == "Question 5 of 15"
+    assert annotator.place == "StudyQuestion 5 of 15"
 
 
 def test_an_answer_can_be_changed(come, tmp_path, key):
@@ -143,7 +143,7 @@ def test_an_answer_can_be_changed(come, tmp_path, key):
     assert annotator.question == first and annotator.page.locator("#choices :checked").input_value() == "good"
     annotator.page.locator("#choices :checked").focus()
     annotator.press("ArrowUp", "Enter")
-    assert annotator.place == "Question 2 of 15"
+    assert annotator.place == "StudyQuestion 2 of 15"
     (found,) = read_answers([annotator.download(tmp_path, "#question .download")], key)
     assert [answer.choice for answer in found.answers] == ["bad"]
 
@@ -153,7 +153,7 @@ def test_nothing_happens_without_a_choice(come):
     annotator.start()
     annotator.press("Enter")
     annotator.press("9", "a", "Control+1")
-    assert annotator.place == "Question 1 of 15" and annotator.page.locator("#choices :checked").count() == 0
+    assert annotator.place == "StudyQuestion 1 of 15" and annotator.page.locator("#choices :checked").count() == 0
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1.5", "x", ""])
@@ -172,7 +172,7 @@ def test_somebody_elses_link_in_the_same_tab(come):
         annotator.page.evaluate("location.hash = 'annotator=2'")
     assert annotator.page.locator("#annotator").input_value() == "2"
     annotator.start()
-    assert annotator.place == "Question 1 of 15"
+    assert annotator.place == "StudyQuestion 1 of 15"
 
 
 def test_two_annotators_at_one_computer_do_not_mix(come, key, tmp_path):
@@ -182,12 +182,12 @@ def test_two_annotators_at_one_computer_do_not_mix(come, key, tmp_path):
     second = come(2)
     assert second.page.locator("#begin").inner_text() == "Start"
     second.start()
-    assert second.place == "Question 1 of 15"
+    assert second.place == "StudyQuestion 1 of 15"
     second.answer(lambda question: "bad", number=2)
     first.open(1)
     first.page.reload()
     first.start()
-    assert first.place == "Question 4 of 15"
+    assert first.place == "StudyQuestion 4 of 15"
     files = [annotator.download(tmp_path, "#question .download") for annotator in (first, second)]
     assert [[answer.choice for answer in found.answers] for found in read_answers(files, key)] == [
         ["good"] * 3,
@@ -298,7 +298,7 @@ def test_damaged_answers_in_the_browser_start_anew(come, context, key, state):
     annotator.page.reload()
     annotator.start(1)
     assert annotator.page.locator("#broken").is_visible()
-    assert annotator.place == "Question 1 of 15"
+    assert annotator.place == "StudyQuestion 1 of 15"
     assert len(annotator.answer()) == 15
 
 
