@@ -151,12 +151,12 @@ class TestTables:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"texts": ["another film", *TEXTS[1:]]}, "other texts"),
-            ({"predictions": [0, *PREDICTIONS[1:]]}, "other predictions"),
-            ({"first_id": 7}, "other numbers of texts"),
-            ({"labels": [0, *LABELS[1:]]}, "other labels"),
-            ({"salient_positions": [2, *SALIENT[1:]]}, "other salient tokens.*settings of salience"),
-            ({"label_names": ["sad", "glad"]}, "other names for the labels"),
+            ({"texts": ["another film", *TEXTS[1:]]}, "column 'text'"),
+            ({"predictions": [0, *PREDICTIONS[1:]]}, "column 'prediction'"),
+            ({"first_id": 7}, "column 'text_id'"),
+            ({"labels": [0, *LABELS[1:]]}, "column 'label'"),
+            ({"salient_positions": [2, *SALIENT[1:]]}, "column 'salient_position'.*settings of salience"),
+            ({"label_names": ["sad", "glad"]}, "different names of labels"),
             ({"salience": None}, "no salience.*clvq-hf evaluate"),
         ],
     )
@@ -181,5 +181,5 @@ class TestRandomCode:
         assert min(drawn.values()) > 240
 
     def test_there_must_be_another_one(self):
-        with pytest.raises(ValueError, match="one concept only"):
+        with pytest.raises(ValueError, match="only one concept"):
             random_code(made_table(["warm warm"], [1], {"warm": 1}), 1, np.random.default_rng(0))

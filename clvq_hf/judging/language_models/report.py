@@ -54,7 +54,8 @@ ARMS_NOTE = (
 )
 PAIRS_NOTE = (
     "Net: share won minus share lost, mean over judges, then over texts, with 95 % interval. A verdict other than tie "
-    f"needs an interval without 0 and {MIN_TEXTS} texts; with fewer it is unknown. There is no correction for the number of pairs."
+    f"needs an interval without 0 and {MIN_TEXTS} texts; with fewer it is unknown. There is no correction for the "
+    "number of pairs."
 )
 JUDGES_NOTE = (
     "Malformed: no valid answer after two reminders; these are left out. Beats random: how much more often the "
