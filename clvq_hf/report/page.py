@@ -25,10 +25,10 @@ from .contents import NUM_WORDS, fewer_concepts, report_contents
 from .evaluations import measured_protocol, read_ablations, read_evaluation
 from .masks import mask_contents
 
-# What a browser opens at once, and a mail still carries.
+# Small enough for a browser to open quickly, and for an e-mail.
 MAX_BYTES = 5_000_000
 SCRIPTS = ("parts", "concepts", "texts", "report")
-# The purest concepts on the first page: about so many, each with so many tokens in so many texts.
+# The purest concepts on the first page: approximate number, and minimum tokens and texts of each.
 NUM_PUREST, MIN_TOKENS, MIN_PUREST_TEXTS = 16, 20, 10
 
 
@@ -130,7 +130,7 @@ def _notes(table: ConceptTable, contents: dict[str, Any]) -> list[str]:
     if (shown := len(contents["texts"])) < len(table.texts):
         notes.append(
             f"{shown:,} of {len(table.texts):,} texts have a page here, those of the example sentences and others "
-            "drawn at random, so that the file stays small. All figures are of all texts."
+            "drawn at random, so that the file stays small. All figures cover all texts."
         )
     if (shown := len(contents["concepts"])) < len(table.active_codes):
         notes.append(f"The {shown:,} most frequent of {len(table.active_codes):,} concepts are shown.")
@@ -200,16 +200,16 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
         add(
             "map",
             "The codebook",
-            "Concepts whose directions are near are near. Colour: the label that most of its tokens have, the stronger "
-            f"the purer; hollow: in fewer than {MIN_TEXTS} texts. Area: how often it occurs. A click opens a concept.",
+            "Concepts with similar directions lie close together. Colour: the label of most of its tokens, stronger if "
+            f"purer; hollow: in fewer than {MIN_TEXTS} texts. Area: how often it occurs. Click a dot to open it.",
             plots.draw_map(dots, table.label_names),
         )
-    add("usage", "How often concepts occur", "Concepts by their number of tokens.", plots.plot_usage(table))
+    add("usage", "How often concepts occur", "Number of concepts by their number of tokens.", plots.plot_usage(table))
     if (protocol := measured_protocol(results)) is not None:
         add(
             "ablations",
             "What the prediction loses",
-            f"{PROTOCOLS[protocol]}: change of the prediction's margin if a concept is removed, and of controls, with "
+            f"{PROTOCOLS[protocol]}: change of the prediction's margin when a concept or a control is removed, with "
             "95 % intervals over texts. Further left: it matters more.",
             plots.plot_ablations(results, protocol),
         )
@@ -217,14 +217,14 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
         add(
             "purity",
             "How pure concepts are",
-            "Cross-fitted: labels of concepts from one half of the texts, judged on the other; with 95 % intervals.",
+            "Cross-fitted: labels of concepts from one half of the texts, tested on the other; with 95 % intervals.",
             plots.plot_purity(results),
         )
     if results is not None and results.get("table", {}).get("routing_divergence", {}).get("num_types"):
         add(
             "routing",
             "Where words go",
-            "How far labels part the concepts of a word, in bits, and how far by chance: with labels permuted by text.",
+            "How far labels separate the concepts of a word, in bits, and by chance, with labels permuted by text.",
             plots.plot_routing(results),
         )
     return found

@@ -1,6 +1,6 @@
 """Plots of concepts, for notebooks and for the report: each returns a `matplotlib` figure.
 
-Text and lines have the colours of `pages/templates/base.css`, so that the report can draw them in either theme.
+Text and lines have the colours of `rendering/templates/base.css`, so that the report can draw them in either theme.
 """
 
 import io
@@ -100,15 +100,15 @@ def plot_purity(results: dict[str, Any]) -> Figure:
     rows = [
         ("concepts", "cross_fitted_purity", "cross_fitted_purity_low", "cross_fitted_purity_high"),
         ("concepts, labels permuted", "null_purity", "null_low", "null_high"),
-        ("tokens in place of concepts", "token_purity", None, None),
-        ("the most frequent label for all", "majority_share", None, None),
+        ("tokens instead of concepts", "token_purity", None, None),
+        ("always the most frequent label", "majority_share", None, None),
     ]
     shown = [(name, *(None if key is None else found.get(key) for key in keys)) for name, *keys in rows]
     return _intervals(shown, "label purity")
 
 
 def plot_routing(results: dict[str, Any]) -> Figure:
-    """How far the labels part the concepts of a word, beside chance.
+    """How far labels separate the concepts of a word, compared with chance.
 
     Args:
         results (`dict`): What `results.json` of an evaluation holds.
@@ -150,7 +150,7 @@ def plot_ablations(results: dict[str, Any], protocol: str = "code") -> Figure:
 
 
 def plot_map(table: ConceptTable, model: ConceptModel, seed: int = 0) -> Figure:
-    """The codebook in the plane: concepts whose directions are near are near.
+    """The codebook in two dimensions: concepts with similar directions lie close together.
 
     Args:
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Says which concepts occur, how often, and how pure they are.
@@ -158,8 +158,8 @@ def plot_map(table: ConceptTable, model: ConceptModel, seed: int = 0) -> Figure:
         seed (`int`): Of t-SNE, see [`codebook_map`][clvq_hf.report.codebook_map.codebook_map].
 
     Returns:
-        `matplotlib.figure.Figure`: The area of a dot tells its number of tokens, its colour the majority label, the
-        stronger the purer; hollow: in fewer than five texts.
+        `matplotlib.figure.Figure`: The area of a dot shows its number of tokens, its colour the majority label, stronger if
+        purer; hollow: in fewer than five texts.
 
     Raises:
         ValueError: If the table was made with another model.
