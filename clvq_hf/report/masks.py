@@ -12,7 +12,7 @@ def mask_contents(contents: dict[str, Any], mask: ToxicMask) -> None:
 
     Args:
         contents (`dict`): Of [`report_contents`][clvq_hf.report.contents.report_contents]; changed in place.
-        mask ([`ToxicMask`][clvq_hf.tables.masking.ToxicMask]): Of [`mask_of`][clvq_hf.tables.masking.mask_of] and the same table.
+        mask ([`ToxicMask`][clvq_hf.tables.masking.ToxicMask]): The mask of the same table.
     """
     labels = contents["labels"]
 

@@ -45,12 +45,12 @@ def write_report(
     Args:
         table ([`ConceptTable`][clvq_hf.ConceptTable]): The concepts of a set of texts.
         file (`str` or `Path`): The HTML file. An earlier one is replaced when this one is whole.
-        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): Whose concepts they are. Without it there are no
-            nearest concepts and no map.
+        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): The model of these concepts. Without it there
+            are no nearest concepts and no map.
         evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written: its figures, and what
             ablating the salient concept does to each text.
         mask_toxic (`bool`): Whether texts and words of toxic labels are masked, as in a model's card.
-        seed (`int`): Of the texts that are drawn where there are too many, and of the map.
+        seed (`int`): Random seed of the draw of texts, if there are too many, and of the map.
 
     Raises:
         ValueError: If the table, the model and the evaluation do not belong together.
@@ -83,17 +83,17 @@ def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) 
         return page
     # What is around the data hardly changes: figures are drawn anew only when the data fit.
     bare = {**contents, "texts": []}
-    room = MAX_BYTES - (_size(render(bare)) - len(pack(bare)))
-    while (rest := len(pack({**contents, "texts": []}))) > room and len(contents["concepts"]) > 1:
+    room = MAX_BYTES - (_size(render(bare)) - len(pack_contents(bare)))
+    while (rest := len(pack_contents({**contents, "texts": []}))) > room and len(contents["concepts"]) > 1:
         contents = fewer_concepts(contents, max(1, int(0.9 * room / rest * len(contents["concepts"]))))
-    while (size := len(pack(contents))) > room and contents["texts"]:
+    while (size := len(pack_contents(contents))) > room and contents["texts"]:
         # A little fewer than would fit if all were of one length.
         share = max(0.0, 0.98 * (room - rest) / (size - rest))
         contents = {**contents, "texts": contents["texts"][: int(share * len(contents["texts"]))]}
     return render(contents)
 
 
-def pack(contents: dict[str, Any]) -> str:
+def pack_contents(contents: dict[str, Any]) -> str:
     """Contents as JSON, packed with zlib, in base64: a tenth of a browser's limit, and no text can end its element."""
     text = json.dumps(contents, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode("ascii")
@@ -112,7 +112,7 @@ def _render(
         "report/report.html",
         **_overview(table, model, results, contents, is_masked),
         notes=_notes(table, contents),
-        contents=pack(contents),
+        contents=pack_contents(contents),
         settings={"num_colours": NUM_COLOURS},
         script=Markup(script),
         script_hash=f"sha256-{digest}",
@@ -179,11 +179,11 @@ def _purest(table: ConceptTable, contents: dict[str, Any]) -> list[dict[str, Any
 
 def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[str, Any]) -> list[dict[str, Any]]:
     """The plots that there are data for."""
-    found = []
+    figures = []
 
     def add(identity: str, title: str, caption: str, figure: Any) -> None:
         svg = plots.to_svg(figure, f"{title}. {caption}", identity)
-        found.append({"kind": identity, "title": title, "caption": caption, "svg": svg})
+        figures.append({"kind": identity, "title": title, "caption": caption, "svg": svg})
 
     dots = [
         plots.Dot(
@@ -227,7 +227,7 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
             "How far labels separate the concepts of a word, in bits, and by chance, with labels permuted by text.",
             plots.plot_routing(results),
         )
-    return found
+    return figures
 
 
 __all__ = ["MAX_BYTES", "write_report"]
