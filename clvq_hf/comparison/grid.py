@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ class HostSpec:
         lower_layer (`int`): Layer whose states get a concept.
         upper_layer (`int`): Layer that is reconstructed.
         stack (`str` or `None`): Of encoder-decoder hosts.
-        fine_tune (`dict`): Arguments of [`fine_tune`][clvq_hf.training.finetuning.fine_tune]. A model that is a classifier of
+        fine_tune (`dict`): Arguments of [`fine_tune`][clvq_hf.training.fine_tune]. A model that is a classifier of
             the dataset's labels already is taken as it is.
         evaluation (`dict`): Fields of `EvaluationSettings` that this host needs otherwise.
         sizes (`dict`): Fields of [`Sizes`] that this host needs otherwise.
@@ -135,6 +137,7 @@ class Grid:
         sweep (`tuple[int, ...]`): Numbers of directions that are removed, for every ablation variant of a method.
         studies (`dict[str, tuple[str, ...]]`): Title → methods that differ in one setting.
         only (`dict[str, tuple[str, ...]]`): Method → the hosts that it is run on; all if it is not named.
+        imports (`tuple[str, ...]`): Modules that register methods from outside this package.
     """
 
     hosts: dict[str, HostSpec]
@@ -146,6 +149,7 @@ class Grid:
     sweep: tuple[int, ...] = (1, 5, 10)
     studies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    imports: tuple[str, ...] = ()
 
     def cells(self) -> list[Cell]:
         """Every cell, host by host; first seeds first, which the others are compared with.
@@ -234,7 +238,8 @@ def load_grid(file: str | Path) -> Grid:
     evaluation: {num_draws: 5}
     ```
 
-    `$VARIABLES` of the environment are filled in. See `scripts/grids/` for whole ones.
+    `$VARIABLES` of the environment are filled in. `imports: [my_module]` imports modules that register methods from
+    outside this package. See `scripts/grids/` for complete grids.
 
     Args:
         file (`str` or `Path`): The file.
@@ -261,6 +266,8 @@ def load_grid(file: str | Path) -> Grid:
     for name in ("hosts", "datasets", "methods"):
         if not found.get(name):
             raise ValueError(f"{file} names no {name}.")
+    imports = _list(found["imports"], "imports") if "imports" in found else ()
+    import_methods(imports)
     methods, only = _methods(found["methods"])
     hosts, datasets = _named(found["hosts"], "host", HostSpec), _named(found["datasets"], "dataset", DatasetSpec)
     seeds, sweep = _integers(found, "seeds", (0,), 0), _integers(found, "sweep", (1, 5, 10), 1)
@@ -289,7 +296,25 @@ def load_grid(file: str | Path) -> Grid:
         sweep=sweep,
         studies=studies,
         only=only,
+        imports=imports,
     )
+
+
+def import_methods(modules: Sequence[str]) -> None:
+    """Import modules that register methods, from the working directory or wherever Python finds them.
+
+    Raises:
+        ValueError: If a module does not exist, or fails while it is imported.
+    """
+    if modules and (folder := os.getcwd()) not in sys.path:  # an installed command does not look there
+        sys.path.insert(0, folder)
+    for module in modules:
+        if not isinstance(module, str):
+            raise ValueError(f"imports must be names of modules, got {module!r}.")
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise ValueError(f"imports: the module {module!r} cannot be imported: {error}") from error
 
 
 def _named(specs: Any, what: str, kind: type) -> dict[str, Any]:
@@ -404,4 +429,4 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-__all__ = ["Cell", "DatasetSpec", "Grid", "HostSpec", "Sizes", "digest", "load_grid"]
+__all__ = ["Cell", "DatasetSpec", "Grid", "HostSpec", "Sizes", "digest", "import_methods", "load_grid"]

@@ -67,16 +67,15 @@ _OWN: dict[str, Method] = {
 
 
 def known_methods() -> dict[str, Method]:
-    """Every method that a grid can name: the presets of all registered methods, loaded models, controls."""
+    """Return every method that a grid can name: presets of all registered methods, loaded models, and controls."""
     presets = {
-        name: Method(
-            family=model_class.config_class.model_type,
-            **{each.name: getattr(preset, each.name) for each in dataclasses.fields(preset)},
-        )
+        name: Method(family=model_class.config_class.model_type, **vars(preset))
         for model_class in method_classes()
         for name, preset in model_class.config_class.presets.items()
     }
-    return {**presets, **_OWN}
+    controls = {name: method for name, method in presets.items() if method.control}
+    methods = {name: method for name, method in presets.items() if not method.control}
+    return {**methods, **_OWN, **controls}
 
 
 # Arguments that the comparison sets itself.

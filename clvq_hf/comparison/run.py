@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ..data.texts import load_texts
 from .cell import open_cell, run_cell
-from .grid import Cell, Grid
+from .grid import Cell, Grid, import_methods
 from .prepared_hosts import open_host, prepare_host
 from .progress import ProgressView
 
@@ -165,7 +165,7 @@ class _Run:
             self.processes,
             mp_context=get_context("spawn"),
             initializer=_begin,
-            initargs=(int(os.environ["OMP_NUM_THREADS"]),),
+            initargs=(int(os.environ["OMP_NUM_THREADS"]), self.grid.imports),
         )
 
     def _host_of(self, cell: Cell) -> HostKey:
@@ -229,8 +229,8 @@ def _name(task: Task) -> str:
     return task.name if isinstance(task, Cell) else "_".join(task)
 
 
-def _begin(threads: int) -> None:
-    """In each process, once: its share of the cores, no bars, and an end when the parent ends."""
+def _begin(threads: int, imports: Sequence[str]) -> None:
+    """In each process, once: its share of the cores, methods from outside, no bars, and an end when the parent ends."""
     import datasets
     import transformers
 
@@ -247,6 +247,7 @@ def _begin(threads: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    import_methods(imports)
 
 
 def _work(grid: Grid, task: Task, output_dir: Path) -> tuple[str, str] | None:
