@@ -1,19 +1,25 @@
 """What the cells of a grid say together: who wins against whom, ranks, and figures by name."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..metrics.ablation_drop.statistics import bootstrap_interval
 from .cell import RESULT_NAME
 from .methods import known_methods
 
 NUM_BOOTSTRAP = 2000
+# The columns of a cell's host and dataset.
+SETTING = ["cell.host", "cell.dataset"]
+# Every figure of a cell by its path, such as "table.label_purity.null_purity", and what tables derive from them.
+Record = dict[str, Any]
 # A percentile bootstrap over fewer texts is far too narrow.
 MIN_TEXTS = 20
 
@@ -49,6 +55,48 @@ class Summary:
     """
 
     cells: Sequence[dict[str, Any]]
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Return the figures of each cell by their paths; the cell itself is `source`, `sweep` the first entry's."""
+        ks = self.ks()
+        records = []
+        for cell in self.cells:
+            entries = {k: swept(cell, k) for k in ks}
+            entry = entries[ks[0]] if ks else None
+            figures = dict(_flatten({**cell, "sweep": entry or {}}))
+            figures |= {f"host.layers.{place}": layer for place, layer in enumerate(cell["host"]["layers"])}
+            figures |= {f"removed_energy.{k}": each["removed_energy"] for k, each in entries.items() if each}
+            if entry:
+                figures["sweep.matched"] = entry["num_matched"] / entry["num_texts"]
+            # A sparse model passes many neurons, and the permuted code is one: its leak would be low by construction.
+            if figures.get("bottleneck.num_active") == 1:
+                figures["bottleneck.code_leak"] = figures["bottleneck.leak"]
+            setting = ", ".join(figures[name] for name in SETTING)
+            records.append({**figures, "setting": setting, "source": cell})
+        return records
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Return a row for each cell and a column for each figure, for what is averaged."""
+        return pd.DataFrame(self.records)
+
+    def record(self, host: str, dataset: str, method: str) -> Record | None:
+        """Return the figures of a cell of the first seed, `None` if it is not there."""
+        cell = self.cell(host, dataset, method)
+        return next((record for record in self.records if record["source"] is cell), None)
+
+    def first_records(self, methods: Iterable[str]) -> list[Record]:
+        """Return the cells of the first seed of some methods, by host and dataset, methods in the order given."""
+        records = (self.record(*setting, method) for setting in self.settings() for method in methods)
+        return [record for record in records if record is not None]
+
+    def labels(self, groups: Mapping[tuple[str, str, str], Any]) -> Iterator[tuple[tuple[str, str, str], Record]]:
+        """Yield host, dataset and method of groups without controls, in order, with what tables call them."""
+        for host, dataset in self.settings():
+            for method, title in self.methods().items():
+                if (host, dataset, method) in groups:
+                    yield (host, dataset, method), {"setting": f"{host}, {dataset}", "title": title}
 
     @property
     def first_seed(self) -> int:
@@ -220,6 +268,14 @@ def figure(cell: dict[str, Any] | None, *path: str) -> float | None:
             return None
         found = found[name]
     return found
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            yield prefix + name, value
 
 
 def study_cells(summary: Summary, methods: Sequence[str]) -> list[tuple[str, str, str]]:
