@@ -208,7 +208,7 @@ class Grid:
         return dataclasses.replace(self.evaluation, **fields)
 
     def measures(self, cell: Cell) -> tuple[EvaluationSettings, tuple[int, ...]]:
-        """What is measured in a cell, and its sweep. The probe and the sweep are of the first seed alone."""
+        """What is measured in a cell, and its sweep. Only the first seed has the probe and the sweep."""
         settings = self.evaluation_of(cell.host)
         if cell.seed == self.seeds[0]:
             return settings, self.sweep
@@ -254,36 +254,36 @@ def load_grid(file: str | Path) -> Grid:
     if not file.is_file():
         raise ValueError(f"There is no file {file}.")
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{file} must hold hosts, datasets and methods.")
-    found = _filled_in(found, file)
+    content = _filled_in(content, file)
     fields = [each.name for each in dataclasses.fields(Grid) if each.name != "only"]
-    if unknown := sorted(set(found) - set(fields)):
+    if unknown := sorted(set(content) - set(fields)):
         raise ValueError(f"{file} has no use for {unknown[0]!r}; it may hold {fields}.")
     for name in ("hosts", "datasets", "methods"):
-        if not found.get(name):
+        if not content.get(name):
             raise ValueError(f"{file} names no {name}.")
-    imports = _list(found["imports"], "imports") if "imports" in found else ()
+    imports = _list(content["imports"], "imports") if "imports" in content else ()
     import_methods(imports)
-    methods, only = _methods(found["methods"])
-    hosts, datasets = _named(found["hosts"], "host", HostSpec), _named(found["datasets"], "dataset", DatasetSpec)
-    seeds, sweep = _integers(found, "seeds", (0,), 0), _integers(found, "sweep", (1, 5, 10), 1)
+    methods, only = _methods(content["methods"])
+    hosts, datasets = _named(content["hosts"], "host", HostSpec), _named(content["datasets"], "dataset", DatasetSpec)
+    seeds, sweep = _integers(content, "seeds", (0,), 0), _integers(content, "sweep", (1, 5, 10), 1)
     for spec in hosts.values():
         _check_host(spec, seeds)
     for method, names in only.items():
         if missing := sorted(set(names) - set(hosts)):
             raise ValueError(f"The method {method} is for the host {missing[0]!r}, which the grid lacks.")
-    studies = {title: _list(names, f"the study {title}") for title, names in (found.get("studies") or {}).items()}
+    studies = {title: _list(names, f"the study {title}") for title, names in (content.get("studies") or {}).items()}
     for title, names in studies.items():
         if missing := sorted(set(names) - set(methods)):
             raise ValueError(f"The study {title!r} names the method {missing[0]!r}, which the grid lacks.")
     for name in [*hosts, *datasets, *methods]:
         if not _NAME.fullmatch(str(name)):
-            raise ValueError(f"{name!r} is part of the names of files: letters, digits, dots and dashes alone.")
-    evaluation = _made(EvaluationSettings, found.get("evaluation"), "evaluation")
+            raise ValueError(f"{name!r} is part of the names of files: only letters, digits, dots and dashes.")
+    evaluation = _made(EvaluationSettings, content.get("evaluation"), "evaluation")
     if "code" in evaluation.protocols and not {"salient", "other_code"} <= set(evaluation.conditions):
         raise ValueError("evaluation: conditions must name salient and other_code, which methods are compared by.")
     return Grid(
@@ -291,7 +291,7 @@ def load_grid(file: str | Path) -> Grid:
         datasets=datasets,
         methods=methods,
         seeds=seeds,
-        sizes=_made(Sizes, found.get("sizes"), "sizes"),
+        sizes=_made(Sizes, content.get("sizes"), "sizes"),
         evaluation=evaluation,
         sweep=sweep,
         studies=studies,
@@ -383,10 +383,10 @@ def _list(value: Any, what: str) -> tuple:
     return tuple(value)
 
 
-def _integers(found: dict[str, Any], name: str, default: tuple[int, ...], least: int) -> tuple[int, ...]:
-    if name not in found:
+def _integers(content: dict[str, Any], name: str, default: tuple[int, ...], least: int) -> tuple[int, ...]:
+    if name not in content:
         return default
-    values = _list(found[name], name)
+    values = _list(content[name], name)
     if not all(isinstance(value, int) and value >= least for value in values) or len(set(values)) < len(values):
         raise ValueError(f"{name} must be different integers of at least {least}, got {list(values)}.")
     return values

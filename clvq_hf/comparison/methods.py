@@ -15,7 +15,7 @@ from ..models.registry import method_class, method_classes
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
 
-# A sparse model with more active neurons a token, or one that explains less of what can be explained, is no rival.
+# A sparse model with more active neurons per token, or one that explains less of what can be explained, is no rival.
 MAX_ACTIVE, MIN_EXPLAINED_VARIANCE = 100, 0.8
 HOSTS = ("fine-tuned", "pretrained", "reinitialised")
 
@@ -125,10 +125,10 @@ def make_model(method: Method, host: Any, lower_layer: int, upper_layer: int, st
         fields = dict(method.config)
         model = _LOADERS[method.family](fields.pop("path"), **fields)
         model.check_host(host)
-        found = model.config.lower_layer, model.config.upper_layer
-        if found not in ((lower_layer, upper_layer), (lower_layer, lower_layer)):
+        layers = model.config.lower_layer, model.config.upper_layer
+        if layers not in ((lower_layer, upper_layer), (lower_layer, lower_layer)):
             raise ValueError(
-                f"{method.config['path']} is of the layers {found}, and this host is compared at {lower_layer} and "
+                f"{method.config['path']} is of the layers {layers}, and this host is compared at {lower_layer} and "
                 f"{upper_layer}. Name it for a host with its layers."
             )
         return model.eval()
@@ -192,7 +192,7 @@ def undertrained(model: ConceptModel, num_active: float, explained_variance: flo
 
     Args:
         model ([`ConceptModel`][clvq_hf.ConceptModel]): Others than sparse ones always are.
-        num_active (`float`): `L0`, active neurons a token.
+        num_active (`float`): `L0`, active neurons per token.
         explained_variance (`float`): Of the states that it reconstructs.
         linear (`float`): Explained variance of the best linear map from the lower to the upper layer.
     """

@@ -203,7 +203,7 @@ class _Run:
             try:
                 (self.output_dir / "failures").mkdir(exist_ok=True)
                 (self.output_dir / "failures" / f"{name}.txt").write_text(story or why + "\n", encoding="utf-8")
-            except OSError:  # the disk is full: the reason is told on the screen
+            except OSError:  # the disk is full: the reason is on the screen
                 pass
 
 

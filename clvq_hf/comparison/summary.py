@@ -109,26 +109,19 @@ class Summary:
 
     def methods(self, control: bool = False) -> dict[str, str]:
         """Names and titles of the methods, or of the sanity controls."""
-        found = {cell["cell"]["method"]: cell["title"] for cell in self.cells if cell["control"] == control}
-        order = list(known_methods())
-        return dict(
-            sorted(found.items(), key=lambda pair: (order.index(pair[0]) if pair[0] in order else 99, pair[0]))
-        )
+        titles = {cell["cell"]["method"]: cell["title"] for cell in self.cells if cell["control"] == control}
+        places = {method: place for place, method in enumerate(known_methods())}
+        return dict(sorted(titles.items(), key=lambda pair: (places.get(pair[0], len(places)), pair[0])))
 
     def cell(self, host: str, dataset: str, method: str, seed: int | None = None) -> dict[str, Any] | None:
-        """One cell, `None` if it is not there; of the first seed if not told otherwise."""
-        wanted = {
-            "host": host,
-            "dataset": dataset,
-            "method": method,
-            "seed": self.first_seed if seed is None else seed,
-        }
-        return next((cell for cell in self.cells if cell["cell"] == wanted), None)
+        """Return one cell, `None` if it is not there; by default that of the first seed."""
+        seed = self.first_seed if seed is None else seed
+        return next((cell for cell in self.seeds(host, dataset, method) if cell["cell"]["seed"] == seed), None)
 
     def seeds(self, host: str, dataset: str, method: str) -> list[dict[str, Any]]:
-        """A cell with every seed."""
-        found = [c for c in self.cells if {**c["cell"], "seed": 0} == _named(host, dataset, method)]
-        return sorted(found, key=lambda cell: cell["cell"]["seed"])
+        """Return the cells of one host, dataset and method, by seed."""
+        key = {"host": host, "dataset": dataset, "method": method}
+        return sorted((cell for cell in self.cells if cell["cell"].items() >= key.items()), key=_seed)
 
     def ks(self) -> list[int]:
         """Numbers of directions that cells were swept over."""
@@ -137,12 +130,8 @@ class Summary:
 
     def rivals(self, host: str, dataset: str) -> list[str]:
         """Methods that count: ablated, no control, and trained well enough."""
-        found = []
-        for method in self.methods():
-            cell = self.cell(host, dataset, method)
-            if cell is not None and cell.get("sweep") and not cell.get("undertrained"):
-                found.append(method)
-        return found
+        cells = {method: self.cell(host, dataset, method) or {} for method in self.methods()}
+        return [method for method, cell in cells.items() if cell.get("sweep") and not cell.get("undertrained")]
 
     def duels(self, k: int = 1, matched: bool = True) -> list["Duel"]:
         """Every pair of rivals on every host and dataset, compared text by text.
@@ -151,14 +140,14 @@ class Summary:
             k (`int`): Directions that are removed.
             matched (`bool`): Whether only draws count that are matched in positions and norm.
         """
-        found = []
+        duels = []
         for host, dataset in self.settings():
             for first, second in combinations(self.rivals(host, dataset), 2):
                 sides = [swept(self.cell(host, dataset, method), k) for method in (first, second)]
                 difference = None if None in sides else paired_difference(*sides, matched=matched)
                 if difference is not None:
-                    found.append(Duel(host, dataset, first, second, *difference))
-        return found
+                    duels.append(Duel(host, dataset, first, second, *difference))
+        return duels
 
     def ranks(self, k: int = 1, matched: bool = True) -> dict[tuple[str, str], list[str]]:
         """The rivals of each host and dataset, those first whose salient concept matters most by token specificity.
@@ -208,7 +197,7 @@ class Duel:
 
 
 def swept(cell: dict[str, Any] | None, k: int, variant: str | None = None) -> dict[str, Any] | None:
-    """The entry of a cell's sweep for `k` directions, of its first variant if not told otherwise."""
+    """The entry of a cell's sweep for `k` directions, by default of its first variant."""
     entries = [] if cell is None else cell.get("sweep", [])
     if not entries:
         return None
@@ -256,18 +245,16 @@ def over_seeds(cells: Sequence[dict[str, Any]], k: int = 1) -> dict[str, Any]:
     for name in ("differences", "matched_differences"):
         known = [dict(zip(entry["text_id"], entry[name], strict=True)) for entry in entries]
         values = [[side[text] for side in known if side.get(text) is not None] for text in texts]
-        merged[name] = [float(np.mean(found)) if found else None for found in values]
+        merged[name] = [float(np.mean(each)) if each else None for each in values]
     return merged
 
 
 def figure(cell: dict[str, Any] | None, *path: str) -> float | None:
     """A figure of a cell by its path, `None` if it has none."""
-    found: Any = cell
+    value: Any = cell
     for name in path:
-        if not isinstance(found, dict) or found.get(name) is None:
-            return None
-        found = found[name]
-    return found
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -280,12 +267,14 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def study_cells(summary: Summary, methods: Sequence[str]) -> list[tuple[str, str, str]]:
     """Host, dataset and method of the cells of a study: those settings that have most of its methods."""
-    found = {
+    methods_of = {
         (host, dataset): [method for method in methods if summary.cell(host, dataset, method) is not None]
         for host, dataset in summary.settings()
     }
-    most = max(map(len, found.values()))
-    return [(*setting, method) for setting, have in found.items() if have and len(have) == most for method in have]
+    most = max(map(len, methods_of.values()))
+    return [
+        (*setting, method) for setting, have in methods_of.items() if have and len(have) == most for method in have
+    ]
 
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float, float] | None:
@@ -307,8 +296,8 @@ def by_method(duels: Sequence[Duel], methods: Sequence[str]) -> dict[str, dict[s
     return table
 
 
-def _named(host: str, dataset: str, method: str) -> dict[str, Any]:
-    return {"host": host, "dataset": dataset, "method": method, "seed": 0}
+def _seed(cell: dict[str, Any]) -> int:
+    return cell["cell"]["seed"]
 
 
 __all__ = [
