@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, load_from_disk
-from transformers import set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..evaluation.ablation.ablate import ablate_texts
 from ..evaluation.ablation.references import AblationReferences, fit_references
@@ -136,9 +136,9 @@ class _Clock:
 
 def _measure(
     method: Method,
-    model: Any,
-    host: Any,
-    tokenizer: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prepared: PreparedHost,
     building: Path,
     settings: EvaluationSettings,
@@ -215,9 +215,9 @@ def _beyond_word(outcome: Dataset) -> dict[str, list]:
 
 
 def _sweep(
-    model: Any,
-    host: Any,
-    tokenizer: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     table: ConceptTable,
     evaluation: Path,
     references: AblationReferences,

@@ -72,7 +72,7 @@ class DatasetSpec:
 
     Attributes:
         name (`str`): What the grid calls it.
-        texts (`str`): Whatever [`load_texts`][clvq_hf.data.texts.load_texts] takes.
+        texts (`str`): Whatever [`load_texts`][clvq_hf.data.load_texts] takes.
         subset (`str` or `None`): Configuration of a Hub dataset.
         train_split (`str`): Cut by text hash into `host_train`, `codebook_train` and `select`.
         eval_split (`str`): What is measured on.
@@ -133,7 +133,7 @@ class Grid:
         methods (`dict[str, Method]`): By name, in the order of the file.
         seeds (`tuple[int, ...]`): The first is the one that stability compares the others with.
         sizes ([`Sizes`]): How many texts.
-        evaluation ([`EvaluationSettings`][clvq_hf.evaluation.evaluate.EvaluationSettings]): What is measured.
+        evaluation ([`EvaluationSettings`][clvq_hf.evaluation.EvaluationSettings]): What is measured.
         sweep (`tuple[int, ...]`): Numbers of directions that are removed, for every ablation variant of a method.
         studies (`dict[str, tuple[str, ...]]`): Title → methods that differ in one setting.
         only (`dict[str, tuple[str, ...]]`): Method → the hosts that it is run on; all if it is not named.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback
 
 from ..data.extraction import ActivationCache
 from ..models import ConceptModel, load_dictionary
@@ -30,8 +30,7 @@ class Method:
         config (`Mapping[str, Any]`): Fields of the model's config; of a loaded one its `path`, and arguments of
             [`load_dictionary`][clvq_hf.models.load_dictionary] or `from_pretrained`.
         training (`Mapping[str, Any]`): Fields of
-            [`CLVQTrainingArguments`][clvq_hf.training.training_args.CLVQTrainingArguments], or arguments of
-            [`ClusterModel.fit`][clvq_hf.ClusterModel.fit].
+            [`CLVQTrainingArguments`][clvq_hf.CLVQTrainingArguments], or arguments of the model's `fit`.
         causal_training (`Mapping[str, Any]`): Those that differ on causal hosts.
         single_layer (`bool`): Whether the lower layer is both layers.
         host (`str`): `"fine-tuned"`, or for controls `"pretrained"` or `"reinitialised"`.
@@ -114,7 +113,9 @@ def check_fields(name: str, method: Method) -> None:
         raise ValueError(f"The method {name}: {error}") from error
 
 
-def make_model(method: Method, host: Any, lower_layer: int, upper_layer: int, stack: str | None) -> ConceptModel:
+def make_model(
+    method: Method, host: PreTrainedModel, lower_layer: int, upper_layer: int, stack: str | None
+) -> ConceptModel:
     """The method's model for a host, not fitted yet; or the one that it names, loaded.
 
     Raises:
