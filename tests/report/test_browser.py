@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
+from helpers.browser import TIMEOUT
 from helpers.made_tables import made_table
 from playwright.sync_api import expect
 
@@ -48,6 +49,7 @@ CONTRASTS = """() => {
 def opened(browser, file, address="", **options):
     """A page of the report, which must neither fail nor ask for anything."""
     context = browser.new_context(**options)
+    context.set_default_timeout(TIMEOUT)
     page = context.new_page()
     errors, requests = [], []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
@@ -155,7 +157,7 @@ class TestConcepts:
         expect(report.get_by_label("Word, name or number")).to_have_value("warm")
         expect(report.locator("#concepts").get_by_label("Label")).to_have_value("1")
         expect(report.locator("#word-note")).to_have_text(
-            "Words are searched among the 100 most frequent of each concept."
+            "The search covers the 100 most frequent words of each concept."
         )
 
     def test_a_word_that_goes_elsewhere(self, report):

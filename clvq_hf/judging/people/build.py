@@ -48,7 +48,8 @@ def build_study(
     The same arguments give the same study, so a lost key can be recreated.
 
     Args:
-        tables (`Mapping[str, ConceptTable]`): Tables by method, from [`open_tables`][clvq_hf.judging.exhibits.open_tables].
+        tables (`Mapping[str, ConceptTable]`): Tables by method, see
+            [`open_tables`][clvq_hf.judging.exhibits.open_tables].
         output_dir (`str` or `Path`): Folder for the two files.
         num_items (`int`): Number of texts, in equal parts from every prediction, correct and wrong.
         kinds (`Sequence[str]`): How concepts are shown: `"words"`, `"sentences"` or both.

@@ -8,8 +8,8 @@ from .scoring import ALL_KINDS
 METHODS_NOTE = (
     "Accuracy: how often people choose the model's prediction, with 95 % intervals from {bootstrap} resamples of "
     "annotators and texts, crossed. Chance is {chance} (one of {labels} labels), always the most frequent "
-    "prediction {majority}; above: the interval is above both. κ: Fleiss', over the items with the most frequent number "
-    "of raters. α: Krippendorff's, over all items with two raters or more."
+    "prediction {majority}; above: the interval is above both. κ: Fleiss', over the items with the most frequent "
+    "number of raters. α: Krippendorff's, over all items with two raters or more."
 )
 COMPARISONS_NOTE = (
     "A win only if the interval excludes 0; otherwise a tie. There is no correction for several comparisons: of twenty "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.browser import TIMEOUT
 from typer.testing import CliRunner
 
 from clvq_hf.cli import app
@@ -77,6 +78,7 @@ class Annotator:
 @pytest.fixture
 def context(browser) -> Iterator[Any]:
     context = browser.new_context()
+    context.set_default_timeout(TIMEOUT)
     yield context
     context.close()
 
