@@ -18,8 +18,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from clvq_hf import metrics
-from clvq_hf.hub.uploads import commit_files
 from clvq_hf.hub.requests import HubError
+from clvq_hf.hub.uploads import commit_files
 from clvq_hf.version import __version__
 
 # What a metric may import, by the name of the module.

@@ -33,7 +33,7 @@ MAX_ROUTED_WORDS = 12
 
 
 def report_tables(results: dict[str, Any]) -> list[ReportTable]:
-    """Tables of what [`evaluate_concepts`][clvq_hf.evaluate_concepts] measured; missing figures are left out.
+    """Tables of the results of [`evaluate_concepts`][clvq_hf.evaluation.evaluate_concepts], without missing figures.
 
     Args:
         results (`dict[str, Any]`): What `results.json` holds.

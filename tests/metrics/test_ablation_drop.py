@@ -3,7 +3,6 @@
 import doctest
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,6 @@ from clvq_hf.metrics.ablation_drop.accuracies import assign_classes, macro_auc, 
 from clvq_hf.metrics.ablation_drop.numerics import ablation_drop
 from clvq_hf.metrics.ablation_drop.outcomes import COLUMNS
 from clvq_hf.metrics.ablation_drop.statistics import bootstrap_interval, holm, sign_flip_p_value
-
-FOLDER = Path(script.__file__).parent
 
 
 def table(rows):
