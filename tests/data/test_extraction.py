@@ -59,7 +59,7 @@ class TestExtractor:
 
     def test_a_host_whose_states_would_depend_on_the_padding_is_refused(self, tokenizer):
         fnet = FNetModel(FNetConfig(vocab_size=100, hidden_size=16, num_hidden_layers=2, intermediate_size=16))
-        with pytest.raises(UnsupportedHostError, match="takes no attention_mask"):
+        with pytest.raises(UnsupportedHostError, match="accepts no attention_mask"):
             HiddenStateExtractor(fnet, 0, 2)
 
     @pytest.mark.parametrize("stack", ["encoder", "decoder"])
