@@ -350,8 +350,8 @@ def run(
 
 def _out_of_turn(stream: ResidualStream, reason: str) -> RuntimeError:
     return RuntimeError(
-        f"Layers cannot be distinguished: {reason} (expected {stream.num_blocks} calls of {stream.list_name}). LayerDrop "
-        "in train mode skips blocks, and gradient checkpointing may repeat them: put the host in eval mode. "
+        f"Layers cannot be distinguished: {reason} (expected {stream.num_blocks} calls of {stream.list_name}). "
+        "LayerDrop in train mode skips blocks, and gradient checkpointing may repeat them: put the host in eval mode. "
         "Compiled code may skip hooks: call the uncompiled host."
     )
 

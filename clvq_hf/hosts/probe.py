@@ -112,7 +112,7 @@ class _Call:
 
 @dataclass
 class _Chain:
-    """One reading of the calls of a list as a stream: `states[0]` is the first input, `states[i]` the output of call i."""
+    """One reading of a list's calls as a stream: `states[0]` is the first input, `states[i]` the output of call i."""
 
     list_name: str
     calls: list[_Call]

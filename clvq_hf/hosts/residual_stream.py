@@ -73,7 +73,7 @@ class ResidualStream:
         return state if state.shape[1] == length else state[:, start : start + length]
 
     def write(self, state: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """Return the edited states `new` `(B, S, d)` in the layout of `state`, with the positions that the host added."""
+        """Return edited states `new` `(B, S, d)` in the layout of `state`, with the positions that the host added."""
         batch_first = state.transpose(0, 1) if self.time_first else state
         length = new.shape[1]
         if batch_first.shape[1] != length:
