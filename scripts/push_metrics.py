@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from clvq_hf import metrics
-from clvq_hf.hub.repositories import commit_files
+from clvq_hf.hub.uploads import commit_files
 from clvq_hf.hub.requests import HubError
 from clvq_hf.version import __version__
 

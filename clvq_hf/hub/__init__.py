@@ -1,6 +1,7 @@
-"""Talking to the Hub."""
+"""Talking to the Hub: downloading, uploading, listing, and where a model came from."""
 
-from .repositories import CodebookInfo, Source, list_codebooks
+from .listing import CodebookInfo, list_codebooks
+from .repositories import Source
 from .requests import HubError
 
 __all__ = ["CodebookInfo", "HubError", "Source", "list_codebooks"]

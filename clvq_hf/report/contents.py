@@ -12,7 +12,6 @@ from ..metrics.routing_divergence.token_table import read_token_table
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 from ..tables.concepts import Concept
-from ..tables.html import example_pieces
 from ..tables.names import name_note
 from ..tables.shading import MIN_TEXTS, shade
 from .codebook_map import codebook_map, nearest_concepts
@@ -159,7 +158,7 @@ def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
         "examples": [
             {
                 "text": example.text_id,
-                "pieces": [[piece["text"], piece["marked"]] for piece in example_pieces(example.excerpt(EXCERPT))],
+                "pieces": [list(piece) for piece in example.excerpt(EXCERPT).pieces()],
                 "label": example.label,
                 "prediction": example.prediction,
             }

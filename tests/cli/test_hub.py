@@ -78,14 +78,14 @@ class TestPush:
         assert "holds no concept model" in refused("push", tmp_path / "table", REPO)
         assert "holds no concept table" in refused("push", folder, REPO, "--table", folder)
         assert "holds no results" in refused("push", folder, REPO, "--evaluation", folder)
-        assert "no repository" in refused("push", folder, "not a name")
+        assert "nor the name of a repository" in refused("push", folder, "not a name")
         (folder / "model.safetensors").write_bytes(b"broken")
         assert "weights of" in (told := refused("push", folder, REPO)) and "are damaged" in told
         assert ("model", REPO) not in hub.repos
 
     def test_results_of_another_model(self, hub, folder, tmp_path):
         (tmp_path / "results.json").write_text(json.dumps({"model_fingerprint": "0" * 64, "texts": {}}))
-        assert "are of another model" in refused("push", folder, REPO, "--evaluation", tmp_path)
+        assert "belongs to another model" in refused("push", folder, REPO, "--evaluation", tmp_path)
         assert ("model", REPO) not in hub.repos
 
 
@@ -116,7 +116,7 @@ class TestPull:
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "notes.txt").write_text("mine")
         assert "was not made by `clvq-hf pull`" in refused("pull", REPO, "--output-dir", tmp_path / "full")
-        assert "does not exist" in refused("pull", REPO, "--output-dir", tmp_path / "new")
+        assert "not found" in refused("pull", REPO, "--output-dir", tmp_path / "new")
         assert "not a concept model" in refused("pull", "org/host", "--output-dir", tmp_path / "host")
         assert not (tmp_path / "host").exists()
 
@@ -202,7 +202,7 @@ class TestInfo:
 
     def test_mistakes(self, hub, hub_host, tmp_path):
         assert "not a concept model" in refused("info", "org/host")
-        assert "does not exist" in refused("info", "org/missing")
+        assert "not found" in refused("info", "org/missing")
         assert "no config.json" in refused("info", tmp_path)
         (tmp_path / "config.json").write_text('{"model_type": "clvq", "clvq_version": "9.0.0", "lower_layer": 1}')
         assert "pip install 'clvq-hf>=9'" in refused("info", tmp_path)
@@ -259,4 +259,4 @@ def test_from_one_machine_to_another(hub, shared_model, hub_host, tokenizer, tex
     assert downloaded.texts.to_dict() == table.texts.to_dict()
     assert told["verified"][0] and "verified; 100.0%" in told["verified"][1]
     assert not told["wrong"][0]
-    assert "it has other weights than the host that was trained on (org/host" in told["wrong"][1]
+    assert "the host has other weights than the one that was trained on (org/host" in told["wrong"][1]

@@ -390,7 +390,7 @@ def test_names_made_by_a_model_are_marked(browser, table, model, tmp_path):
         expect(rows(page)).to_have_count(1)
         expect(rows(page).first).to_contain_text("</script>praise named by a model")
         rows(page).first.get_by_role("link").click()
-        expect(page.locator("#concept")).to_contain_text("the name alone tells 90% of sentences right")
+        expect(page.locator("#concept")).to_contain_text("90% of sentences are recognized from the name")
 
 
 def test_without_labels(browser, tmp_path):

@@ -15,7 +15,6 @@ from helpers.made_tables import made_table
 from typer.testing import CliRunner
 
 from clvq_hf.cli import app
-from clvq_hf.hub.provenance import public_name
 from clvq_hf.report import page, write_report
 
 
@@ -99,14 +98,6 @@ def test_a_failure_leaves_the_earlier_report(table, model, tmp_path, monkeypatch
         write_report(table, tmp_path / "report.html", model)
     assert os.listdir(tmp_path) == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "earlier"
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [("org/host", "org/host"), ("/home/somebody/hosts/minilm", "hosts/minilm"), (None, ""), ("gpt2", "gpt2")],
-)
-def test_folders_are_shown_without_their_parents(name, shown):
-    assert public_name(name) == shown
 
 
 class TestCommand:
