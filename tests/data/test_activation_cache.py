@@ -1,6 +1,7 @@
 """A cache holds what the extractor returns for its texts, whole or not at all; its views change no file."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -13,11 +14,19 @@ from clvq_hf.data.activation_cache import StateCollator
 from clvq_hf.data.tokenization import filter_by_occurrence, tokenize_texts
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return tmp_path_factory.mktemp("original") / "cache"
+
+
 @pytest.fixture
-def cache(host, tokenizer, texts, tmp_path):
-    return ActivationCache.build(
-        tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=3, texts_per_shard=25, batch_size=8
-    )
+def cache(host, tokenizer, texts, tmp_path, original):
+    """A cache of the first host and texts, built once; each test has its own copy."""
+    if not original.exists():
+        ActivationCache.build(
+            original, host, tokenizer, texts, lower_layer=1, upper_layer=3, texts_per_shard=25, batch_size=8
+        )
+    return ActivationCache.load(shutil.copytree(original, tmp_path / "cache"))
 
 
 class TestCache:

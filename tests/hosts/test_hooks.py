@@ -11,6 +11,7 @@ import torch
 from helpers import tiny_hosts
 from helpers.hook_hosts import (
     BATCH,
+    LAYOUTS,
     LENGTH,
     PADDED,
     STACKS,
@@ -35,8 +36,13 @@ def assert_same_as_reported(states, reported, num_blocks):
 
 
 class TestCapture:
-    @pytest.mark.parametrize("side", ["right", "left"])
-    @pytest.mark.parametrize(("model_type", "stack"), STACKS)
+    @pytest.mark.parametrize(
+        ("model_type", "stack", "side"),
+        [
+            *((*each, "right") for each in STACKS),
+            *((*each, "left") for each in (("bert", None), ("gpt2", None), ("xlnet", None), ("t5", "decoder"))),
+        ],
+    )
     def test_equals_output_hidden_states(self, hosts, model_type, stack, side):
         host = hosts(model_type)
         stream = hooks.residual_stream(host, stack)
@@ -275,7 +281,7 @@ class TestProbe:
 
 
 class TestEdit:
-    @pytest.mark.parametrize(("model_type", "stack"), STACKS)
+    @pytest.mark.parametrize(("model_type", "stack"), LAYOUTS)
     def test_identity_and_full_patch(self, hosts, model_type, stack):
         host = hosts(model_type)
         inputs, others = inputs_for(host, stack), inputs_for(host, stack, seed=1)
