@@ -2,6 +2,7 @@
 
 from .configuration_clusters import ClusterConfig
 from .configuration_clvq import CLVQConfig
+from .configuration_concepts import ConceptConfig, Preset
 from .configuration_sparse import SparseConfig
 from .modeling_clusters import ClusterModel
 from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput
@@ -23,7 +24,9 @@ __all__ = [
     "CLVQOutput",
     "ClusterConfig",
     "ClusterModel",
+    "ConceptConfig",
     "ConceptModel",
+    "Preset",
     "SparseConfig",
     "SparseDictionary",
     "SparseOutput",

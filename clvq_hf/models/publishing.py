@@ -234,7 +234,7 @@ def _generate_card(
     token: str | bool | None = None,
     **arguments: Any,
 ) -> ModelCard:
-    """The card with the licences that the Hub knows; `arguments` are passed to [`model_card`]."""
+    """The card with the licences that the Hub knows; `arguments` are passed to `model_card`."""
     public = _public_config(config)
     datasets = [(public.training or {}).get("dataset")]
     datasets += [] if table is None else table.texts.unique("dataset")
