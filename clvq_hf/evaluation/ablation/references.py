@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.activation_cache import ActivationCache, StateCollator
 from ...data.batching import batches_by_length
 from ...data.extraction import HiddenStateExtractor, check_states
+from ...data.texts import text_hash
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ...hosts import hooks
 from ...models.modeling_concepts import ConceptModel
