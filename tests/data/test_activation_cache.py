@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from clvq_hf import ActivationCache
 from clvq_hf.data.activation_cache import StateCollator
 from clvq_hf.data.tokenization import filter_by_occurrence, tokenize_texts
+from clvq_hf.hosts import hooks
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,7 @@ class TestCache:
 
     def test_the_old_one_stays_until_the_new_one_is_whole(self, cache, host, tokenizer, texts):
         before = sorted(cache.path.iterdir())
+        hooks.residual_stream(host)  # a host of NaN cannot be probed
         with torch.no_grad():
             host.bert.embeddings.word_embeddings.weight.fill_(float("nan"))
         with pytest.raises(ValueError, match="NaN"):
