@@ -27,9 +27,10 @@ test-fast: lint  ## Lint, then run the tests that take seconds
 test-minimum: $(MINIMUM)/test.stamp  ## Run all tests with the lowest versions that setup.cfg allows
 	$(MINIMUM)/bin/python -m pytest -n auto --dist worksteal
 
-lint: $(VENV)/test.stamp  ## Check style and formatting
+lint: $(VENV)/test.stamp  ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --summary=none --python-interpreter-path $(BIN)/python
 
 format: $(VENV)/test.stamp  ## Format the code
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Text files that are complete or absent, and checks of JSON and file names from elsewhere."""
 
 import json
 from pathlib import Path, PurePath
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def write_whole(file: str | Path, text: str) -> None:
-    """Write a text file; an earlier one there stays until this one is whole.
+    """Write a text file in UTF-8; an earlier file of this name remains until the new one is complete.
 
     Args:
-        file (`str` or `Path`): Where.
-        text (`str`): What, in UTF-8; half a character becomes a question mark.
+        file (`str` or `Path`): Path of the file.
+        text (`str`): Its content; a lone surrogate becomes a question mark.
 
     Raises:
         OSError: If the folder does not exist or the disk is full.
@@ -25,10 +25,10 @@ def write_whole(file: str | Path, text: str) -> None:
 
 
 def check_file_names(names: list[Any], source: Path) -> None:
-    """Refuse names that lead out of the folder in which `source` names them.
+    """Refuse file names, read from the file `source`, that lead out of its folder.
 
     Raises:
-        ValueError: Naming the first.
+        ValueError: If a name does; the message contains the first.
     """
     for name in names:
         if not isinstance(name, str) or name != PurePath(name).name or name in ("", ".", ".."):
@@ -36,15 +36,18 @@ def check_file_names(names: list[Any], source: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds.
+    """Read a JSON file that contains an object.
 
     Raises:
-        ValueError: If it is damaged, or no object.
+        ValueError: If it is damaged or contains something else.
     """
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged: it contains no JSON object.")
+    return content
 
 
 __all__ = ["check_file_names", "read_json", "write_whole"]

@@ -7,7 +7,11 @@ SHORT = re.compile(r"\[<code>(~?[A-Za-z_][\w.]*)</code>\](?!\[)")
 TYPE = re.compile(r"<code>([^<]*`[^<]*)</code>")
 PACKAGE = "clvq_hf"
 # Public names live in the package, not in the module that defines them.
-ELSEWHERE = {"CLVQTrainer": "trainer", "CLVQTrainingArguments": "training_args", "ActivationCache": "activations"}
+ELSEWHERE = {
+    "CLVQTrainer": "trainer",
+    "CLVQTrainingArguments": "training_args",
+    "ActivationCache": "data.activation_cache",
+}
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..data.extraction import ActivationCache
+from ..data.activation_cache import ActivationCache
 from ..data.texts import label_names, load_texts
 from ..data.tokenization import ensure_pad_token
 from ..evaluation.ablation.ablate import ablate_texts

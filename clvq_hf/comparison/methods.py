@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PrinterCallback
 
-from ..data.extraction import ActivationCache
+from ..data.activation_cache import ActivationCache
 from ..models import ConceptModel, load_dictionary
 from ..models.registry import method_class, method_classes
 from ..training.trainer import CLVQTrainer

@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from ..data.extraction import ActivationCache
+from ..data.activation_cache import ActivationCache
 from ..data.texts import PARTS, label_names, load_texts, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
 from ..evaluation.attribution import salient_tokens

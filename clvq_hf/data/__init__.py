@@ -1,7 +1,8 @@
 """From texts to token ids to hidden states."""
 
+from .activation_cache import ActivationCache, StateCollator
 from .batching import batches_by_length, in_order
-from .extraction import ActivationCache, HiddenStateExtractor
+from .extraction import HiddenStateExtractor
 from .texts import PARTS, label_names, load_texts, split_texts, text_hash, without_texts
 from .tokenization import TextCollator, tokenize_texts
 
@@ -9,6 +10,7 @@ __all__ = [
     "PARTS",
     "ActivationCache",
     "HiddenStateExtractor",
+    "StateCollator",
     "TextCollator",
     "batches_by_length",
     "in_order",

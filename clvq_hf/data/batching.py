@@ -1,4 +1,4 @@
-"""Texts of similar length in batches, with the rows that they come from, so that results can be put back in order."""
+"""Batches of texts of similar length, with their rows, so that results can be returned to the order of the texts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ Collate = Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]
 def batches_by_length(
     tokenized: Dataset, collate: Collate, batch_size: int, rows: Sequence[int] | None = None
 ) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
-    """Batch texts of similar length, shortest first, so that little is spent on padding.
+    """Batch texts of similar length, shortest first, which saves padding.
 
     Args:
-        tokenized (`datasets.Dataset`): Of [`tokenize_texts`][clvq_hf.data.tokenization.tokenize_texts], with `length`.
+        tokenized (`datasets.Dataset`): A result of [`tokenize_texts`][clvq_hf.data.tokenize_texts], with `length`.
         collate (`Callable`): Turns a list of rows into tensors, usually a
-            [`TextCollator`][clvq_hf.data.tokenization.TextCollator].
+            [`TextCollator`][clvq_hf.data.TextCollator].
         batch_size (`int`): Number of texts per batch.
-        rows (`Sequence[int]`, *optional*): Only these rows; all if not given.
+        rows (`Sequence[int]`, *optional*): Only these rows. Default: all.
 
     Yields:
         `tuple[list[int], Mapping[str, torch.Tensor]]`: The rows of `tokenized` in a batch, and their tensors.
@@ -34,7 +34,7 @@ def batches_by_length(
 
 
 def in_order(results: Mapping[int, Any]) -> list[Any]:
-    """Values by ascending row, for results that batches have given by row."""
+    """Return the results of [`batches_by_length`][clvq_hf.data.batches_by_length], a mapping by row, in row order."""
     return [results[row] for row in sorted(results)]
 
 

@@ -1,4 +1,4 @@
-"""Texts → token ids, with the masks that keep padding and special tokens out of every statistic."""
+"""Texts → token ids, with masks that exclude padding and special tokens from every statistic."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,17 +11,16 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Tokenizers without a limit of their own carry a number like 1e30.
-NO_LIMIT = 1_000_000
+ADDED = ("token_mask", "length", "num_counted", "text_index", "truncated")
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer without a padding token the end-of-sequence token for it, and say so.
+    """Use the end-of-sequence token for padding if a tokenizer has no padding token, with a warning.
 
-    Padding is told by the attention mask alone, so the choice changes no state and no code.
+    Only the attention mask marks padding, so the choice affects neither states nor codes.
 
     Raises:
-        ValueError: If it has no end-of-sequence token either.
+        ValueError: If the tokenizer has no end-of-sequence token either.
     """
     if tokenizer.pad_token is not None:
         return
@@ -35,14 +34,14 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_texts(dataset: Dataset, text_column: str) -> None:
-    """Check the texts before time is spent on them.
+    """Check that a dataset contains texts, before time is spent on it.
 
     Args:
         dataset (`datasets.Dataset`): The texts.
-        text_column (`str`): Must exist and hold strings.
+        text_column (`str`): Must exist and contain strings.
 
     Raises:
-        ValueError: Naming what is wrong and what there is.
+        ValueError: If it does not, or the dataset is empty or consists of several splits.
     """
     if not isinstance(dataset, Dataset):
         splits = f" Choose one of its splits: {list(dataset)}." if isinstance(dataset, Mapping) else ""
@@ -51,37 +50,35 @@ def check_texts(dataset: Dataset, text_column: str) -> None:
         raise ValueError("The dataset is empty.")
     if text_column not in dataset.column_names:
         raise ValueError(
-            f"The dataset has no column {text_column!r}; it has {dataset.column_names}. Name the column of the texts "
-            "with text_column=…"
+            f"The dataset has no column {text_column!r}; it has {dataset.column_names}. Set text_column=… to the "
+            "column of the texts."
         )
     if getattr(dataset.features[text_column], "dtype", None) not in ("string", "large_string"):
-        raise ValueError(f"Column {text_column!r} holds {dataset.features[text_column]}, not strings.")
+        raise ValueError(f"Column {text_column!r} contains {dataset.features[text_column]}, not strings.")
 
 
 def check_labels(dataset: Dataset, label_column: str, num_labels: int) -> None:
-    """Check that the labels are those of a classifier: another host or column than the one meant is seen here.
+    """Check that the labels are those of a classifier, which reveals a wrong host or column.
 
     Args:
         dataset (`datasets.Dataset`): With or without labels.
-        label_column (`str`): Looked at if it exists.
+        label_column (`str`): Column of the labels; nothing is checked if it does not exist.
         num_labels (`int`): Labels must be integers in `[0, num_labels)`.
 
     Raises:
-        ValueError: Naming the labels that are not.
+        ValueError: If a label is not; the message names the first five.
     """
     if label_column not in dataset.column_names:
         return
-    remedy = (
-        f"Labels are not trained on: drop the column with dataset.remove_columns({label_column!r}) if it is right."
-    )
+    remedy = f"Training needs no labels: dataset.remove_columns({label_column!r}) drops the column."
     dtype = getattr(dataset.features[label_column], "dtype", None) or "list"
     if not dtype.startswith(("int", "uint", "bool")):
         raise ValueError(f"Column {label_column!r} must hold integer class labels, not {dtype}. {remedy}")
     labels = dataset.unique(label_column)
     if outside := sorted(label for label in labels if label is not None and not 0 <= label < num_labels):
         raise ValueError(
-            f"Column {label_column!r} holds {outside[:5]}, outside of the host's labels 0…{num_labels - 1}. Is it the "
-            f"right host, or another column? {remedy}"
+            f"Column {label_column!r} contains {outside[:5]}, outside of the host's labels 0…{num_labels - 1}. Are "
+            f"host and column right? {remedy}"
         )
 
 
@@ -95,13 +92,13 @@ def tokenize_texts(
 ) -> Dataset:
     """Tokenize texts, unpadded.
 
-    Empty texts are left out and counted; longer ones than `max_length` are truncated, with one warning.
+    Empty texts are skipped and texts longer than `max_length` truncated; a warning states the number of each.
 
     Args:
         dataset (`datasets.Dataset`): With a column `text_column`.
-        tokenizer (`PreTrainedTokenizerBase`): The host's.
+        tokenizer (`PreTrainedTokenizerBase`): The host's tokenizer.
         text_column (`str`): Column of the texts.
-        max_length (`int`, *optional*): In tokens, special ones included; no limit if `None`.
+        max_length (`int`, *optional*): Limit in tokens, including special ones. Default: no limit.
         count_special_tokens (`bool`): Whether `token_mask` is 1 on special tokens too.
         with_words (`bool`): Whether to add `start` and `end` (characters of each token in its text) and `word_id`
             (number of its word in the text, -1 on special tokens). Needs a fast tokenizer.
@@ -111,15 +108,15 @@ def tokenize_texts(
         `length`, `num_counted` (the sum of `token_mask`) and `text_index` (row of `dataset`).
 
     Raises:
-        ValueError: If every text is empty, or words are asked of a tokenizer that does not know them.
+        ValueError: If every text is empty, or `with_words` is set and the tokenizer is not a fast one.
     """
     if with_words and not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} does not tell which characters a token stands for. Load the fast tokenizer: "
+            f"{type(tokenizer).__name__} does not know the characters of its tokens. Load the fast tokenizer: "
             "AutoTokenizer.from_pretrained(…, use_fast=True)."
         )
 
-    def encode(texts: list[str], limit: int | None) -> Mapping[str, list]:
+    def encode(texts: list[str], limit: int | None) -> dict[str, list[Any]]:
         encoded = tokenizer(
             texts,
             truncation=limit is not None,
@@ -127,9 +124,9 @@ def tokenize_texts(
             return_special_tokens_mask=True,
             return_offsets_mapping=with_words,
         )
+        columns: dict[str, list[Any]] = dict(encoded)
         if not with_words:
-            return encoded
-        columns = dict(encoded)
+            return columns
         spans = columns.pop("offset_mapping")
         columns["start"] = [[start for start, _ in row] for row in spans]
         columns["end"] = [[end for _, end in row] for row in spans]
@@ -139,26 +136,24 @@ def tokenize_texts(
         ]
         return columns
 
-    def tokenize(batch: Mapping[str, list], indices: list[int]) -> dict[str, list]:
-        kept = [row for row, text in enumerate(batch[text_column]) if text and not text.isspace()]
-        texts = [batch[text_column][row] for row in kept]
+    def tokenize(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        nonempty = [row for row, text in enumerate(batch[text_column]) if text and not text.isspace()]
+        texts = [batch[text_column][row] for row in nonempty]
         if not texts:
             return {name: [] for name in (*encode(["a"], None), *ADDED) if name != "special_tokens_mask"}
-        # One token more than allowed tells the truncated texts from those that just fit.
-        encoded = encode(texts, max_length and max_length + 1)
-        columns = {name: list(values) for name, values in encoded.items()}
-        truncated = [bool(max_length) and len(ids) > max_length for ids in columns["input_ids"]]
+        # One token more than allowed distinguishes truncated texts from those that just fit.
+        columns = encode(texts, max_length and max_length + 1)
+        truncated = [max_length is not None and len(ids) > max_length for ids in columns["input_ids"]]
         if any(truncated):
-            shorter = encode([text for text, cut in zip(texts, truncated, strict=True) if cut], max_length)
-            rows = [row for row, cut in enumerate(truncated) if cut]
-            for name, values in shorter.items():
+            rows = [row for row, is_truncated in enumerate(truncated) if is_truncated]
+            for name, values in encode([texts[row] for row in rows], max_length).items():
                 for row, value in zip(rows, values, strict=True):
                     columns[name][row] = value
         specials = columns.pop("special_tokens_mask")
         columns["token_mask"] = [[int(count_special_tokens or not special) for special in mask] for mask in specials]
         columns["length"] = [len(ids) for ids in columns["input_ids"]]
         columns["num_counted"] = [sum(mask) for mask in columns["token_mask"]]
-        columns["text_index"] = [indices[row] for row in kept]
+        columns["text_index"] = [indices[row] for row in nonempty]
         columns["truncated"] = truncated
         return columns
 
@@ -169,49 +164,43 @@ def tokenize_texts(
         raise ValueError(f"Every one of the {len(dataset)} texts is empty.")
     if len(tokenized) < len(dataset):
         logger.warning(f"Skipped {len(dataset) - len(tokenized)} empty texts of {len(dataset)}.")
-    if cut := int(np.sum(tokenized["truncated"])):
-        logger.warning(f"Truncated {cut} texts of {len(dataset)} to {max_length} tokens.")
+    if num_truncated := sum(tokenized["truncated"]):
+        logger.warning(f"Truncated {num_truncated} texts of {len(dataset)} to {max_length} tokens.")
     return tokenized.remove_columns("truncated")
 
 
-def _word_ids(text: str, words: list[int | None], spans: list, special: list[int]) -> list[int]:
+def _word_ids(text: str, words: list[int | None], spans: list[tuple[int, int]], special: list[int]) -> list[int]:
     """Number of each token's word, -1 on special tokens.
 
-    Where the tokenizer splits no words before it builds tokens (SentencePiece models without a pre-tokenizer call a
-    whole text one word), a word begins after white space.
+    If the tokenizer has no pre-tokenizer (some SentencePiece models), it reports a whole text as one word: then a word
+    begins after white space.
     """
-    found = {word for word in words if word is not None}
-    if len(found) > 1 or not any(character.isspace() for character in text.strip()):
+    if len(set(words) - {None}) > 1 or len(text.split()) < 2:
         return [-1 if word is None or mark else word for word, mark in zip(words, special, strict=True)]
-    numbers, current, previous_end = [], -1, 0
+    numbers: list[int] = []
+    current, previous_end = -1, 0
     for (start, end), mark in zip(spans, special, strict=True):
         if mark:
             numbers.append(-1)
             continue
-        if (
-            current < 0
-            or text[start:end][:1].isspace()
-            or text[previous_end:start].strip() != text[previous_end:start]
-        ):
+        gap = text[previous_end:start]
+        if current < 0 or text[start:end][:1].isspace() or gap.strip() != gap:
             current += 1
         previous_end = end
         numbers.append(current)
     return numbers
 
 
-ADDED = ("token_mask", "length", "num_counted", "text_index", "truncated")
-
-
 def filter_by_occurrence(tokenized: Dataset, minimum: int | None, maximum: int | None) -> Dataset:
-    """Clear `token_mask` for tokens that occur less than `minimum` or more than `maximum` times in `tokenized`.
+    """Set `token_mask` to 0 for tokens that occur less than `minimum` or more than `maximum` times in `tokenized`.
 
-    The paper trains on tokens that occur 5 to 20 times. The tokens stay in their texts, where others attend to them.
+    The paper trains on tokens that occur 5 to 20 times. The other tokens remain as context.
     """
     if minimum is None and maximum is None:
         return tokenized
     wanted = occurs_between([np.asarray(row["input_ids"]) for row in tokenized], minimum, maximum)
 
-    def mask(batch: Mapping[str, list]) -> dict[str, list]:
+    def mask(batch: Mapping[str, list[list[int]]]) -> dict[str, list[Any]]:
         masks = [
             (np.asarray(old) & wanted[np.asarray(ids)]).tolist()
             for old, ids in zip(batch["token_mask"], batch["input_ids"], strict=True)
@@ -222,12 +211,12 @@ def filter_by_occurrence(tokenized: Dataset, minimum: int | None, maximum: int |
 
 
 def occurs_between(input_ids: Sequence[np.ndarray], minimum: int | None, maximum: int | None) -> np.ndarray:
-    """Which token ids occur at least `minimum` and at most `maximum` times.
+    """Find the token ids that occur `minimum` to `maximum` times.
 
     Args:
         input_ids (`Sequence[np.ndarray]`): Ids, in arrays of one dimension.
-        minimum (`int`, *optional*): No lower bound if not given.
-        maximum (`int`, *optional*): No upper bound if not given.
+        minimum (`int`, *optional*): Default: no lower bound.
+        maximum (`int`, *optional*): Default: no upper bound.
 
     Returns:
         `np.ndarray` of shape `(largest id + 1,)`, bool.
@@ -238,17 +227,17 @@ def occurs_between(input_ids: Sequence[np.ndarray], minimum: int | None, maximum
 
 
 class TextCollator:
-    """Pads tokenized texts on the right into a batch of tensors, whatever the tokenizer's own side is.
+    """Pads tokenized texts on the right into a batch of tensors, whatever the tokenizer's own padding side.
 
-    Nothing is generated from these batches, and hosts with absolute positions (GPT-2) would number the tokens of a
-    left-padded text wrongly: its states would depend on the other texts of the batch.
+    Hosts with absolute positions (GPT-2) would number the tokens of a left-padded text wrongly, so that its states
+    would depend on the other texts of the batch. Nothing is generated from these batches, so left padding has no use.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Returns the tokenizer's inputs and `token_mask`, all `(B, S)` int64, and `text_index` `(B,)`."""
+        """Return the tokenizer's inputs and `token_mask`, all `(B, S)` int64, and `text_index` `(B,)`."""
         names = [name for name in self.tokenizer.model_input_names if name in rows[0]]
         unpadded = [{name: row[name] for name in names} for row in rows]
         batch = dict(

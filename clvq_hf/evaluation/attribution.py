@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.batching import batches_by_length, in_order
-from ..data.extraction import attention_sinks
+from ..data.extraction import attention_sinks, check_finite
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
 from ..hosts.readout import Readout
@@ -274,7 +274,7 @@ def _rows(path: _Path, method: str, n_steps: int, texts: list[dict], sign: str) 
         relative = torch.where(absolute == 0, 0.0, absolute / change.abs())
     else:
         scores = (path.gradient() if method == "gradient_x_input" else path.occlude()).double().cpu()
-    _check_finite(scores.isfinite().all(-1) & path.logit.cpu().isfinite(), "the attributions", path.text_index)
+    check_finite(torch.cat([scores, path.logit.cpu()[:, None]], dim=1), path.text_index, "the attributions")
     rows = []
     for place, text in enumerate(texts):
         own = scores[place, : text["length"]].numpy()
@@ -360,15 +360,6 @@ def _check_baseline(baseline: str | torch.Tensor, width: int, layer: int) -> Non
         raise ValueError("The baseline holds NaN or Inf.")
 
 
-def _check_finite(finite: torch.Tensor, what: str, text_index: torch.Tensor) -> None:
-    """Raise if a text of a batch is not among the `finite` ones, `(B,)` bool."""
-    if not finite.all():
-        raise ValueError(
-            f"NaN or Inf in {what} of the texts with the indices {text_index[~finite].tolist()}. Look at these texts, "
-            "or run the host in a wider dtype (bfloat16 or float32 instead of float16)."
-        )
-
-
 @torch.no_grad()
 def _mean_state(
     runner: HostRunner, layer: int, batches: Iterable[tuple[list[int], Mapping[str, torch.Tensor]]]
@@ -378,7 +369,7 @@ def _mean_state(
     for _, batch in batches:
         states = hooks.run(runner.host, runner.inputs(batch), [layer], runner.stack)[layer].cpu().double()
         real = batch["attention_mask"].bool()
-        _check_finite((states.isfinite().all(-1) | ~real).all(-1), "the states", batch["text_index"])
+        check_finite(states, batch["text_index"], f"the states of layer {layer}", real)
         total = total + states[real].sum(0)
         count += int(real.sum())
     return (total / count).float()

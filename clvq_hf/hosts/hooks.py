@@ -1,25 +1,25 @@
 """Capture and edit a host's residual stream with forward hooks, and stop the host early.
 
-``python
+```python
 with capture(host, [4, 8]) as states:
     host(**batch)
 states[4]                                        # (B, S, d), what block 5 received
 
-with edit(host, 4, lambda state: state * 0.5):   # the host goes on with the edited state
+with edit(host, 4, lambda state: state * 0.5):   # the host continues with the edited state
     host(**batch)
-``
+```
 
 Layer 0 is the first block's input, layer `i` the output of the `i`-th block that runs, before any final norm.
-Everything is removed on exit, also after an exception. Finding the blocks is the work of `probe.py`.
+Everything is removed on exit, even after an exception. `probe.py` finds the blocks.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .host import (
     UnsupportedHostError,
@@ -50,43 +50,45 @@ __all__ = [
 
 CaptureCallback = Callable[[dict[int, torch.Tensor], torch.Tensor, int | None], None]
 
-# What holds the keys and values, or the recurrent state, of earlier positions: transformers' caches, XLNet, RWKV.
+# Arguments that hold keys and values, or a recurrent state, of earlier positions: transformers' caches, XLNet, RWKV.
 _CACHE_ARGUMENTS = ("past_key_values", "cache_params", "mems", "state")
 
-# Masks the other way round, true on padding: FSMT's decoder, XLNet.
+# Inverted masks, true on padding: FSMT's decoder, XLNet.
 _PADDING_ARGUMENTS = ("decoder_padding_mask", "input_mask")
-
-HandleT = TypeVar("HandleT", bound="_Handle")
 
 
 class _StopForward(Exception):
-    """Ends a host's forward once everything asked for was seen; caught by the capture that raised it."""
+    """Ends a host's forward once every requested layer was seen; caught by the capture that raised it."""
 
-    def __init__(self, owner: "Capture"):
+    def __init__(self, owner: "Capture") -> None:
         super().__init__("the host was stopped after the highest captured layer; use capture(stop=True) in a `with`")
         self.owner = owner
 
 
 class _Handle:
-    """Hooks on the blocks up to one layer, which follow the order of calls; `_see` gets each state that passes.
+    """Hooks on the blocks up to one layer, which count the calls; `_see` receives each state that passes.
 
-    The order is checked at every call, because a block that is skipped (LayerDrop) would shift every layer after it.
+    The order is checked at every call, because a skipped block (LayerDrop) would shift every layer after it.
     """
 
     _prepend = False
 
-    def __init__(self, host: nn.Module, layers: Sequence[int], stack: str | None):
+    def __init__(self, host: nn.Module, layers: Sequence[int], stack: str | None) -> None:
         model = unwrap(host)
         self.stream = residual_stream(host, stack)
-        self._layers = _checked_layers(layers, self.stream)
+        if not layers:
+            raise ValueError("layers is empty; name at least one layer.")
+        for layer in layers:
+            self.stream.check_layer(layer)
+        self._layers = frozenset(layers)
         refuse_compiled(model, {self.stream.scope_name, *self.stream.block_names})
         self._scope = model.get_submodule(self.stream.scope_name)
         blocks = [model.get_submodule(name) for name in self.stream.block_names]
         hooked = set(blocks[: max(1, max(self._layers))])
-        # A block that is called again above the highest layer (ALBERT) fires there too: all its turns are listed.
+        # A block that is called again above the highest layer (ALBERT) fires there too, so all its turns are listed.
         self._turns = [(layer, block) for layer, block in enumerate(blocks, 1) if block in hooked]
         self._turn: int | None = None
-        self._removable: list = []
+        self._removable: list[RemovableHandle] = []
         try:
             self._register(blocks[0], hooked)
         except BaseException:
@@ -103,24 +105,22 @@ class _Handle:
             add(block.register_forward_hook(self._after_block, prepend=self._prepend))
 
     def remove(self) -> None:
-        """Remove every hook from the host. May be called again without effect."""
+        """Remove every hook from the host; calling it again has no effect."""
         while self._removable:
             self._removable.pop().remove()
 
-    def __enter__(self: HandleT) -> HandleT:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    def __exit__(self, *exc_info: Any) -> bool:
         self.remove()
         return False
 
     def _see(self, layer: int, state: torch.Tensor) -> torch.Tensor | None:
-        """Handle one state `(B, S, d)`; a tensor of the same shape replaces it, None leaves it."""
-        raise NotImplementedError  # abstract
+        """Handle one state `(B, S, d)`; a returned tensor of the same shape replaces it, None leaves it."""
+        raise NotImplementedError
 
-    def _enter(self, scope: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _enter(self, scope: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if probing():
             return
         check_checkpointing(scope, [block for _, block in self._turns])
@@ -129,16 +129,18 @@ class _Handle:
         self._begin()
 
     def _begin(self) -> None:
-        """A forward of the stack begins; `_arguments` says with what."""
+        """Prepare for a forward of the stack, whose inputs are in `_arguments`."""
 
-    def _leave(self, scope: nn.Module, args: tuple, output: Any) -> None:
+    def _leave(self, scope: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if probing():
             return
         turn, self._turn = self._turn, None
         if turn != len(self._turns):
             raise _out_of_turn(self.stream, f"{turn} of {len(self._turns)} watched block calls happened")
 
-    def _before_first(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def _before_first(
+        self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._turn != 0 or probing():  # a shared first block, called again
             return None
         key = self.stream.input_key
@@ -149,7 +151,7 @@ class _Handle:
             return (*args[:key], new, *args[key + 1 :]), kwargs
         return args, {**kwargs, key: new}
 
-    def _after_block(self, block: nn.Module, args: tuple, output: Any) -> Any:
+    def _after_block(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if probing():
             return None
         turn = self._turn
@@ -174,15 +176,15 @@ class _Handle:
         return None if new is None else self.stream.write(state, new)
 
 
-class Capture(_Handle, Mapping):
-    """What `capture` returns: a read-only mapping from layer to the latest `(B, S, d)` state.
+class Capture(_Handle, Mapping[int, torch.Tensor]):
+    """A read-only mapping from layer to the latest `(B, S, d)` state, returned by [`capture`][clvq_hf.hooks.capture].
 
-    It is a context manager; `remove` removes its hooks. The states stay readable afterwards.
+    It is also a context manager, and `remove` removes its hooks. The states remain readable afterwards.
     """
 
     def __init__(
         self, host: nn.Module, layers: Sequence[int], stack: str | None, stop: bool, callback: CaptureCallback | None
-    ):
+    ) -> None:
         self._states: dict[int, torch.Tensor] = {}
         self._stop = stop
         self._callback = callback
@@ -194,7 +196,7 @@ class Capture(_Handle, Mapping):
             return self._states[layer]
         if layer in self._layers:
             raise KeyError(f"layer {layer} has not been seen: the host has not run inside this capture")
-        raise KeyError(f"layer {layer} was not asked for; this capture holds layers {sorted(self._layers)}")
+        raise KeyError(f"layer {layer} was not requested; this capture holds layers {sorted(self._layers)}")
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._states)
@@ -202,10 +204,9 @@ class Capture(_Handle, Mapping):
     def __len__(self) -> int:
         return len(self._states)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    def __exit__(self, *exc_info: Any) -> bool:
         self.remove()
+        error = exc_info[1]
         return isinstance(error, _StopForward) and error.owner is self
 
     def _begin(self) -> None:
@@ -224,25 +225,23 @@ class Capture(_Handle, Mapping):
 
 
 class Edit(_Handle):
-    """What `edit` returns: a context manager whose `remove` removes the edit."""
+    """A context manager, returned by [`edit`][clvq_hf.hooks.edit]; `remove` removes the edit."""
 
-    # Before transformers' own hooks, which record output_hidden_states: they should report what the host goes on with.
+    # Before transformers' own hooks, which record output_hidden_states: they should report the edited state.
     _prepend = True
 
     def __init__(
         self, host: nn.Module, layer: int, fn: Callable[..., torch.Tensor], stack: str | None, with_mask: bool
-    ):
+    ) -> None:
         self._fn = fn
         self._with_mask = with_mask
         self._applied = False
         super().__init__(host, [layer], stack)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        if error is None and not self._applied:
+    def __exit__(self, *exc_info: Any) -> bool:
+        if exc_info[1] is None and not self._applied:
             warnings.warn("an edit was never applied: the host did not run inside it", RuntimeWarning, stacklevel=2)
-        return super().__exit__(kind, error, traceback)
+        return super().__exit__(*exc_info)
 
     def _begin(self) -> None:
         # Now, because the cache fills while the host runs.
@@ -259,7 +258,7 @@ class Edit(_Handle):
         if not isinstance(new, torch.Tensor) or new.shape != state.shape:
             got = f"shape {tuple(new.shape)}" if isinstance(new, torch.Tensor) else type(new).__name__
             raise ValueError(
-                f"An edit must return a tensor of the shape it was given, {tuple(state.shape)}; at layer {layer} it "
+                f"An edit must return a tensor of the shape it received, {tuple(state.shape)}; at layer {layer} it "
                 f"returned {got}."
             )
         # Mamba's stream is float32 in a bfloat16 model: the state's own dtype counts, not the host's.
@@ -275,23 +274,23 @@ def capture(
 ) -> Capture:
     """Capture hidden states while the host runs.
 
-    Hooks are registered at the call, all or none. Use the result in a `with` block, or call its `remove()`.
-    The states are the very tensors that the host computes with, not copies: gradients flow through them, and a later
-    in-place change of one changes the other.
+    Hooks are registered immediately, all or none. Use the result in a `with` block, or call its `remove()`.
+    The states are the tensors that the host computes with, not copies: gradients flow through them, and an in-place
+    change of one changes the other.
 
     Args:
         host: A transformers model; see `residual_stream`.
         layers: Which layers, from 0 (the first block's input) to L (the last block's output, before a final norm).
         stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
-        stop: Stop the host after the highest layer, by an exception that the `with` block swallows. The lines after
-            the host's call in the block are skipped.
+        stop: Whether to stop the host after the highest layer, by an exception that the `with` block swallows. Lines
+            after the host's call in the block are skipped.
         callback: Called once per forward after the highest layer, as `callback(states, attention_mask, past_length)`:
             the states by layer, each `(B, S, d)`; a `(B, S)` bool mask of the real tokens among these positions
-            (all true if the stack got none); how many earlier positions the cache holds, as in `generate()` (0 without
-            a cache, None if it holds some and does not say how many, as Mamba's).
+            (all true if the stack received no mask); the number of earlier positions in the cache, as in `generate()`
+            (0 without a cache, None if a cache is filled but does not know its length, as Mamba's).
 
     Returns:
-        A mapping from layer to `(B, S, d)`, in the host's dtype and on its device, of the latest forward.
+        A mapping from layer to the `(B, S, d)` states of the latest forward, in the host's dtype and on its device.
 
     Raises:
         UnsupportedHostError: If the host's residual stream cannot be found with certainty.
@@ -306,15 +305,15 @@ def edit(
     """Replace the hidden states at one layer while the host runs.
 
     A capture of the same layer sees the edited states, and so does `output_hidden_states` on hosts that record it
-    with hooks. Of several edits at a layer the one registered last runs first.
+    with hooks. If a layer has several edits, the one registered last runs first.
 
     Args:
         host: A transformers model; see `residual_stream`.
-        layer: Where, from 0 (the first block's input) to L (the last block's output, before a final norm).
+        layer: Which layer, from 0 (the first block's input) to L (the last block's output, before a final norm).
         fn: Maps `(B, S, d)` to `(B, S, d)`; the result is cast to the dtype and device of the state.
         stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
-        with_mask: Whether to call `fn(states, attention_mask, past_length)`, with the `(B, S)` bool mask of the real
-            tokens and the number of cached positions, as `capture` tells its callback.
+        with_mask: Whether to call `fn(states, attention_mask, past_length)`, with the same mask and number of cached
+            positions as the callback of `capture`.
 
     Returns:
         A handle that is a context manager and has `remove()`.
@@ -333,7 +332,7 @@ def run(
 
     Args:
         host: A transformers model; see `residual_stream`.
-        inputs: Keyword arguments of the host, passed as they are.
+        inputs: Keyword arguments of the host, passed unchanged.
         layers: Which layers, 0 to L.
         stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
 
@@ -349,34 +348,28 @@ def run(
     return {layer: states[layer] for layer in layers}
 
 
-def _checked_layers(layers: Sequence[int], stream: ResidualStream) -> frozenset[int]:
-    if not layers:
-        raise ValueError("layers is empty; name at least one layer.")
-    for layer in layers:
-        stream.check_layer(layer)
-    return frozenset(layers)
-
-
-def _out_of_turn(stream: ResidualStream, what: str) -> RuntimeError:
+def _out_of_turn(stream: ResidualStream, reason: str) -> RuntimeError:
     return RuntimeError(
-        f"Layers cannot be told apart: {what} (expected {stream.num_blocks} calls of {stream.list_name}). LayerDrop "
-        "in train mode skips blocks, gradient checkpointing may run them again: put the host in eval mode. "
-        "Compiled code may run no hooks: call the host that is not compiled."
+        f"Layers cannot be distinguished: {reason} (expected {stream.num_blocks} calls of {stream.list_name}). "
+        "LayerDrop in train mode skips blocks, and gradient checkpointing may repeat them: put the host in eval mode. "
+        "Compiled code may skip hooks: call the uncompiled host."
     )
 
 
 class _Arguments:
-    """What the stack was called with: the shape of its input, its mask, its cache."""
+    """The arguments of a call of the stack: the shape of its input, its mask, its cache."""
 
-    def __init__(self, stream: ResidualStream, scope: nn.Module, args: tuple, kwargs: dict):
+    def __init__(
+        self, stream: ResidualStream, scope: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         names = stream.scope_parameters
         self._values = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
-        given = self._values.get("input_ids")
-        if given is None:
-            given = self._values.get("inputs_embeds")
-        if given is None:
+        tokens = self._values.get("input_ids")
+        if tokens is None:
+            tokens = self._values.get("inputs_embeds")
+        if tokens is None:
             raise ValueError(f"{type(scope).__name__} was called with neither input_ids nor inputs_embeds.")
-        self.batch_size, self.length = given.shape[:2]
+        self.batch_size, self.length = tokens.shape[:2]
 
     def mask(self, device: torch.device) -> torch.Tensor:
         """The `(B, S)` bool mask of real tokens."""
@@ -391,16 +384,17 @@ class _Arguments:
         if not isinstance(mask, torch.Tensor) or mask.ndim != 2 or mask.shape[1] < self.length:
             shape = f"of shape {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else f"({type(mask).__name__})"
             raise ValueError(
-                f"The attention mask {shape} that reached the host does not tell which of the {self.batch_size} x "
+                f"The attention mask {shape} that reached the host does not mark which of the {self.batch_size} x "
                 f"{self.length} positions are real; call the host with a 2-D attention_mask (batch, sequence)."
             )
-        # During generation the mask covers the cache too; these positions are its end.
+        # During generation the mask covers the cache too; its end belongs to these positions.
         return mask[:, mask.shape[1] - self.length :].to(device).bool()
 
     def past_length(self) -> int | None:
-        """Earlier positions that a cache held when the stack was called; None if it is filled and does not say."""
+        """Number of earlier positions in the cache when the stack was called; None if filled but without a length."""
         lengths = [_cached_length(self._values.get(name)) for name in _CACHE_ARGUMENTS]
-        return None if None in lengths else max(lengths)
+        known = [length for length in lengths if length is not None]
+        return max(known) if len(known) == len(lengths) else None
 
 
 def _cached_length(cache: Any) -> int | None:
@@ -411,7 +405,7 @@ def _cached_length(cache: Any) -> int | None:
     lengths = [int(layer.get_seq_length()) for layer in layers if hasattr(layer, "get_seq_length")]
     if any(lengths):
         return max(lengths)
-    for layer in layers:  # Mamba's states, which hold no positions
+    for layer in layers:  # Mamba's states have no positions
         seen = getattr(layer, "has_previous_state", False)
         if any(seen.values()) if isinstance(seen, dict) else seen:
             return None

@@ -1,6 +1,6 @@
-"""What a host is: the transformers model inside its wrappers, where its inputs go, and when it cannot be hooked."""
+"""Hosts: load one, find the transformers model inside its wrappers, and refuse hosts that cannot be hooked."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class UnsupportedHostError(ValueError):
-    """The host's residual stream cannot be read or edited safely; the message gives the reason and what to do."""
+    """The host's residual stream cannot be read or edited safely; the message gives the reason and a remedy."""
 
 
 def refusal(host: nn.Module, reason: str, remedy: str = "") -> UnsupportedHostError:
-    """The error that names the host, the reason and the remedy."""
+    """Make the error that names the host, the reason and the remedy."""
     kind = getattr(getattr(host, "config", None), "model_type", None)
     name = type(host).__name__ + (f" ({kind})" if kind else "")
     remedy = f" {remedy[0].upper()}{remedy[1:]}." if remedy else ""
@@ -29,13 +29,10 @@ def unwrap(host: nn.Module) -> PreTrainedModel:
     Args:
         host: A transformers model, or one inside PEFT or `DistributedDataParallel`.
 
-    Returns:
-        The model itself.
-
     Raises:
-        UnsupportedHostError: If the wrapper hides or copies the modules that hooks would go on.
+        UnsupportedHostError: If the wrapper hides or copies the modules to be hooked.
     """
-    model = host
+    model: Any = host
     while True:
         kind = type(model)
         if isinstance(model, nn.DataParallel):
@@ -50,7 +47,7 @@ def unwrap(host: nn.Module) -> PreTrainedModel:
             raise refusal(host, _COMPILED, "pass its ._orig_mod, and call that one")
         elif hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
             if model.active_peft_config.is_prompt_learning:
-                reason = "PEFT prompt learning adds positions or a cache of its own"
+                reason = "PEFT prompt learning adds its own positions or cache"
                 raise refusal(host, reason, "use the base model, or another kind of adapter")
             model = model.get_base_model()
         else:
@@ -66,17 +63,17 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
 
     Args:
         name_or_path: Folder or Hub id.
-        architecture: Class of transformers, such as `"BertForSequenceClassification"`; the one that the host's config
-            names if not given, else the bare model.
-        kwargs: For `from_pretrained`, such as `revision`. Code of the repository is never run, and weights are read
-            from safetensors alone unless you say otherwise.
+        architecture: Class of transformers, such as `"BertForSequenceClassification"`. Default: the class that the
+            host's config names, or the bare model.
+        kwargs: Arguments of `from_pretrained`, such as `revision`. By default no code of the repository is run, and
+            weights are read only from safetensors.
 
     Returns:
-        The host in evaluation mode; with `output_loading_info=True` also what was found missing.
+        The host in evaluation mode; with `output_loading_info=True` a tuple of host and loading info.
 
     Raises:
-        OSError: If there is none.
-        ValueError: If transformers has no such class of models.
+        OSError: If the host does not exist.
+        ValueError: If transformers has no such model class.
     """
     kwargs = {"trust_remote_code": False, **kwargs}
     if architecture is None:
@@ -85,18 +82,18 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
         architecture = next(iter(config.architectures or []), "AutoModel")
         if not hasattr(transformers, architecture):
             architecture = "AutoModel"
-    kind = getattr(transformers, architecture, None)
-    if kind is not AutoModel and not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
-        raise ValueError(f"transformers has no model class {architecture!r}, which the host is said to be.")
+    kind: Any = getattr(transformers, architecture, None)
+    is_model = kind is AutoModel or (isinstance(kind, type) and issubclass(kind, PreTrainedModel))
+    if not is_model:
+        raise ValueError(f"transformers has no model class {architecture!r}, which the host's config names.")
     if "gguf_file" not in kwargs:
         kwargs.setdefault("use_safetensors", True)
-    # In evaluation mode, as from_pretrained leaves it.
     return kind.from_pretrained(name_or_path, **kwargs)
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a moment; each module gets its own mode back, for some may be frozen in theirs."""
+def evaluation_mode(model: nn.Module) -> Generator[None]:
+    """Put a model in evaluation mode for the block; each module then returns to its own previous mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -107,9 +104,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def input_device(host: nn.Module) -> torch.device:
-    """The device that a host's inputs belong on, also if its weights are offloaded or spread over devices."""
+    """The device for a host's inputs, even if its weights are offloaded or spread over devices."""
     model = unwrap(host)
-    # Offloaded hosts keep their weights on "meta"; accelerate's hook knows where they will run.
+    # Offloaded hosts keep their weights on "meta"; accelerate's hook holds the device on which they run.
     for module in model.modules():
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
         if device is not None:
@@ -118,38 +115,36 @@ def input_device(host: nn.Module) -> torch.device:
 
 
 def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int | None = None) -> int | None:
-    """The longest text, in tokens, that a host can read.
+    """The length, in tokens, of the longest text that a host can read.
 
     Args:
         host: A transformers model; see `residual_stream`.
         tokenizer: Its tokenizer.
-        wanted: An upper limit of the caller's own.
+        wanted: The caller's own upper limit.
 
     Returns:
-        The least of what is wanted, what the tokenizer allows, what the config says, and what the position embeddings
-        hold (RoBERTa reserves the first ones for padding); None if nothing limits the length.
+        The least of `wanted` and the limits of the tokenizer, the config and the position embeddings (RoBERTa reserves
+        the first ones for padding); None if nothing limits the length.
     """
     model = unwrap(host)
-    of_config = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    limits = [wanted, tokenizer.model_max_length, of_config]
+    limits = [
+        wanted,
+        tokenizer.model_max_length,
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    ]
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
             reserved = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - reserved)
-    # Tokenizers that know no limit carry a huge number.
-    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT), default=None)
+    # Tokenizers without a limit have a huge one (1e30).
+    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9), default=None)
 
 
-_NO_LIMIT = 10**9
-
-
-_COMPILED = (
-    "compiled code keeps or ignores hooks as they were when it was compiled, so edits could be skipped silently"
-)
+_COMPILED = "compiled code keeps the hooks of its compilation or ignores hooks, so edits could be skipped silently"
 
 
 def refuse_compiled(model: PreTrainedModel, hooked: Iterable[str]) -> None:
-    """Raise if a module that has to run a hook is compiled (only those are looked at: this runs at each capture)."""
+    """Raise if a module that has to run a hook, or the module around it, is compiled. This runs at each capture."""
     names = {"", *hooked}
     for name in names | {name.rpartition(".")[0] for name in names}:
         module = model.get_submodule(name)
@@ -158,10 +153,10 @@ def refuse_compiled(model: PreTrainedModel, hooked: Iterable[str]) -> None:
 
 
 def check_checkpointing(scope: nn.Module, blocks: list[nn.Module]) -> None:
-    """Raise if gradient checkpointing will run the blocks' hooks again in the backward pass.
+    """Raise if gradient checkpointing would run the blocks' hooks again in the backward pass.
 
-    Blocks that are a `GradientCheckpointingLayer` checkpoint their `forward`, inside their hooks: these are safe.
-    Others are called inside the checkpoint, and an edit removed by then would be missing in the backward pass.
+    Blocks of the class `GradientCheckpointingLayer` checkpoint their `forward`, inside their hooks, and are safe.
+    Others are called inside the checkpoint, so an edit removed by then would be missing in the backward pass.
     """
     if not (scope.training and torch.is_grad_enabled()):
         return
@@ -169,8 +164,8 @@ def check_checkpointing(scope: nn.Module, blocks: list[nn.Module]) -> None:
         return
     if any(getattr(module, "gradient_checkpointing", False) for module in scope.modules()):
         raise UnsupportedHostError(
-            f"{type(scope).__name__} runs its blocks again in the backward pass (gradient checkpointing), hooks "
-            "included; call gradient_checkpointing_disable() or put the host in eval mode."
+            f"{type(scope).__name__} repeats its blocks and their hooks in the backward pass (gradient checkpointing); "
+            "call gradient_checkpointing_disable() or put the host in eval mode."
         )
 
 

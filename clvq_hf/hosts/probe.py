@@ -1,8 +1,8 @@
-"""Finding a host's residual stream: which modules are its blocks, their order, and how states are laid out.
+"""Find a host's residual stream: the modules that are its blocks, their order, and the layout of their states.
 
-Nothing is looked up by architecture. One tiny forward is watched, and the blocks are the modules whose calls form the
-chain that the host itself reports as `output_hidden_states`. A host for which that cannot be shown is refused: a
-wrong block would make every figure downstream wrong without any sign of it.
+There is no list of architectures. The probe observes one tiny forward: the blocks are the modules whose calls form the
+chain that the host itself reports as `output_hidden_states`. A host for which this cannot be shown is refused, because
+a wrong block would make every figure silently wrong.
 """
 
 import inspect
@@ -10,8 +10,8 @@ import itertools
 import random
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +23,19 @@ from transformers import PreTrainedModel
 from .host import input_device, refusal, unwrap
 from .residual_stream import ResidualStream
 
-# The probe's shape. Batch and length differ and the length is odd, so that a swapped layout or padding to a multiple
-# of a window cannot go unseen.
+# The probe's shape. Batch and length differ and the length is odd, so that a swapped layout and padding to a multiple
+# of a window are noticed.
 _PROBE_BATCH, _PROBE_LENGTH = 2, 7
 
-# Hosts that pad the end of the input to a multiple of a block size, where the probe cannot show it: BigBird does so
-# only for inputs far longer than the probe, Pegasus-X reports its hidden states with the padding.
+# Hosts that pad the end of the input to a multiple of a block size without the probe noticing: BigBird does so only
+# for inputs far longer than the probe, and Pegasus-X reports its hidden states with the padding.
 _PADS_THE_END = {"big_bird", "bigbird_pegasus", "pegasus_x"}
 
 
 def residual_stream(host: nn.Module, stack: str | None = None) -> ResidualStream:
-    """Find the residual stream of a host with a tiny probe forward, or return what was found before.
+    """Find the residual stream of a host with a tiny probe; the result is cached.
 
-    The probe takes two forwards of 2 x 7 tokens in eval mode without gradients; the host is left as it was (training
+    The probe takes two forwards of 2 x 7 tokens in eval mode without gradients. It leaves the host unchanged (training
     flags, attributes, hooks, random states).
 
     Args:
@@ -43,7 +43,7 @@ def residual_stream(host: nn.Module, stack: str | None = None) -> ResidualStream
         stack: `"encoder"` or `"decoder"` on encoder-decoder hosts (`None` means encoder), `None` elsewhere.
 
     Returns:
-        The `ResidualStream`, kept until the host is collected or its blocks are replaced.
+        The `ResidualStream`, cached until the host is garbage-collected or its blocks are replaced.
 
     Raises:
         UnsupportedHostError: If the blocks cannot be found with certainty.
@@ -51,11 +51,13 @@ def residual_stream(host: nn.Module, stack: str | None = None) -> ResidualStream
     """
     model = unwrap(host)
     stack = _resolve_stack(model, stack)
-    found = _KNOWN_STREAMS.setdefault(model, {}).get(stack)
-    if found is not None and found[1] == _children(model, found[0].list_name):
-        return found[0]
+    known = _KNOWN_STREAMS.setdefault(model, {})
+    if stack in known:
+        stream, children = known[stack]
+        if children == _children(model, stream.list_name):
+            return stream
     stream = _find(model, stack)
-    _KNOWN_STREAMS[model][stack] = (stream, _children(model, stream.list_name))
+    known[stack] = stream, _children(model, stream.list_name)
     return stream
 
 
@@ -63,28 +65,33 @@ _probe = threading.local()
 
 
 def probing() -> bool:
-    """Whether this thread runs a probe: what else is captured or edited at the time must not notice."""
+    """Whether this thread runs a probe; other captures and edits ignore its forwards."""
     return getattr(_probe, "running", False)
 
 
-# Values hold names and weak references only: a strong reference to a module would keep its host alive for ever.
-_KNOWN_STREAMS: "weakref.WeakKeyDictionary[nn.Module, dict]" = weakref.WeakKeyDictionary()
+_Children = tuple["weakref.ref[nn.Module]", ...] | None
+
+# Values contain only names and weak references: a strong reference to a module would keep its host alive forever.
+_KNOWN_STREAMS: weakref.WeakKeyDictionary[nn.Module, dict[str | None, tuple[ResidualStream, _Children]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def _children(model: nn.Module, list_name: str) -> tuple | None:
+def _children(model: nn.Module, list_name: str) -> _Children:
     try:
         return tuple(weakref.ref(child) for child in model.get_submodule(list_name).children())
     except AttributeError:
         return None
 
 
-def _takes(module: nn.Module) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(type(module).forward).parameters)
+def _parameters(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a module's forward, without `self`."""
+    return tuple(inspect.signature(type(module).forward).parameters)[1:]
 
 
 def _resolve_stack(model: PreTrainedModel, stack: str | None) -> str | None:
-    # What the body accepts is the rule: `config.is_encoder_decoder` is also set on lone encoders and decoders.
-    two_stacks = "decoder_input_ids" in _takes(model.base_model)
+    # Only the body's parameters show this: `config.is_encoder_decoder` is also set on separate encoders and decoders.
+    two_stacks = "decoder_input_ids" in _parameters(model.base_model)
     if two_stacks and stack in (None, "encoder", "decoder"):
         return stack or "encoder"
     if stack is None:
@@ -98,14 +105,14 @@ class _Call:
     block: nn.Module
     inputs: dict[int | str, torch.Tensor]
     outputs: dict[int | None, torch.Tensor]
-    # Copies made at once: they tell whether the host changes a block's output in place afterwards.
+    # Copies made immediately: they reveal whether the host changes a block's tensors in place afterwards.
     copies: dict[int | None, torch.Tensor]
     input_copies: dict[int | str, torch.Tensor]
 
 
 @dataclass
 class _Chain:
-    """One way of reading the calls of one list as a stream: `states[0]` goes in, `states[i]` comes out of call i."""
+    """One reading of a list's calls as a stream: `states[0]` is the first input, `states[i]` the output of call i."""
 
     list_name: str
     calls: list[_Call]
@@ -117,23 +124,26 @@ class _Chain:
         return [self.calls[0].input_copies[self.input_key], *(call.copies[self.output_index] for call in self.calls)]
 
 
+# Whether time comes first, the number of positions before those of the input, whether positions follow them.
+_Layout = tuple[bool, int, bool]
+
+
 def _find(model: PreTrainedModel, stack: str | None) -> ResidualStream:
-    base = model.base_model
+    base: Any = model.base_model
     scope = base
     if stack is not None:
         scope = base.get_encoder() if stack == "encoder" else base.get_decoder()
         if scope is base:
-            raise refusal(model, f"it names no separate {stack}")
+            raise refusal(model, f"it has no separate {stack}")
     names = {module: name for name, module in model.named_modules()}
     with _untouched(model):
         inputs = _probe_inputs(model, base, stack)
         calls, returned, readers = _watch(model, base, scope, inputs)
-        reported = _reported(returned, stack)
-        chain, layout = _choose(model, calls, reported)
+        chain, layout = _choose(model, calls, _reported(returned, stack))
         is_causal = _is_causal(model, chain, layout, inputs, stack)
     prefix = names[scope] + "." if names[scope] else ""
-    # The innermost module that reads token ids is one that every way of running the blocks goes through: some heads
-    # pass the body by, and call its decoder (TrOCR).
+    # Every call of the blocks passes through the innermost module that reads token ids: some heads bypass the body and
+    # call its decoder (TrOCR).
     entry = max((m for m in readers if m in _ancestors(scope, chain.list_name)), key=lambda m: len(names[m]))
     time_first, prefix_length, pads_tail = layout
     return ResidualStream(
@@ -142,7 +152,7 @@ def _find(model: PreTrainedModel, stack: str | None) -> ResidualStream:
         hidden_sizes=tuple(state.shape[-1] for state in chain.states),
         is_causal=is_causal,
         scope_name=names[entry],
-        scope_parameters=tuple(_takes(entry))[1:],
+        scope_parameters=_parameters(entry),
         list_name=prefix + chain.list_name,
         block_names=tuple(names[call.block] for call in chain.calls),
         input_key=chain.input_key,
@@ -156,28 +166,26 @@ def _find(model: PreTrainedModel, stack: str | None) -> ResidualStream:
 def _probe_inputs(model: PreTrainedModel, base: nn.Module, stack: str | None) -> dict[str, Any]:
     # CANINE has no vocabulary: it hashes characters.
     vocab_size = getattr(model.config.get_text_config(), "vocab_size", 1000)
-    # Special ids mean something to some hosts (padding, end, an image to insert): ordinary ones do not.
+    # Special ids have effects in some hosts (padding, end, an image to insert).
     special = set(_special_ids(model.config.to_dict()))
     known = range(min(vocab_size, 1000))
     ordinary = [token for token in known if token not in special]
     tokens = itertools.cycle(ordinary if len(ordinary) > 1 else known)
     rows = [list(itertools.islice(tokens, _PROBE_LENGTH)) for _ in range(_PROBE_BATCH)]
     ids = torch.tensor(rows, device=input_device(model))
-    takes = _takes(base)
+    accepted = _parameters(base)
     inputs: dict[str, Any] = {"input_ids": ids, "output_hidden_states": True, "return_dict": True}
-    inputs.update(
-        {name: torch.ones_like(ids) for name in ("attention_mask", "decoder_attention_mask") if name in takes}
-    )
-    if "use_cache" in takes:
+    inputs |= {name: torch.ones_like(ids) for name in ("attention_mask", "decoder_attention_mask") if name in accepted}
+    if "use_cache" in accepted:
         inputs["use_cache"] = False
-    if "bbox" in takes:  # layout models want to know where the words are
+    if "bbox" in accepted:  # layout models need the place of each word
         inputs["bbox"] = torch.zeros(_PROBE_BATCH, _PROBE_LENGTH, 4, dtype=torch.long, device=ids.device)
     if stack is not None:
         inputs["decoder_input_ids"] = ids.flip(0)
     return inputs
 
 
-def _special_ids(config: Mapping) -> Iterator[int]:
+def _special_ids(config: Mapping[Any, Any]) -> Iterator[int]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _special_ids(value)
@@ -185,7 +193,8 @@ def _special_ids(config: Mapping) -> Iterator[int]:
             yield from (v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, int))
 
 
-def _tensors(values: Mapping) -> dict:
+def _tensors(values: Mapping[Any, Any]) -> dict[Any, torch.Tensor]:
+    """The states among arguments or outputs: floating-point tensors of three dimensions or more."""
     return {
         key: value
         for key, value in values.items()
@@ -198,11 +207,13 @@ def _ancestors(scope: nn.Module, name: str) -> list[nn.Module]:
     return [scope.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
 
 
-def _watch(model: PreTrainedModel, base: nn.Module, scope: nn.Module, inputs: dict) -> tuple[dict, list, list]:
+def _watch(
+    model: PreTrainedModel, base: nn.Module, scope: nn.Module, inputs: dict[str, Any]
+) -> tuple[dict[str, list[_Call]], list[Any], list[nn.Module]]:
     """Run the probe.
 
     Returns:
-        The calls of each list's children, by list name; what `scope` and `base` returned; and the modules around the
+        The calls of each list's children, by list name; the outputs of `scope` and `base`; and the modules around the
         lists that were called with token ids.
     """
     lists = {name: module for name, module in scope.named_modules() if isinstance(module, nn.ModuleList)}
@@ -211,33 +222,33 @@ def _watch(model: PreTrainedModel, base: nn.Module, scope: nn.Module, inputs: di
     for name, module in lists.items():
         for child in module:
             homes.setdefault(child, []).append(name)
-    pending: dict[nn.Module, dict] = {}
-    returned: list = []
+    pending: dict[nn.Module, dict[int | str, torch.Tensor]] = {}
+    returned: list[Any] = []
     readers: list[nn.Module] = []
 
-    def reads(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        given = {**dict(zip(tuple(_takes(module))[1:], args, strict=False)), **kwargs}
-        if module is scope or given.get("input_ids") is not None:
+    def note_reader(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments = {**dict(zip(_parameters(module), args, strict=False)), **kwargs}
+        if module is scope or arguments.get("input_ids") is not None:
             readers.append(module)
 
-    def before(block: nn.Module, args: tuple, kwargs: dict) -> None:
-        tensors = _tensors(dict(enumerate(args)) | kwargs)
+    def before(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = _tensors({**dict(enumerate(args)), **kwargs})
         pending[block] = {key: tensor.clone() for key, tensor in tensors.items()}
 
-    def after(block: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def after(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         outputs = _tensors(dict(enumerate(output)) if isinstance(output, (tuple, list)) else {None: output})
         copies = {key: tensor.clone() for key, tensor in outputs.items()}
-        call = _Call(block, _tensors(dict(enumerate(args)) | kwargs), outputs, copies, pending.pop(block))
+        call = _Call(block, _tensors({**dict(enumerate(args)), **kwargs}), outputs, copies, pending.pop(block))
         for name in homes[block]:
             calls[name].append(call)
 
-    def keep(module: nn.Module, args: tuple, output: Any) -> None:
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         returned.append(output)
 
     handles = [scope.register_forward_hook(keep)]
     for module in {module for name in lists for module in _ancestors(scope, name)}:
-        if "input_ids" in _takes(module) or module is scope:
-            handles.append(module.register_forward_pre_hook(reads, with_kwargs=True))
+        if "input_ids" in _parameters(module) or module is scope:
+            handles.append(module.register_forward_pre_hook(note_reader, with_kwargs=True))
     for block in homes:
         handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(block.register_forward_hook(after, with_kwargs=True))
@@ -252,10 +263,10 @@ def _watch(model: PreTrainedModel, base: nn.Module, scope: nn.Module, inputs: di
     if lists and all(not calls[name] for name in lists):
         raise refusal(model, "the blocks are run without calling them as modules, so hooks on them never fire")
     unused = {name for name, module in lists.items() if {call.block for call in calls[name]} != set(module)}
-    return {name: found for name, found in calls.items() if found and name not in unused}, returned, readers
+    return {name: own for name, own in calls.items() if own and name not in unused}, returned, readers
 
 
-def _reported(returned: list, stack: str | None) -> tuple:
+def _reported(returned: list[Any], stack: str | None) -> tuple[Any, ...]:
     for output in returned:
         for key in ("hidden_states", f"{stack}_hidden_states"):
             states = output.get(key) if isinstance(output, Mapping) else None
@@ -265,14 +276,17 @@ def _reported(returned: list, stack: str | None) -> tuple:
 
 
 def _chains(list_name: str, calls: list[_Call]) -> list[_Chain]:
-    """Every way in which each call's input is the previous call's output, shapes kept. One call: the first tensors."""
+    """Every combination of an input and an output in which each call's input is the previous call's output.
+
+    Shapes must not change. A single call links all its inputs and outputs of one shape.
+    """
     links = {(key, index) for key in calls[0].inputs for index in calls[0].outputs}
     for previous, call in itertools.pairwise(calls):
         links &= {
             (key, index)
-            for key, given in call.inputs.items()
-            for index, gave in previous.outputs.items()
-            if _same(given, gave)
+            for key, received in call.inputs.items()
+            for index, returned in previous.outputs.items()
+            if _same(received, returned)
         }
     links = {
         (key, index)
@@ -283,36 +297,37 @@ def _chains(list_name: str, calls: list[_Call]) -> list[_Chain]:
     return [_Chain(list_name, calls, key, index) for key, index in ordered]
 
 
-def _same(given: torch.Tensor, gave: torch.Tensor) -> bool:
-    if given is gave:
+def _same(received: torch.Tensor, returned: torch.Tensor) -> bool:
+    if received is returned:
         return True
-    if given.shape != gave.shape:
+    if received.shape != returned.shape:
         return False
-    if given.device != gave.device:  # a dispatched host moves states between devices
-        return torch.equal(given, gave.to(given.device))
-    return given.data_ptr() == gave.data_ptr() and given.stride() == gave.stride()  # transposed and back (FSMT)
+    if received.device != returned.device:  # a dispatched host moves states between devices
+        return torch.equal(received, returned.to(received.device))
+    # Transposed and back (FSMT).
+    return received.data_ptr() == returned.data_ptr() and received.stride() == returned.stride()
 
 
 def _choose(
-    model: PreTrainedModel, calls: dict[str, list[_Call]], reported: tuple
-) -> tuple[_Chain, tuple[bool, int, bool]]:
-    chains = [chain for name, found in calls.items() for chain in _chains(name, found)]
+    model: PreTrainedModel, calls: dict[str, list[_Call]], reported: tuple[Any, ...]
+) -> tuple[_Chain, _Layout]:
+    chains = [chain for name, own in calls.items() for chain in _chains(name, own)]
     if not chains:
-        raise refusal(model, "no list of blocks passes a state from each block to the next with its shape kept")
+        raise refusal(model, "no list of blocks passes a state of one shape from each block to the next")
     if not reported:
         raise refusal(model, "it reports no output_hidden_states to check the blocks against")
     padded_ok = model.config.model_type in _PADS_THE_END
     matches = [(chain, layout) for chain in chains if (layout := _layout(chain, reported, padded_ok)) is not None]
-    # Blocks inside blocks (ALBERT's groups) carry the same states: the outer list is meant.
+    # Blocks inside blocks (ALBERT's groups) pass on the same states: the outer list counts.
     matches = [m for m in matches if not any(m[0].list_name.startswith(o[0].list_name + ".") for o in matches)]
     if not matches:
         if all(chain.states[0].ndim > 3 for chain in chains):
             shape = tuple(chains[0].states[0].shape)
             raise refusal(model, f"its blocks pass states of shape {shape}: several residual streams, not one")
-        raise refusal(model, "what its blocks pass on does not match its own output_hidden_states")
+        raise refusal(model, "the states of its blocks do not match its own output_hidden_states")
     if len({chain.list_name for chain, _ in matches}) > 1:
-        found = ", ".join(chain.list_name for chain, _ in matches)
-        raise refusal(model, f"several lists of modules match its output_hidden_states ({found})")
+        names = ", ".join(chain.list_name for chain, _ in matches)
+        raise refusal(model, f"several lists of modules match its output_hidden_states ({names})")
     chain, layout = matches[0]
     others = [c for c in chains if c.list_name == chain.list_name and c.input_key != chain.input_key]
     if any(c.states[0].shape == chain.states[0].shape and c.output_index != chain.output_index for c in others):
@@ -326,10 +341,10 @@ def _choose(
     return chain, layout
 
 
-def _layout(chain: _Chain, reported: tuple, padded_ok: bool) -> tuple[bool, int, bool] | None:
-    """How the chain's states become the reported ones: (time_first, prefix_length, pads_tail), or None if they do not.
+def _layout(chain: _Chain, reported: tuple[Any, ...], padded_ok: bool) -> _Layout | None:
+    """The layout in which the chain's states equal the reported ones, or None if they differ.
 
-    The last reported entry is left out: many hosts report it after the final norm. Some hosts report no embedding
+    The last reported entry is ignored: many hosts report it after the final norm. Some hosts report no embedding
     entry, so their entries are shifted by one.
     """
     states = chain.states
@@ -343,10 +358,10 @@ def _layout(chain: _Chain, reported: tuple, padded_ok: bool) -> tuple[bool, int,
     inner = states[1 : max(blocks, 2)]
     shifted = list(zip(inner, reported, strict=False)) if len(reported) in (blocks, blocks + 1) else []
     for candidate in (pairs, shifted):
-        starts = [_start(state, entry, padded_ok) for state, entry in candidate]
-        if starts and starts[0] is not None and len(set(starts)) == 1:
-            total = states[0].shape[1]
-            return time_first, starts[0], starts[0] + _PROBE_LENGTH < total
+        starts = {_start(state, entry, padded_ok) for state, entry in candidate}
+        start = starts.pop() if len(starts) == 1 else None
+        if start is not None:
+            return time_first, start, start + _PROBE_LENGTH < states[0].shape[1]
     return None
 
 
@@ -365,7 +380,7 @@ def _start(state: torch.Tensor, entry: Any, padded_ok: bool) -> int | None:
 
 
 def _is_causal(
-    model: PreTrainedModel, chain: _Chain, layout: tuple[bool, int, bool], inputs: dict, stack: str | None
+    model: PreTrainedModel, chain: _Chain, layout: _Layout, inputs: dict[str, Any], stack: str | None
 ) -> bool:
     name = "decoder_input_ids" if stack == "decoder" else "input_ids"
     ids = inputs[name].clone()
@@ -373,7 +388,7 @@ def _is_causal(
     ids[:, -1] = torch.where(ids[:, -1] == first, second, first)
     seen: list[torch.Tensor] = []
 
-    def keep(block: nn.Module, args: tuple, output: Any) -> None:
+    def keep(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen[:] = [output if chain.output_index is None else output[chain.output_index]]
 
     handle = chain.calls[-1].block.register_forward_hook(keep)
@@ -387,18 +402,18 @@ def _is_causal(
     early, last = change[:, :-1].max(), change[:, -1].max()
     if last == 0:
         raise refusal(model, "its states do not depend on its input")
-    # Causal hosts give exactly 0 but for kernels that regroup rows (mixture of experts): their rounding noise was
-    # below 1e-6 of the change at the last position in float32, the weakest bidirectional stack surveyed 9e-4 of it.
+    # Causal hosts yield exactly 0, except for kernels that regroup rows (mixture of experts): their rounding noise was
+    # below 1e-6 of the change at the last position in float32. The weakest bidirectional stack surveyed had 9e-4 of it.
     return bool(early <= min(128 * torch.finfo(before.dtype).eps, 1e-3) * last)
 
 
 @contextmanager
-def _untouched(model: PreTrainedModel) -> Iterator[None]:
-    """Run a probe in eval mode, without gradients or autocast, and leave the model as it was.
+def _untouched(model: PreTrainedModel) -> Generator[None]:
+    """Run a probe in eval mode, without gradients or autocast, and restore the model.
 
     A forward can leave traces: transformers installs its own capture hooks at the first `output_hidden_states`,
     BigBird swaps its attention modules for a short input, rotary embeddings cache. So attributes, submodules and hooks
-    of every module, and the attributes of its config, are put back.
+    of every module, and the attributes of its config, are restored.
     """
     modules = list(model.modules())
     configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}.values()
@@ -425,19 +440,17 @@ def _untouched(model: PreTrainedModel) -> Iterator[None]:
                         holder.clear()
                         holder.update(before)
             else:
-                # The host rewrote its weights for eval mode (RWKV) and noted so in its attributes: these must agree.
+                # The host rewrote its weights for eval mode (RWKV), and its attributes must agree with them.
                 for module, before in zip(modules, kept, strict=False):
                     module.training = before["training"]
 
 
 @contextmanager
-def _no_autocast(devices: set[torch.device]) -> Iterator[None]:
-    with torch.autocast("cpu", enabled=False):
-        if any(device.type == "cuda" for device in devices):
-            with torch.autocast("cuda", enabled=False):
-                yield
-        else:
-            yield
+def _no_autocast(devices: set[torch.device]) -> Generator[None]:
+    with ExitStack() as stack:
+        for kind in {"cpu"} | ({device.type for device in devices} & {"cuda"}):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def _versions(tensors: list[torch.Tensor]) -> list[int]:

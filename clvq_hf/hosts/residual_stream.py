@@ -1,4 +1,4 @@
-"""`ResidualStream`: where a host keeps its residual stream, and how the states of its blocks are laid out."""
+"""`ResidualStream`: the location of a host's residual stream, and the layout of its blocks' states."""
 
 from dataclasses import dataclass
 
@@ -15,16 +15,16 @@ class ResidualStream:
         stack: `"encoder"` or `"decoder"` on encoder-decoder hosts, otherwise `None`.
         num_blocks: Number of block calls in one forward, L. Valid layers are 0 to L.
         hidden_sizes: Width of the stream at layers 0 to L, a tuple of length L + 1.
-        is_causal: Whether no position sees a later one (found by perturbing the last token).
+        is_causal: Whether no position attends to a later one (found by perturbing the last token).
         scope_name: Name of the module whose forward is one pass through the stack (`""`: the host itself).
         scope_parameters: Names of that forward's parameters, in order.
-        list_name: Name of the `nn.ModuleList` that holds the blocks.
+        list_name: Name of the `nn.ModuleList` of the blocks.
         block_names: Names of the blocks in call order, length L. Shared blocks (ALBERT) occur several times.
-        input_key: Position or keyword under which a block receives the stream.
+        input_key: Position or keyword of the stream among a block's arguments.
         output_index: Index of the stream in a block's tuple or list output; `None` if the output is the stream.
         time_first: Whether blocks see `(T, B, d)` instead of `(B, T, d)`.
-        prefix_length: Number of positions that the host puts before those of the input (CPM-Ant).
-        pads_tail: Whether the host may add positions after those of the input (padding to a window, n-gram streams).
+        prefix_length: Number of positions that the host inserts before those of the input (CPM-Ant).
+        pads_tail: Whether the host may append positions to those of the input (padding to a window, n-gram streams).
     """
 
     stack: str | None
@@ -42,10 +42,10 @@ class ResidualStream:
     pads_tail: bool
 
     def check_layer(self, layer: int) -> None:
-        """Check that `layer` is one of 0 to L.
+        """Check that `layer` is an integer from 0 to L.
 
         Raises:
-            ValueError: If it is not, saying how many blocks there are.
+            ValueError: If it is not; the message names the number of blocks.
         """
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= self.num_blocks:
             blocks = f"the host's {self.stack} has" if self.stack else "the host has"
@@ -58,22 +58,22 @@ class ResidualStream:
         """View a block's state as `(B, S, d)`.
 
         Args:
-            state: What a block got or gave, `(B, T, d)` or `(T, B, d)`.
+            state: A block's input or output, `(B, T, d)` or `(T, B, d)`.
             batch_size: B of the stack's input.
             length: S of the stack's input.
 
         Returns:
-            A view of shape `(B, S, d)` without the positions that the host added; all of it if there are none.
+            A view of shape `(B, S, d)`, without positions that the host added.
 
         Raises:
-            UnsupportedHostError: If the state does not hold one vector for each input position.
+            UnsupportedHostError: If the state does not have one vector per input position.
         """
         start = self._start(state, batch_size, length)
         state = state.transpose(0, 1) if self.time_first else state
         return state if state.shape[1] == length else state[:, start : start + length]
 
     def write(self, state: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """Put an edited `(B, S, d)` back into the block's own layout, with the positions that the host added."""
+        """Return edited states `new` `(B, S, d)` in the layout of `state`, with the positions that the host added."""
         batch_first = state.transpose(0, 1) if self.time_first else state
         length = new.shape[1]
         if batch_first.shape[1] != length:
@@ -93,8 +93,8 @@ class ResidualStream:
                 if self.pads_tail and total > length:
                     return 0
         raise UnsupportedHostError(
-            f"A block's state has shape {shape}, which does not hold one vector for each of the {batch_size} x "
-            f"{length} input positions. If the host drops padding (FlashAttention unpadding), load it with "
+            f"A block's state has shape {shape}: not one vector for each of the {batch_size} x {length} input "
+            "positions. If the host drops padding (FlashAttention unpadding), load it with "
             "attn_implementation='sdpa' or 'eager'."
         )
 
@@ -103,16 +103,16 @@ def check_layer_order(lower_layer: int | None, upper_layer: int | None) -> None:
     """Refuse negative and swapped layers.
 
     Raises:
-        ValueError: If a layer is no integer or negative, or `lower_layer` lies above `upper_layer`.
+        ValueError: If a layer is negative or not an integer, or `lower_layer` is above `upper_layer`.
     """
     for name, layer in (("lower_layer", lower_layer), ("upper_layer", upper_layer)):
         if layer is not None and (not isinstance(layer, int) or layer < 0):
             raise ValueError(f"{name} counts from 0 (the first block's input), got {layer!r}.")
     if lower_layer is not None and upper_layer is not None and lower_layer > upper_layer:
         raise ValueError(
-            f"lower_layer={lower_layer} lies above upper_layer={upper_layer}; did you swap them? States of the lower "
-            "layer are decoded into those of the upper one."
+            f"lower_layer={lower_layer} is above upper_layer={upper_layer}; did you swap them? States of the lower "
+            "layer are decoded into those of the upper layer."
         )
 
 
-__all__ = ["check_layer_order"]
+__all__ = ["ResidualStream", "check_layer_order"]

@@ -1,4 +1,4 @@
-"""Run a host's upper blocks again from a changed state, without running the lower ones again."""
+"""Rerun only a host's upper blocks, from a changed state."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,14 +10,14 @@ from .hooks import capture, edit, residual_stream, unwrap
 
 
 class Resume:
-    """A host on one batch, ready to go on from any state at one layer.
+    """A host on one batch, ready to continue from any state at one layer.
 
-    Made by [`resume`][clvq_hf.hosts.resume.resume]. The lower blocks' outputs are kept, and given out again in place of a
-    call: their other outputs (position biases, attentions) reach the upper blocks too.
+    Made by [`resume`][clvq_hf.hosts.resume]. The lower blocks' outputs are stored and replayed instead of calling the
+    blocks, so their other outputs (position biases, attentions) reach the upper blocks too.
 
     Attributes:
         state: `(B, S, d)`, the state at the layer, detached.
-        output: What the host returned, without gradients.
+        output: The host's output, without gradients.
     """
 
     def __init__(self, host: nn.Module, inputs: Mapping[str, Any], layer: int, stack: str | None) -> None:
@@ -29,7 +29,7 @@ class Resume:
         stream.check_layer(layer)
         model = unwrap(host)
         self._scope = model.get_submodule(stream.scope_name)
-        # A block that is shared by several layers (ALBERT) occurs once here, and is told by its turn.
+        # A block that several layers share (ALBERT) occurs once here; calls are counted to distinguish its layers.
         self._lower = list(dict.fromkeys(model.get_submodule(name) for name in stream.block_names[:layer]))
         self._outputs: list[Any] = []
         recorders = [block.register_forward_hook(self._record) for block in self._lower]
@@ -42,36 +42,40 @@ class Resume:
         self.state = states[layer].detach()
 
     def __call__(self, state: torch.Tensor) -> Any:
-        """The host's output if it had gone on with `state`.
+        """Return the output of the host when it continues with `state`.
 
         Args:
-            state (`torch.Tensor` of shape `(B, S, d)`): In place of the state at the layer; gradients flow to it.
+            state (`torch.Tensor` of shape `(B, S, d)`): Replaces the state at the layer; gradients flow to it.
 
         Returns:
-            The host's output, as for the inputs it was made with.
+            The host's output for the same inputs.
         """
+
+        def replace(_: torch.Tensor) -> torch.Tensor:
+            return state
+
         originals = {block: block.forward for block in self._lower}
         own = {block for block in self._lower if "forward" in vars(block)}
         begin = self._scope.register_forward_pre_hook(self._begin)
         try:
             for block, forward in originals.items():
                 block.forward = self._replayed(forward)
-            with edit(self._host, self._layer, lambda _: state, stack=self._stack):
+            with edit(self._host, self._layer, replace, stack=self._stack):
                 return self._host(**self._inputs)
         finally:
             begin.remove()
             for block, forward in originals.items():
-                # As it was: an attribute of the block's own (accelerate sets one), or its class's method.
+                # As before: an attribute of the block itself (accelerate sets one), or the method of its class.
                 if block in own:
                     block.forward = forward
                 else:
                     del block.forward
 
-    def _record(self, block: nn.Module, args: tuple, output: Any) -> None:
+    def _record(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if len(self._outputs) < self._layer:
             self._outputs.append(output)
 
-    def _begin(self, scope: nn.Module, args: tuple) -> None:
+    def _begin(self, scope: nn.Module, args: tuple[Any, ...]) -> None:
         self._turn = 0
 
     def _replayed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,16 +87,17 @@ class Resume:
 
 
 def resume(host: nn.Module, inputs: Mapping[str, Any], layer: int, stack: str | None = None) -> Resume:
-    """Run the host once on a batch, to be able to go on from changed states at `layer`.
+    """Run the host once on a batch, so that it can continue from changed states at `layer`.
 
     Args:
         host: A transformers model in evaluation mode; see `residual_stream`.
-        inputs: Keyword arguments of the host. Turn its cache off (`use_cache=False`): lower blocks would not fill it.
-        layer: Where to go on from, 0 (the first block's input) to L.
+        inputs: Keyword arguments of the host. Turn its cache off (`use_cache=False`), because replayed blocks would not
+            fill it.
+        layer: The layer to continue from, 0 (the first block's input) to L.
         stack: `"encoder"` (default) or `"decoder"` on encoder-decoder hosts, `None` elsewhere.
 
     Returns:
-        `Resume`: with `.state` and `.output`; call it with a state.
+        A `Resume` with `.state` and `.output`; call it with a changed state.
 
     Raises:
         UnsupportedHostError: If the host's residual stream cannot be found with certainty.

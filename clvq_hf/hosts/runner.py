@@ -1,12 +1,14 @@
-"""Running a frozen host on tokenized batches: its inputs by name, and what it predicts."""
+"""`HostRunner`: turns tokenized batches into a host's arguments."""
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
-from . import hooks
+from .host import UnsupportedHostError, input_device, unwrap
+from .probe import residual_stream
 
 
 class HostRunner:
@@ -18,24 +20,25 @@ class HostRunner:
             reads the same tokens as the encoder, unshifted.
 
     Raises:
-        UnsupportedHostError: If the host knows no attention mask and reads both ways (FNet): its states would depend on
-            the padding, that is on the other texts of the batch.
+        UnsupportedHostError: If the host is bidirectional and accepts no attention mask (FNet): its states would depend
+            on the padding, that is, on the other texts of the batch.
     """
 
-    def __init__(self, host: Any, stack: str | None = None) -> None:
+    def __init__(self, host: PreTrainedModel, stack: str | None = None) -> None:
         self.host = host
         self.stack = stack
-        # By name, though most hosts swallow any keyword: a tokenizer may offer what means nothing to the host.
-        self._accepted = set(inspect.signature(hooks.unwrap(host).forward).parameters)
-        if "attention_mask" not in self._accepted and not hooks.residual_stream(host, stack).is_causal:
-            raise hooks.UnsupportedHostError(
-                f"{type(hooks.unwrap(host)).__name__} takes no attention_mask and reads both ways, so the states of a "
-                "text would depend on its padding. Such a host cannot be read in batches."
+        model = unwrap(host)
+        # By name: most hosts accept any keyword, but a tokenizer may return columns that mean nothing to the host.
+        self._accepted = set(inspect.signature(model.forward).parameters)
+        if "attention_mask" not in self._accepted and not residual_stream(host, stack).is_causal:
+            raise UnsupportedHostError(
+                f"{type(model).__name__} is bidirectional and accepts no attention_mask, so the states of a text would "
+                "depend on its padding. Such a host cannot be read in batches."
             )
-        self.device = hooks.input_device(host)
+        self.device = input_device(host)
 
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """The host's keyword arguments, on its device."""
+        """Return the host's keyword arguments for a batch, on the host's device and without a cache."""
         inputs: dict[str, Any] = {
             name: tensor.to(self.device) for name, tensor in batch.items() if name in self._accepted
         }

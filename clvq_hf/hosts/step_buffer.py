@@ -1,23 +1,26 @@
-"""What a host's latest call left behind, continued over the steps of `generate()`."""
+"""`StepBuffer`: tensors of a host's latest call, continued over the steps of `generate()`."""
 
 import sys
 from collections.abc import Hashable, Mapping
 
 import torch
 
+# The method of transformers' GenerationMixin that runs a beam search.
+BEAM_SEARCH = "_beam_search"
+
 
 class StepBuffer:
     """Tensors by name, each `(B, S, …)`, of the latest call of a host.
 
-    A call replaces what is held; one that continues a KV cache is appended, and if the cache was rolled back first
-    (assisted decoding), the buffer is rolled back too.
+    A call replaces the tensors, unless it continues a KV cache: then it is appended. If the cache was rolled back
+    before (assisted decoding), the buffer is rolled back too.
     """
 
     def __init__(self) -> None:
         self._pieces: dict[Hashable, list[torch.Tensor]] = {}
 
     def __len__(self) -> int:
-        """Number of positions held."""
+        """Number of positions in the buffer."""
         return sum(piece.shape[1] for piece in next(iter(self._pieces.values()), []))
 
     def __getitem__(self, name: Hashable) -> torch.Tensor:
@@ -27,11 +30,12 @@ class StepBuffer:
         return pieces[0]
 
     def add(self, tensors: Mapping[Hashable, torch.Tensor], past_length: int | None) -> None:
-        """Hold the tensors of one forward.
+        """Add the tensors of one forward.
 
         Args:
             tensors (`Mapping[Hashable, torch.Tensor]`): Each of shape `(B, S, …)`; the same names at each call.
-            past_length (`int`, *optional*): Positions in the host's cache before it; `None` if some, unknown how many.
+            past_length (`int`, *optional*): Number of positions in the host's cache before this forward; `None` if the
+                cache is filled but does not know its length.
 
         Raises:
             ValueError: In beam search.
@@ -48,17 +52,16 @@ class StepBuffer:
 
 
 def _refuse_beams() -> None:
-    """Beam search reorders the rows of the cache between steps; what is appended would belong to other beams.
+    """Raise in beam search, which reorders the rows of the cache between steps: rows would belong to other beams.
 
-    Nothing that reaches the host's forward tells of beams, so we look for the search among our callers.
+    No argument of the host's forward reveals beams, so the search is looked up among the callers.
     """
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "_beam_search":
+        if frame.f_code.co_name == BEAM_SEARCH:
             raise ValueError(
-                "Beam search reorders rows between steps, so what is seen at a step cannot be appended to the earlier "
-                "ones. Call generate(num_beams=1), or attach after generation and call the host once on the "
-                "finished text."
+                "Beam search reorders rows between steps, so the states of a step cannot be appended to earlier ones. "
+                "Call generate(num_beams=1), or attach after generation and call the host once on the finished text."
             )
         frame = frame.f_back
 

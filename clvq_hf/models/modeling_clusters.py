@@ -17,7 +17,7 @@ from .projections import orthonormal_rows
 from .quantizer import Float32Module, nearness
 
 if TYPE_CHECKING:
-    from ..data.extraction import ActivationCache
+    from ..data.activation_cache import ActivationCache
 
 # Tokens whose distances to all centroids are held at once.
 CHUNK = 8192

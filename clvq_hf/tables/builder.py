@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import batches_by_length
+from ..data.extraction import check_finite
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
 from ..hosts.readout import Readout
@@ -97,13 +98,7 @@ def host_codes(model: CodeModel, host: PreTrainedModel, readout: Readout | None)
             if readout is not None:
                 logits = readout(output, mask).cpu()
         lower = states[layer]
-        finite = torch.isfinite(lower).all(-1) | ~mask.to(lower.device)
-        if not finite.all():
-            rows = batch["text_index"][~finite.all(-1).cpu()].tolist()
-            raise ValueError(
-                f"NaN or Inf in the hidden states of the texts {rows[:10]}. Look at these texts, or run the host in a "
-                "wider dtype (bfloat16 or float32 instead of float16)."
-            )
+        check_finite(lower, batch["text_index"], f"the hidden states of layer {layer}", mask)
         return model.encode(lower.to(model.device), mask.to(model.device)).cpu(), logits
 
     return run
@@ -161,7 +156,8 @@ def _label_names(texts: SourceTexts, host: PreTrainedModel, rows: Dataset) -> li
     feature = texts.dataset.features[texts.label_column]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
-    names = getattr(hooks.unwrap(host).config, "id2label", None) or {}
+    config: Any = hooks.unwrap(host).config
+    names = getattr(config, "id2label", None) or {}
     return [str(names.get(label, str(label))) for label in range(max(rows["label"][:]) + 1)]
 
 

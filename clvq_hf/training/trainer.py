@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..data.extraction import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
+from ..data.activation_cache import ActivationCache, StateCollator
+from ..data.extraction import HiddenStateExtractor, check_states
 from ..data.tokenization import (
     TextCollator,
     check_labels,
@@ -201,7 +202,7 @@ class CLVQTrainer(HubTrainer):
         if "hidden_states" not in inputs:
             inputs = self._extractor(inputs, device=self.args.device)
         states = dict(super()._prepare_inputs(inputs))
-        check_finite(states, f"the batch after step {self.state.global_step}")
+        check_states(states, f"the batch after step {self.state.global_step}")
         states.pop("text_index")
         return states
 

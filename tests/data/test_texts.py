@@ -101,7 +101,7 @@ def test_columns_by_name(tmp_path):
 
 def test_nothing_that_looks_like_a_text(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"x": "a"}])
-    with pytest.raises(ValueError, match=r"text_column=… out of \['x'\]"):
+    with pytest.raises(ValueError, match=r"text_column=… to one of \['x'\]"):
         load_texts(str(path))
 
 

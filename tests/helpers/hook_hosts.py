@@ -20,11 +20,34 @@ DECODERS = [
 SEQ2SEQ = ["bart", "fsmt", "led", "mbart", "pegasus", "prophetnet", "t5", "umt5"]
 STACKS = [(name, None) for name in ENCODERS + DECODERS]
 STACKS += [(name, stack) for name in SEQ2SEQ for stack in ("encoder", "decoder")]
+# One of each layout: tensors or tuples, time first, shared blocks, windows that pad, experts, states, mixed blocks.
+LAYOUTS = [
+    (name, stack)
+    for name, stack in STACKS
+    if name
+    in {
+        *("albert", "bert", "deberta", "fnet", "longformer", "modernbert", "xlnet"),
+        *(
+            "bloom",
+            "gemma2",
+            "gpt2",
+            "gpt_oss",
+            "llama",
+            "mamba",
+            "mixtral",
+            "nemotron_h",
+            "opt",
+            "qwen3_next",
+            "rwkv",
+        ),
+        *("bart", "fsmt", "led", "prophetnet", "t5"),
+    }
+]
 
 BATCH, LENGTH, PADDED = 2, 10, 4
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def hosts():
     """Hosts by type, built once: tests must leave them as they are."""
     built = {}

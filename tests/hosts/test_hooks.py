@@ -11,6 +11,7 @@ import torch
 from helpers import tiny_hosts
 from helpers.hook_hosts import (
     BATCH,
+    LAYOUTS,
     LENGTH,
     PADDED,
     STACKS,
@@ -35,8 +36,13 @@ def assert_same_as_reported(states, reported, num_blocks):
 
 
 class TestCapture:
-    @pytest.mark.parametrize("side", ["right", "left"])
-    @pytest.mark.parametrize(("model_type", "stack"), STACKS)
+    @pytest.mark.parametrize(
+        ("model_type", "stack", "side"),
+        [
+            *((*each, "right") for each in STACKS),
+            *((*each, "left") for each in (("bert", None), ("gpt2", None), ("xlnet", None), ("t5", "decoder"))),
+        ],
+    )
     def test_equals_output_hidden_states(self, hosts, model_type, stack, side):
         host = hosts(model_type)
         stream = hooks.residual_stream(host, stack)
@@ -95,7 +101,7 @@ class TestCapture:
                 states[1]
             bert(**inputs)
         assert list(states) == [1] and len(states) == 1
-        with pytest.raises(KeyError, match="was not asked for"):
+        with pytest.raises(KeyError, match="was not requested"):
             states[2]
 
     def test_holds_the_latest_forward(self, bert):
@@ -245,8 +251,8 @@ class TestProbe:
         ("model_type", "reason"),
         [
             ("squeezebert", "hooks on them never fire"),
-            ("funnel", "does not match its own output_hidden_states"),
-            ("canine", "does not match its own output_hidden_states"),
+            ("funnel", "do not match its own output_hidden_states"),
+            ("canine", "do not match its own output_hidden_states"),
             ("perceiver", "a tiny forward with token ids only failed"),
             ("reformer", "two residual streams"),
             ("xlm", "no list of blocks"),
@@ -275,7 +281,7 @@ class TestProbe:
 
 
 class TestEdit:
-    @pytest.mark.parametrize(("model_type", "stack"), STACKS)
+    @pytest.mark.parametrize(("model_type", "stack"), LAYOUTS)
     def test_identity_and_full_patch(self, hosts, model_type, stack):
         host = hosts(model_type)
         inputs, others = inputs_for(host, stack), inputs_for(host, stack, seed=1)
@@ -334,7 +340,7 @@ class TestEdit:
     @pytest.mark.parametrize("fn", [lambda state: state[:, :1], lambda state: None])
     def test_wrong_result(self, bert, fn):
         before = count_hooks(bert)
-        wrong = pytest.raises(ValueError, match="must return a tensor of the shape it was given")
+        wrong = pytest.raises(ValueError, match="must return a tensor of the shape it received")
         with wrong, hooks.edit(bert, 1, fn):
             bert(**inputs_for(bert))
         assert count_hooks(bert) == before
@@ -442,7 +448,7 @@ class TestNothingIsLeft:
     def test_blocks_out_of_turn(self, toy, ids, fault):
         hooks.residual_stream(toy)
         vars(toy).update(fault)
-        with pytest.raises(RuntimeError, match="Layers cannot be told apart"), hooks.capture(toy, [3]):
+        with pytest.raises(RuntimeError, match="Layers cannot be distinguished"), hooks.capture(toy, [3]):
             toy(ids)
         assert count_hooks(toy) == 0
 

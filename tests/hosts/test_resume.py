@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.hook_hosts import STACKS, count_hooks, inputs_for, output_of
+from helpers.hook_hosts import LAYOUTS, count_hooks, inputs_for, output_of
 
 from clvq_hf.hosts.hooks import edit
 from clvq_hf.hosts.resume import resume
@@ -17,7 +17,7 @@ def values(output):
 
 
 class TestResume:
-    @pytest.mark.parametrize(("model_type", "stack"), STACKS)
+    @pytest.mark.parametrize(("model_type", "stack"), LAYOUTS)
     def test_equals_a_whole_run_with_the_state_edited(self, hosts, model_type, stack):
         host = hosts(model_type)
         inputs = no_cache(host, inputs_for(host, stack))

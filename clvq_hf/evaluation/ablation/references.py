@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...data.activation_cache import ActivationCache, StateCollator
 from ...data.batching import batches_by_length
-from ...data.extraction import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
+from ...data.extraction import HiddenStateExtractor, check_states
 from ...data.texts import text_hash
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ...hosts import hooks
@@ -111,7 +112,7 @@ def fit_references(
     words = _Means(config.hidden_size)
     fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
     for number, states in enumerate(tqdm(batches, desc="Reading the training texts", unit="batch")):
-        check_finite(states, f"batch {number} of the training texts")
+        check_states(states, f"batch {number} of the training texts")
         mask = states["token_mask"].bool()
         lower = states["hidden_states"][mask].double()
         words.add(states["input_ids"][mask], lower)

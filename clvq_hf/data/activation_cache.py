@@ -1,0 +1,283 @@
+"""Hidden states of a set of texts, extracted once and cached in memory-mapped shards."""
+
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..files import read_json, write_whole
+from ..hosts import hooks
+from ..hosts.residual_stream import check_layer_order
+from .batching import batches_by_length, in_order
+from .extraction import HiddenStateExtractor, check_states
+from .tokenization import TextCollator, check_texts, ensure_pad_token, occurs_between, tokenize_texts
+
+METADATA_NAME = "activations.json"
+TOKEN_COLUMNS = ("hidden_states", "target_hidden_states", "token_mask", "input_ids")
+
+
+class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Hidden states of a set of texts, extracted once and memory-mapped from safetensors shards.
+
+    Worth its disk space (`2·d` numbers per token) if several models, seeds or epochs read the same states. It replaces
+    the texts: `CLVQTrainer(model=…, train_dataset=ActivationCache.load(path))` needs no host.
+    Only real tokens are stored, without padding, and with their ids.
+
+    Example:
+        ```python
+        cache = ActivationCache.build(
+            "cache/train", host, tokenizer, dataset, lower_layer=3, upper_layer=6
+        )
+        ```
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / METADATA_NAME).is_file():
+            raise ValueError(
+                f"{self.path} contains no complete activation cache. Build it with ActivationCache.build."
+            )
+        self.metadata = read_json(self.path / METADATA_NAME)
+        # Files are memory-mapped: a page is read from disk when one of its states is needed.
+        self._shards = [load_file(self.path / name) for name in self.metadata["shards"]]
+        if any("input_ids" not in shard for shard in self._shards):
+            raise ValueError(f"{self.path} was built by an older version, without token ids. Build it again.")
+        self._views: list[_View] = []
+        self._first = np.cumsum([0, *(len(shard["lengths"]) for shard in self._shards)])
+        self._offsets = [np.cumsum([0, *shard["lengths"].tolist()]) for shard in self._shards]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ActivationCache":
+        """Open a cache that [`ActivationCache.build`] wrote.
+
+        Raises:
+            ValueError: If it does not exist or is incomplete.
+        """
+        return cls(path)
+
+    @classmethod
+    def build(
+        cls,
+        path: str | Path,
+        host: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        *,
+        lower_layer: int,
+        upper_layer: int,
+        stack: str | None = None,
+        text_column: str = "text",
+        max_length: int | None = None,
+        batch_size: int = 32,
+        texts_per_shard: int = 4096,
+    ) -> "ActivationCache":
+        """Extract the states of all texts and write them to `path`, in the host's dtype.
+
+        Args:
+            path (`str` or `Path`): A folder, created if needed. An earlier cache in it is replaced.
+            host (`PreTrainedModel`): The model whose states are extracted.
+            tokenizer (`PreTrainedTokenizerBase`): The host's tokenizer.
+            dataset (`datasets.Dataset`): The texts.
+            lower_layer (`int`): Layer of the inputs.
+            upper_layer (`int`): Layer of the targets.
+            stack (`str`, *optional*): `"encoder"` or `"decoder"` of an encoder-decoder host.
+            text_column (`str`): Column of the texts.
+            max_length (`int`, *optional*): Limit in tokens. Default: the host's limit.
+            batch_size (`int`): Number of texts per host forward.
+            texts_per_shard (`int`): Number of texts per file; one shard is in memory while it is built.
+
+        Returns:
+            [`ActivationCache`]: The cache, in the order of `dataset`, without empty texts.
+
+        Raises:
+            ValueError: If a layer is out of range, a state is not finite, or `path` contains other files.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _cache_files(path))):
+            raise ValueError(f"{path} exists and is not an activation cache; choose another folder.")
+        stream = hooks.residual_stream(host, stack)
+        for layer in (lower_layer, upper_layer):
+            stream.check_layer(layer)
+        check_layer_order(lower_layer, upper_layer)
+        check_texts(dataset, text_column)
+        ensure_pad_token(tokenizer)
+        max_length = hooks.max_length(host, tokenizer, max_length)
+        tokenized = tokenize_texts(dataset, tokenizer, text_column, max_length)
+        extractor = HiddenStateExtractor(host, lower_layer, upper_layer, stack)
+        # In a subfolder: an earlier cache remains until the new one is complete.
+        path.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=path))
+        shards: list[str] = []
+        try:
+            with tqdm(total=len(tokenized), desc="Extracting hidden states", unit="text") as bar:
+                for start in range(0, len(tokenized), texts_per_shard):
+                    part = tokenized.select(range(start, min(start + texts_per_shard, len(tokenized))))
+                    shards.append(f"shard-{len(shards):05d}.safetensors")
+                    tensors = _extract_shard(part, extractor, TextCollator(tokenizer), batch_size, bar.update)
+                    save_file(tensors, building / shards[-1])
+        except BaseException:
+            shutil.rmtree(building)
+            raise
+        metadata = {
+            "shards": shards,
+            "lower_layer": lower_layer,
+            "upper_layer": upper_layer,
+            "stack": stream.stack,
+            "hidden_size": stream.hidden_sizes[lower_layer],
+            "target_hidden_size": stream.hidden_sizes[upper_layer],
+            "host_name_or_path": hooks.unwrap(host).config._name_or_path,
+        }
+        for file in _cache_files(path):
+            file.unlink()
+        for name in shards:
+            (building / name).rename(path / name)
+        building.rmdir()
+        # Last: without this file the cache is incomplete.
+        write_whole(path / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
+        return cls(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For the workers of a data loader, which map the files themselves.
+        return _reopen, (self.path.absolute(), self._views)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """`np.ndarray` of shape `(N,)`: number of tokens of each text."""
+        return np.concatenate([shard["lengths"].numpy() for shard in self._shards])
+
+    @property
+    def num_counted(self) -> np.ndarray:
+        """`np.ndarray` of shape `(N,)`: number of tokens of each text that count, that is, with `token_mask` 1."""
+        ends = [offsets[1:] for offsets in self._offsets]
+        sums = [np.cumsum(shard["token_mask"].numpy(), dtype=np.int64) for shard in self._shards]
+        return np.concatenate([np.diff(total[end - 1], prepend=0) for total, end in zip(sums, ends, strict=True)])
+
+    def check_layers(self, config: Any) -> None:
+        """Check that these are the states of a config's layers.
+
+        Raises:
+            ValueError: If a layer, the stack or a width differs.
+        """
+        for name in ("lower_layer", "upper_layer", "stack", "hidden_size", "target_hidden_size"):
+            if self.metadata[name] != getattr(config, name):
+                raise ValueError(
+                    f"{name}={getattr(config, name)} in the config, but {self.metadata[name]} in the activation cache "
+                    f"{self.path}. Build or load a cache of these layers."
+                )
+
+    def single_layer(self) -> "ActivationCache":
+        """Return a view of this cache with `lower_layer` as both layers, for methods that reconstruct their input."""
+        single = self._view("single_layer")
+        lower = {"upper_layer": self.metadata["lower_layer"], "target_hidden_size": self.metadata["hidden_size"]}
+        single.metadata = {**self.metadata, **lower}
+        single._shards = [{**shard, "target_hidden_states": shard["hidden_states"]} for shard in self._shards]
+        return single
+
+    def filter_by_occurrence(self, minimum: int | None, maximum: int | None) -> "ActivationCache":
+        """Return a view of this cache in which only tokens that occur `minimum` to `maximum` times in it count.
+
+        The paper trains on tokens that occur 5 to 20 times. The files do not change.
+        """
+        if minimum is None and maximum is None:
+            return self
+        wanted = occurs_between([shard["input_ids"].numpy() for shard in self._shards], minimum, maximum)
+        filtered = self._view("filter_by_occurrence", minimum, maximum)
+        filtered._shards = [
+            {**shard, "token_mask": shard["token_mask"] * torch.from_numpy(wanted)[shard["input_ids"]]}
+            for shard in self._shards
+        ]
+        return filtered
+
+    def _view(self, name: str, *args: Any) -> "ActivationCache":
+        """Copy this object, with a record of the call that made the copy, for `__reduce__`."""
+        view = copy.copy(self)
+        view._views = [*self._views, (name, args)]
+        return view
+
+    def counted(self, name: str) -> torch.Tensor:
+        """Return `hidden_states` `(N, d)`, `target_hidden_states` `(N, d')` or `input_ids` `(N,)` of counted tokens."""
+        return torch.cat([shard[name][shard["token_mask"].bool()] for shard in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """A text: `hidden_states` `(S, d)`, `target_hidden_states` `(S, d')`, `token_mask`, `input_ids` `(S,)`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"text {index} of {len(self)}")
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        shard, row = self._shards[number], index - self._first[number]
+        tokens = slice(self._offsets[number][row], self._offsets[number][row + 1])
+        return {**{name: shard[name][tokens] for name in TOKEN_COLUMNS}, "text_index": shard["text_index"][row]}
+
+
+# Name and arguments of the method that made a view.
+_View = tuple[str, tuple[Any, ...]]
+
+
+def _reopen(path: Path, views: list[_View]) -> ActivationCache:
+    cache = ActivationCache(path)
+    for name, args in views:
+        cache = getattr(cache, name)(*args)
+    return cache
+
+
+def _cache_files(path: Path) -> list[Path]:
+    """The files of a cache in a folder that may contain others."""
+    return [*path.glob("shard-*.safetensors"), *path.glob(METADATA_NAME)]
+
+
+def _extract_shard(
+    tokenized: Dataset,
+    extractor: HiddenStateExtractor,
+    collate: TextCollator,
+    batch_size: int,
+    progress: Callable[[int], object],
+) -> dict[str, torch.Tensor]:
+    """Extract the states of the real tokens of `tokenized`, in its order; report the number of texts per batch."""
+    by_row: dict[int, dict[str, torch.Tensor]] = {}
+    for number, (rows, batch) in enumerate(batches_by_length(tokenized, collate, batch_size)):
+        states = extractor(batch, device=torch.device("cpu"))
+        check_states(states, f"batch {number}")
+        states |= {"input_ids": batch["input_ids"].int(), "token_mask": states["token_mask"].to(torch.uint8)}
+        for place, (row, mask) in enumerate(zip(rows, states["attention_mask"].bool(), strict=True)):
+            by_row[row] = {name: states[name][place][mask] for name in TOKEN_COLUMNS}
+        progress(len(rows))
+    texts = in_order(by_row)
+    return {
+        **{name: torch.cat([text[name] for text in texts]) for name in TOKEN_COLUMNS},
+        "lengths": torch.tensor([len(text["token_mask"]) for text in texts]),
+        "text_index": torch.tensor(tokenized["text_index"][:]),
+    }
+
+
+class StateCollator:
+    """Pads the texts of an [`ActivationCache`] on the right into a batch of tensors."""
+
+    def __call__(self, rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Return the same tensors as [`HiddenStateExtractor`] for a batch of texts."""
+        lengths = torch.tensor([len(row["token_mask"]) for row in rows])
+
+        def pad(name: str) -> torch.Tensor:
+            return torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True)
+
+        return {
+            "hidden_states": pad("hidden_states"),
+            "target_hidden_states": pad("target_hidden_states"),
+            "attention_mask": (torch.arange(int(lengths.max()))[None] < lengths[:, None]).long(),
+            "token_mask": pad("token_mask").long(),
+            "text_index": torch.stack([row["text_index"] for row in rows]),
+        }
+
+
+__all__ = ["ActivationCache", "StateCollator"]

@@ -1,0 +1,206 @@
+"""A cache holds what the extractor returns for its texts, whole or not at all; its views change no file."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+
+from clvq_hf import ActivationCache
+from clvq_hf.data.activation_cache import StateCollator
+from clvq_hf.data.tokenization import filter_by_occurrence, tokenize_texts
+from clvq_hf.hosts import hooks
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return tmp_path_factory.mktemp("original") / "cache"
+
+
+@pytest.fixture
+def cache(host, tokenizer, texts, tmp_path, original):
+    """A cache of the first host and texts, built once; each test has its own copy."""
+    if not original.exists():
+        ActivationCache.build(
+            original, host, tokenizer, texts, lower_layer=1, upper_layer=3, texts_per_shard=25, batch_size=8
+        )
+    return ActivationCache.load(shutil.copytree(original, tmp_path / "cache"))
+
+
+class TestCache:
+    def test_holds_the_states_of_the_host(self, cache, host, tokenizer, texts):
+        assert len(cache) == len(texts)
+        for index in (0, 24, 25, 59):
+            encoded = tokenizer(texts[index]["text"], return_tensors="pt")
+            expected = host(**encoded, output_hidden_states=True).hidden_states
+            item = cache[index]
+            assert torch.allclose(item["hidden_states"], expected[1][0], atol=1e-5)
+            assert torch.allclose(item["target_hidden_states"], expected[3][0], atol=1e-5)
+            assert item["text_index"] == index
+            assert item["token_mask"].tolist() == [0, *[1] * (len(item["token_mask"]) - 2), 0]
+
+    def test_lengths_and_counts(self, cache, tokenizer, texts):
+        lengths = [len(ids) for ids in tokenizer(texts["text"][:])["input_ids"]]
+        assert cache.lengths.tolist() == lengths
+        assert cache.num_counted.tolist() == [length - 2 for length in lengths]
+
+    def test_is_sharded_and_opened_again(self, cache):
+        assert len(list(cache.path.glob("*.safetensors"))) == 3
+        again = ActivationCache.load(cache.path)
+        assert torch.equal(again[30]["hidden_states"], cache[30]["hidden_states"])
+        assert again.metadata["hidden_size"] == 32
+
+    def test_stores_no_padding(self, cache):
+        tokens = sum(len(load_file(path)["hidden_states"]) for path in cache.path.glob("*.safetensors"))
+        assert tokens == cache.lengths.sum()
+
+    def test_out_of_range(self, cache):
+        with pytest.raises(IndexError):
+            cache[60]
+        with pytest.raises(IndexError):
+            cache[-1]
+
+    def test_skips_empty_texts_and_keeps_indices(self, host, tokenizer, tmp_path):
+        dataset = Dataset.from_dict({"text": ["good", "", "bad film"]})
+        cache = ActivationCache.build(tmp_path, host, tokenizer, dataset, lower_layer=1, upper_layer=3)
+        assert [int(cache[index]["text_index"]) for index in range(len(cache))] == [0, 2]
+
+    def test_an_interrupted_one_is_not_opened(self, cache):
+        (cache.path / "activations.json").unlink()
+        with pytest.raises(ValueError, match="no complete activation cache"):
+            ActivationCache.load(cache.path)
+
+    def test_replaces_its_like_and_nothing_else(self, cache, host, tokenizer, texts, tmp_path):
+        build = {"lower_layer": 0, "upper_layer": 2}
+        rebuilt = ActivationCache.build(cache.path, host, tokenizer, texts.select(range(5)), **build)
+        assert len(rebuilt) == 5 and rebuilt.metadata["lower_layer"] == 0
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.tex").write_text("precious")
+        with pytest.raises(ValueError, match="not an activation cache"):
+            ActivationCache.build(tmp_path / "mine", host, tokenizer, texts, **build)
+        assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"upper_layer": 9}, "4 blocks"),
+            ({"lower_layer": 3, "upper_layer": 1}, "swap"),
+            ({"text_column": "body"}, "no column 'body'"),
+        ],
+    )
+    def test_bad_input_costs_nothing_that_was_made(self, cache, host, tokenizer, texts, arguments, message):
+        (cache.path / "notes.md").write_text("mine")
+        before = sorted(cache.path.iterdir())
+        with pytest.raises(ValueError, match=message):
+            ActivationCache.build(
+                cache.path, host, tokenizer, texts, **{"lower_layer": 1, "upper_layer": 3, **arguments}
+            )
+        assert sorted(cache.path.iterdir()) == before
+        assert len(ActivationCache.load(cache.path)) == len(texts)
+
+    def test_the_old_one_stays_until_the_new_one_is_whole(self, cache, host, tokenizer, texts):
+        before = sorted(cache.path.iterdir())
+        hooks.residual_stream(host)  # a host of NaN cannot be probed
+        with torch.no_grad():
+            host.bert.embeddings.word_embeddings.weight.fill_(float("nan"))
+        with pytest.raises(ValueError, match="NaN"):
+            ActivationCache.build(cache.path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+        assert sorted(cache.path.iterdir()) == before
+
+    def test_travels_to_workers_as_its_path(self, cache, monkeypatch, tmp_path):
+        monkeypatch.chdir(cache.path.parent)
+        pickled = pickle.dumps(ActivationCache.load(cache.path.name))
+        assert len(pickled) < 1000
+        monkeypatch.chdir(tmp_path)
+        assert torch.equal(pickle.loads(pickled)[3]["hidden_states"], cache[3]["hidden_states"])
+
+    def test_nan_in_the_host_names_texts(self, host, tokenizer, texts, tmp_path):
+        with torch.no_grad():
+            host.bert.embeddings.word_embeddings.weight[tokenizer(texts[11]["text"])["input_ids"][1]] = float("nan")
+        with pytest.raises(ValueError, match=r"NaN or Inf in hidden_states of batch \d+, .*11"):
+            ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+
+
+class TestTokenIds:
+    def test_are_those_of_the_real_tokens(self, cache, tokenizer, texts):
+        encoded = tokenizer(texts["text"][:])["input_ids"]
+        assert torch.cat([shard["input_ids"] for shard in cache._shards]).tolist() == np.concatenate(encoded).tolist()
+        inner = np.concatenate([ids[1:-1] for ids in encoded])
+        assert cache.counted("input_ids").tolist() == inner.tolist()
+
+    def test_counted_states_are_in_the_order_of_the_texts(self, cache):
+        for name in ("hidden_states", "target_hidden_states"):
+            expected = torch.cat([cache[index][name][1:-1] for index in range(len(cache))])
+            assert torch.equal(cache.counted(name), expected)
+
+    def test_an_older_cache_has_none(self, cache):
+        path = cache.path / "shard-00001.safetensors"
+        tensors = load_file(path)
+        del tensors["input_ids"]
+        save_file(tensors, path)
+        with pytest.raises(ValueError, match="older version, without token ids"):
+            ActivationCache.load(cache.path)
+
+
+class TestViews:
+    @pytest.mark.parametrize(("minimum", "maximum"), [(5, 20), (2, None), (None, 1), (3, 3)])
+    def test_the_filter_is_that_of_the_texts(self, cache, tokenizer, texts, minimum, maximum):
+        filtered = cache.filter_by_occurrence(minimum, maximum)
+        rows = filter_by_occurrence(tokenize_texts(texts, tokenizer), minimum, maximum)
+        for index in range(len(texts)):
+            assert filtered[index]["token_mask"].tolist() == rows[index]["token_mask"]
+        assert filtered.num_counted.tolist() == rows["num_counted"][:]
+        # By hand, special tokens included in what is counted and left out of what counts.
+        ids = np.concatenate(tokenizer(texts["text"][:])["input_ids"])
+        occurrences = np.bincount(ids)[ids]
+        wanted = (occurrences >= (minimum or 0)) & (occurrences <= (maximum or 10**9)) & (ids > 103)
+        assert filtered.counted("input_ids").tolist() == ids[wanted].tolist()
+        assert 0 < wanted.sum() < cache.num_counted.sum()
+
+    def test_the_cache_and_its_files_stay_as_they_are(self, cache):
+        before = {path.name: path.read_bytes() for path in cache.path.iterdir()}
+        counted = cache.num_counted.tolist()
+        filtered = cache.filter_by_occurrence(5, 20)
+        assert filtered.num_counted.sum() < sum(counted)
+        assert cache.num_counted.tolist() == ActivationCache.load(cache.path).num_counted.tolist() == counted
+        assert {path.name: path.read_bytes() for path in cache.path.iterdir()} == before
+        assert torch.equal(filtered[7]["hidden_states"], cache[7]["hidden_states"])
+        assert cache.filter_by_occurrence(None, None) is cache
+
+    def test_filters_add_up(self, cache):
+        both = cache.filter_by_occurrence(2, None).filter_by_occurrence(None, 5)
+        assert both.counted("input_ids").tolist() == cache.filter_by_occurrence(2, 5).counted("input_ids").tolist()
+
+    def test_a_single_layer(self, cache, make_config):
+        single = cache.single_layer()
+        for index in (0, 24, 25, 59):
+            for name in ("hidden_states", "target_hidden_states"):
+                assert torch.equal(single[index][name], cache[index]["hidden_states"])
+        single.check_layers(make_config(lower_layer=1, upper_layer=1))
+        cache.check_layers(make_config(lower_layer=1, upper_layer=3))
+        for other, config in ((single, make_config()), (cache, make_config(lower_layer=1, upper_layer=1))):
+            with pytest.raises(ValueError, match=r"upper_layer=\d in the config, but \d in the activation cache"):
+                other.check_layers(config)
+
+    def test_travel_to_workers(self, cache):
+        view = cache.filter_by_occurrence(5, 20).single_layer()
+        pickled = pickle.dumps(view)
+        assert len(pickled) < 1000
+        again = pickle.loads(pickled)
+        assert again.num_counted.tolist() == view.num_counted.tolist() != cache.num_counted.tolist()
+        assert torch.equal(again[3]["target_hidden_states"], cache[3]["hidden_states"])
+        assert again.metadata == view.metadata
+
+
+def test_collator_pads_and_masks(cache):
+    rows = [cache[index] for index in (3, 40)]
+    batch = StateCollator()(rows)
+    lengths = [len(row["token_mask"]) for row in rows]
+    assert batch["attention_mask"].sum(1).tolist() == lengths
+    assert batch["hidden_states"].shape == (2, max(lengths), 32)
+    for number, row in enumerate(rows):
+        assert torch.equal(batch["hidden_states"][number, : lengths[number]], row["hidden_states"])
+    assert np.array_equal(batch["text_index"], [3, 40])
