@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..hosts import hooks
@@ -49,7 +50,7 @@ def ablate(
     basis = orthonormal_rows(model.directions(codes.flatten()).flatten(1, 2).unflatten(0, codes.shape))
     if how == "swap" and codes.shape[-1] > 1:
         raise ValueError("swap takes the vector of one code away; give one, or use how='project' for several.")
-    vectors = model.codebook[codes[..., 0]] if how == "swap" else None
+    vectors = F.embedding(codes[..., 0], model.codebook) if how == "swap" else None
     mean = model.mean_state if mean is None else mean
 
     def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
@@ -138,7 +139,7 @@ class Splice:
 def _checked_codes(model: BaseConceptModel, codes: int | Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, bool]:
     """Codes as `(k,)` for all rows, or `(B, k)` for each row; and which of the two."""
     per_row = isinstance(codes, torch.Tensor) and codes.ndim > 0
-    codes = torch.as_tensor(codes, dtype=torch.int64, device=model.device)
+    codes = torch.as_tensor(codes, dtype=torch.int64)
     if codes.ndim == 0 or (per_row and codes.ndim == 1):
         codes = codes[..., None]
     size = model.config.codebook_size
@@ -148,7 +149,7 @@ def _checked_codes(model: BaseConceptModel, codes: int | Sequence[int] | torch.T
         )
     if int(codes.min()) < 0 or int(codes.max()) >= size:
         raise ValueError(f"Codes run from 0 to {size - 1}, got {sorted(set(codes.flatten().tolist()))[:5]}.")
-    return codes, per_row
+    return codes.to(model.device), per_row
 
 
 def _has_code(model: BaseConceptModel, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ class BaseConceptModel(PreTrainedModel):
     A method subclasses [`ConceptModel`][clvq_hf.ConceptModel], which adds what one does with it. It implements
     [`encode`][clvq_hf.ConceptModel.encode], [`is_initialized`][clvq_hf.ConceptModel.is_initialized] and
     [`codebook`][clvq_hf.ConceptModel.codebook]; if its concepts are not vectors of the lower layer,
-    [`directions`][clvq_hf.ConceptModel.directions] and [`ablation_basis`][clvq_hf.ConceptModel.ablation_basis] instead.
+    [`directions`][clvq_hf.ConceptModel.directions] and [`ablation_basis`][clvq_hf.ConceptModel.ablation_basis] too.
     Its config names the host layers (`lower_layer`, `upper_layer`, `stack`), their widths (`hidden_size`,
     `target_hidden_size`), and what to call the method. `.github/CONTRIBUTING.md` has a complete example.
 
@@ -63,6 +63,29 @@ class BaseConceptModel(PreTrainedModel):
         """
         raise NotImplementedError  # abstract
 
+    @torch.no_grad()
+    def nearest(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
+        """The strongest concepts of each token: its code, then those whose vectors in `codebook` are nearest.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(N, d)`): Host states at `lower_layer`, any float dtype.
+            k (`int`): How many.
+
+        Returns:
+            `torch.Tensor` of shape `(N, k)`, int64: Codes, strongest first.
+        """
+        codes = self.encode(hidden_states[None])[0][:, None]
+        if k == 1:
+            return codes
+        distances = torch.cdist(hidden_states.float(), self.codebook).scatter(-1, codes, -1.0)
+        return distances.topk(k, dim=-1, largest=False).indices
+
+    @property
+    def removed_vectors(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(K, d)`, float32: vectors whose directions are removed if a concept is ablated."""
+        return self.codebook
+
+    @torch.no_grad()
     def ablation_basis(
         self,
         hidden_states: torch.Tensor,
@@ -83,12 +106,8 @@ class BaseConceptModel(PreTrainedModel):
             `torch.Tensor` of shape `(N, k, d)`, float32: `k` orthonormal rows for each token.
         """
         self._check_variant(variant)
-        codes = self.encode(hidden_states[None])[0]
-        if k > 1:
-            nearest = torch.cdist(hidden_states.float(), self.codebook)
-            nearest[torch.arange(len(codes)), codes] = -1
-            codes = nearest.topk(k, largest=False).indices
-        return orthonormal_rows(self.codebook[codes].reshape(len(hidden_states), k, -1))
+        self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
+        return orthonormal_rows(self.removed_vectors[self.nearest(hidden_states, k)])
 
     def needs_gradients(self, variant: str | None) -> bool:
         """Whether an ablation variant chooses concepts by the gradient of the prediction's margin."""
@@ -103,7 +122,7 @@ class BaseConceptModel(PreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(N, 1, d)`, float32.
         """
-        return F.normalize(self.codebook[codes], dim=-1)[:, None]
+        return F.normalize(self.removed_vectors[codes], dim=-1)[:, None]
 
     def reconstruct(
         self,

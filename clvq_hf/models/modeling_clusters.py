@@ -13,7 +13,6 @@ from transformers import initialization as init
 from .codebook_init import initial_codebook
 from .configuration_clusters import ClusterConfig
 from .modeling_concepts import ConceptModel
-from .projections import orthonormal_rows
 from .quantizer import Float32Module, nearness
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ class ClusterModel(ConceptModel):
         self.centroids.vectors.copy_(centroids)
         self.centroids.initialized.fill_(True)
         self.centroids.mean.copy_(states.mean(0))
-        codes = torch.cat([self._nearest(part.to(self.device), 1)[:, 0].cpu() for part in states.split(CHUNK)])
+        codes = torch.cat([self.nearest(part.to(self.device), 1)[:, 0].cpu() for part in states.split(CHUNK)])
         counts = torch.bincount(codes, minlength=config.codebook_size)
         self.centroids.counts.copy_(counts)
         if self.decoder is not None:
@@ -150,23 +149,12 @@ class ClusterModel(ConceptModel):
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         self._check_width("hidden_states", hidden_states, self.config.hidden_size)
         mask = self._mask("attention_mask", attention_mask, hidden_states)
-        return self._nearest(torch.where(mask[..., None], hidden_states, 0), 1)[..., 0].masked_fill(~mask, -1)
+        return self.nearest(torch.where(mask[..., None], hidden_states, 0), 1)[..., 0].masked_fill(~mask, -1)
 
     @torch.no_grad()
-    def ablation_basis(
-        self,
-        hidden_states: torch.Tensor,
-        k: int = 1,
-        variant: str | None = None,
-        gradients: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Orthonormalised centroids of each token's `k` nearest clusters, `(N, k, d)`.
-
-        See [`ConceptModel.ablation_basis`][clvq_hf.ConceptModel.ablation_basis].
-        """
-        self._check_variant(variant)
-        self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
-        return orthonormal_rows(self.codebook[self._nearest(hidden_states, k)])
+    def nearest(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
+        with self.centroids.full_precision(hidden_states.device):
+            return nearness(hidden_states.float(), self.codebook).topk(k, dim=-1).indices
 
     @torch.no_grad()
     def reconstruct(
@@ -178,10 +166,6 @@ class ClusterModel(ConceptModel):
         self._check_decoder()
         codes = self.encode(hidden_states, attention_mask) if codes is None else codes
         return F.embedding(codes.clamp(min=0), self.decoder.vectors)
-
-    def _nearest(self, states: torch.Tensor, k: int) -> torch.Tensor:
-        with self.centroids.full_precision(states.device):
-            return nearness(states.float(), self.codebook).topk(k, dim=-1).indices
 
 
 def find_centroids(

@@ -16,7 +16,6 @@ from .codebook_init import initial_codebook
 from .configuration_clvq import CLVQConfig
 from .modeling_base import check_batch, masked_mse
 from .modeling_concepts import ConceptModel
-from .projections import orthonormal_rows
 from .quantizer import Float32Module, TopKQuantizer
 
 
@@ -223,9 +222,6 @@ class CLVQModel(ConceptModel):
     def codebook(self) -> torch.Tensor:
         return self.quantizer.codebook + self.encoder.origin
 
-    def directions(self, codes: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.quantizer.codebook[codes], dim=-1)[:, None]
-
     @property
     def is_initialized(self) -> bool:
         return bool(self.quantizer.initialized)
@@ -295,21 +291,12 @@ class CLVQModel(ConceptModel):
         return self.quantizer.encode(self.encoder(torch.where(mask[..., None], hidden_states, 0)), mask)
 
     @torch.no_grad()
-    def ablation_basis(
-        self,
-        hidden_states: torch.Tensor,
-        k: int = 1,
-        variant: str | None = None,
-        gradients: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Orthonormalised codebook vectors of each token's `k` nearest codes, `(N, k, d)`.
+    def nearest(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
+        return self.quantizer.nearest(self.encoder(hidden_states), k)
 
-        See [`ConceptModel.ablation_basis`][clvq_hf.ConceptModel.ablation_basis].
-        """
-        self._check_variant(variant)
-        self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
-        codes = self.quantizer.nearest(self.encoder(hidden_states), k)
-        return orthonormal_rows(self.quantizer.codebook[codes])
+    @property
+    def removed_vectors(self) -> torch.Tensor:
+        return self.quantizer.codebook
 
     @property
     def mean_state(self) -> torch.Tensor:

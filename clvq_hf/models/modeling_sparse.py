@@ -195,7 +195,7 @@ class SparseDictionary(ConceptModel):
             states = states.to(self.device, torch.float32)
             mean = states.mean(0)
             norm = (states - mean).square().sum(-1).mean().sqrt()
-            if not torch.isfinite(norm) or norm == 0:
+            if not (torch.isfinite(norm) & (norm > 0)):
                 raise ValueError("The sample of states contains NaN or Inf, or all of its states are the same.")
             scale = math.sqrt(states.shape[1]) / norm if self.config.scale_states else torch.ones_like(norm)
             sides.append((states, mean, scale))

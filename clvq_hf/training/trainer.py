@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +197,13 @@ class CLVQTrainer(HubTrainer):
         """As for evaluation; `predict` gives its figures as `test_…`."""
         return self.get_eval_dataloader(test_dataset)
 
+    def add_states(self, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Run the host on a collated batch of texts, and add its states at both layers, unless they are there."""
+        return batch if "hidden_states" in batch else self._extractor(batch, device=self.args.device)
+
     def _prepare_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A collated batch → the arguments of [`CLVQModel.forward`]: here the host runs."""
-        if "hidden_states" not in inputs:
-            inputs = self._extractor(inputs, device=self.args.device)
-        states = dict(super()._prepare_inputs(inputs))
+        """A collated batch → the arguments of [`CLVQModel.forward`], on the device."""
+        states = dict(super()._prepare_inputs(self.add_states(inputs)))
         check_states(states, f"the batch after step {self.state.global_step}")
         states.pop("text_index")
         return states
@@ -248,15 +250,16 @@ class CLVQTrainer(HubTrainer):
         chosen = torch.from_numpy(generator.permutation(len(joined["hidden_states"]))[:wanted])
         return {name: states[chosen.to(states.device)] for name, states in joined.items()}
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | None]:
+        """The batches of an optimizer step with their states, which are needed to count: attention sinks do not."""
+        return super().get_batch_samples(map(self.add_states, epoch_iterator), num_batches, device)
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """Tokens that count in the whole optimizer step: over its accumulated batches and over all processes."""
         if not batch_samples:
             return None
-        if self._extractor is not None:
-            # Only the states tell which tokens are attention sinks, and do not count.
-            for place, batch in enumerate(batch_samples):
-                if "hidden_states" not in batch:
-                    batch_samples[place] = self._extractor(batch, device=self.args.device)
         tokens = sum(batch["token_mask"].sum() for batch in batch_samples).to(device)
         return self.accelerator.gather(tokens).sum().clamp(min=1)
 

@@ -1,3 +1,4 @@
+import inspect
 import json
 import types
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModel, TrainerCallback, TrainingArguments
+from transformers import AutoModel, Trainer, TrainerCallback, TrainingArguments
 
 from clvq_hf import (
     ActivationCache,
@@ -293,6 +294,45 @@ class TestTraining:
         assert np.isfinite(trainer.evaluate(texts)["eval_loss"])
 
 
+class TestSeamsOfTransformers:
+    """Methods of the Trainer that ours override: if one is renamed or changes its arguments, ours is not called."""
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("_get_train_sampler", "_prepare_inputs", "_get_num_items_in_batch", "_save", "_push_from_checkpoint"),
+            *("get_batch_samples", "get_eval_dataloader", "evaluation_loop", "get_decay_parameter_names"),
+            *(
+                "get_optimizer_cls_and_kwargs",
+                "create_model_card",
+                "init_hf_repo",
+                "save_model",
+                "compute_loss",
+                "log",
+            ),
+        ],
+    )
+    def test_has_the_arguments_that_transformers_passes(self, name):
+        theirs = inspect.signature(getattr(Trainer, name)).parameters
+        ours = inspect.signature(getattr(CLVQTrainer, name)).parameters
+        assert getattr(CLVQTrainer, name) is not getattr(Trainer, name)
+        accepts_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in ours.values())
+        assert accepts_any or list(ours)[: len(theirs)] == list(theirs)
+
+    @pytest.mark.parametrize(
+        ("caller", "name"),
+        [
+            ("get_train_dataloader", "_get_train_sampler"),
+            ("training_step", "_prepare_inputs"),
+            ("get_batch_samples", "_get_num_items_in_batch"),
+            ("save_model", "_save"),
+            ("_save_checkpoint", "_push_from_checkpoint"),
+        ],
+    )
+    def test_is_still_called(self, caller, name):
+        assert name in inspect.getsource(getattr(Trainer, caller))
+
+
 class TestInitialisation:
     def test_happens_before_the_first_step_and_once(self, make_trainer):
         seen = []
@@ -483,7 +523,7 @@ class TestSparseDictionaries:
         revived = [log["revived_codes"] for log in trainer.state.log_history if "revived_codes" in log]
         assert len(revived) == trainer.state.global_step and revived[0] == 0 and sum(revived) > 0
 
-    @pytest.mark.parametrize("interrupted_at", [3, 8])
+    @pytest.mark.parametrize("interrupted_at", [3])
     def test_a_resumed_run_is_the_uninterrupted_one(self, make_trainer, make_sparse, tmp_path, interrupted_at):
         # With revival, which counts steps and draws tokens.
         fields = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2}
