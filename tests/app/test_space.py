@@ -101,7 +101,7 @@ class TestRefused:
 
     def test_what_is_no_concept_model(self, hub_host, tmp_path):
         code, output = invoke("org/host", "--export-space", tmp_path / "space")
-        assert code == 1 and "not a concept model" in output
+        assert code == 1 and "not a concept method" in output
         code, output = invoke("org/nothing", "--export-space", tmp_path / "space")
         assert code == 1 and "org/nothing" in output
 
