@@ -1,7 +1,7 @@
 """From texts to token ids to hidden states."""
 
 from .batching import batches_by_length, in_order
-from .extraction import ActivationCache, HiddenStateExtractor
+from .extraction import ActivationCache, HiddenStateExtractor, attention_sinks
 from .texts import PARTS, label_names, load_texts, split_texts, text_hash, without_texts
 from .tokenization import TextCollator, tokenize_texts
 
@@ -10,6 +10,7 @@ __all__ = [
     "ActivationCache",
     "HiddenStateExtractor",
     "TextCollator",
+    "attention_sinks",
     "batches_by_length",
     "in_order",
     "label_names",

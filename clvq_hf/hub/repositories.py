@@ -407,4 +407,4 @@ def card_files(own: Path | None, there: Path | None, generate: Callable[[], Any]
     return {CARD_NAME: str(generate()).encode()}
 
 
-__all__ = ["CodebookInfo", "HubError", "MARKER", "Source", "TAGS", "commit_files", "list_codebooks"]
+__all__ = ["MARKER", "TAGS", "CodebookInfo", "HubError", "Source", "commit_files", "list_codebooks"]

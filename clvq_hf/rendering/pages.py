@@ -81,4 +81,4 @@ def render_summary(title: str, facts: Sequence[tuple[str, str]], rows: Sequence[
     return render_page("report/repr.html", style=fragment_style(), title=title, facts=facts, rows=rows)
 
 
-__all__ = ["render_summary", "fragment_style", "read_asset", "render_page", "script_json", "visible"]
+__all__ = ["fragment_style", "read_asset", "render_page", "render_summary", "script_json", "visible"]

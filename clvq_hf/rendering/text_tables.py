@@ -86,4 +86,4 @@ def interval(figures: dict[str, Any], name: str, digits: int = 3) -> str:
     return with_range(figures.get(name), figures.get(f"{name}_low"), figures.get(f"{name}_high"), digits)
 
 
-__all__ = ["NOTHING", "ReportTable", "WIDE", "interval", "number", "percent", "print_tables", "to_markdown"]
+__all__ = ["NOTHING", "WIDE", "ReportTable", "interval", "number", "percent", "print_tables", "to_markdown"]

@@ -94,7 +94,7 @@ def judge_tables(
 
     Returns:
         `dict`: What `results.json` holds: `settings`, `texts`, `judges`, and for every kind the scores of
-            [`score`][clvq_hf.judging.language_models.scores.score] under `kinds`.
+            `score` under `kinds`.
 
     Raises:
         LimitReached: At `max_requests`; run it again to go on.
