@@ -18,7 +18,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer
 
 from clvq_hf import CLVQConfig, CLVQModel, ConceptTable
-from clvq_hf.tables.builder import TableWriter, write_table
+from clvq_hf.tables.builder import SourceTexts, TableWriter, write_rows
 from clvq_hf.tables.schema import FORMAT_VERSION
 
 WIDTH, CODES, TOKENS_PER_TEXT = 384, 400, 250
@@ -34,7 +34,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     words = [token for token in tokenizer.get_vocab() if token.isalpha()]
 
-    def texts() -> Iterator[dict]:
+    def generate() -> Iterator[dict]:
         # Two positions of each text are special tokens.
         for number in range(-(-arguments.tokens // (TOKENS_PER_TEXT + 2))):
             drawn = torch.randint(len(words), (TOKENS_PER_TEXT,), generator=generator).tolist()
@@ -48,23 +48,12 @@ def main() -> None:
         return model.encode(torch.randn(*mask.shape, WIDTH, generator=generator), mask), torch.zeros(len(mask), 2)
 
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Dataset.from_generator(texts, cache_dir=folder)
+        dataset = Dataset.from_generator(generate, cache_dir=folder)
         before = _peak()
         started = time.monotonic()
         writer = TableWriter(Path(folder))
-        sizes = write_table(
-            writer,
-            run,
-            dataset,
-            tokenizer,
-            text_column="text",
-            label_column="label",
-            split="test",
-            dataset_name="generated",
-            max_length=512,
-            batch_size=32,
-            salience=None,
-        )
+        texts = SourceTexts(dataset, dataset_name="generated")
+        sizes = write_rows(writer, run, texts, tokenizer, max_length=512, batch_size=32)
         parts = writer.finish()
         built = time.monotonic()
         metadata = {

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402
 
+import copy
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from clvq_hf import CLVQConfig, CLVQModel, ConceptModel, SparseConfig, SparseDic
 from clvq_hf.data.extraction import HiddenStateExtractor
 from clvq_hf.data.tokenization import TextCollator, tokenize_texts
 from clvq_hf.hub import requests as hub_requests
+from clvq_hf.hub.provenance import describe_host
 
 # Two tests a core run at the same time; more threads than that only fight.
 torch.set_num_threads(1)
@@ -79,12 +81,11 @@ def texts(all_texts) -> Dataset:
     return all_texts.select(range(60))
 
 
-@pytest.fixture
-def host(tokenizer) -> BertForSequenceClassification:
-    """A random BERT classifier: 4 blocks, 32 wide, with the vocabulary of the real tokenizer."""
+def make_bert(vocabulary: int) -> BertForSequenceClassification:
+    """A random BERT classifier: 4 blocks, 32 wide."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=32,
         num_hidden_layers=4,
         num_attention_heads=4,
@@ -93,6 +94,12 @@ def host(tokenizer) -> BertForSequenceClassification:
         num_labels=2,
     )
     return BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture
+def host(tokenizer) -> BertForSequenceClassification:
+    """A random BERT classifier with the vocabulary of the real tokenizer."""
+    return make_bert(len(tokenizer))
 
 
 @pytest.fixture
@@ -114,7 +121,7 @@ def causal_host(tokenizer) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config():
     """A small config of given fields."""
 
@@ -133,7 +140,7 @@ def make_config():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(make_config):
     """A small model of given config fields, from a fixed seed."""
 
@@ -144,7 +151,7 @@ def make_model(make_config):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_sparse():
     """A small sparse dictionary of given config fields, from a fixed seed."""
 
@@ -156,7 +163,7 @@ def make_sparse():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fit():
     """Gives a concept model a codebook: states of real sentences, as training does before its first step."""
 
@@ -171,22 +178,42 @@ def fit():
     return fit
 
 
-@pytest.fixture
-def hub_host(hub, host, tokenizer) -> BertForSequenceClassification:
-    """The random BERT classifier, as it comes from the Hub ("org/host")."""
+@pytest.fixture(scope="session")
+def saved_host(minilm_dir, tmp_path_factory) -> Path:
+    """A folder with the random BERT classifier and its tokenizer."""
+    folder, tokenizer = tmp_path_factory.mktemp("host"), AutoTokenizer.from_pretrained(minilm_dir)
+    host = make_bert(len(tokenizer))
     host.config.id2label, host.config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
-    host.push_to_hub("org/host")
-    tokenizer.push_to_hub("org/host")
+    host.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def hub_host(hub, saved_host) -> BertForSequenceClassification:
+    """The random BERT classifier, as it comes from the Hub ("org/host")."""
+    hub.store("org/host", {file.name: file.read_bytes() for file in saved_host.iterdir()})
     return BertForSequenceClassification.from_pretrained("org/host").eval()
 
 
-@pytest.fixture
-def shared_model(hub_host, tokenizer, texts, fit) -> CLVQModel:
-    """A concept model of that host, with reference texts: what a trainer leaves, but for the training."""
+@pytest.fixture(scope="session")
+def fitted_model(saved_host, all_texts, fit) -> CLVQModel:
+    """The model that `shared_model` copies."""
     torch.manual_seed(0)
+    host = BertForSequenceClassification.from_pretrained(saved_host).eval()
+    tokenizer = AutoTokenizer.from_pretrained(saved_host)
     config = CLVQConfig.from_host(
-        hub_host, 1, 3, codebook_size=12, num_decoder_layers=1, num_attention_heads=4, intermediate_size=48
+        host, 1, 3, codebook_size=12, num_decoder_layers=1, num_attention_heads=4, intermediate_size=48
     )
-    model = fit(CLVQModel(config), hub_host, tokenizer, texts)
-    model.record_host(hub_host, tokenizer)
+    model = fit(CLVQModel(config), host, tokenizer, all_texts.select(range(60)))
+    model.record_host(host, tokenizer)
+    return model
+
+
+@pytest.fixture
+def shared_model(hub_host, fitted_model) -> CLVQModel:
+    """A concept model of that host, with reference texts, as a trainer leaves it."""
+    model = copy.deepcopy(fitted_model)
+    for name, value in describe_host(hub_host).items():
+        setattr(model.config, name, value)
     return model

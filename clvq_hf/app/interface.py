@@ -93,7 +93,7 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
     # Nothing is sent to anybody.
     with gr.Blocks(title="Concepts", analytics_enabled=False) as app:
         gr.HTML(header_html(explorer), **plain)
-        text = gr.Textbox(label="Text", placeholder="Type a text, and see its concepts", lines=3, max_lines=12)
+        text = gr.Textbox(label="Text", placeholder="Type a text to see its concepts", lines=3, max_lines=12)
         reader = gr.Button("Show concepts", variant="primary")
         reading = gr.HTML(elem_id="reading", **{**plain, "js_on_load": CLICKS})
         with gr.Row():
@@ -106,7 +106,7 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
                 )
                 shown_card = gr.HTML(elem_id="card", **plain)
             with gr.Column(min_width=300):
-                change = gr.Radio(changes, value=ABLATE, label="Change the host's states")
+                change = gr.Radio(changes, value=ABLATE, label="Change the concept")
                 where = gr.Radio([(name, key) for key, name in POSITIONS.items()], value="code", label="Where")
                 strength = gr.Slider(
                     -2,

@@ -1,4 +1,4 @@
-"""What is found out about a text, for whoever shows it."""
+"""Results of the app for a text: readings, and effects of changes."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ class Token:
     """A token of a text that was read.
 
     Attributes:
-        start (`int`): Its first character in the text.
-        end (`int`): The one after its last. Equal to `start` for special tokens.
-        name (`str`): What the tokenizer calls it, such as `"##ing"`.
+        start (`int`): Index of its first character in the text.
+        end (`int`): Index after its last character. Equal to `start` for special tokens.
+        name (`str`): The string of the tokenizer, such as `"##ing"`.
         code (`int`): Its concept.
-        is_special (`bool`): Whether the tokenizer has added it.
+        is_special (`bool`): Whether the tokenizer added it.
     """
 
     start: int
@@ -24,14 +24,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a host and its concept model make of a text.
+    """The concepts of a text and the host's prediction.
 
     Attributes:
         text (`str`): The text.
         tokens (`list[Token]`): Its tokens with their concepts, special ones included.
-        limit (`int` or `None`): If the text was longer, how many tokens of it were read.
-        probabilities (`list[tuple[str, float]]`): Of the classes, in order, or of the likeliest next tokens; empty
-            if the host predicts nothing.
+        limit (`int` or `None`): Number of tokens that were read, if the text was longer.
+        probabilities (`list[tuple[str, float]]`): Probabilities of the classes, in order, or of the likeliest next
+            tokens; empty if the host has no prediction head.
     """
 
     text: str
@@ -45,9 +45,9 @@ class Bar:
     """A class, or a next token, with its probability before and after a change.
 
     Attributes:
-        name (`str`): Of the class, or the token.
-        before (`float`): Its probability as the host is.
-        after (`float`): Its probability under the change.
+        name (`str`): Name of the class, or the token.
+        before (`float`): Its probability without the change.
+        after (`float`): Its probability with the change.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Bar:
 
 @dataclass(frozen=True)
 class Continuation:
-    """Generated text, parted where it begins to differ from another one.
+    """Generated text, split where it begins to differ from another one.
 
     Attributes:
-        shared (`str`): What both begin with.
-        different (`str`): The first token that the other does not have; empty if there is none.
-        rest (`str`): What follows.
+        shared (`str`): The common beginning.
+        different (`str`): The first token that differs; empty if there is none.
+        rest (`str`): The text after it.
     """
 
     shared: str
@@ -71,13 +71,13 @@ class Continuation:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return self.shared + self.different + self.rest
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a change of the host's states does to its prediction.
+    """The effect of a change of the host's states on its prediction.
 
     Attributes:
         reading ([`Reading`][clvq_hf.app.Reading]): The text as the host reads it without the change.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..hosts import hooks
@@ -49,7 +49,7 @@ class Explorer:
     def __init__(
         self,
         model: ConceptModel,
-        host: Any,
+        host: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         table: ConceptTable | None = None,
         max_length: int = MAX_TOKENS,
@@ -59,7 +59,7 @@ class Explorer:
             raise ValueError("The concepts of this model were never fitted to data; train it first.")
         if not tokenizer.is_fast:
             raise ValueError(
-                f"{type(tokenizer).__name__} does not tell which characters a token stands for. Load the fast one: "
+                f"{type(tokenizer).__name__} does not map tokens to characters. Load the fast one: "
                 "AutoTokenizer.from_pretrained(…, use_fast=True)."
             )
         if table is not None:
@@ -283,13 +283,15 @@ class Explorer:
         if before is None or after is None:
             return Effect(reading, num_tokens, [], None, None, continuations)
         predicted = before.argmax(keepdim=True)
-        shown = self._shown(before, after)
+        numbers = self._select_outputs(before, after)
         return Effect(
             reading,
             num_tokens,
             [
                 Bar(self._name(number), float(low), float(high))
-                for number, low, high in zip(shown, before.softmax(-1)[shown], after.softmax(-1)[shown], strict=True)
+                for number, low, high in zip(
+                    numbers, before.softmax(-1)[numbers], after.softmax(-1)[numbers], strict=True
+                )
             ],
             (self._name(int(predicted)), self._name(int(after.argmax()))),
             (float(margins(before[None], predicted)), float(margins(after[None], predicted))),
@@ -307,11 +309,12 @@ class Explorer:
         ]
         probabilities = []
         if logits is not None:
-            shown = self._shown(logits)
-            probabilities = [(self._name(n), float(p)) for n, p in zip(shown, logits.softmax(-1)[shown], strict=True)]
+            numbers = self._select_outputs(logits)
+            shares = logits.softmax(-1)[numbers].tolist()
+            probabilities = [(self._name(number), share) for number, share in zip(numbers, shares, strict=True)]
         return Reading(text, tokens, self.max_length if is_cut else None, probabilities)
 
-    def _shown(self, *logits: torch.Tensor) -> list[int]:
+    def _select_outputs(self, *logits: torch.Tensor) -> list[int]:
         """The classes or tokens that are shown: all if they are few, else the likeliest of each."""
         if not self.generates and len(logits[0]) <= MAX_CLASSES:
             return list(range(len(logits[0])))

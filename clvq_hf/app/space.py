@@ -13,11 +13,11 @@ from ..models.checkpoints import describe
 from ..version import __version__
 
 FILES = ("README.md", "app.py", "requirements.txt")
-# By which a folder that was written here is known.
+# Marks a folder that was written by this command.
 MARK = "Written by `clvq-hf app --export-space`"
-# What the Space runs with is at least what the app was tried with here.
+# The Space needs at least the versions installed here.
 REQUIREMENTS = ("gradio", "torch", "transformers")
-# Of a Space's folder besides our files.
+# Names that a Space's folder may contain.
 ALLOWED = (*FILES, ".git", ".gitattributes", ".cache")
 
 
@@ -44,8 +44,8 @@ def export_space(output_dir: str | Path, model_id: str, host_id: str | None = No
             f"{model_id} is a folder of this machine, which a Space cannot load. Push it first with `clvq-hf push "
             f"{model_id} org/name`, and then export org/name."
         )
-    told = describe(Source(model_id))
-    host = host_id or told["config"].get("host_name_or_path")
+    description = describe(Source(model_id))
+    host = host_id or description["config"].get("host_name_or_path")
     if not is_hub_id(host):
         raise ValueError(
             f"The host of {model_id} is {host or 'not named'}, which a Space cannot load. Push the host to the "
@@ -63,7 +63,7 @@ def export_space(output_dir: str | Path, model_id: str, host_id: str | None = No
     output_dir.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():
         write_whole(output_dir / name, text)
-    return told["concepts"] is not None or told["config"].get("concepts_repo") is not None
+    return description["concepts"] is not None or description["config"].get("concepts_repo") is not None
 
 
 def _check_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, load_from_disk
-from transformers import set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..evaluation.ablation.ablate import ablate_texts
 from ..evaluation.ablation.references import AblationReferences, fit_references
@@ -31,12 +31,12 @@ SWEPT = ("salient", "other_code")
 
 
 def cell_folder(output_dir: Path, cell: Cell) -> Path:
-    """Where a finished cell is kept: its JSON, concepts without decoder, concept table, outcomes of every text."""
+    """Return the folder of a finished cell: its JSON, concepts without decoder, concept table, outcomes per text."""
     return output_dir / "cells" / cell.name
 
 
 def open_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any] | None:
-    """What a finished cell has written, `None` if it has yet to run.
+    """Read the results of a finished cell, `None` if it has yet to run.
 
     Raises:
         ValueError: If one is there that was run with other settings.
@@ -136,9 +136,9 @@ class _Clock:
 
 def _measure(
     method: Method,
-    model: Any,
-    host: Any,
-    tokenizer: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prepared: PreparedHost,
     building: Path,
     settings: EvaluationSettings,
@@ -186,24 +186,24 @@ def _measure(
     )
     clock.lap("evaluate")
     table = ConceptTable.load_from_disk(evaluation / "concept_table")
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "texts": results["texts"],
-        "table": {name: _shortened(figures) for name, figures in results["table"].items()},
-        "ablation": {name: _shortened(figures) for name, figures in results.get("ablation", {}).items()},
+        "table": {name: _shortened(values) for name, values in results["table"].items()},
+        "ablation": {name: _shortened(values) for name, values in results.get("ablation", {}).items()},
         "bottleneck": _shortened(results.get("bottleneck", {}).get("splice", {})),
     }
-    splice = found["bottleneck"]
+    splice = figures["bottleneck"]
     if splice:
-        found["undertrained"] = undertrained(
+        figures["undertrained"] = undertrained(
             model, splice["num_active"], splice["explained_variance"], prepared.record["linear_explained_variance"]
         )
     if ablates and "code" in settings.protocols:
         # Also without a sweep: its first entry holds the differences that methods are compared by.
-        found["sweep"] = _sweep(model, host, tokenizer, table, evaluation, references, settings, sweep)
+        figures["sweep"] = _sweep(model, host, tokenizer, table, evaluation, references, settings, sweep)
         clock.lap("sweep")
         if "word_residual" in settings.conditions:
-            found["beyond_word"] = _beyond_word(load_from_disk(evaluation / "ablation-code"))
-    return found
+            figures["beyond_word"] = _beyond_word(load_from_disk(evaluation / "ablation-code"))
+    return figures
 
 
 def _beyond_word(outcome: Dataset) -> dict[str, list]:
@@ -215,9 +215,9 @@ def _beyond_word(outcome: Dataset) -> dict[str, list]:
 
 
 def _sweep(
-    model: Any,
-    host: Any,
-    tokenizer: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     table: ConceptTable,
     evaluation: Path,
     references: AblationReferences,
@@ -294,7 +294,7 @@ def _stability(building: Path, reference: Path) -> dict[str, Any]:
 
 
 def _shortened(figures: dict[str, Any]) -> dict[str, Any]:
-    """Numbers, and a few examples; what is told of each code or text stays in the cell's folder."""
+    """Numbers and a few examples; figures per code or text stay in the cell's folder."""
     plain = {name: value for name, value in figures.items() if not isinstance(value, list | dict)}
     return plain | {name: figures[name][:5] for name in ("examples",) if figures.get(name)}
 

@@ -27,19 +27,19 @@ def draw_figures(summary: Summary, folder: Path, studies: dict[str, Sequence[str
         studies (`dict[str, Sequence[str]]`, *optional*): Title → methods that differ in one setting.
 
     Returns:
-        `dict[str, str]`: Name → caption of those that were drawn.
+        `dict[str, str]`: Name → caption of those that were captions.
     """
-    drawn: dict[str, str] = {}
+    captions: dict[str, str] = {}
 
-    def keep(name: str, shown: Figure | None, caption: str) -> None:
-        if shown is None:
+    def keep(name: str, plot: Figure | None, caption: str) -> None:
+        if plot is None:
             return
         for suffix in ("png", "svg"):
             metadata = {"Date": None} if suffix == "svg" else None
             # So that the same figures give the same SVG files.
             with matplotlib.rc_context({"svg.hashsalt": "clvq-hf"}):
-                shown.savefig(folder / f"{name}.{suffix}", dpi=RESOLUTION, bbox_inches="tight", metadata=metadata)
-        drawn[name] = caption
+                plot.savefig(folder / f"{name}.{suffix}", dpi=RESOLUTION, bbox_inches="tight", metadata=metadata)
+        captions[name] = caption
 
     studies = studies or {}
     if not studies:
@@ -75,19 +75,19 @@ def draw_figures(summary: Summary, folder: Path, studies: dict[str, Sequence[str
     for title, methods in studies.items():
         name = "study-" + re.sub(r"[^a-z0-9]+", "-", title.lower())
         keep(name, _study(summary, title, methods), f"Study: {title}. Bars: 95 % intervals over texts.")
-    return drawn
+    return captions
 
 
 def _dots(summary: Summary, path: Sequence[str], label: str, null: str | None = None) -> Figure | None:
-    """A panel a setting: one dot with its interval for each method; token specificity if there is no path."""
+    """A panel per setting: one dot with its interval for each method; token specificity if there is no path."""
     settings, methods = summary.settings(), summary.methods()
     hosts = sorted({host for host, _ in settings})
     datasets = sorted({dataset for _, dataset in settings})
-    shown = Figure(
+    plot = Figure(
         figsize=(3.2 * len(datasets) + 1.4, (0.26 * len(methods) + 0.7) * len(hosts) + 0.4), layout="constrained"
     )
-    panels = shown.subplots(len(hosts), len(datasets), sharey=True, squeeze=False)
-    found = False
+    panels = plot.subplots(len(hosts), len(datasets), sharey=True, squeeze=False)
+    has_data = False
     for row, host in enumerate(hosts):
         for column, dataset in enumerate(datasets):
             axes = panels[row][column]
@@ -99,7 +99,7 @@ def _dots(summary: Summary, path: Sequence[str], label: str, null: str | None = 
                     values = list((effect(cell) or (None,))[:3])
                 if None in values:
                     continue
-                found = True
+                has_data = True
                 middle, low, high = values
                 colour, hollow = COLOURS[place % len(COLOURS)], bool(cell.get("undertrained"))
                 axes.plot([low, high], [place, place], color=colour, linewidth=1.5)
@@ -114,16 +114,16 @@ def _dots(summary: Summary, path: Sequence[str], label: str, null: str | None = 
             axes.set_title(f"{host}, {dataset}", fontsize=9)
             _bare(axes)
     panels[0][0].invert_yaxis()
-    shown.supxlabel(label, fontsize=9)
-    return shown if found else None
+    plot.supxlabel(label, fontsize=9)
+    return plot if has_data else None
 
 
 def _sweep(summary: Summary) -> Figure | None:
     ks = sorted({entry["k"] for cell in summary.cells for entry in cell.get("sweep", [])})
     if len(ks) < 2:
         return None
-    shown = Figure(figsize=(5.5, 3.6), layout="constrained")
-    axes = shown.subplots()
+    plot = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = plot.subplots()
     for place, (method, title) in enumerate(summary.methods().items()):
         means = []
         for k in ks:
@@ -138,7 +138,7 @@ def _sweep(summary: Summary) -> Figure | None:
     axes.set_ylabel("token specificity, logits", fontsize=9)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _bare(axes)
-    return shown
+    return plot
 
 
 def _probe(summary: Summary) -> Figure | None:
@@ -151,8 +151,8 @@ def _probe(summary: Summary) -> Figure | None:
             rows.append((title, [mean[0] for mean in means]))
     if not rows:
         return None
-    shown = Figure(figsize=(6, 0.4 * len(rows) + 1.2), layout="constrained")
-    axes = shown.subplots()
+    plot = Figure(figsize=(6, 0.4 * len(rows) + 1.2), layout="constrained")
+    axes = plot.subplots()
     labels = ("plain", "random active code removed", "salient concept removed")
     for column, (label, colour) in enumerate(zip(labels, ("#888888", "#E69F00", "#0072B2"), strict=True)):
         places = [place + 0.26 * (column - 1) for place in range(len(rows))]
@@ -162,7 +162,7 @@ def _probe(summary: Summary) -> Figure | None:
     axes.set_xlabel("accuracy of the probe, mean over settings", fontsize=9)
     axes.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     _bare(axes)
-    return shown
+    return plot
 
 
 def _stability(summary: Summary) -> Figure | None:
@@ -174,8 +174,8 @@ def _stability(summary: Summary) -> Figure | None:
             rows.append((title, *spread))
     if not rows:
         return None
-    shown = Figure(figsize=(5, 0.3 * len(rows) + 0.9), layout="constrained")
-    axes = shown.subplots()
+    plot = Figure(figsize=(5, 0.3 * len(rows) + 0.9), layout="constrained")
+    axes = plot.subplots()
     titles, means, spreads = zip(*rows, strict=True)
     axes.barh(range(len(rows)), means, xerr=spreads, color="#0072B2", height=0.6, error_kw={"linewidth": 1})
     axes.set_yticks(range(len(rows)), titles, fontsize=8)
@@ -183,14 +183,14 @@ def _stability(summary: Summary) -> Figure | None:
     axes.set_xlim(0, 1)
     axes.set_xlabel("AMI with the codes of the first seed, mean ± sd", fontsize=9)
     _bare(axes)
-    return shown
+    return plot
 
 
 def _time(summary: Summary) -> Figure | None:
     parts = ("load", "fit", "table", "references", "evaluate", "sweep", "stability")
     titles = {**summary.methods(), **summary.methods(control=True)}
-    shown = Figure(figsize=(6, 0.28 * len(titles) + 1.1), layout="constrained")
-    axes = shown.subplots()
+    plot = Figure(figsize=(6, 0.28 * len(titles) + 1.1), layout="constrained")
+    axes = plot.subplots()
     starts = [0.0] * len(titles)
     for part, colour in zip(parts, COLOURS, strict=False):
         means = []
@@ -204,19 +204,18 @@ def _time(summary: Summary) -> Figure | None:
     axes.set_xlabel("seconds", fontsize=9)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _bare(axes)
-    return shown
+    return plot
 
 
 def _study(summary: Summary, title: str, methods: Sequence[str]) -> Figure | None:
     """Token specificity, splice fidelity and stability side by side, in the order of the study."""
-    found = study_cells(summary, methods)
-    cells = [(method, summary.cell(host, dataset, method)) for host, dataset, method in found]
+    cells = [(names[-1], summary.cell(*names)) for names in study_cells(summary, methods)]
     if not cells:
         return None
     several = len({cell["cell"]["host"] for _, cell in cells}) > 1
     names = [f"{cell['title']}, {cell['cell']['host']}" if several else cell["title"] for _, cell in cells]
-    shown = Figure(figsize=(9, 0.3 * len(cells) + 1.1), layout="constrained")
-    panels = shown.subplots(1, 3, sharey=True)
+    plot = Figure(figsize=(9, 0.3 * len(cells) + 1.1), layout="constrained")
+    panels = plot.subplots(1, 3, sharey=True)
     for place, (method, cell) in enumerate(cells):
         for axes, section, name in (
             (panels[0], ("ablation", "code"), "token_specificity_matched"),
@@ -239,8 +238,8 @@ def _study(summary: Summary, title: str, methods: Sequence[str]) -> Figure | Non
         _bare(axes)
     panels[0].set_yticks(range(len(cells)), names, fontsize=8)
     panels[0].invert_yaxis()
-    shown.suptitle(title, fontsize=10)
-    return shown
+    plot.suptitle(title, fontsize=10)
+    return plot
 
 
 def _bare(axes: Axes) -> None:

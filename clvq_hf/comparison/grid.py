@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ class HostSpec:
         lower_layer (`int`): Layer whose states get a concept.
         upper_layer (`int`): Layer that is reconstructed.
         stack (`str` or `None`): Of encoder-decoder hosts.
-        fine_tune (`dict`): Arguments of [`fine_tune`][clvq_hf.training.finetuning.fine_tune]. A model that is a classifier of
+        fine_tune (`dict`): Arguments of [`fine_tune`][clvq_hf.training.fine_tune]. A model that is a classifier of
             the dataset's labels already is taken as it is.
         evaluation (`dict`): Fields of `EvaluationSettings` that this host needs otherwise.
         sizes (`dict`): Fields of [`Sizes`] that this host needs otherwise.
@@ -70,7 +72,7 @@ class DatasetSpec:
 
     Attributes:
         name (`str`): What the grid calls it.
-        texts (`str`): Whatever [`load_texts`][clvq_hf.data.texts.load_texts] takes.
+        texts (`str`): Whatever [`load_texts`][clvq_hf.data.load_texts] takes.
         subset (`str` or `None`): Configuration of a Hub dataset.
         train_split (`str`): Cut by text hash into `host_train`, `codebook_train` and `select`.
         eval_split (`str`): What is measured on.
@@ -131,10 +133,11 @@ class Grid:
         methods (`dict[str, Method]`): By name, in the order of the file.
         seeds (`tuple[int, ...]`): The first is the one that stability compares the others with.
         sizes ([`Sizes`]): How many texts.
-        evaluation ([`EvaluationSettings`][clvq_hf.evaluation.evaluate.EvaluationSettings]): What is measured.
+        evaluation ([`EvaluationSettings`][clvq_hf.evaluation.EvaluationSettings]): What is measured.
         sweep (`tuple[int, ...]`): Numbers of directions that are removed, for every ablation variant of a method.
         studies (`dict[str, tuple[str, ...]]`): Title → methods that differ in one setting.
         only (`dict[str, tuple[str, ...]]`): Method → the hosts that it is run on; all if it is not named.
+        imports (`tuple[str, ...]`): Modules that register methods from outside this package.
     """
 
     hosts: dict[str, HostSpec]
@@ -146,6 +149,7 @@ class Grid:
     sweep: tuple[int, ...] = (1, 5, 10)
     studies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    imports: tuple[str, ...] = ()
 
     def cells(self) -> list[Cell]:
         """Every cell, host by host; first seeds first, which the others are compared with.
@@ -204,7 +208,7 @@ class Grid:
         return dataclasses.replace(self.evaluation, **fields)
 
     def measures(self, cell: Cell) -> tuple[EvaluationSettings, tuple[int, ...]]:
-        """What is measured in a cell, and its sweep. The probe and the sweep are of the first seed alone."""
+        """What is measured in a cell, and its sweep. Only the first seed has the probe and the sweep."""
         settings = self.evaluation_of(cell.host)
         if cell.seed == self.seeds[0]:
             return settings, self.sweep
@@ -234,7 +238,8 @@ def load_grid(file: str | Path) -> Grid:
     evaluation: {num_draws: 5}
     ```
 
-    `$VARIABLES` of the environment are filled in. See `scripts/grids/` for whole ones.
+    `$VARIABLES` of the environment are filled in. `imports: [my_module]` imports modules that register methods from
+    outside this package. See `scripts/grids/` for complete grids.
 
     Args:
         file (`str` or `Path`): The file.
@@ -249,34 +254,36 @@ def load_grid(file: str | Path) -> Grid:
     if not file.is_file():
         raise ValueError(f"There is no file {file}.")
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{file} must hold hosts, datasets and methods.")
-    found = _filled_in(found, file)
+    content = _filled_in(content, file)
     fields = [each.name for each in dataclasses.fields(Grid) if each.name != "only"]
-    if unknown := sorted(set(found) - set(fields)):
+    if unknown := sorted(set(content) - set(fields)):
         raise ValueError(f"{file} has no use for {unknown[0]!r}; it may hold {fields}.")
     for name in ("hosts", "datasets", "methods"):
-        if not found.get(name):
+        if not content.get(name):
             raise ValueError(f"{file} names no {name}.")
-    methods, only = _methods(found["methods"])
-    hosts, datasets = _named(found["hosts"], "host", HostSpec), _named(found["datasets"], "dataset", DatasetSpec)
-    seeds, sweep = _integers(found, "seeds", (0,), 0), _integers(found, "sweep", (1, 5, 10), 1)
+    imports = _list(content["imports"], "imports") if "imports" in content else ()
+    import_methods(imports)
+    methods, only = _methods(content["methods"])
+    hosts, datasets = _named(content["hosts"], "host", HostSpec), _named(content["datasets"], "dataset", DatasetSpec)
+    seeds, sweep = _integers(content, "seeds", (0,), 0), _integers(content, "sweep", (1, 5, 10), 1)
     for spec in hosts.values():
         _check_host(spec, seeds)
     for method, names in only.items():
         if missing := sorted(set(names) - set(hosts)):
             raise ValueError(f"The method {method} is for the host {missing[0]!r}, which the grid lacks.")
-    studies = {title: _list(names, f"the study {title}") for title, names in (found.get("studies") or {}).items()}
+    studies = {title: _list(names, f"the study {title}") for title, names in (content.get("studies") or {}).items()}
     for title, names in studies.items():
         if missing := sorted(set(names) - set(methods)):
             raise ValueError(f"The study {title!r} names the method {missing[0]!r}, which the grid lacks.")
     for name in [*hosts, *datasets, *methods]:
         if not _NAME.fullmatch(str(name)):
-            raise ValueError(f"{name!r} is part of the names of files: letters, digits, dots and dashes alone.")
-    evaluation = _made(EvaluationSettings, found.get("evaluation"), "evaluation")
+            raise ValueError(f"{name!r} is part of the names of files: only letters, digits, dots and dashes.")
+    evaluation = _made(EvaluationSettings, content.get("evaluation"), "evaluation")
     if "code" in evaluation.protocols and not {"salient", "other_code"} <= set(evaluation.conditions):
         raise ValueError("evaluation: conditions must name salient and other_code, which methods are compared by.")
     return Grid(
@@ -284,12 +291,30 @@ def load_grid(file: str | Path) -> Grid:
         datasets=datasets,
         methods=methods,
         seeds=seeds,
-        sizes=_made(Sizes, found.get("sizes"), "sizes"),
+        sizes=_made(Sizes, content.get("sizes"), "sizes"),
         evaluation=evaluation,
         sweep=sweep,
         studies=studies,
         only=only,
+        imports=imports,
     )
+
+
+def import_methods(modules: Sequence[str]) -> None:
+    """Import modules that register methods, from the working directory or wherever Python finds them.
+
+    Raises:
+        ValueError: If a module does not exist, or fails while it is imported.
+    """
+    if modules and (folder := os.getcwd()) not in sys.path:  # an installed command does not look there
+        sys.path.insert(0, folder)
+    for module in modules:
+        if not isinstance(module, str):
+            raise ValueError(f"imports must be names of modules, got {module!r}.")
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise ValueError(f"imports: the module {module!r} cannot be imported: {error}") from error
 
 
 def _named(specs: Any, what: str, kind: type) -> dict[str, Any]:
@@ -358,10 +383,10 @@ def _list(value: Any, what: str) -> tuple:
     return tuple(value)
 
 
-def _integers(found: dict[str, Any], name: str, default: tuple[int, ...], least: int) -> tuple[int, ...]:
-    if name not in found:
+def _integers(content: dict[str, Any], name: str, default: tuple[int, ...], least: int) -> tuple[int, ...]:
+    if name not in content:
         return default
-    values = _list(found[name], name)
+    values = _list(content[name], name)
     if not all(isinstance(value, int) and value >= least for value in values) or len(set(values)) < len(values):
         raise ValueError(f"{name} must be different integers of at least {least}, got {list(values)}.")
     return values
@@ -404,4 +429,4 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-__all__ = ["Cell", "DatasetSpec", "Grid", "HostSpec", "Sizes", "digest", "load_grid"]
+__all__ = ["Cell", "DatasetSpec", "Grid", "HostSpec", "Sizes", "digest", "import_methods", "load_grid"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback
 
 from ..data.extraction import ActivationCache
 from ..models import ConceptModel, load_dictionary
@@ -15,7 +15,7 @@ from ..models.registry import method_class, method_classes
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
 
-# A sparse model with more active neurons a token, or one that explains less of what can be explained, is no rival.
+# A sparse model with more active neurons per token, or one that explains less of what can be explained, is no rival.
 MAX_ACTIVE, MIN_EXPLAINED_VARIANCE = 100, 0.8
 HOSTS = ("fine-tuned", "pretrained", "reinitialised")
 
@@ -30,8 +30,7 @@ class Method:
         config (`Mapping[str, Any]`): Fields of the model's config; of a loaded one its `path`, and arguments of
             [`load_dictionary`][clvq_hf.models.load_dictionary] or `from_pretrained`.
         training (`Mapping[str, Any]`): Fields of
-            [`CLVQTrainingArguments`][clvq_hf.training.training_args.CLVQTrainingArguments], or arguments of
-            [`ClusterModel.fit`][clvq_hf.ClusterModel.fit].
+            [`CLVQTrainingArguments`][clvq_hf.CLVQTrainingArguments], or arguments of the model's `fit`.
         causal_training (`Mapping[str, Any]`): Those that differ on causal hosts.
         single_layer (`bool`): Whether the lower layer is both layers.
         host (`str`): `"fine-tuned"`, or for controls `"pretrained"` or `"reinitialised"`.
@@ -67,16 +66,15 @@ _OWN: dict[str, Method] = {
 
 
 def known_methods() -> dict[str, Method]:
-    """Every method that a grid can name: the presets of all registered methods, loaded models, controls."""
+    """Return every method that a grid can name: presets of all registered methods, loaded models, and controls."""
     presets = {
-        name: Method(
-            family=model_class.config_class.model_type,
-            **{each.name: getattr(preset, each.name) for each in dataclasses.fields(preset)},
-        )
+        name: Method(family=model_class.config_class.model_type, **vars(preset))
         for model_class in method_classes()
         for name, preset in model_class.config_class.presets.items()
     }
-    return {**presets, **_OWN}
+    controls = {name: method for name, method in presets.items() if method.control}
+    methods = {name: method for name, method in presets.items() if not method.control}
+    return {**methods, **_OWN, **controls}
 
 
 # Arguments that the comparison sets itself.
@@ -115,7 +113,9 @@ def check_fields(name: str, method: Method) -> None:
         raise ValueError(f"The method {name}: {error}") from error
 
 
-def make_model(method: Method, host: Any, lower_layer: int, upper_layer: int, stack: str | None) -> ConceptModel:
+def make_model(
+    method: Method, host: PreTrainedModel, lower_layer: int, upper_layer: int, stack: str | None
+) -> ConceptModel:
     """The method's model for a host, not fitted yet; or the one that it names, loaded.
 
     Raises:
@@ -126,10 +126,10 @@ def make_model(method: Method, host: Any, lower_layer: int, upper_layer: int, st
         fields = dict(method.config)
         model = _LOADERS[method.family](fields.pop("path"), **fields)
         model.check_host(host)
-        found = model.config.lower_layer, model.config.upper_layer
-        if found not in ((lower_layer, upper_layer), (lower_layer, lower_layer)):
+        layers = model.config.lower_layer, model.config.upper_layer
+        if layers not in ((lower_layer, upper_layer), (lower_layer, lower_layer)):
             raise ValueError(
-                f"{method.config['path']} is of the layers {found}, and this host is compared at {lower_layer} and "
+                f"{method.config['path']} is of the layers {layers}, and this host is compared at {lower_layer} and "
                 f"{upper_layer}. Name it for a host with its layers."
             )
         return model.eval()
@@ -193,7 +193,7 @@ def undertrained(model: ConceptModel, num_active: float, explained_variance: flo
 
     Args:
         model ([`ConceptModel`][clvq_hf.ConceptModel]): Others than sparse ones always are.
-        num_active (`float`): `L0`, active neurons a token.
+        num_active (`float`): `L0`, active neurons per token.
         explained_variance (`float`): Of the states that it reconstructs.
         linear (`float`): Explained variance of the best linear map from the lower to the upper layer.
     """

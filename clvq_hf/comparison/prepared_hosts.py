@@ -72,7 +72,7 @@ class PreparedHost:
 
 
 def host_folder(output_dir: Path, host: str, dataset: str, variant: str) -> Path:
-    """Where a prepared host is kept."""
+    """Return the folder of a prepared host."""
     return output_dir / "hosts" / f"{host}_{dataset}_{variant}"
 
 
@@ -108,8 +108,8 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
     Raises:
         ValueError: If texts, layers or tokenizer do not fit.
     """
-    if (found := open_host(grid, host, dataset, variant, output_dir)) is not None:
-        return found
+    if (prepared := open_host(grid, host, dataset, variant, output_dir)) is not None:
+        return prepared
     started = time.monotonic()
     spec, sizes = grid.hosts[host], grid.sizes_of(host)
     settings = grid.evaluation_of(host)

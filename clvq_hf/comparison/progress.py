@@ -61,10 +61,6 @@ class ProgressView:
             text = f"{self._done}/{self._total} {name}: {note or f'{seconds:.0f} s'}; {self._remaining()}"
             self._bar.console.print(escape(text), style="red" if note else None, soft_wrap=True, highlight=False)
 
-    def again(self, name: str) -> None:
-        """A task has to be started again."""
-        self._started.pop(name)
-
     def estimate(self) -> float | None:
         """Seconds that are left, `None` as long as nothing has been finished."""
         known = {kind: sum(times) / len(times) for kind, times in self._seconds.items()}

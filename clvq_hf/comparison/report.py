@@ -1,17 +1,15 @@
 """The tables of the paper from the cells of a grid, as Markdown and beside figures."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..rendering.markdown import escape_markdown
-from ..rendering.text_tables import ReportTable, to_markdown
-from . import method_tables as by_method
-from . import setting_tables as by_setting
+from ..rendering.text_tables import to_markdown
 from .figures import draw_figures
 from .grid import Grid
 from .summary import Summary, load_cells
+from .tables import report_tables
 
 REPORT_NAME, CELLS_NAME = "report.md", "cells.jsonl"
 
@@ -62,42 +60,4 @@ def _shareable(cell: dict[str, Any]) -> dict[str, Any]:
     return {**cell, "settings": {**settings, "method": method}}
 
 
-def report_tables(summary: Summary, studies: dict[str, Sequence[str]] | None = None) -> list[ReportTable]:
-    """Every table that the cells have figures for.
-
-    Args:
-        summary ([`Summary`][clvq_hf.comparison.summary.Summary]): The cells.
-        studies (`dict[str, Sequence[str]]`, *optional*): Title → methods that differ in one setting.
-    """
-    tables = [by_setting.hosts_table(summary)]
-    if studies:
-        common = set.intersection(*map(set, studies.values()))
-        reference = min(common) if common else None
-        tables += [by_method.study_table(summary, title, methods, reference) for title, methods in studies.items()]
-    tables += [
-        *by_setting.token_specificity_tables(summary),
-        by_setting.text_specificity_table(summary),
-        by_method.wins_table(summary),
-        by_method.ranks_table(summary),
-        by_setting.probe_table(summary),
-        by_setting.random_active_table(summary),
-        by_setting.words_table(summary),
-        by_setting.beyond_word_table(summary),
-        by_setting.k_sweep_table(summary),
-        by_setting.transcoder_table(summary),
-        by_setting.purity_table(summary),
-        by_setting.routing_table(summary),
-        by_setting.overlap_table(summary),
-        by_setting.cosine_table(summary),
-        by_setting.bottleneck_table(summary),
-        by_method.fairness_table(summary),
-        by_method.stability_table(summary),
-        by_method.seeds_table(summary),
-        by_method.controls_table(summary),
-        by_method.time_table(summary),
-        *by_setting.refusals_tables(summary),
-    ]
-    return [table for table in tables if table.rows]
-
-
-__all__ = ["report_tables", "write_report"]
+__all__ = ["write_report"]

@@ -5,12 +5,12 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait as wait_for_any
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import filelock
@@ -19,12 +19,15 @@ from rich.console import Console
 
 from ..data.texts import load_texts
 from .cell import open_cell, run_cell
-from .grid import Cell, Grid
+from .grid import Cell, Grid, import_methods
 from .prepared_hosts import open_host, prepare_host
 from .progress import ProgressView
 
 HostKey = tuple[str, str, str]
 Task = Cell | HostKey
+# The reason in one line, and the whole story.
+Failure = tuple[str, str]
+_DIED = ("its process died; was there too little memory?", "")
 
 
 def run_grid(
@@ -123,58 +126,52 @@ class _Run:
         self.hosts = [key for key in needed if open_host(grid, *key, output_dir) is None]
         self.unprepared = set(self.hosts)
         self.failures: dict[str, str] = {}
-        self.suspects: list[Task] = []
         kinds = {_name(key): "host" for key in self.hosts} | {cell.name: cell.method for cell in self.cells}
         self.view = ProgressView(kinds, len(cells) - len(self.cells), processes, console)
 
     def __call__(self) -> dict[str, str]:
-        running: dict[Future, Task] = {}
-        pool = self._pool()
+        context = get_context("spawn")  # not forks, which would inherit threads that they cannot have
+        # Workers end when it is closed: with this run, or with this process, however that ends.
+        lifeline, end = context.Pipe(duplex=False)
+        setup = (int(os.environ["OMP_NUM_THREADS"]), self.grid.imports, lifeline)
+
+        def start_worker() -> ProcessPoolExecutor:
+            return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=setup)
+
+        # A pool per worker, not one of several: a process that dies breaks its whole pool.
+        idle = [start_worker() for _ in range(self.processes)]
+        running: dict[Future, tuple[Task, ProcessPoolExecutor]] = {}
         try:
             with self.view:
-                while self.cells or self.hosts or self.suspects or running:
-                    while len(running) < self.processes and (task := self._next(list(running.values()))) is not None:
+                while True:
+                    while idle and (task := self._next([task for task, _ in running.values()])) is not None:
+                        worker = idle.pop()
                         try:
-                            future = pool.submit(_work, self.grid, task, self.output_dir)
-                        except BrokenProcessPool:  # noticed before any result tells of it
-                            self._put_back(task)
-                            break
+                            future = worker.submit(_work, self.grid, task, self.output_dir)
+                        except BrokenProcessPool:  # it died while it had nothing to do
+                            worker = start_worker()
+                            future = worker.submit(_work, self.grid, task, self.output_dir)
                         self.view.begin(_name(task))
-                        running[future] = task
-                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                    if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
-                        wait(running)
-                        broken = [future for future in running if isinstance(future.exception(), BrokenProcessPool)]
-                        finished = running.keys() - set(broken)
-                        self._suspect([running[future] for future in broken])
-                        running = {future: task for future, task in running.items() if future not in broken}
-                        pool.shutdown(wait=False)
-                        pool = self._pool()
-                    for future in list(finished):
-                        self._finish(running.pop(future), future)
+                        running[future] = task, worker
+                    if not running:
+                        return self.failures
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        task, worker = running.pop(future)
+                        has_died = isinstance(future.exception(), BrokenProcessPool)
+                        self._finish(task, _DIED if has_died else future.result())
+                        idle.append(start_worker() if has_died else worker)
         finally:
-            # Also when the user has had enough: cells that are half done are worth nothing.
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-        return self.failures
-
-    def _pool(self) -> ProcessPoolExecutor:
-        # Fresh processes, not forks: a fork would inherit threads that it cannot have.
-        return ProcessPoolExecutor(
-            self.processes,
-            mp_context=get_context("spawn"),
-            initializer=_begin,
-            initargs=(int(os.environ["OMP_NUM_THREADS"]),),
-        )
+            # Also when the user interrupts it: cells that are half done are worth nothing.
+            end.close()
+            lifeline.close()
+            for worker in [*idle, *(worker for _, worker in running.values())]:
+                worker.shutdown(wait=False, cancel_futures=True)
 
     def _host_of(self, cell: Cell) -> HostKey:
         return cell.host, cell.dataset, self.grid.methods[cell.method].host
 
     def _next(self, running: list[Task]) -> Task | None:
         """The next task that can start: a cell whose host is ready and whose first seed is done, else a host."""
-        if self.suspects:  # alone, so that it is known which one it is
-            return None if running else self.suspects.pop(0)
         waiting = {cell.name for cell in [*self.cells, *running] if isinstance(cell, Cell)}
         for cell in self.cells:
             first = Cell(cell.host, cell.dataset, cell.method, self.grid.seeds[0])
@@ -183,31 +180,16 @@ class _Run:
                 return cell
         return self.hosts.pop(0) if self.hosts else None
 
-    def _put_back(self, task: Task) -> None:
-        (self.cells if isinstance(task, Cell) else self.hosts).insert(0, task)
-
-    def _suspect(self, tasks: list[Task]) -> None:
-        """A process died, and with it all tasks that were running: one of them is to blame."""
-        if len(tasks) == 1:
-            self._fail(tasks[0], "its process died; was there too little memory?", "")
+    def _finish(self, task: Task, failure: Failure | None) -> None:
+        """Note how a task ended: a host that failed takes its cells along."""
+        if failure is None:
+            if not isinstance(task, Cell):
+                self.unprepared.discard(task)
+            self.view.end(_name(task))
             return
-        for task in tasks:
-            self.view.again(_name(task))
-        self.suspects += tasks
-
-    def _finish(self, task: Task, future: Future) -> None:
-        """Note how a task ended."""
-        story = future.result()
-        if story is not None:
-            self._fail(task, *story)
-            return
-        if not isinstance(task, Cell):
-            self.unprepared.discard(task)
-        self.view.end(_name(task))
-
-    def _fail(self, task: Task, reason: str, story: str) -> None:
+        reason, story = failure
         tasks = [task]
-        if not isinstance(task, Cell):  # and with a host all of its cells
+        if not isinstance(task, Cell):
             lost = [cell for cell in self.cells if self._host_of(cell) == task]
             self.cells = [cell for cell in self.cells if cell not in lost]
             tasks += lost
@@ -221,7 +203,7 @@ class _Run:
             try:
                 (self.output_dir / "failures").mkdir(exist_ok=True)
                 (self.output_dir / "failures" / f"{name}.txt").write_text(story or why + "\n", encoding="utf-8")
-            except OSError:  # the disk is full: the reason is told on the screen
+            except OSError:  # the disk is full: the reason is on the screen
                 pass
 
 
@@ -229,8 +211,8 @@ def _name(task: Task) -> str:
     return task.name if isinstance(task, Cell) else "_".join(task)
 
 
-def _begin(threads: int) -> None:
-    """In each process, once: its share of the cores, no bars, and an end when the parent ends."""
+def _begin(threads: int, imports: Sequence[str], lifeline: Connection) -> None:
+    """Set up a process: its share of the cores, methods from outside, no bars, and an end when the run ends."""
     import datasets
     import transformers
 
@@ -243,13 +225,14 @@ def _begin(threads: int) -> None:
     datasets.disable_caching()
 
     def watch() -> None:
-        wait_for_any([parent_process().sentinel])
+        lifeline.poll(None)  # nothing is ever sent
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    import_methods(imports)
 
 
-def _work(grid: Grid, task: Task, output_dir: Path) -> tuple[str, str] | None:
+def _work(grid: Grid, task: Task, output_dir: Path) -> Failure | None:
     """Run a task; reason and whole story if it failed."""
     try:
         if isinstance(task, Cell):

@@ -1,19 +1,25 @@
 """What the cells of a grid say together: who wins against whom, ranks, and figures by name."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..metrics.ablation_drop.statistics import bootstrap_interval
 from .cell import RESULT_NAME
 from .methods import known_methods
 
 NUM_BOOTSTRAP = 2000
+# The columns of a cell's host and dataset.
+SETTING = ["cell.host", "cell.dataset"]
+# Every figure of a cell by its path, such as "table.label_purity.null_purity", and what tables derive from them.
+Record = dict[str, Any]
 # A percentile bootstrap over fewer texts is far too narrow.
 MIN_TEXTS = 20
 
@@ -50,6 +56,48 @@ class Summary:
 
     cells: Sequence[dict[str, Any]]
 
+    @cached_property
+    def records(self) -> list[Record]:
+        """Return the figures of each cell by their paths; the cell itself is `source`, `sweep` the first entry's."""
+        ks = self.ks()
+        records = []
+        for cell in self.cells:
+            entries = {k: swept(cell, k) for k in ks}
+            entry = entries[ks[0]] if ks else None
+            figures = dict(_flatten({**cell, "sweep": entry or {}}))
+            figures |= {f"host.layers.{place}": layer for place, layer in enumerate(cell["host"]["layers"])}
+            figures |= {f"removed_energy.{k}": each["removed_energy"] for k, each in entries.items() if each}
+            if entry:
+                figures["sweep.matched"] = entry["num_matched"] / entry["num_texts"]
+            # A sparse model passes many neurons, and the permuted code is one: its leak would be low by construction.
+            if figures.get("bottleneck.num_active") == 1:
+                figures["bottleneck.code_leak"] = figures["bottleneck.leak"]
+            setting = ", ".join(figures[name] for name in SETTING)
+            records.append({**figures, "setting": setting, "source": cell})
+        return records
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Return a row for each cell and a column for each figure, for what is averaged."""
+        return pd.DataFrame(self.records)
+
+    def record(self, host: str, dataset: str, method: str) -> Record | None:
+        """Return the figures of a cell of the first seed, `None` if it is not there."""
+        cell = self.cell(host, dataset, method)
+        return next((record for record in self.records if record["source"] is cell), None)
+
+    def first_records(self, methods: Iterable[str]) -> list[Record]:
+        """Return the cells of the first seed of some methods, by host and dataset, methods in the order given."""
+        records = (self.record(*setting, method) for setting in self.settings() for method in methods)
+        return [record for record in records if record is not None]
+
+    def labels(self, groups: Mapping[tuple[str, str, str], Any]) -> Iterator[tuple[tuple[str, str, str], Record]]:
+        """Yield host, dataset and method of groups without controls, in order, with what tables call them."""
+        for host, dataset in self.settings():
+            for method, title in self.methods().items():
+                if (host, dataset, method) in groups:
+                    yield (host, dataset, method), {"setting": f"{host}, {dataset}", "title": title}
+
     @property
     def first_seed(self) -> int:
         """The seed that most tables are of, the first of the grid."""
@@ -61,26 +109,19 @@ class Summary:
 
     def methods(self, control: bool = False) -> dict[str, str]:
         """Names and titles of the methods, or of the sanity controls."""
-        found = {cell["cell"]["method"]: cell["title"] for cell in self.cells if cell["control"] == control}
-        order = list(known_methods())
-        return dict(
-            sorted(found.items(), key=lambda pair: (order.index(pair[0]) if pair[0] in order else 99, pair[0]))
-        )
+        titles = {cell["cell"]["method"]: cell["title"] for cell in self.cells if cell["control"] == control}
+        places = {method: place for place, method in enumerate(known_methods())}
+        return dict(sorted(titles.items(), key=lambda pair: (places.get(pair[0], len(places)), pair[0])))
 
     def cell(self, host: str, dataset: str, method: str, seed: int | None = None) -> dict[str, Any] | None:
-        """One cell, `None` if it is not there; of the first seed if not told otherwise."""
-        wanted = {
-            "host": host,
-            "dataset": dataset,
-            "method": method,
-            "seed": self.first_seed if seed is None else seed,
-        }
-        return next((cell for cell in self.cells if cell["cell"] == wanted), None)
+        """Return one cell, `None` if it is not there; by default that of the first seed."""
+        seed = self.first_seed if seed is None else seed
+        return next((cell for cell in self.seeds(host, dataset, method) if cell["cell"]["seed"] == seed), None)
 
     def seeds(self, host: str, dataset: str, method: str) -> list[dict[str, Any]]:
-        """A cell with every seed."""
-        found = [c for c in self.cells if {**c["cell"], "seed": 0} == _named(host, dataset, method)]
-        return sorted(found, key=lambda cell: cell["cell"]["seed"])
+        """Return the cells of one host, dataset and method, by seed."""
+        key = {"host": host, "dataset": dataset, "method": method}
+        return sorted((cell for cell in self.cells if cell["cell"].items() >= key.items()), key=_seed)
 
     def ks(self) -> list[int]:
         """Numbers of directions that cells were swept over."""
@@ -89,12 +130,8 @@ class Summary:
 
     def rivals(self, host: str, dataset: str) -> list[str]:
         """Methods that count: ablated, no control, and trained well enough."""
-        found = []
-        for method in self.methods():
-            cell = self.cell(host, dataset, method)
-            if cell is not None and cell.get("sweep") and not cell.get("undertrained"):
-                found.append(method)
-        return found
+        cells = {method: self.cell(host, dataset, method) or {} for method in self.methods()}
+        return [method for method, cell in cells.items() if cell.get("sweep") and not cell.get("undertrained")]
 
     def duels(self, k: int = 1, matched: bool = True) -> list["Duel"]:
         """Every pair of rivals on every host and dataset, compared text by text.
@@ -103,14 +140,14 @@ class Summary:
             k (`int`): Directions that are removed.
             matched (`bool`): Whether only draws count that are matched in positions and norm.
         """
-        found = []
+        duels = []
         for host, dataset in self.settings():
             for first, second in combinations(self.rivals(host, dataset), 2):
                 sides = [swept(self.cell(host, dataset, method), k) for method in (first, second)]
                 difference = None if None in sides else paired_difference(*sides, matched=matched)
                 if difference is not None:
-                    found.append(Duel(host, dataset, first, second, *difference))
-        return found
+                    duels.append(Duel(host, dataset, first, second, *difference))
+        return duels
 
     def ranks(self, k: int = 1, matched: bool = True) -> dict[tuple[str, str], list[str]]:
         """The rivals of each host and dataset, those first whose salient concept matters most by token specificity.
@@ -160,7 +197,7 @@ class Duel:
 
 
 def swept(cell: dict[str, Any] | None, k: int, variant: str | None = None) -> dict[str, Any] | None:
-    """The entry of a cell's sweep for `k` directions, of its first variant if not told otherwise."""
+    """The entry of a cell's sweep for `k` directions, by default of its first variant."""
     entries = [] if cell is None else cell.get("sweep", [])
     if not entries:
         return None
@@ -208,28 +245,36 @@ def over_seeds(cells: Sequence[dict[str, Any]], k: int = 1) -> dict[str, Any]:
     for name in ("differences", "matched_differences"):
         known = [dict(zip(entry["text_id"], entry[name], strict=True)) for entry in entries]
         values = [[side[text] for side in known if side.get(text) is not None] for text in texts]
-        merged[name] = [float(np.mean(found)) if found else None for found in values]
+        merged[name] = [float(np.mean(each)) if each else None for each in values]
     return merged
 
 
 def figure(cell: dict[str, Any] | None, *path: str) -> float | None:
     """A figure of a cell by its path, `None` if it has none."""
-    found: Any = cell
+    value: Any = cell
     for name in path:
-        if not isinstance(found, dict) or found.get(name) is None:
-            return None
-        found = found[name]
-    return found
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            yield prefix + name, value
 
 
 def study_cells(summary: Summary, methods: Sequence[str]) -> list[tuple[str, str, str]]:
     """Host, dataset and method of the cells of a study: those settings that have most of its methods."""
-    found = {
+    methods_of = {
         (host, dataset): [method for method in methods if summary.cell(host, dataset, method) is not None]
         for host, dataset in summary.settings()
     }
-    most = max(map(len, found.values()))
-    return [(*setting, method) for setting, have in found.items() if have and len(have) == most for method in have]
+    most = max(map(len, methods_of.values()))
+    return [
+        (*setting, method) for setting, have in methods_of.items() if have and len(have) == most for method in have
+    ]
 
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float, float] | None:
@@ -251,8 +296,8 @@ def by_method(duels: Sequence[Duel], methods: Sequence[str]) -> dict[str, dict[s
     return table
 
 
-def _named(host: str, dataset: str, method: str) -> dict[str, Any]:
-    return {"host": host, "dataset": dataset, "method": method, "seed": 0}
+def _seed(cell: dict[str, Any]) -> int:
+    return cell["cell"]["seed"]
 
 
 __all__ = [

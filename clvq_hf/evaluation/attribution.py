@@ -1,4 +1,4 @@
-"""Which token of a text speaks for the host's prediction: integrated gradients at a hidden state, or cheaper ways."""
+"""Which token of a text supports the host's prediction: integrated gradients at a hidden state, or cheaper methods."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,9 +11,10 @@ import torch
 from datasets import Dataset, DatasetInfo, Features, List, Value
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..data.batching import batches_by_length, in_order
 from ..data.extraction import attention_sinks
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
@@ -44,7 +45,7 @@ FEATURES = Features(
 
 
 def salient_tokens(
-    host: Any,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     layer: int,
@@ -66,11 +67,11 @@ def salient_tokens(
 
     Integrated gradients give a token the score `Σ_d (x_d - b_d) ∫₀¹ ∂f/∂x_d(b + α(x - b)) dα`: `f` is the logit of the
     predicted class, `x` the states of all real tokens, `b` the baseline. A text's scores add up to `f(x) - f(b)`. The
-    integral is captum's Gauss-Legendre quadrature. The blocks up to `layer` run once, each step runs those above alone.
-    How far the sum is off is told for each text, and texts that miss `max_error` are run again with twice the steps, up
+    integral is captum's Gauss-Legendre quadrature. The blocks up to `layer` run once; each step runs only those above.
+    The completeness error is reported per text, and texts that miss `max_error` are run again with twice the steps, up
     to `max_steps`.
 
-    `"gradient_x_input"` is `(x - b) · ∂f/∂x` at the state alone (one step). `"occlusion"` is the fall of `f` when the
+    `"gradient_x_input"` is `(x - b) · ∂f/∂x` at the state itself (one step). `"occlusion"` is the fall of `f` when the
     state of one token is replaced by the baseline (as many steps as the longest text of a batch has tokens).
 
     Args:
@@ -81,22 +82,22 @@ def salient_tokens(
         stack (`str`, *optional*): `"encoder"` (default) or `"decoder"` of an encoder-decoder host. With `"decoder"` the
             decoder reads the same tokens as the encoder, unshifted, which is what the prediction is then made of.
         method (`str`): `"integrated_gradients"`, `"gradient_x_input"` or `"occlusion"`.
-        sign (`str`): `"positive"`: the salient word is the one that speaks most for the prediction (or least against
-            it, where none speaks for it). `"abs"`: the one of largest absolute score.
-        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts: by default the class of
-            a classification head, or the next token of a causal language model, after the last token of the text.
-        baseline (`str` or `torch.Tensor` of shape `(d,)`): The state that stands for nothing: `"zero"`, `"mean"` (of
-            all real tokens of these texts), or one of your own. Take `"mean"` for hosts that normalize each block's
-            input (Llama, GPT-2): they tell a tiny state from zero, but not from a large one, so that the way from zero
-            begins with a jump.
+        sign (`str`): `"positive"`: the salient word is the one that supports the prediction most (or opposes it least,
+            where none supports it). `"abs"`: the one with the largest absolute score.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts. Default: the class of
+            a classification head, or the next token of a causal language model after the last token of the text.
+        baseline (`str` or `torch.Tensor` of shape `(d,)`): The uninformative state: `"zero"`, `"mean"` (of all
+            real tokens of these texts), or one of your own. Use `"mean"` for hosts that normalize each block's input
+            (Llama, GPT-2): they distinguish a tiny state from zero, but not from a large one, so that the path from
+            zero begins with a jump.
         special_tokens (`bool`): Whether special tokens can be salient, each as a word of its own. Attention sinks (a
             state ten times longer than the median one of its text) never are.
-        n_steps (`int`): Steps of integrated gradients at first.
-        max_steps (`int`): Steps that are not exceeded.
+        n_steps (`int`): Initial number of steps of integrated gradients.
+        max_steps (`int`): Maximum number of steps.
         max_error (`float`): Error above which a text is run again, relative to `|f(x) - f(b)|`.
         max_length (`int`, *optional*): In tokens; the host's limit if not given.
         text_column (`str`): Column of the texts.
-        batch_size (`int`): Texts a batch; texts of like length share one.
+        batch_size (`int`): Texts per batch; texts of similar length share one.
 
     Returns:
         `datasets.Dataset`: One row per text that is not empty, in the order of `dataset`:
@@ -111,8 +112,8 @@ def salient_tokens(
         - `salient_position` (int32): the token that gives the salient word its score, -1 if there is none
         - `salient_word` (int32): number of that word in the text (`word_id` of
           [`tokenize_texts`][clvq_hf.data.tokenization.tokenize_texts]), -1 if there is none, or for a special token
-        - `error`, `absolute_error` (float32): of completeness, relative and in logits; null if the method is another
-        - `n_steps` (int32): the steps that were taken; null if the method is another
+        - `error`, `absolute_error` (float32): of completeness, relative and in logits; null for the other methods
+        - `n_steps` (int32): number of steps; null for the other methods
 
     Raises:
         UnsupportedHostError: If the host's residual stream cannot be found with certainty.
@@ -138,8 +139,7 @@ def salient_tokens(
     collate = TextCollator(tokenizer)
     rows: dict[int, dict[str, Any]] = {}
     num_jumps = 0
-    # Texts of like length share a batch.
-    pending, steps = np.argsort(tokenized["length"], kind="stable").tolist(), n_steps
+    pending, steps = list(range(len(tokenized))), n_steps
     with (
         hooks.evaluation_mode(host),
         _without_parameter_gradients(host),
@@ -148,44 +148,36 @@ def salient_tokens(
         if isinstance(baseline, torch.Tensor):
             vector = baseline.detach().float()
         elif baseline == "mean":
-            vector = _mean_state(runner, layer, _batches(tokenized, pending, collate, batch_size))
+            vector = _mean_state(runner, layer, batches_by_length(tokenized, collate, batch_size))
         else:
             vector = torch.zeros(stream.hidden_sizes[layer])
         while pending:
             again: list[int] = []
-            for indices, texts, batch in _batches(tokenized, pending, collate, batch_size):
+            for numbers, batch in batches_by_length(tokenized, collate, batch_size, pending):
                 path = _Path(runner, readout, layer, batch, vector)
-                rows.update(zip(indices, _rows(path, method, steps, texts, sign), strict=True))
-                missed = [place for place, index in enumerate(indices) if (rows[index]["error"] or 0) > max_error]
+                texts = tokenized.select(numbers).to_list()
+                rows.update(zip(numbers, _rows(path, method, steps, texts, sign), strict=True))
+                missed = [place for place, number in enumerate(numbers) if (rows[number]["error"] or 0) > max_error]
                 retried = []
                 if missed and steps < max_steps:
                     jumps = path.jumps(max_error)
-                    retried = [indices[place] for place in missed if not jumps[place]]
+                    retried = [numbers[place] for place in missed if not jumps[place]]
                     num_jumps += len(missed) - len(retried)
                 again += retried
-                bar.update(len(indices) - len(retried))
+                bar.update(len(numbers) - len(retried))
             pending, steps = again, min(2 * steps, max_steps)
-    ordered = [rows[index] for index in range(len(tokenized))]
+    ordered = in_order(rows)
     _warn(ordered, max_error, max_steps, num_jumps)
     name = baseline if isinstance(baseline, str) else "given"
     description = f"{method} of {readout.kind} at layer {layer}, baseline {name}, sign {sign}"
     return Dataset.from_list(ordered, features=FEATURES, info=DatasetInfo(description=description, features=FEATURES))
 
 
-def _batches(
-    tokenized: Dataset, indices: list[int], collate: TextCollator, batch_size: int
-) -> Iterator[tuple[list[int], list[dict], dict[str, torch.Tensor]]]:
-    """Batches of some of the texts: their indices, their rows, their tensors."""
-    for start in range(0, len(indices), batch_size):
-        chosen = indices[start : start + batch_size]
-        texts = tokenized.select(chosen).to_list()
-        yield chosen, texts, collate(texts)
-
-
 class _Path:
     """The states of one batch, the baseline, and the logit of the predicted class anywhere between them.
 
     Attributes:
+        text_index: `(B,)` int64: rows of the dataset.
         state: `(B, S, d)`, float32, at the layer.
         baseline: `(B, S, d)`; the state itself on padding, which stays where it is and gets exactly nothing.
         counted: `(B, S)` bool: tokens that can be salient.
@@ -202,6 +194,7 @@ class _Path:
         baseline: torch.Tensor,
     ) -> None:
         inputs = runner.inputs(batch)
+        self.text_index = batch["text_index"]
         self._readout = readout
         self._mask = batch["attention_mask"]
         accepted = inspect.signature(hooks.unwrap(runner.host).forward).parameters
@@ -281,7 +274,7 @@ def _rows(path: _Path, method: str, n_steps: int, texts: list[dict], sign: str) 
         relative = torch.where(absolute == 0, 0.0, absolute / change.abs())
     else:
         scores = (path.gradient() if method == "gradient_x_input" else path.occlude()).double().cpu()
-    _check_finite(scores.isfinite().all(-1) & path.logit.cpu().isfinite(), "the attributions", texts)
+    _check_finite(scores.isfinite().all(-1) & path.logit.cpu().isfinite(), "the attributions", path.text_index)
     rows = []
     for place, text in enumerate(texts):
         own = scores[place, : text["length"]].numpy()
@@ -316,7 +309,7 @@ def _salient_word(
         sign (`str`): `"positive"` or `"abs"`.
     """
     words = np.where(word_id < 0, -1 - np.arange(len(scores)), word_id)
-    # A token that does not count speaks for its word only where no other does: such a word is left out.
+    # A token that does not count represents its word only where no other does: such a word is left out.
     from_strongest = np.argsort(np.where(counted, -np.abs(scores), 1), kind="stable")
     _, first = np.unique(words[from_strongest], return_index=True)
     strongest = from_strongest[first]
@@ -331,7 +324,7 @@ def _salient_word(
 
 @contextmanager
 def _without_parameter_gradients(host: nn.Module) -> Iterator[None]:
-    """Parameters ask for no gradients for a moment: the graph begins at the state, and none is summed up in them."""
+    """Freeze the parameters for a moment: the graph begins at the state, and no gradient accumulates in them."""
     trainable = [parameter for parameter in host.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -367,31 +360,32 @@ def _check_baseline(baseline: str | torch.Tensor, width: int, layer: int) -> Non
         raise ValueError("The baseline holds NaN or Inf.")
 
 
-def _check_finite(finite: torch.Tensor, what: str, texts: list[dict]) -> None:
+def _check_finite(finite: torch.Tensor, what: str, text_index: torch.Tensor) -> None:
     """Raise if a text of a batch is not among the `finite` ones, `(B,)` bool."""
     if not finite.all():
-        indices = [text["text_index"] for text, fine in zip(texts, finite.tolist(), strict=True) if not fine]
         raise ValueError(
-            f"NaN or Inf in {what} of the texts with the indices {indices}. Look at these texts, or run the host in a "
-            "wider dtype (bfloat16 or float32 in place of float16)."
+            f"NaN or Inf in {what} of the texts with the indices {text_index[~finite].tolist()}. Look at these texts, "
+            "or run the host in a wider dtype (bfloat16 or float32 instead of float16)."
         )
 
 
 @torch.no_grad()
-def _mean_state(runner: HostRunner, layer: int, batches: Iterable[tuple]) -> torch.Tensor:
+def _mean_state(
+    runner: HostRunner, layer: int, batches: Iterable[tuple[list[int], Mapping[str, torch.Tensor]]]
+) -> torch.Tensor:
     """`(d,)`, float32: the mean over all real tokens at the layer."""
     total, count = 0.0, 0
-    for _, texts, batch in batches:
+    for _, batch in batches:
         states = hooks.run(runner.host, runner.inputs(batch), [layer], runner.stack)[layer].cpu().double()
         real = batch["attention_mask"].bool()
-        _check_finite((states.isfinite().all(-1) | ~real).all(-1), "the states", texts)
+        _check_finite((states.isfinite().all(-1) | ~real).all(-1), "the states", batch["text_index"])
         total = total + states[real].sum(0)
         count += int(real.sum())
     return (total / count).float()
 
 
 def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jumps: int) -> None:
-    """Tell how many texts miss the bound, and what can be done."""
+    """Log how many texts miss the bound, and the remedy."""
     missed = sum((row["error"] or 0) > max_error for row in rows)
     if not missed:
         return
@@ -402,8 +396,8 @@ def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jump
     if num_jumps:
         logger.warning(
             f"{num_jumps} of them were not run again, because their logit jumps right at the baseline, which no number "
-            "of steps can follow: a host that normalizes each block's input tells a tiny state from none, but from no "
-            "larger one. Take baseline='mean', or method='occlusion'."
+            "of steps can follow: a host that normalizes each block's input distinguishes a tiny state from zero, but "
+            "not from a larger one. Use baseline='mean', or method='occlusion'."
         )
 
 

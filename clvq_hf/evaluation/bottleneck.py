@@ -1,27 +1,29 @@
 """What passes the bottleneck: the host goes on from the reconstruction, and from one with the wrong codes."""
 
-from typing import Any
+from collections import defaultdict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.batching import batches_by_length
 from ..data.extraction import attention_sinks
 from ..data.tokenization import TextCollator, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.resume import resume
 from ..hosts.runner import HostRunner
+from ..metrics.label_purity.token_table import interval
+from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 
 
 def splice_texts(
-    model: Any,
-    host: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     table: ConceptTable,
     *,
@@ -38,9 +40,9 @@ def splice_texts(
         tokenizer (`PreTrainedTokenizerBase`): The host's.
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts.
         upper_mean (`torch.Tensor` of shape `(d',)`): Mean state at `upper_layer`, of training texts; see
-            [`fit_references`][clvq_hf.evaluation.ablation.references.fit_references].
+            [`fit_references`][clvq_hf.evaluation.fit_references].
         readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts; found if not given.
-        batch_size (`int`): Texts a host forward.
+        batch_size (`int`): Texts per host forward.
         seed (`int`): Seed of the permutations.
 
     Returns:
@@ -60,13 +62,13 @@ def splice_texts(
     ensure_pad_token(tokenizer)
     config = model.config
     runner = HostRunner(host, config.stack)
-    tokenized = tokenize_texts(table.texts, tokenizer, "text", table.metadata["max_length"]).sort("length")
+    tokenized = tokenize_texts(table.texts, tokenizer, "text", table.metadata["max_length"])
     generator = torch.Generator().manual_seed(seed)
-    columns: dict[str, list] = {}
+    columns: dict[str, list] = defaultdict(list)
     ids, labels = (np.asarray(table.texts[name][:]) for name in ("text_id", "label"))
-    loader = DataLoader(tokenized, batch_size=batch_size, collate_fn=TextCollator(tokenizer))
+    batches = batches_by_length(tokenized, TextCollator(tokenizer), batch_size)
     with torch.no_grad(), hooks.evaluation_mode(host):
-        for batch in tqdm(loader, desc="Splicing", unit="batch"):
+        for _, batch in tqdm(batches, desc="Splicing", unit="batch", total=-(-len(tokenized) // batch_size)):
             mask = batch["attention_mask"].bool()
             with hooks.capture(host, [config.lower_layer], stack=config.stack) as states:
                 upper = resume(host, runner.inputs(batch), config.upper_layer, config.stack)
@@ -92,7 +94,7 @@ def splice_texts(
                 return (values.double() * counted).sum(-1).tolist()
 
             target = upper.state.float()
-            found = {
+            new_columns = {
                 "text_id": ids[rows].tolist(),
                 "label": labels[rows].tolist(),
                 "prediction_plain": plain.argmax(-1).tolist(),
@@ -105,17 +107,17 @@ def splice_texts(
                 new = torch.where(kept, upper.state, new.to(upper.state))
                 logits = readout(upper(new), mask).cpu().double()
                 kl = F.kl_div(logits.log_softmax(-1), plain.log_softmax(-1), reduction="none", log_target=True)
-                found |= {
+                new_columns |= {
                     f"prediction_{name}": logits.argmax(-1).tolist(),
                     f"kl_{name}": kl.sum(-1).clamp(min=0).tolist(),
                 }
-            for name, values in found.items():
-                columns.setdefault(name, []).extend(values)
+            for name, values in new_columns.items():
+                columns[name] += values
     return Dataset.from_dict(columns).sort("text_id")
 
 
 def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 0) -> dict[str, float | int | None]:
-    """Figures of [`splice_texts`][clvq_hf.evaluation.bottleneck.splice_texts], with 95 % intervals from a bootstrap over texts.
+    """Figures of [`splice_texts`][clvq_hf.evaluation.splice_texts], with 95 % intervals from a bootstrap over texts.
 
     Args:
         outcome (`datasets.Dataset`): One row per text.
@@ -124,11 +126,11 @@ def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 
 
     Returns:
         `dict`: `splice_fidelity` = 1 - KL(plain‖splice) / KL(plain‖mean state), 1 if nothing is lost, 0 if as much as
-        with the mean state, negative if more; `leak`, the same with permuted codes: what passes beside them; each with
+        with the mean state, negative if more; `leak`, the same with permuted codes: what bypasses them; each with
         `_low` and `_high`. `plain_accuracy`, `splice_accuracy`, `mean_accuracy` (None without labels), `agreement`
         (share of texts whose prediction the splice keeps), `explained_variance` (of the reconstruction at
-        `upper_layer`, 1 - residual ÷ variance), `num_active` (concepts a token, `L0`), `num_texts`. Fidelities are None
-        if the mean state changes no prediction's probability.
+        `upper_layer`, 1 - residual ÷ variance), `num_active` (concepts per token, `L0`), `num_texts`. Fidelities are
+        None if the mean state changes no prediction's probability.
     """
     frame = outcome.to_pandas()
     weights = np.random.default_rng(seed).multinomial(len(frame), np.full(len(frame), 1 / len(frame)), num_bootstrap)
@@ -141,7 +143,7 @@ def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 
             continue
         totals = weights @ reference
         draws = 1 - (weights @ kl)[totals > 0] / totals[totals > 0]
-        low, high = np.quantile(draws, [0.025, 0.975])
+        low, high = interval(draws)
         figures |= {
             name: float(1 - kl.sum() / reference.sum()),
             f"{name}_low": float(low),

@@ -1,4 +1,4 @@
-"""Everything that is measured of a concept model on a set of texts, step by step, kept on disk as it comes."""
+"""Everything that is measured about a concept model on a set of texts, step by step; each result is kept on disk."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_from_disk
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.texts import without_texts
@@ -23,9 +23,11 @@ from ..metrics.label_purity.token_table import read_token_table
 from ..metrics.routing_divergence.numerics import routing_divergence
 from ..metrics.routing_divergence.token_table import read_token_table as read_word_table
 from ..models.interventions import HOW
+from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
-from .ablation.ablate import CONDITIONS, ablate_texts
+from .ablation.ablate import ablate_texts
+from .ablation.conditions import CONDITIONS, check_conditions
 from .ablation.references import AblationReferences, fit_references
 from .attribution import salient_tokens
 from .bottleneck import bottleneck_figures, splice_texts
@@ -43,16 +45,16 @@ class EvaluationSettings:
         protocols (`tuple[str, ...]`): Of `"code"` and `"all"` (in the model, at these positions) and `"probe"`.
         how (`str`): `"project"` or `"swap"`.
         k (`int`): Directions that are removed.
-        num_draws (`int`): Draws a text of the conditions that are drawn.
-        attribution (`str`): Method of `salient_tokens`.
-        n_steps (`int`): Steps of integrated gradients to begin with.
-        max_steps (`int`): And at most.
+        num_draws (`int`): Maximum number of draws per text, for conditions that are drawn.
+        attribution (`str`): Method of [`salient_tokens`][clvq_hf.salient_tokens].
+        n_steps (`int`): Initial number of steps of integrated gradients.
+        max_steps (`int`): Maximum number of steps.
         sign (`str`): `"positive"` (evidence for the prediction) or `"abs"` (the paper's).
         max_length (`int` or `None`): In tokens; the host's limit if `None`.
-        batch_size (`int`): Texts a host forward.
+        batch_size (`int`): Texts per host forward.
         conditions (`tuple[str, ...]`): What is removed in the model, see [`ablate_texts`][clvq_hf.evaluation.ablate_texts].
         num_bootstrap (`int`): Draws of texts for the intervals.
-        seed (`int`): Seed of everything.
+        seed (`int`): Random seed.
     """
 
     protocols: tuple[str, ...] = PROTOCOLS
@@ -65,35 +67,34 @@ class EvaluationSettings:
     sign: str = "positive"
     max_length: int | None = None
     batch_size: int = 32
-    conditions: tuple[str, ...] = CONDITIONS
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
     num_bootstrap: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.how not in HOW:
             raise ValueError(f"how must be one of {HOW}, got {self.how!r}.")
-        if unknown := sorted(set(self.conditions) - set(CONDITIONS)):
-            raise ValueError(f"There is no condition {unknown[0]!r}; there are {', '.join(CONDITIONS)}.")
+        check_conditions(self.conditions)
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ValueError(f"There is no protocol {unknown[0]!r}; there are {', '.join(PROTOCOLS)}.")
 
 
 @dataclass
 class Evaluation:
-    """An evaluation under way, in a folder of its own: what is there already is not computed again.
+    """An evaluation in progress, in its own folder: results that exist are not computed again.
 
     Attributes:
         output_dir (`Path`): Holds `results.json`, `concept_table/` and the outcomes of each protocol.
-        settings ([`EvaluationSettings`]): Must be those that the folder was begun with.
-        results (`dict`): What is known so far.
+        settings ([`EvaluationSettings`]): Must be those with which the folder was started.
+        results (`dict`): The results so far.
     """
 
     output_dir: Path
     settings: EvaluationSettings
     results: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self, model: Any, texts: Dataset, train: Dataset | None) -> None:
-        """Open the folder, or go on in it.
+    def begin(self, model: ConceptModel, texts: Dataset, train: Dataset | None) -> None:
+        """Open the folder, or resume in it.
 
         Raises:
             ValueError: If it holds an evaluation of something else.
@@ -117,21 +118,21 @@ class Evaluation:
         self.results = {**self.results, **identity}
 
     def step(self, section: str, name: str, compute: Callable[[], dict[str, Any]]) -> None:
-        """Compute a part of the results, unless it is there, and write them all."""
-        found = self.results.setdefault(section, {})
-        if name not in found:
-            found[name] = compute()
+        """Compute a part of the results, unless it exists, and write them all."""
+        figures = self.results.setdefault(section, {})
+        if name not in figures:
+            figures[name] = compute()
             self.save()
 
     def outcome(self, name: str, compute: Callable[[], Dataset]) -> Dataset:
-        """Rows that were computed before, or are now, and are kept."""
+        """Rows from an earlier run, or computed now and saved."""
         folder = self.output_dir / name
         if not (folder / "state.json").is_file():  # which is written last
             compute().save_to_disk(folder)
         return load_from_disk(folder)
 
     def save(self) -> None:
-        """Write `results.json`; a crash meanwhile leaves the one before."""
+        """Write `results.json`; if it crashes, the previous file remains."""
         file = self.output_dir / RESULTS_NAME
         draft = file.with_suffix(".tmp")
         draft.write_text(json.dumps(self.results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -139,14 +140,14 @@ class Evaluation:
 
 
 def _digest(texts: Dataset) -> str:
-    """What texts and labels these are, whatever file they came from."""
+    """Identify texts and labels by content, not by file."""
     columns = [texts[name][:] for name in ("text", "label") if name in texts.column_names]
     return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
 
 
 def evaluate_concepts(
-    model: Any,
-    host: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Dataset,
     output_dir: str | Path,
@@ -160,26 +161,25 @@ def evaluate_concepts(
 ) -> dict[str, Any]:
     """Measure a concept model: salience, concept table, purity, routing, overlap, usage, ablations, bottleneck.
 
-    A folder that holds a part of the same evaluation is completed, so an interrupted run goes on where it stopped.
+    A folder that holds part of the same evaluation is completed, so an interrupted run resumes where it stopped.
 
     Args:
         model ([`ConceptModel`][clvq_hf.ConceptModel]): The concepts.
         host (`PreTrainedModel`): The model whose concepts these are, with a head.
         tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
-        texts (`datasets.Dataset`): `text` and, for most figures, `label`. Nothing may have been trained on them.
+        texts (`datasets.Dataset`): `text` and, for most figures, `label`. No model may have been trained on them.
         output_dir (`str` or `Path`): Where `results.json`, the table and the outcomes go.
         train (`datasets.Dataset`, *optional*): Training texts, for the class directions and mean states. Texts that
-            are among them are taken out of `texts`, and counted. Without them the references that need them, and the
-            bottleneck, are left out.
+            occur among them are removed from `texts`, and counted. Without `train`, the references that need it and
+            the bottleneck are left out.
         split (`str`): Name of the split of `texts`.
         dataset_name (`str`): For the record.
-        settings ([`EvaluationSettings`][clvq_hf.evaluation.evaluate.EvaluationSettings], *optional*): How.
-        salience (`datasets.Dataset`, *optional*): Of these texts, made before: it depends on the host alone.
-        references ([`AblationReferences`][clvq_hf.evaluation.ablation.references.AblationReferences], *optional*): Of `train`,
-            made before.
+        settings ([`EvaluationSettings`][clvq_hf.evaluation.EvaluationSettings], *optional*): How.
+        salience (`datasets.Dataset`, *optional*): Of these texts, computed before: it depends only on the host.
+        references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): Of `train`, made before.
 
     Returns:
-        `dict[str, Any]`: What `results.json` holds: `texts`, `table` (one entry a metric), `ablation` (one a
+        `dict[str, Any]`: What `results.json` holds: `texts`, `table` (one entry per metric), `ablation` (one per
         protocol), `bottleneck`, and what they were made with.
 
     Raises:
@@ -233,8 +233,8 @@ def evaluate_concepts(
 
 def _table(
     evaluation: Evaluation,
-    model: Any,
-    host: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Dataset,
     split: str,
@@ -274,8 +274,8 @@ def _table(
     )
 
 
-def _measure_table(evaluation: Evaluation, model: Any, table: ConceptTable) -> None:
-    """The metrics that read the concept table alone."""
+def _measure_table(evaluation: Evaluation, model: ConceptModel, table: ConceptTable) -> None:
+    """The metrics that read only the concept table."""
     settings = evaluation.settings
     random = {"num_bootstrap": settings.num_bootstrap, "seed": settings.seed}
     tokens, with_special = table.metric_inputs(), table.metric_inputs(special_tokens=True)
@@ -303,8 +303,8 @@ def _measure_table(evaluation: Evaluation, model: Any, table: ConceptTable) -> N
 
 def _measure_ablation(
     evaluation: Evaluation,
-    model: Any,
-    host: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     table: ConceptTable,
     references: AblationReferences | None,
@@ -336,7 +336,7 @@ def _measure_ablation(
 
 def _ablation_figures(outcome: Dataset, settings: EvaluationSettings) -> dict[str, Any]:
     figures = ablation_drop(outcome.to_dict(), num_bootstrap=settings.num_bootstrap, seed=settings.seed, details=True)
-    # One row per text is what the outcomes are for, beside the results.
+    # Rows per text are in the outcomes, not in the results.
     del figures["differences"]
     return figures
 

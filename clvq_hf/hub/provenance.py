@@ -1,16 +1,15 @@
-"""Where a concept model came from: which host, which commit of it, which tokenizer, which libraries."""
+"""Where a concept model came from: which host at which commit, which tokenizer, which library versions."""
 
 import hashlib
 import json
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..hosts import hooks
@@ -19,27 +18,26 @@ from .requests import hub_api
 logger = logging.get_logger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# What decides states, codes and training.
+# Hidden states, codes and training depend on these.
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
 
 
-def describe_host(host: Any) -> dict[str, str | None]:
-    """The fields of a config that name a host.
+def describe_host(host: PreTrainedModel) -> dict[str, str | None]:
+    """The config fields that identify a host.
 
     Args:
-        host (`PreTrainedModel`): A transformers model, also inside PEFT or DDP.
+        host (`PreTrainedModel`): A transformers model, also wrapped by PEFT or DDP.
 
     Returns:
-        `dict[str, str | None]`: `host_name_or_path` (of folders the absolute path), `host_revision` (the commit, if
-        this machine has loaded only one), `host_architecture` (the class; that of the PEFT wrapper if there is one),
-        `host_dtype`.
+        `dict[str, str | None]`: `host_name_or_path` (the absolute path of a folder), `host_revision` (the commit, if
+        the cache holds only one), `host_architecture` (the class, or that of the PEFT wrapper), `host_dtype`.
     """
     model = hooks.unwrap(host)
     name = recorded_name(getattr(model.config, "_name_or_path", None))
     outer = getattr(host, "module", host)
     return {
         "host_name_or_path": name,
-        # Releases of transformers before 5.23 kept it; now the cache tells.
+        # transformers records the commit before 5.23; since then only the cache knows it.
         "host_revision": getattr(model.config, "_commit_hash", None) or cached_commit(name or ""),
         "host_architecture": type(outer if hasattr(outer, "peft_config") else model).__name__,
         "host_dtype": str(model.dtype).removeprefix("torch."),
@@ -47,7 +45,7 @@ def describe_host(host: Any) -> dict[str, str | None]:
 
 
 def is_hub_id(name: str | None) -> bool:
-    """Whether a name can be that of a repository, and is no folder or file of this machine."""
+    """Whether a name is a valid repository id, and neither a folder nor a file of this machine."""
     if not name or Path(name).exists():
         return False
     try:
@@ -58,23 +56,34 @@ def is_hub_id(name: str | None) -> bool:
 
 
 def recorded_name(name: str | None) -> str | None:
-    """A name as it is noted down: of folders and files the absolute path.
+    """The name to record: the absolute path of a folder or file, else the name as it is.
 
-    Seen from another folder, a relative path may be the id of somebody's repository.
+    In another working directory, a relative path may be the id of somebody else's repository.
     """
     return str(Path(name).resolve()) if name and Path(name).exists() else name or None
 
 
+def public_name(name: str | None) -> str | None:
+    """The name to publish: Hub ids and plain names as they are, paths and URLs shortened to `./last-part`.
+
+    No Hub id starts with a dot, so that nobody confuses the two. `None` stays `None`.
+    """
+    if not name or is_hub_id(name):
+        return name
+    parts = re.split(r"[/\\]+", name.rstrip("/\\"))
+    return name if len(parts) == 1 and not Path(name).exists() else f"./{parts[-1]}"
+
+
 def cached_commit(name: str, revision: str | None = None) -> str | None:
-    """The commit of a repository that this machine has loaded, without asking the Hub.
+    """The commit of a model that this machine has downloaded, without a request to the Hub.
 
     Args:
         name (`str`): Hub id of a model; a folder has no commit.
-        revision (`str`, *optional*): Branch, tag or commit. If not given, the commit is known only if there is no
-            other in the cache: a loaded model does not tell which revision it was loaded at.
+        revision (`str`, *optional*): Branch, tag or commit. Without it the commit is only known if the cache holds no
+            other one, because a loaded model does not record its revision.
 
     Returns:
-        `str` or `None`: 40 hexadecimal digits; `None` if nobody knows.
+        `str` or `None`: 40 hexadecimal digits; `None` if unknown.
     """
     if not is_hub_id(name):
         return None
@@ -89,25 +98,26 @@ def cached_commit(name: str, revision: str | None = None) -> str | None:
 
 
 def resolve_commit(name: str | None, revision: str | None) -> str | None:
-    """The commit that a branch or tag of a host is at.
+    """The commit of a host's branch or tag.
 
-    What this machine has loaded counts first, for the branch may have moved since; then what the Hub says.
+    The cache takes precedence over the Hub, because the branch may have moved since the download.
 
     Args:
         name (`str`, *optional*): Hub id or folder.
-        revision (`str`, *optional*): Branch, tag or commit; the one that was loaded here, if not given.
+        revision (`str`, *optional*): Branch, tag or commit. Default: the one that was downloaded.
 
     Returns:
-        `str` or `None`: 40 hexadecimal digits; `None` for folders, and where nobody knows.
+        `str` or `None`: 40 hexadecimal digits, or `revision` if the Hub cannot be reached; `None` for folders, and if
+        unknown.
     """
-    if not is_hub_id(name):
+    if name is None or not is_hub_id(name):
         return None
     if (commit := cached_commit(name, revision)) is not None:
         return commit
     if revision is None:
         logger.warning(
-            f"Which commit of {name} the host is of is not known, so model.load_host() will take the newest. Name the "
-            "branch, tag or commit that you loaded: CLVQConfig.from_host(…, host_revision=…)."
+            f"The commit of {name} is not known, so model.load_host() will load the newest. Name the branch, tag or "
+            "commit that you loaded: CLVQConfig.from_host(…, host_revision=…)."
         )
         return None
     try:
@@ -118,33 +128,16 @@ def resolve_commit(name: str | None, revision: str | None) -> str | None:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """64 hexadecimal digits of a tokenizer's vocabulary.
+    """64 hexadecimal digits that identify a tokenizer's vocabulary.
 
-    How it splits and which special tokens it adds is seen from the token ids of reference texts instead; which token
-    pads changes no code.
+    Splitting and special tokens are compared by the token ids of reference texts; the padding token changes no code.
     """
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide what a model is."""
+    """Versions of the libraries that a model's codes depend on, by name."""
     return {name: metadata.version(name) for name in LIBRARIES}
-
-
-def public_name(name: str | None) -> str | None:
-    """A name as strangers may see it.
-
-    Args:
-        name (`str`, *optional*): Of a host, dataset or judge.
-
-    Returns:
-        `str` or `None`: Hub ids and plain names as they are; of paths and addresses the last part, as `./part`, which no
-        id can be.
-    """
-    if not name or is_hub_id(name):
-        return name
-    parts = re.split(r"[/\\]+", name.rstrip("/\\"))
-    return name if len(parts) == 1 and not Path(name).exists() else f"./{parts[-1]}"
 
 
 __all__ = [

@@ -1,8 +1,9 @@
-"""Talking to the Hub: what is tried again, and what an error means in words that help."""
+"""Requests to the Hub: which are repeated, and errors that name the remedy."""
 
 import errno
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -24,10 +25,10 @@ from ..version import __version__
 
 logger = logging.get_logger(__name__)
 
-# Seconds before each new try. The client tries uploads and listings again by itself, but not commits, new repositories
-# or what it asks before a download.
+# Seconds before each repetition. The client itself repeats uploads and listings, but neither commits, nor the creation
+# of repositories, nor what it requests before a download.
 BACK_OFF = (1.0, 3.0, 9.0)
-# Too many requests, a commit that another one came before, and what a server says that is down or busy.
+# Too many requests, a commit that another one preceded, and the answers of a server that is down or busy.
 TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)
 LOGIN = "Log in with `hf auth login`, or set HF_TOKEN"
 
@@ -35,10 +36,13 @@ Result = TypeVar("Result")
 
 
 class HubError(OSError):
-    """A request to the Hub that failed; the message says why, and what to do.
+    """A request to the Hub that failed. The message names the reason and the remedy, and never holds a token.
+
+    There are five kinds: not found or private, not allowed, busy or unreachable (`temporary`), offline and not in the
+    cache, no space left on the disk. Other errors are passed on with their reason.
 
     Attributes:
-        temporary (`bool`): Whether the same request may succeed later, as it is: the Hub was down or out of reach.
+        temporary (`bool`): Whether the same request may succeed later: the Hub was busy or could not be reached.
     """
 
     def __init__(self, message: str, temporary: bool = False) -> None:
@@ -47,21 +51,24 @@ class HubError(OSError):
 
 
 def hub_api(token: str | bool | None = None) -> HfApi:
-    """The client of the Hub; it says which library asks."""
+    """The client of the Hub, which names this library in its requests."""
     return HfApi(token=token, library_name="clvq_hf", library_version=__version__)
 
 
 def with_retries(request: Callable[[], Result], what: str, repeatable: bool = True) -> Result:
-    """Make a request, again after a while if the Hub was busy or the connection broke.
+    """Make a request, and repeat it up to three times if the Hub is busy or the connection breaks.
 
     Args:
-        request (`Callable`): Makes it. It must do no harm if it is made again after it has succeeded.
-        what (`str`): For the log: `"creating org/name"`.
-        repeatable (`bool`): Whether it may also be made again if the connection broke, so that nobody knows whether it
-            has succeeded.
+        request (`Callable`): Makes the request. Repeating it after a success must do no harm.
+        what (`str`): What it does, for the log: `"creating org/name"`.
+        repeatable (`bool`): Whether to repeat it after a broken connection too, which may hide a success.
 
     Returns:
         What `request` returns.
+
+    Raises:
+        HTTPError: The client's error for the last request; translated by
+            [`readable_errors`][clvq_hf.hub.requests.readable_errors].
     """
     for seconds in BACK_OFF:
         try:
@@ -75,15 +82,15 @@ def with_retries(request: Callable[[], Result], what: str, repeatable: bool = Tr
 
 
 @contextmanager
-def readable_errors(repo_id: str, writing: bool = False) -> Iterator[None]:
-    """Turn what the client raises into a [`HubError`] that names the remedy.
+def readable_errors(repo_id: str, writing: bool = False) -> Generator[None]:
+    """Turn the client's errors into a [`HubError`][clvq_hf.hub.HubError] that names the remedy.
 
     Args:
-        repo_id (`str`): The repository that is asked for.
+        repo_id (`str`): The repository.
         writing (`bool`): Whether it is written to.
 
     Raises:
-        HubError: In place of the client's errors. Neither message nor cause holds a token: clients keep it in headers.
+        HubError: Instead of the client's errors. Neither message nor cause holds a token: clients send it in headers.
     """
     try:
         yield
@@ -94,57 +101,42 @@ def readable_errors(repo_id: str, writing: bool = False) -> Iterator[None]:
 
 
 def _readable(error: Exception, repo_id: str, writing: bool) -> HubError:
-    cause = _cause(error)
-    status = _status(error)
+    cause, status, reason = _cause(error), _status(error), _in_short(error)
     if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        where = "" if getattr(cause, "filename", None) is None else f" for {cause.filename}"
+        file = getattr(cause, "filename", None)
+        where = f" for {file}" if file else ""
         return HubError(f"No space is left on the disk{where}. Free some, or choose another folder with cache_dir=….")
-    if isinstance(cause, LocalTokenNotFoundError):
-        return HubError(f"You are not logged in. {LOGIN}.")
-    if isinstance(cause, GatedRepoError):
-        return HubError(f"{repo_id} is gated: ask for access on its page on the Hub. {LOGIN}.")
-    if isinstance(cause, RevisionNotFoundError):
-        return HubError(f"{repo_id} has no such branch, tag or commit.")
-    if status == 401 and "Invalid credentials" in str(cause):
-        return HubError(f"The Hub does not accept this token: it is mistyped, or has expired. {LOGIN}.")
-    if status == 401:
-        which = "may not be written to without a token" if writing else "does not exist, or is private"
-        return HubError(f"{repo_id} {which}, and you are not logged in. {LOGIN}.")
-    if status == 403:
+    if isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return HubError(
-            f"Your token may not {'write to' if writing else 'read'} {repo_id}: it is read-only, or lacks the rights "
-            "for this organization. Make one with write access in the settings of the Hub, or open a pull request."
+            f"{repo_id} is not in the cache, and the Hub may not be asked. Load it once without local_files_only and "
+            "HF_HUB_OFFLINE."
         )
-    if isinstance(cause, RepositoryNotFoundError):
-        return HubError(f"{repo_id} does not exist, or your token may not see it.")
-    if isinstance(cause, EntryNotFoundError) and status is not None:
-        return HubError(f"{repo_id} lacks a file: {_in_short(cause)}.")
-    if status in (409, 412):
-        return HubError(f"{repo_id} was changed by someone else meanwhile. Do it again.", temporary=True)
-    if status in TRANSIENT:
-        return HubError(f"The Hub is busy or down (it answered {status}). Try again later.", temporary=True)
-    if status is not None:
-        return HubError(f"The Hub answered {status} to a request for {repo_id}: {_in_short(cause)}.")
-    if isinstance(error, LocalEntryNotFoundError):
+    if status in TRANSIENT or _is_broken(cause) or isinstance(cause, RuntimeError):
+        return HubError(f"The Hub is busy or cannot be reached ({reason}). Try again later.", temporary=True)
+    is_token_wrong = status == 401 and (writing or "Invalid credentials" in str(cause))
+    if is_token_wrong or status == 403 or isinstance(cause, GatedRepoError | LocalTokenNotFoundError):
+        action = "write to" if writing else "read"
         return HubError(
-            f"{repo_id} is not in the cache, and the Hub is out of reach (or was not to be asked). Check the network, "
-            "or load it once without local_files_only and HF_HUB_OFFLINE.",
-            temporary=True,
+            f"You may not {action} {repo_id} ({reason}). {LOGIN}, with a token that has the right to. If the "
+            "repository is gated, ask for access on its page."
         )
-    if isinstance(cause, HTTPError):
-        return HubError(f"The connection to the Hub broke ({type(cause).__name__}). Try again later.", temporary=True)
-    if _is_broken(cause) or isinstance(cause, RuntimeError):
-        return HubError(f"The transfer broke: {_in_short(cause)}. Try again later.", temporary=True)
-    return HubError(str(error))
+    if isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError | EntryNotFoundError):
+        return HubError(
+            f"{repo_id} was not found on the Hub, or is private ({reason}). Check its name and revision. If it is "
+            f"private: {LOGIN[0].lower()}{LOGIN[1:]}."
+        )
+    return HubError(f"The request for {repo_id} failed: {reason}.")
 
 
 def _is_broken(error: BaseException) -> bool:
-    """Whether a connection broke beneath the client, as hf_xet tells it."""
-    return isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, OfflineModeIsEnabled)
+    """Whether a connection broke; hf_xet raises errors of the system, not of the client."""
+    if isinstance(error, HfHubHTTPError | OfflineModeIsEnabled):
+        return False
+    return isinstance(error, HTTPError | ConnectionError | TimeoutError)
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What the client met, beneath what it made of it."""
+    """The error beneath the one that the client made of it."""
     while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -156,18 +148,20 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_transient(error: BaseException) -> bool:
-    cause, status = _cause(error), _status(error)
-    if status is not None:
+    if (status := _status(error)) is not None:
         return status in TRANSIENT
-    # An address that refuses connections was already tried again by the client, for half a minute.
-    return (isinstance(cause, HTTPError) or _is_broken(cause)) and cause is error
+    # If there is a cause, the client itself has already tried for half a minute to connect.
+    return _is_broken(error) and _cause(error) is error
 
 
 def _in_short(error: BaseException) -> str:
-    """The first line that says something, without a full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.endswith("Client Error.")] or lines or [type(error).__name__]
-    return telling[0].partition(" (Request ID")[0].rstrip(".")
+    """Status and message of the server, or else the first line of the error; no parameters of addresses."""
+    cause = _cause(error)
+    text, status = str(cause), ""
+    if isinstance(cause, HfHubHTTPError):
+        text, status = cause.server_message or cause.response.reason_phrase, f"{cause.response.status_code}: "
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(cause).__name__)
+    return status + re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", line).rstrip(".")
 
 
 __all__ = ["HubError", "hub_api", "readable_errors", "with_retries"]

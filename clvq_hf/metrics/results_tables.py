@@ -1,23 +1,14 @@
 """The results of an evaluation as tables: for Markdown files and for terminals."""
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
+from .ablation_drop.conditions import CONDITIONS
 
-CONDITIONS = {
-    "salient": "the salient concept",
-    "other_code": "another concept of the text",
-    "other_text_same": "another text's, same prediction",
-    "other_text_opposite": "another text's, other prediction",
-    "random_direction": "random direction, same norm",
-    "random_active_code": "random active code",
-    "mean_direction": "the codebook's mean direction",
-    "class_ceiling": "class directions (ceiling)",
-    "class_residual": "salient, orthogonal to these",
-    "leace": "LEACE",
-    "word_ceiling": "the word's mean state",
-    "word_residual": "salient, orthogonal to that",
-}
+Figures = Mapping[str, Any]
+Cell = Callable[[Figures], str]
+
 CONTRASTS = {
     "token_specificity": "token specificity: salient − another concept of the text",
     "token_specificity_matched": "… matched draws only",
@@ -25,42 +16,177 @@ CONTRASTS = {
     "class_specificity": "class specificity: same − other prediction",
 }
 PROTOCOLS = {
-    "code": "In the model, where the concept occurs",
-    "all": "In the model, at every token",
+    "code": "Concept removed inside the model, at the tokens that have it",
+    "all": "Concept removed inside the model, at every token",
     "probe": "The paper's probe on the lower layer",
 }
 NOTES = {
     "code": "Δmargin: logit of the prediction minus the best other, after − before; negative: the concept mattered. "
     "Means over texts, draws averaged within a text, 95 % bootstrap intervals over texts.",
-    "all": "Removal everywhere mostly removes the direction of the class: read the first row beside the ceiling, which "
-    "takes nothing but that, the same for every text.",
+    "all": "Removal everywhere mostly removes the direction of the class: compare the first row with the ceiling, "
+    "which removes only that direction, the same for every text.",
     "probe": "Accuracies of a probe, not of the model. Below chance means that labels flip, not that information is "
     "gone.",
 }
-
-
 ROUTING_TITLE = "Words that go elsewhere under another label"
+MAX_ROUTED_WORDS = 12
 
 
 def report_tables(results: dict[str, Any]) -> list[ReportTable]:
-    """Tables of what [`evaluate_concepts`][clvq_hf.evaluation.evaluate.evaluate_concepts] found; what is missing is left out."""
+    """Tables of what [`evaluate_concepts`][clvq_hf.evaluate_concepts] measured; missing figures are left out.
+
+    Args:
+        results (`dict[str, Any]`): What `results.json` holds.
+
+    Returns:
+        `list[ReportTable]`: What was measured; per ablation protocol contrasts and conditions; specificity, routing,
+        overlap; codebook and bottleneck.
+    """
     tables = [_overview(results)]
     for protocol, figures in results.get("ablation", {}).items():
         tables += ablation_tables(protocol, figures)
-    table = results.get("table", {})
-    if "label_purity" in table:
-        tables.append(_specificity(table))
-    if examples := table.get("routing_divergence", {}).get("examples"):
+    sections = {**results.get("table", {}), **results.get("bottleneck", {})}
+    if "label_purity" in sections:
+        sections.setdefault("label_purity_with_special_tokens", {})
+        tables.append(_list_figures("Specificity", SPECIFICITY, sections))
+    if examples := sections.get("routing_divergence", {}).get("examples"):
         tables.append(_routing(examples, results["texts"]["label_names"]))
-    if "codebook_overlap" in table:
-        tables.append(_overlap(table["codebook_overlap"]))
-    tables.append(_codebook(table, results.get("bottleneck", {}).get("splice")))
-    return tables
+    if overlap := sections.get("codebook_overlap"):
+        tables.append(_tabulate("Overlap of the codes of two texts", OVERLAP, [overlap, *overlap["strata"]]))
+    return [*tables, _list_figures("Codebook and bottleneck", CODEBOOK, sections)]
 
 
 def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]:
-    """Contrasts and conditions of one protocol (`"code"`, `"all"`, `"probe"`), from what `ablation_drop` gives."""
-    return [_contrasts(protocol, figures), _conditions(protocol, figures)]
+    """Contrasts and conditions of one protocol (`"code"`, `"all"`, `"probe"`), from what `ablation_drop` returns."""
+    contrasts = [{"title": title, **_with_prefix(figures, name)} for name, title in CONTRASTS.items()]
+    plain = {"title": "nothing removed", **figures}
+    conditions = [
+        {"title": title, **_with_prefix(figures, f"{name}_")}
+        for name, title in CONDITIONS.items()
+        if f"{name}_margin_change" in figures
+    ]
+    table = _tabulate(PROTOCOLS[protocol], CONDITION_COLUMNS, [plain, *conditions], optional=OPTIONAL_COLUMNS)
+    # Without a removal there is no effect to show, not a missing one.
+    table.rows[0] = [
+        cell if column in PLAIN_COLUMNS else "" for cell, column in zip(table.rows[0], table.header, strict=True)
+    ]
+    return [_tabulate(f"{PROTOCOLS[protocol]}: contrasts", CONTRAST_COLUMNS, contrasts, NOTES[protocol]), table]
+
+
+def _with_prefix(figures: Figures, prefix: str) -> dict[str, Any]:
+    """The figures whose name begins so, by the rest of their name."""
+    return {name.removeprefix(prefix): value for name, value in figures.items() if name.startswith(prefix)}
+
+
+def _interval(name: str) -> Cell:
+    return lambda figures: interval(dict(figures), name)
+
+
+def _number(name: str, digits: int) -> Cell:
+    return lambda figures: number(figures.get(name), digits)
+
+
+def _percent(name: str) -> Cell:
+    return lambda figures: percent(figures.get(name))
+
+
+def _text(name: str) -> Cell:
+    return lambda figures: str(figures[name])
+
+
+def _pair(name: str, null: str) -> Cell:
+    return lambda figures: f"{number(figures[name], 3)} ({number(figures[null], 3)})"
+
+
+def _p_value(figures: Figures) -> str:
+    value = figures.get("_p_holm", figures.get("_p_value"))
+    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _stratum(figures: Figures) -> str:
+    return f"TF-IDF cosine {figures['low']:g}–{figures['high']:g}" if "low" in figures else "all strata"
+
+
+def _pairs(figures: Figures) -> str:
+    return str(min(figures["num_same_pairs"], figures["num_different_pairs"])) if "low" in figures else ""
+
+
+# Tables with a row per thing: header → cell.
+CONTRAST_COLUMNS: dict[str, Cell] = {
+    "contrast": _text("title"),
+    "Δmargin difference [95 %]": _interval(""),
+    "p (Holm)": _p_value,
+    "texts": _text("_num_texts"),
+}
+CONDITION_COLUMNS: dict[str, Cell] = {
+    "removed": _text("title"),
+    "Δmargin [95 %]": _interval("margin_change"),
+    "flips": _percent("flip_rate"),
+    "accuracy": _percent("accuracy"),
+    "balanced": _percent("balanced_accuracy"),
+    "AUC": _number("macro_auc", 3),
+    "rate-matched": _percent("rate_matched_accuracy"),
+    "KL": _number("kl", 3),
+    "positions": _number("num_positions", 1),
+    "norm": _number("removed_norm", 1),
+}
+PLAIN_COLUMNS = ("removed", "accuracy", "balanced", "AUC")
+OPTIONAL_COLUMNS = ("balanced", "rate-matched", "KL", "norm")
+OVERLAP: dict[str, Cell] = {
+    "same-label ÷ different-label pairs": _stratum,
+    "codes [95 %]": _interval("ratio"),
+    "token types [95 %]": _interval("token_ratio"),
+    "permuted": _number("permuted_ratio", 2),
+    "pairs": _pairs,
+}
+# Tables with a row per figure: title, section of the results, cell.
+SPECIFICITY: list[tuple[str, str, Cell]] = [
+    ("label purity, cross-fitted", "label_purity", _interval("cross_fitted_purity")),
+    (
+        "… labels permuted by text",
+        "label_purity",
+        lambda purity: with_range(purity["null_purity"], purity["null_low"], purity["null_high"]),
+    ),
+    ("… of token types instead of codes", "label_purity", _number("token_purity", 3)),
+    ("lexical gain: codes − token types, same tokens", "label_purity", _interval("lexical_gain")),
+    ("label purity, plain", "label_purity", _number("purity", 3)),
+    ("… cross-fitted, special tokens too", "label_purity_with_special_tokens", _number("cross_fitted_purity", 3)),
+    ("share of tokens under the most frequent label", "label_purity", _number("majority_share", 3)),
+    ("codes with one label only (permuted)", "label_purity", _pair("exclusive_share", "null_exclusive_share")),
+    ("codes in fewer than 5 texts", "label_purity", _text("num_rare_codes")),
+    ("routing divergence, bits (permuted)", "routing_divergence", _pair("jsd", "null_jsd")),
+    ("… excess", "routing_divergence", _interval("excess_jsd")),
+    (
+        "words with another usual code under another label (permuted)",
+        "routing_divergence",
+        _pair("routed_share", "null_routed_share"),
+    ),
+    ("words that could be compared", "routing_divergence", _text("num_types")),
+]
+CODEBOOK: list[tuple[str, str, Cell]] = [
+    ("perplexity", "codebook_usage", _number("perplexity", 1)),
+    ("active codes", "codebook_usage", lambda usage: f"{usage['active_codes']} ({percent(usage['active_share'])})"),
+    ("Gini coefficient of use", "codebook_usage", _number("gini", 3)),
+    ("mean cosine of active codes", "codebook_similarity", _number("active_mean_cosine", 3)),
+    ("… centred", "codebook_similarity", _number("active_mean_centred_cosine", 3)),
+    ("splice fidelity", "splice", _interval("splice_fidelity")),
+    ("leak (codes permuted)", "splice", _interval("leak")),
+    ("accuracy with the splice", "splice", _percent("splice_accuracy")),
+]
+
+
+def _tabulate(
+    title: str, columns: Mapping[str, Cell], rows: Iterable[Figures], note: str = "", optional: tuple[str, ...] = ()
+) -> ReportTable:
+    cells = [[cell(figures) for cell in columns.values()] for figures in rows]
+    return ReportTable(title, list(columns), cells, note, optional)
+
+
+def _list_figures(
+    title: str, figures: Iterable[tuple[str, str, Cell]], sections: Mapping[str, Figures]
+) -> ReportTable:
+    rows = [[name, cell(sections[section])] for name, section, cell in figures if section in sections]
+    return ReportTable(title, ["", ""], rows)
 
 
 def _overview(results: dict[str, Any]) -> ReportTable:
@@ -73,139 +199,28 @@ def _overview(results: dict[str, Any]) -> ReportTable:
     ]
     if texts.get("median_salience_error") is not None:
         rows.append(["median completeness error of the salience", f"{texts['median_salience_error']:.1%}"])
-    first = next((figures for name, figures in results.get("ablation", {}).items() if name != "probe"), None)
-    if first is not None:
-        rows.append(["accuracy of the host", percent(first["accuracy"])])
-        rows.append(["always the most frequent label", percent(first["majority_accuracy"])])
+    in_model = next((figures for name, figures in results.get("ablation", {}).items() if name != "probe"), None)
+    if in_model is not None:
+        rows.append(["accuracy of the host", percent(in_model["accuracy"])])
+        rows.append(["always the most frequent label", percent(in_model["majority_accuracy"])])
     return ReportTable("What was measured", ["", ""], rows)
 
 
-def _contrasts(protocol: str, figures: dict[str, Any]) -> ReportTable:
-    rows = []
-    for name, title in CONTRASTS.items():
-        holm = figures.get(f"{name}_p_holm", figures.get(f"{name}_p_value"))
-        rows.append([title, interval(figures, name), _p(holm), str(figures[f"{name}_num_texts"])])
-    header = ["contrast", "Δmargin difference [95 %]", "p (Holm)", "texts"]
-    return ReportTable(f"{PROTOCOLS[protocol]}: contrasts", header, rows, NOTES[protocol])
-
-
-def _conditions(protocol: str, figures: dict[str, Any]) -> ReportTable:
-    rows = [
-        [
-            "nothing removed", "", "", percent(figures["accuracy"]), percent(figures["balanced_accuracy"]),
-            number(figures["macro_auc"], 3), "", "", "", "",
-        ]
-    ]  # fmt: skip
-    for name, title in CONDITIONS.items():
-        if f"{name}_margin_change" not in figures:
-            continue
-        rows.append(
-            [
-                title,
-                interval(figures, f"{name}_margin_change"),
-                percent(figures[f"{name}_flip_rate"]),
-                percent(figures[f"{name}_accuracy"]),
-                percent(figures[f"{name}_balanced_accuracy"]),
-                number(figures[f"{name}_macro_auc"], 3),
-                percent(figures[f"{name}_rate_matched_accuracy"]),
-                number(figures[f"{name}_kl"], 3),
-                number(figures[f"{name}_num_positions"], 1),
-                number(figures[f"{name}_removed_norm"], 1),
-            ]
-        )
-    header = [
-        "removed", "Δmargin [95 %]", "flips", "accuracy", "balanced", "AUC", "rate-matched", "KL", "positions", "norm",
-    ]  # fmt: skip
-    return ReportTable(PROTOCOLS[protocol], header, rows, optional=("balanced", "rate-matched", "KL", "norm"))
-
-
-def _specificity(table: dict[str, Any]) -> ReportTable:
-    purity, routing = table["label_purity"], table.get("routing_divergence", {})
-    special = table.get("label_purity_with_special_tokens", {})
-    rows = [
-        ["label purity, cross-fitted", interval(purity, "cross_fitted_purity")],
-        ["… labels permuted by text", with_range(purity["null_purity"], purity["null_low"], purity["null_high"])],
-        ["… of token types in place of codes", number(purity["token_purity"], 3)],
-        ["lexical gain: codes − token types, same tokens", interval(purity, "lexical_gain")],
-        ["label purity, plain", number(purity["purity"], 3)],
-        ["… cross-fitted, special tokens too", number(special.get("cross_fitted_purity"), 3)],
-        ["share of tokens under the most frequent label", number(purity["majority_share"], 3)],
-        ["codes with one label only (permuted)", _pair(purity["exclusive_share"], purity["null_exclusive_share"])],
-        ["codes in fewer than 5 texts", str(purity["num_rare_codes"])],
-    ]
-    if routing:
-        rows += [
-            ["routing divergence, bits (permuted)", _pair(routing["jsd"], routing["null_jsd"])],
-            ["… excess", interval(routing, "excess_jsd")],
-            ["words with another usual code under another label (permuted)",
-             _pair(routing["routed_share"], routing["null_routed_share"])],
-            ["words that could be compared", str(routing["num_types"])],
-        ]  # fmt: skip
-    return ReportTable("Specificity", ["", ""], rows)
-
-
-def _routing(examples: list[dict[str, Any]], label_names: list[str], limit: int = 12) -> ReportTable:
-    rows = []
-    for example in examples[:limit]:
-        ways = [
+def _routing(examples: list[dict[str, Any]], label_names: list[str]) -> ReportTable:
+    def concepts(example: Figures) -> str:
+        return " / ".join(
             f"#{way['code']} ({percent(way['code_purity'])} {label_names[way['code_label']]})"
             for way in example["labels"]
-        ]
-        under = [label_names[way["label"]] for way in example["labels"]]
-        rows.append([example["word"], " / ".join(ways), " / ".join(under), number(example["jsd"], 2)])
-    header = ["word", "its usual concept (that concept's majority label)", "under", "JSD"]
-    note = "Chosen on one half of the texts; the figures are of the other half."
-    return ReportTable(ROUTING_TITLE, header, rows, note)
-
-
-def _overlap(overlap: dict[str, Any]) -> ReportTable:
-    rows = [
-        [
-            "all strata",
-            interval(overlap, "ratio"),
-            interval(overlap, "token_ratio"),
-            number(overlap["permuted_ratio"], 2),
-            "",
-        ]
-    ]
-    for stratum in overlap["strata"]:
-        rows.append(
-            [
-                f"TF-IDF cosine {stratum['low']:g}–{stratum['high']:g}",
-                interval(stratum, "ratio"),
-                interval(stratum, "token_ratio"),
-                number(stratum["permuted_ratio"], 2),
-                str(min(stratum["num_same_pairs"], stratum["num_different_pairs"])),
-            ]
         )
-    header = ["same-label ÷ different-label pairs", "codes [95 %]", "token types [95 %]", "permuted", "pairs"]
-    return ReportTable("Overlap of the codes of two texts", header, rows)
+
+    columns: dict[str, Cell] = {
+        "word": _text("word"),
+        "its usual concept (that concept's majority label)": concepts,
+        "under": lambda example: " / ".join(label_names[way["label"]] for way in example["labels"]),
+        "JSD": _number("jsd", 2),
+    }
+    note = "Chosen on one half of the texts; the figures are of the other half."
+    return _tabulate(ROUTING_TITLE, columns, examples[:MAX_ROUTED_WORDS], note)
 
 
-def _codebook(table: dict[str, Any], bottleneck: dict[str, Any] | None) -> ReportTable:
-    usage, similarity = table["codebook_usage"], table["codebook_similarity"]
-    rows = [
-        ["perplexity", number(usage["perplexity"], 1)],
-        ["active codes", f"{usage['active_codes']} ({percent(usage['active_share'])})"],
-        ["Gini coefficient of use", number(usage["gini"], 3)],
-        ["mean cosine of active codes", number(similarity["active_mean_cosine"], 3)],
-        ["… centred", number(similarity["active_mean_centred_cosine"], 3)],
-    ]
-    if bottleneck is not None:
-        rows += [
-            ["splice fidelity", interval(bottleneck, "splice_fidelity")],
-            ["leak (codes permuted)", interval(bottleneck, "leak")],
-            ["accuracy with the splice", percent(bottleneck["splice_accuracy"])],
-        ]
-    return ReportTable("Codebook and bottleneck", ["", ""], rows)
-
-
-def _p(value: float | None) -> str:
-    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _pair(value: float | None, null: float | None) -> str:
-    return f"{number(value, 3)} ({number(null, 3)})"
-
-
-__all__ = ["ablation_tables", "report_tables"]
+__all__ = ["CONDITIONS", "ablation_tables", "report_tables"]

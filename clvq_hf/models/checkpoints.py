@@ -1,4 +1,4 @@
-"""What may be loaded as a concept model, and what a checkpoint holds, before anything is loaded."""
+"""Checks of a checkpoint before anything is loaded from it, and a description of what it contains."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,48 +24,55 @@ from .registry import method_class
 
 
 def check_checkpoint(source: Source) -> Path:
-    """Bring a checkpoint here, and look at it before it is loaded.
+    """Download a checkpoint and check that it is safe to load.
 
     Args:
-        source ([`Source`][clvq_hf.hub.repositories.Source]): Where it is.
+        source ([`Source`][clvq_hf.hub.Source]): A folder or a repository.
 
     Returns:
-        `Path`: The folder with its config and weights.
+        `Path`: The local folder with config and weights.
 
     Raises:
         HubError: If it cannot be downloaded.
-        ValueError: If it is no concept model's, holds pickles in place of safetensors, or names files elsewhere.
+        ValueError: If it is no concept model, contains pickles instead of safetensors, or names files outside of its
+            folder.
     """
-    folder, name = source.fetch(CONFIG_NAME, *WEIGHTS), source.name
-    if not (folder / CONFIG_NAME).is_file():
-        raise ValueError(f"{name} holds no concept model: it has no {CONFIG_NAME}.")
-    check_concept_type(read_json(folder / CONFIG_NAME), name)
+    folder = source.fetch(CONFIG_NAME, *WEIGHTS)
+    _read_config(folder, source.name)
     if not list(folder.glob("model*.safetensors")) and not (folder / INDEX_NAME).is_file():
-        there = [file.name for file in folder.iterdir()] if source.is_local else file_sizes(source)
-        if pickles := [file for file in there if matches_any(PurePosixPath(file).name, PICKLES)]:
+        names = [file.name for file in folder.iterdir()] if source.is_local else file_sizes(source)
+        if pickles := [name for name in names if matches_any(PurePosixPath(name).name, PICKLES)]:
             raise ValueError(
-                f"{name} holds pickled weights ({pickles[0]}) and no safetensors. A pickle can run code when it is "
-                "opened, so it is refused. Ask its author to save it again with save_pretrained."
+                f"{source.name} holds pickled weights ({pickles[0]}) and no safetensors. A pickle can run code when it "
+                "is opened, so it is refused. Ask its author to save it again with save_pretrained."
             )
-        raise ValueError(f"{name} holds no weights: it has no model.safetensors.")
+        raise ValueError(f"{source.name} holds no weights: it has no model.safetensors.")
     if (folder / INDEX_NAME).is_file():
         weight_map = read_json(folder / INDEX_NAME).get("weight_map")
         if not isinstance(weight_map, dict):
-            raise ValueError(f"{name}: {INDEX_NAME} is damaged; it has no weight_map.")
+            raise ValueError(f"{source.name}: {INDEX_NAME} is damaged; it has no weight_map.")
         check_file_names(list(weight_map.values()), folder / INDEX_NAME)
     return folder
 
 
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / CONFIG_NAME).is_file():
+        raise ValueError(f"{name} holds no concept model: it has no {CONFIG_NAME}.")
+    config = read_json(folder / CONFIG_NAME)
+    check_concept_type(config, name)
+    return config
+
+
 def check_concept_type(config: dict[str, Any], name: str) -> None:
-    """Refuse a config that is no concept model's, before anything chooses a class by it.
+    """Check that a config belongs to a concept model, before a class is chosen by it.
 
     Raises:
-        ValueError: Naming what it is.
+        ValueError: Naming the type of the model, if it is another one.
     """
     if method_class(config.get("model_type")) is None:
         raise ValueError(
-            f"{name} is a model of the type {config.get('model_type')!r}, not a concept method that is registered here. Is it "
-            "the host rather than its concepts? A method from outside must be imported first."
+            f"{name} is a model of the type {config.get('model_type')!r}, not a concept model. Is it the host rather "
+            "than its concepts? If it is a method of your own, import its module first."
         )
 
 
@@ -73,13 +80,12 @@ def class_of_checkpoint(folder: Path, name: str, wanted: Any) -> Any:
     """The class that loads a checkpoint.
 
     Args:
-        folder (`Path`): With a `config.json` that [`check_checkpoint`] has seen.
-        name (`str`): What the checkpoint is called in messages.
-        wanted (`type`): The class that was asked for. If it has no `model_type` of its own, as
-            [`ConceptModel`][clvq_hf.ConceptModel], that of the checkpoint's method is taken.
+        folder (`Path`): A folder that [`check_checkpoint`][clvq_hf.models.checkpoints.check_checkpoint] has checked.
+        name (`str`): Name of the checkpoint in messages.
+        wanted (`type`): The requested class. [`ConceptModel`][clvq_hf.ConceptModel] stands for the class of any method.
 
     Raises:
-        ValueError: If the checkpoint is of another method than `wanted`.
+        ValueError: If the checkpoint belongs to another method than `wanted`.
     """
     model_type = read_json(folder / CONFIG_NAME).get("model_type")
     expected = getattr(wanted.config_class, "model_type", None)
@@ -87,34 +93,31 @@ def class_of_checkpoint(folder: Path, name: str, wanted: Any) -> Any:
         return method_class(model_type)
     if model_type != expected:
         raise ValueError(
-            f"{name} is a model of the type {model_type!r}, and {wanted.__name__} is of the type {expected!r}: load it "
+            f"{name} is a model of the type {model_type!r}, but {wanted.__name__} has the type {expected!r}: load it "
             "with ConceptModel.from_pretrained."
         )
     return wanted
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """Config, figures and files of a concept model; weights and tables are not downloaded.
+    """Config, results and files of a concept model, without downloading weights or tables.
 
     Args:
-        source ([`Source`][clvq_hf.hub.repositories.Source]): A folder, or a repository.
+        source ([`Source`][clvq_hf.hub.Source]): A folder or a repository.
 
     Returns:
-        `dict[str, Any]`: `name`, `revision`, `config`, `files` (bytes by name), `concepts` (the table's metadata, or
-        `None`), `results` (what was measured, or `None`), `has_reference`.
+        `dict[str, Any]`: `name`, `revision`, `config`, `files` (size in bytes by name), `concepts` (metadata of the
+        table, or `None`), `results` (of an evaluation, or `None`), `has_reference`.
 
     Raises:
-        HubError: If there is no such repository, or the Hub is out of reach.
-        ValueError: If it holds no concept model.
+        HubError: If there is no such repository, or the Hub cannot be reached.
+        ValueError: If it contains no concept model.
     """
-    small = (CONFIG_NAME, f"{CONCEPTS_FOLDER}/{TABLE_NAME}", f"{EVALUATION_FOLDER}/{RESULTS_NAME}")
-    folder = source.fetch(*small)
-    if not (folder / CONFIG_NAME).is_file():
-        raise ValueError(f"{source.name} holds no concept model: it has no {CONFIG_NAME}.")
-    config = read_json(folder / CONFIG_NAME)
-    check_concept_type(config, source.name)
+    table_name, results_name = f"{CONCEPTS_FOLDER}/{TABLE_NAME}", f"{EVALUATION_FOLDER}/{RESULTS_NAME}"
+    folder = source.fetch(CONFIG_NAME, table_name, results_name)
+    config = _read_config(folder, source.name)
     AutoConfig.from_pretrained(folder, trust_remote_code=False)  # raises for what cannot be loaded
-    table, results = ((folder / name) for name in small[1:])
+    table, results = folder / table_name, folder / results_name
     files = file_sizes(source)
     return {
         "name": source.name,

@@ -3,7 +3,7 @@
 All of them work on `(B, S, d)` states, compute in float32, leave padding alone, and hold inside `generate()`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -176,14 +176,28 @@ def _where(positions: str | torch.Tensor, mask: torch.Tensor, past_length: int |
         if wanted.shape[-1] != mask.shape[1] or (wanted.ndim == 2 and wanted.shape != mask.shape):
             raise ValueError(f"The mask of positions is {tuple(positions.shape)}, the input {tuple(mask.shape)}.")
         return mask & wanted
+    if positions == "cls" and past_length != 0:
+        return torch.zeros_like(mask)
+    return select_positions(positions, mask, with_code)
+
+
+def select_positions(positions: str, mask: torch.Tensor, find_code: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """The real tokens that the name of a position stands for.
+
+    Args:
+        positions (`str`): One of `POSITIONS`.
+        mask (`torch.Tensor` of shape `(B, S)`, bool): Real tokens.
+        find_code (`Callable`): Gives the tokens that have the code, `(B, S)` bool; called for `"code"` only.
+
+    Returns:
+        `torch.Tensor` of shape `(B, S)`, bool.
+    """
+    if positions == "code":
+        return mask & find_code()
     if positions == "all":
         return mask
-    if positions == "code":
-        return mask & with_code()
     order = mask.cumsum(-1)
-    if positions == "cls":
-        return mask & (order == 1) if past_length == 0 else torch.zeros_like(mask)
-    return mask & (order == order[:, -1:])
+    return mask & (order == (1 if positions == "cls" else order[:, -1:]))
 
 
-__all__ = ["Splice", "ablate", "steer"]
+__all__ = ["Splice", "ablate", "select_positions", "steer"]

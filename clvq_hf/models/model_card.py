@@ -1,7 +1,8 @@
-"""The card of a concept model: from its config, its concept table and its results; what is not known is not in it."""
+"""The card of a concept model, from its config, its concept table and its results; unknown facts are left out."""
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..hub.provenance import is_hub_id
-from ..hub.repositories import EVALUATION_FOLDER, LIBRARY, MARKER, REFERENCE_NAME, RESULTS_NAME, TAGS, repository_link
+from ..hub.repositories import EVALUATION_FOLDER, LIBRARY, REFERENCE_NAME, RESULTS_NAME
+from ..hub.uploads import MARKER, TAGS, repository_link
 from ..metrics.results_tables import PROTOCOLS, ROUTING_TITLE, report_tables
 from ..rendering.markdown import Markdown, escape_markdown
 from ..rendering.text_tables import ReportTable, to_markdown
 from ..tables.concepts import Concept, Example
-from ..tables.masking import ToxicMask, mask_of, masked
+from ..tables.masking import ToxicMask, mask_of, toxic_labels
 from .configuration_concepts import ConceptConfig
 from .registry import method_class
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from ..tables.concept_table import ConceptTable
 
 NUM_CONCEPTS = 12
-# A concept is shown if it was seen this often, in this many texts: of rarer ones purity says little.
+# Rarer concepts are not shown, because their purity means little.
 MIN_TOKENS, MIN_TEXTS = 20, 10
 LONGEST_SENTENCE = 300
 
@@ -43,16 +45,16 @@ def model_card(
     """Write the card of a concept model.
 
     Args:
-        config ([`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]): Of the model.
-        repo_id (`str`): Where it will be.
-        table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): The concepts that are shown come from it.
-        results (`dict`, *optional*): What `results.json` holds.
+        config ([`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]): The model's config.
+        repo_id (`str`): The model's repository.
+        table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Its purest concepts are shown.
+        results (`dict`, *optional*): Content of `results.json`.
         has_reference (`bool`): Whether the repository has reference texts.
-        licences (`dict[tuple[str, str], dict]`, *optional*): What the Hub knows, by (`"model"` or `"dataset"`, id):
-            `license`, `license_name`, `license_link` of the cards. Datasets that are not among them are not on the Hub.
-        license (`str`, *optional*): Of the model itself; that of the host if not given and known.
+        licences (`dict[tuple[str, str], dict]`, *optional*): By (`"model"` or `"dataset"`, Hub id), the entries
+            `license`, `license_name` and `license_link` of their cards. Other datasets are not on the Hub.
+        license (`str`, *optional*): Licence of the concept model. Default: the host's, if known.
         mask_toxic (`bool`): Whether texts and words of toxic labels are masked.
-        tags (`Sequence[str]`): More tags.
+        tags (`Sequence[str]`): Additional tags.
 
     Returns:
         `huggingface_hub.ModelCard`: With metadata and text.
@@ -67,50 +69,37 @@ def model_card(
         autoescape=False,  # `finalize` escapes everything, for Markdown
     )
     licences = licences or {}
-    host = config.host_name_or_path
+    host, name = config.host_name_or_path, repo_id.split("/")[-1]
     datasets = _datasets(config, table, results)
     terms = {"license": license} if license is not None else licences.get(("model", host), {})
-    shown, chosen_by = ([], "") if table is None else _telling_concepts(table)
-    mask = None if table is None or not mask_toxic else mask_of(table)
-    own = (*TAGS, config.hub_tag)
+    own_tags = (*TAGS, config.hub_tag)
     data = ModelCardData(
         library_name=LIBRARY,
         pipeline_tag="feature-extraction",
-        tags=[*own, *(tag for tag in tags if tag not in own)],
+        tags=[*own_tags, *(tag for tag in tags if tag not in own_tags)],
         base_model=host if is_hub_id(host) else None,
         base_model_relation="adapter" if is_hub_id(host) else None,
         datasets=[name for name in datasets if ("dataset", name) in licences] or None,
         **terms,
-        model_name=repo_id.split("/")[-1],
+        model_name=name,
         eval_results=None if results is None else _eval_results(results, repo_id) or None,
     )
     text = environment.get_template("model_card.md").render(
         marker=Markdown(MARKER),
-        name=repo_id.split("/")[-1],
+        name=name,
         config=config,
-        num_concepts=config.codebook_size,
-        has_decoder=config.has_decoder,
-        method=config.title,
         source=Markdown(config.source),
         host_link=repository_link(host),
         snippet=Markdown(_snippet(config, repo_id, has_reference, table is not None)),
         has_reference=has_reference,
         reference_file=Markdown(f"`{REFERENCE_NAME}`"),
-        concepts=[_row(concept, mask) for concept in shown],
-        chosen_by=chosen_by,
-        num_active=0 if table is None else len(table.active_codes),
-        num_texts=0 if table is None else f"{len(table.texts):,}",
-        dataset="" if table is None else _joined(_unique(table.texts["dataset"][:])) or "unnamed texts",
-        splits="" if table is None else _joined(_unique(table.texts["split"][:])),
-        mask_note="" if mask is None else "Texts of toxic labels are masked.",
-        labels_note=_labels_note(shown, table),
-        table_place=Markdown("`model.concepts`"),
+        **_concepts_section(table, mask_toxic),
         measures=Markdown("" if results is None else to_markdown(measures_of(results, mask_toxic), level=3)),
         measured="" if results is None else results["texts"].get("split"),
         training=_training_rows(config),
         licences=_licence_rows(host, datasets, licences),
     )
-    # Blank lines of what was left out.
+    # Sections that were left out leave blank lines.
     text = re.sub(r"\n{3,}", "\n\n", text)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
@@ -118,36 +107,40 @@ def model_card(
 # ------------------------------------------------------------------------------------------------------------ concepts
 
 
-def _telling_concepts(table: "ConceptTable") -> tuple[list[Concept], str]:
-    """The concepts to show, and by what they were chosen."""
-    found = table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS, stop_words=False)
-    what = "with the purest labels" if found and found[0].label_counts else "that most tokens have"
-    return found, f"{what} (at least {MIN_TOKENS} tokens in {MIN_TEXTS} texts, and a word that tells something)"
+def _concepts_section(table: "ConceptTable | None", mask_toxic: bool) -> dict[str, Any]:
+    if table is None:
+        return {"concepts": []}
+    concepts = table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS, stop_words=False)
+    order = "with the purest labels" if concepts and concepts[0].label_counts else "with the most tokens"
+    mask = mask_of(table) if mask_toxic else None
+    return {
+        "concepts": [_row(concept, mask) for concept in concepts],
+        "chosen_by": f"{order} (at least {MIN_TOKENS} tokens in {MIN_TEXTS} texts, and a word that is no stop word)",
+        "num_active": len(table.active_codes),
+        "num_texts": f"{len(table.texts):,}",
+        "dataset": ", ".join(filter(None, _unique(table.texts["dataset"][:]))) or "unnamed texts",
+        "splits": ", ".join(filter(None, _unique(table.texts["split"][:]))),
+        "mask_note": "" if mask is None else "Texts of toxic labels are masked.",
+        "labels_note": _labels_note(concepts, table),
+        "table_place": Markdown("`model.concepts`"),
+    }
 
 
 def _row(concept: Concept, mask: ToxicMask | None) -> dict[str, Any]:
-    words = [word if mask is None else mask.word(word, concept.label) for word, _ in concept.top_words]
-    label = "–" if concept.label is None else f"{concept.label} ({concept.purity:.0%})"
+    words = [word if mask is None else mask.mask_words(word, concept.label) for word, _ in concept.top_words]
     return {
         "code": concept.code,
         "num_tokens": f"{concept.num_tokens:,}",
-        "label": label,
+        "label": "–" if concept.label is None else f"{concept.label} ({concept.purity:.0%})",
         "words": ", ".join(words),
         "sentence": _sentence(concept.examples[0], mask) if concept.examples else "",
     }
 
 
 def _sentence(example: Example, mask: ToxicMask | None) -> Markdown:
-    text, spans = example.text, example.spans
-    if len(text) > LONGEST_SENTENCE:
-        begin = max(0, spans[0][0] - LONGEST_SENTENCE // 3)
-        end = begin + LONGEST_SENTENCE
-        spans = [(start - begin, stop - begin) for start, stop in spans if stop <= end]
-        text = text[begin:end]
-    if mask is not None and mask.hides_text(example.label, example.prediction):
-        text = masked(text)
-    shown = Example(example.text_id, text, spans, example.label, example.prediction)
-    return Markdown(shown.marked("**", "**", escape=_escaped_piece))
+    if mask is not None:
+        example = replace(example, text=mask.mask_text(example.text, example.label, example.prediction))
+    return Markdown(example.excerpt(LONGEST_SENTENCE, LONGEST_SENTENCE).marked("**", "**", escape=_escaped_piece))
 
 
 def _escaped_piece(text: str) -> str:
@@ -157,22 +150,23 @@ def _escaped_piece(text: str) -> str:
 
 
 def measures_of(results: dict[str, Any], mask_toxic: bool) -> list[ReportTable]:
-    """The tables of the results; words that are routed by a toxic label are left out."""
-    tables = report_tables(results)
-    names = results["texts"].get("label_names") or []
-    toxic = ToxicMask(names, f"{results['texts'].get('dataset')} {results.get('host_name_or_path')}").labels
-    return [table for table in tables if not (mask_toxic and toxic and table.title == ROUTING_TITLE)]
+    """The tables of the results; with `mask_toxic`, routed words are left out if a label is toxic."""
+    tables, texts = report_tables(results), results["texts"]
+    about = f"{texts.get('dataset')} {results.get('host_name_or_path')}"
+    if not mask_toxic or not toxic_labels(texts.get("label_names") or [], about):
+        return tables
+    return [table for table in tables if table.title != ROUTING_TITLE]
 
 
-def _labels_note(concepts: list[Concept], table: "ConceptTable | None") -> str:
+def _labels_note(concepts: list[Concept], table: "ConceptTable") -> str:
     if not concepts or not concepts[0].label_counts:
         return ""
     lengths, labels = np.asarray(table.texts["num_tokens"][:]), np.asarray(table.texts["label"][:])
     tokens = np.bincount(labels[labels >= 0], lengths[labels >= 0], minlength=len(table.label_names))
     shares = zip(table.label_names, tokens / tokens.sum(), strict=True)
     return (
-        "The label is the most frequent one of the texts in which a concept's tokens stand, in brackets its share; "
-        "they were chosen by it, so it would be lower in other texts. Of all tokens: "
+        "The label is the most frequent label of the texts that contain the concept's tokens, with its share in "
+        "brackets. Concepts were selected for it, so expect less purity on other texts. Shares among all tokens: "
         + ", ".join(f"{name} {share:.0%}" for name, share in shares)
         + "."
     )
@@ -224,9 +218,9 @@ def _eval_results(results: dict[str, Any], repo_id: str) -> list[EvalResult]:
         "source_name": "clvq-hf evaluate",
         "source_url": f"https://huggingface.co/{repo_id}/blob/main/{EVALUATION_FOLDER}/{RESULTS_NAME}",
     }
-    found = []
+    entries: list[EvalResult] = []
 
-    def add(figures: dict[str, Any], key: str, kind: str, name: str, **controls: Any) -> None:
+    def add(figures: dict[str, Any], key: str, metric: str, name: str, **controls: Any) -> None:
         if figures.get(key) is None:
             return
         args = {
@@ -237,25 +231,16 @@ def _eval_results(results: dict[str, Any], repo_id: str) -> list[EvalResult]:
             "model_fingerprint": results.get("model_fingerprint"),
         }
         args = {name: value for name, value in args.items() if value is not None}
-        found.append(
-            EvalResult(metric_type=kind, metric_name=name, metric_value=figures[key], metric_args=args, **common)
+        entries.append(
+            EvalResult(metric_type=metric, metric_name=name, metric_value=figures[key], metric_args=args, **common)
         )
 
     for protocol, figures in results.get("ablation", {}).items():
         where = PROTOCOLS[protocol][0].lower() + PROTOCOLS[protocol][1:]
-        add(
-            figures,
-            "token_specificity",
-            "ablation_drop",
-            f"Token specificity ({where}): Δmargin, salient − another concept",
-        )
+        title = f"Token specificity ({where}): Δmargin, salient − another concept"
+        add(figures, "token_specificity", "ablation_drop", title)
         add(figures, "accuracy", "accuracy", f"Accuracy, nothing removed ({where})")
-        add(
-            figures,
-            "salient_accuracy",
-            "accuracy",
-            f"Accuracy without the salient concept ({where})",
-        )
+        add(figures, "salient_accuracy", "accuracy", f"Accuracy without the salient concept ({where})")
     purity = results.get("table", {}).get("label_purity", {})
     add(
         purity,
@@ -266,35 +251,35 @@ def _eval_results(results: dict[str, Any], repo_id: str) -> list[EvalResult]:
         token_types=purity.get("token_purity"),
     )
     add(results.get("bottleneck", {}).get("splice", {}), "splice_fidelity", "splice_fidelity", "Splice fidelity")
-    return found
+    return entries
 
 
 def _training_rows(config: ConceptConfig) -> list[tuple[str, Any]]:
     training = config.training or {}
-    settings, figures = training.get("settings", {}), training.get("figures", {})
+    stack = f" of the {config.stack}" if config.stack else ""
+    facts = {
+        "host": repository_link(config.host_name_or_path),
+        "its commit": config.host_revision,
+        "its class": config.host_architecture,
+        "layers": f"{config.lower_layer} → {config.upper_layer}{stack}",
+        **training.get("dictionary", {}),
+        "texts": training.get("dataset"),
+        "number of texts": _figure(training.get("num_texts")),
+        "tokens that count": _figure(training.get("num_tokens")),
+    }
     rows = [
-        ("host", repository_link(config.host_name_or_path)),
-        ("its commit", config.host_revision),
-        ("its class", config.host_architecture),
-        (
-            "layers",
-            f"{config.lower_layer} → {config.upper_layer}" + (f" of the {config.stack}" if config.stack else ""),
-        ),
-        *((name.replace("_", " "), value) for name, value in training.get("dictionary", {}).items()),
-        ("texts", training.get("dataset")),
-        ("number of texts", None if "num_texts" not in training else f"{training['num_texts']:,}"),
-        ("tokens that count", None if "num_tokens" not in training else f"{training['num_tokens']:,}"),
-        *((name.replace("_", " "), value) for name, value in settings.items()),
-        *((name.replace("_", " "), getattr(config, name, None)) for name in config.card_settings),
-        *((f"{name.replace('_', ' ')}, held-out texts", _figure(value)) for name, value in figures.items()),
+        *facts.items(),
+        *training.get("settings", {}).items(),
+        *((name, getattr(config, name, None)) for name in config.card_settings),
+        *((f"{name}, held-out texts", _figure(value)) for name, value in training.get("figures", {}).items()),
         ("clvq-hf", config.clvq_version),
-        *(config.library_versions or {}).items(),
     ]
-    return [(name, value) for name, value in rows if value is not None]
+    named = [(name.replace("_", " "), value) for name, value in rows if value is not None]
+    return [*named, *(config.library_versions or {}).items()]
 
 
 def _figure(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
 def _licence_rows(
@@ -304,10 +289,10 @@ def _licence_rows(
     for what, kind, name in (("host", "model", host), *(("texts", "dataset", name) for name in datasets)):
         if name:
             terms = licences.get((kind, name), {})
-            said = terms.get("license_name") or terms.get("license")
-            said = ", ".join(said) if isinstance(said, list) else said
-            shown = repository_link(name, kind if (kind, name) in licences or kind == "model" else None)
-            rows.append((Markdown(f"{what}: {shown}"), said or "not stated: look it up before you use the model"))
+            licence = terms.get("license_name") or terms.get("license")
+            licence = ", ".join(licence) if isinstance(licence, list) else licence
+            link = repository_link(name, kind if (kind, name) in licences or kind == "model" else None)
+            rows.append((Markdown(f"{what}: {link}"), licence or "not stated: look it up before you use the model"))
     return rows
 
 
@@ -316,10 +301,6 @@ def _datasets(config: ConceptConfig, table: "ConceptTable | None", results: dict
     names += [] if table is None else _unique(table.texts["dataset"][:])
     names += [] if results is None else [results["texts"].get("dataset")]
     return _unique(name for name in names if name)
-
-
-def _joined(names: list[str]) -> str:
-    return ", ".join(name for name in names if name)
 
 
 def _unique(names: Iterable[str]) -> list[str]:

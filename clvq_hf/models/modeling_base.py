@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..hosts import hooks
 from ..hub.provenance import public_name
+from .projections import orthonormal_rows
 
 
 class BaseConceptModel(PreTrainedModel):
@@ -32,6 +33,8 @@ class BaseConceptModel(PreTrainedModel):
 
     main_input_name = "hidden_states"
     base_model_prefix = ""
+    # The Trainer passes the number of tokens of the whole optimizer step to forward.
+    accepts_loss_kwargs = True
     # Beginnings of the names of tensors that no code depends on.
     _not_in_fingerprint: tuple[str, ...] = ()
     # Fields of the config that codes depend on, besides layers and weights.
@@ -79,7 +82,13 @@ class BaseConceptModel(PreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(N, k, d)`, float32: `k` orthonormal rows for each token.
         """
-        raise NotImplementedError  # abstract
+        self._check_variant(variant)
+        codes = self.encode(hidden_states[None])[0]
+        if k > 1:
+            nearest = torch.cdist(hidden_states.float(), self.codebook)
+            nearest[torch.arange(len(codes)), codes] = -1
+            codes = nearest.topk(k, largest=False).indices
+        return orthonormal_rows(self.codebook[codes].reshape(len(hidden_states), k, -1))
 
     def needs_gradients(self, variant: str | None) -> bool:
         """Whether an ablation variant chooses concepts by the gradient of the prediction's margin."""

@@ -1,30 +1,29 @@
-"""Is this the host that a codebook was learned from? Texts whose codes are known tell, and if not, why not.
+"""Is this the host that a codebook was learned from? Reference texts with known codes answer it, and explain a no.
 
-A codebook fits every host of its width, and gives codes for any states: nothing but known answers tells whether host,
-layer and normalisation are the right ones.
+A codebook fits every host of its width and encodes any states, so nothing but known codes reveals a wrong host, layer
+or normalisation.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import read_json
 from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
 from ..hub.provenance import tokenizer_fingerprint
+from .configuration_concepts import ConceptConfig
 from .modeling_base import BaseConceptModel
 
 FORMAT_VERSION = 1
-# Of nobody's data: what a push publishes must not be a training text.
+# Written for this purpose: a push publishes them, so they must not be training texts.
 REFERENCE_TEXTS = (
     "The train to the coast leaves at half past seven, if it leaves at all.",
     "A wonderful film: warm, funny and a little sad, with two actors who never miss a note.",
@@ -36,26 +35,26 @@ REFERENCE_TEXTS = (
     "Der Regen hat aufgehört. Il pleut encore. Ha dejado de llover.",
 )
 MAX_TOKENS = 64
-# Rounding in another dtype, or on another device, moves tokens that lie between two codes.
+# Rounding in another dtype, or on another device, changes the codes of tokens between two entries.
 MIN_AGREEMENT = 0.95
-# Relative difference of states that no rounding explains: bfloat16 has 8 bits, over many layers.
+# A larger relative difference of states is not explained by rounding in bfloat16 over many layers.
 TOLERANCE = 0.05
-# Numbers that a state is remembered by: its projections on this many random sign vectors.
+# Number of random sign vectors on which a state is projected.
 SKETCH_SIZE = 4
 
 
 @dataclass(frozen=True)
 class ReferenceText:
-    """A text and what the right host makes of it.
+    """A text with the tokens, codes, states and prediction of the right host.
 
     Attributes:
         text (`str`): The text.
         input_ids (`list[int]`): Its S tokens.
-        codes (`list[int]`): The concept of each.
-        lower_sketch (`list[list[float]]`): Four projections of each token's state at `lower_layer`, see
+        codes (`list[int]`): The concept of each token.
+        lower_sketch (`list[list[float]]`): Four projections of each token's state at `lower_layer`; see
             [`sketch`][clvq_hf.models.verification.sketch].
-        upper_sketch (`list[list[float]]`): … and at `upper_layer`.
-        prediction (`int` or `None`): The class or token that the host predicts, if it predicts one.
+        upper_sketch (`list[list[float]]`): The same at `upper_layer`.
+        prediction (`int` or `None`): The class or token that the host predicts, if it has a head.
     """
 
     text: str
@@ -71,7 +70,7 @@ class Reference:
     """Reference texts of a concept model.
 
     Attributes:
-        model_fingerprint (`str`): Of the model whose codes these are.
+        model_fingerprint (`str`): Fingerprint of the model whose codes these are.
         texts (`list[ReferenceText]`): The texts.
     """
 
@@ -79,16 +78,16 @@ class Reference:
     texts: list[ReferenceText]
 
     def save(self, file: Path) -> None:
-        """Write it as JSON."""
+        """Write the texts as JSON."""
         content = {"format_version": FORMAT_VERSION, **asdict(self)}
         file.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, file: Path) -> "Reference":
-        """Read what `save` has written.
+        """Read a file that `save` has written.
 
         Raises:
-            ValueError: If the file is damaged, or of a newer format.
+            ValueError: If the file is damaged, or has a newer format.
         """
         content = read_json(file)
         if content.get("format_version") != FORMAT_VERSION:
@@ -101,9 +100,9 @@ class Reference:
             for text in texts:
                 shapes = {np.shape(text.lower_sketch), np.shape(text.upper_sketch)}
                 if shapes != {(len(text.codes), SKETCH_SIZE)} or len(text.input_ids) != len(text.codes) > 0:
-                    raise ValueError("tokens, codes and sketches are not alike in number")
+                    raise ValueError("the numbers of tokens, codes and sketches differ")
             if not texts:
-                raise ValueError("it holds no text")
+                raise ValueError("it contains no text")
             return cls(content["model_fingerprint"], texts)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} is damaged: {error}.") from error
@@ -111,14 +110,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Verification:
-    """What [`ConceptModel.verify`][clvq_hf.ConceptModel.verify] found; true if the host is the right one.
+    """Result of [`ConceptModel.verify`][clvq_hf.ConceptModel.verify]; true if the host is the right one.
 
     Attributes:
-        host (`str`): What was verified.
+        host (`str`): Class and name of the host.
         agreement (`float`): Share of the reference tokens that got their code; 0 if they could not be run.
-        num_tokens (`int`): Number of these tokens.
+        num_tokens (`int`): Number of reference tokens.
         reasons (`list[str]`): Why it is not the right host; empty if it is.
-        notes (`list[str]`): What could not be looked at.
+        notes (`list[str]`): What could not be checked.
     """
 
     host: str
@@ -143,195 +142,201 @@ class Verification:
         )
 
     def raise_if_wrong(self) -> None:
-        """Raise if it is not the right host.
+        """Raise an error if it is not the right host.
 
         Raises:
-            ValueError: With everything that was found.
+            ValueError: With all reasons and notes.
         """
         if not self.ok:
             raise ValueError(str(self))
 
 
 @dataclass(frozen=True)
-class _States:
-    """What a host makes of reference texts: states by layer `(B, S, d)`, predictions `(B,)` or `None`."""
+class _HostOutput:
+    """States `(S, d)` of each text by layer, and the predictions, if the host has a head."""
 
-    layers: dict[int, torch.Tensor]
+    states: dict[int, list[torch.Tensor]]
     predictions: list[int] | None
+
+    def sketches(self, layer: int) -> torch.Tensor:
+        """Sketches of all tokens of all texts, `(N, 4)`."""
+        return sketch(torch.cat(self.states[layer]))
 
 
 def make_reference(
-    model: BaseConceptModel, host: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = REFERENCE_TEXTS
+    model: BaseConceptModel,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str] = REFERENCE_TEXTS,
 ) -> Reference:
-    """Run texts through a host and keep their codes.
+    """Run texts through a host and record their codes.
 
     Args:
         model ([`ConceptModel`][clvq_hf.ConceptModel]): The concepts.
         host (`PreTrainedModel`): The model whose concepts these are.
-        tokenizer (`PreTrainedTokenizerBase`): The host's.
-        texts (`Sequence[str]`): They will be published with the model; ours are of nobody's data.
+        tokenizer (`PreTrainedTokenizerBase`): The host's tokenizer.
+        texts (`Sequence[str]`): They are published with the model. The default texts are nobody's data.
 
     Raises:
         ValueError: If the host does not fit, or a text is empty.
     """
     model.check_host(host)
-    config = model.config
-    ids = [_tokenized(tokenizer, text) for text in texts]
+    lower, upper = model.config.lower_layer, model.config.upper_layer
+    ids = [_tokenize(tokenizer, text) for text in texts]
     if not ids or not all(ids):
         raise ValueError("Reference texts must have tokens; at least one text has none.")
-    states = _run(host, config.stack, ids, [config.lower_layer, config.upper_layer])
-    lower, upper = (states.layers[layer] for layer in (config.lower_layer, config.upper_layer))
-    codes = model.encode(lower.to(model.device), _mask(ids).to(model.device)).cpu()
+    output = _run(host, model.config.stack, ids, [lower, upper])
+    predictions = output.predictions or [None] * len(ids)
     return Reference(
         model.fingerprint(),
         [
             ReferenceText(
                 text=text,
-                input_ids=row_ids,
-                codes=codes[row, : len(row_ids)].tolist(),
-                lower_sketch=_rounded(sketch(lower[row, : len(row_ids)])),
-                upper_sketch=_rounded(sketch(upper[row, : len(row_ids)])),
-                prediction=None if states.predictions is None else states.predictions[row],
+                input_ids=row,
+                codes=_encode(model, output.states[lower][place]).tolist(),
+                lower_sketch=_rounded(sketch(output.states[lower][place])),
+                upper_sketch=_rounded(sketch(output.states[upper][place])),
+                prediction=predictions[place],
             )
-            for row, (text, row_ids) in enumerate(zip(texts, ids, strict=True))
+            for place, (text, row) in enumerate(zip(texts, ids, strict=True))
         ],
     )
 
 
 def verify_host(
-    model: BaseConceptModel, reference: Reference, host: Any, tokenizer: PreTrainedTokenizerBase | None = None
+    model: BaseConceptModel,
+    reference: Reference,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Verification:
     """See [`ConceptModel.verify`][clvq_hf.ConceptModel.verify]."""
     config, texts = model.config, reference.texts
     ids = [text.input_ids for text in texts]
-    num_tokens = sum(map(len, ids))
     # Wrappers, such as DDP, have no config.
     name = f"{type(host).__name__} {getattr(getattr(host, 'config', None), '_name_or_path', '')}".strip()
-    reasons, notes = _tokenizer_findings(config, texts, tokenizer)
+    reasons = [] if tokenizer is None else _tokenizer_reasons(config, texts, tokenizer)
+    notes = ["no tokenizer was given: the stored token ids were used"] if tokenizer is None else []
+
+    def result(agreement: float) -> Verification:
+        return Verification(name, agreement, sum(map(len, ids)), reasons, notes)
+
     try:
         model.check_host(host)
         vocabulary = hooks.unwrap(host).get_input_embeddings().weight.shape[0]
         if (highest := max(map(max, ids))) >= vocabulary:
-            raise ValueError(f"It knows {vocabulary} tokens, and the reference texts contain number {highest}.")
+            raise ValueError(f"It knows {vocabulary} tokens, but the reference texts contain token {highest}.")
     except ValueError as error:
-        return Verification(name, 0.0, num_tokens, [*reasons, str(error)], notes)
-
+        reasons.append(str(error))
+        return result(0.0)
     try:
-        states = _run(host, config.stack, ids, [config.lower_layer, config.upper_layer])
+        output = _run(host, config.stack, ids, [config.lower_layer, config.upper_layer])
     except (ValueError, RuntimeError, IndexError) as error:
-        reason = f"It cannot read the reference texts: {type(error).__name__}: {error}"
-        return Verification(name, 0.0, num_tokens, [*reasons, reason], notes)
-    mask = _mask(ids)
-    expected = torch.cat([torch.tensor(text.codes) for text in texts])
+        reasons.append(f"It cannot read the reference texts: {type(error).__name__}: {error}")
+        return result(0.0)
 
-    def agreement(layer_states: torch.Tensor) -> float:
-        codes = model.encode(layer_states.to(model.device), mask.to(model.device)).cpu()
-        return float((codes[mask] == expected).float().mean())
-
-    lower, upper = (states.layers[layer] for layer in (config.lower_layer, config.upper_layer))
-    share = agreement(lower)
+    codes = torch.cat([_encode(model, states) for states in output.states[config.lower_layer]])
+    expected_codes = torch.tensor([code for text in texts for code in text.codes])
+    agreement = float((codes == expected_codes).float().mean())
+    lower = torch.tensor([row for text in texts for row in text.lower_sketch])
+    upper = torch.tensor([row for text in texts for row in text.upper_sketch])
     dtype = str(hooks.unwrap(host).dtype).removeprefix("torch.")
-    rounded = dtype != (config.host_dtype or dtype)
-    wanted = torch.tensor([row for text in texts for row in text.lower_sketch])
-    if share < MIN_AGREEMENT or difference(sketch(lower[mask]), wanted) > TOLERANCE:
-        reasons.append(_why(model, host, ids, lower[mask], wanted, share))
-        if rounded:
+    other_dtype = dtype != (config.host_dtype or dtype)
+    if agreement < MIN_AGREEMENT or difference(output.sketches(config.lower_layer), lower) > TOLERANCE:
+        reasons.append(_explain(model, host, ids, output.sketches(config.lower_layer), lower, agreement))
+        if other_dtype:
             reasons.append(f"It runs in {dtype}; the codes were learned in {config.host_dtype}.")
-    elif (
-        difference(sketch(upper[mask]), torch.tensor([row for text in texts for row in text.upper_sketch])) > TOLERANCE
-    ):
+    elif difference(output.sketches(config.upper_layer), upper) > TOLERANCE:
         reasons.append(
-            f"The codes are right, but the states at the upper layer {config.upper_layer} are others: the blocks above "
+            f"The codes are right, but the states at the upper layer {config.upper_layer} differ: the blocks above "
             f"layer {config.lower_layer} are not those of the host that was trained on."
         )
     if not reasons:
-        reasons += _prediction_findings(texts, states.predictions, rounded, notes)
-    return Verification(name, share, num_tokens, reasons, notes)
+        _check_predictions(texts, output.predictions, other_dtype, reasons, notes)
+    return result(agreement)
 
 
-def _tokenizer_findings(
-    config: Any, texts: list[ReferenceText], tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[list[str], list[str]]:
-    if tokenizer is None:
-        return [], ["no tokenizer was given: the stored token ids were used"]
+def _tokenizer_reasons(
+    config: ConceptConfig, texts: list[ReferenceText], tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
     reasons = []
     if config.tokenizer_fingerprint not in (None, tokenizer_fingerprint(tokenizer)):
         reasons.append("The tokenizer has another vocabulary than the one that was trained with.")
-    different = [text.text for text in texts if _tokenized(tokenizer, text.text) != text.input_ids]
+    different = [text.text for text in texts if _tokenize(tokenizer, text.text) != text.input_ids]
     if different:
         reasons.append(
-            f"The tokenizer splits {len(different)} of {len(texts)} reference texts otherwise: {different[0]!r}."
+            f"The tokenizer splits {len(different)} of {len(texts)} reference texts differently: {different[0]!r}."
         )
-    return reasons, []
+    return reasons
 
 
-def _prediction_findings(
-    texts: list[ReferenceText], found: list[int] | None, rounded: bool, notes: list[str]
-) -> list[str]:
+def _check_predictions(
+    texts: list[ReferenceText],
+    predictions: list[int] | None,
+    other_dtype: bool,
+    reasons: list[str],
+    notes: list[str],
+) -> None:
+    """Add a reason or a note if predictions differ, or cannot be compared."""
     expected = [text.prediction for text in texts]
     if None in expected:
-        return []
-    if found is None:
+        return
+    if predictions is None:
         notes.append("the host was loaded without its head: its predictions were not compared")
-        return []
-    wrong = sum(a != b for a, b in zip(expected, found, strict=True))
-    if not wrong:
-        return []
-    if rounded and wrong <= len(texts) // 4:  # a text between two classes may fall to either side
-        notes.append(f"{wrong} of {len(texts)} texts are predicted otherwise, which another dtype may explain")
-        return []
-    return [
-        f"The states are right, but {wrong} of {len(texts)} reference texts are predicted otherwise: it has another "
-        "head, or was fine-tuned since."
-    ]
-
-
-def _why(
-    model: BaseConceptModel,
-    host: Any,
-    ids: list[list[int]],
-    lower: torch.Tensor,
-    wanted: torch.Tensor,
-    share: float,
-) -> str:
-    """The first explanation that brings the states back: another layer, a scale, a normalisation; else the weights."""
-    config = model.config
-    if (here := difference(sketch(lower), wanted)) <= TOLERANCE:
-        return (
-            f"{share:.1%} of the reference tokens got their code, though the states differ by {here:.1%} alone: the "
-            "codes lie close together, and rounding moves tokens between them. Run the host in the dtype that was "
-            "trained with."
+        return
+    wrong = sum(a != b for a, b in zip(expected, predictions, strict=True))
+    if other_dtype and 0 < wrong <= len(texts) // 4:  # a text near the decision boundary may cross it
+        notes.append(f"{wrong} of {len(texts)} predictions differ, which the other dtype may explain")
+    elif wrong:
+        reasons.append(
+            f"The states are right, but {wrong} of {len(texts)} predictions differ: the host has another head, or was "
+            "fine-tuned since."
         )
-    told = f"{share:.1%} of the reference tokens got their code, and the states are others than they were."
+
+
+def _explain(
+    model: BaseConceptModel,
+    host: PreTrainedModel,
+    ids: list[list[int]],
+    sketches: torch.Tensor,
+    expected: torch.Tensor,
+    agreement: float,
+) -> str:
+    """The first explanation that restores the states: another layer, a scale, a normalisation; else other weights."""
+    config = model.config
+    outcome = f"{agreement:.1%} of the reference tokens got their code"
+    if (distance := difference(sketches, expected)) <= TOLERANCE:
+        return (
+            f"{outcome}, although the states differ by only {distance:.1%}: the codebook entries are close together, "
+            "and rounding moves tokens between them. Run the host in the dtype that was trained with."
+        )
+    outcome += ", and the states have changed."
     stream = hooks.residual_stream(host, config.stack)
     layers = [n for n in range(stream.num_blocks + 1) if stream.hidden_sizes[n] == config.hidden_size]
-    mask = _mask(ids)
-    found = {n: states[mask] for n, states in _run(host, config.stack, ids, layers).layers.items()}
-    distances = {n: difference(sketch(states), wanted) for n, states in found.items()}
-    if distances[best := min(distances, key=distances.get)] <= TOLERANCE:
+    output = _run(host, config.stack, ids, layers)
+    distances = {layer: difference(output.sketches(layer), expected) for layer in layers}
+    best = min(layers, key=distances.__getitem__)
+    if distances[best] <= TOLERANCE:
         return (
-            f"{told} At layer {best} they are the same: layers are counted differently, or the wrong one is configured "
-            f"(lower_layer={config.lower_layer})."
+            f"{outcome} They are the same at layer {best}: layers are counted differently, or the wrong one is "
+            f"configured (lower_layer={config.lower_layer})."
         )
-    projections = sketch(lower)
-    scale = float((projections * wanted).sum() / wanted.square().sum())
-    if scale > 0 and difference(projections / scale, wanted) <= TOLERANCE:
-        return f"{told} Divided by {scale:.3g} they are the same: the states are scaled otherwise."
-    unit, wanted_unit = (F.normalize(each, dim=-1) for each in (projections, wanted))
-    if difference(unit, wanted_unit) <= TOLERANCE:
-        return f"{told} Their directions are the same, their lengths are not: they are normalised otherwise."
+    scale = float((sketches * expected).sum() / expected.square().sum())
+    if scale > 0 and difference(sketches / scale, expected) <= TOLERANCE:
+        return f"{outcome} Divided by {scale:.3g} they are the same: the states are scaled differently."
+    if difference(F.normalize(sketches, dim=-1), F.normalize(expected, dim=-1)) <= TOLERANCE:
+        return f"{outcome} Their directions are the same, but their lengths differ: they are normalised differently."
+    commit = f" at {config.host_revision[:8]}" if config.host_revision else ""
     return (
-        f"{told} Neither another layer nor another scale or normalisation explains it: it has other weights than the "
-        f"host that was trained on ({config.host_name_or_path}"
-        + (f" at {config.host_revision[:8]})." if config.host_revision else ").")
+        f"{outcome} Neither another layer nor another scale or normalisation explains it: the host has other weights "
+        f"than the one that was trained on ({config.host_name_or_path}{commit})."
     )
 
 
 def sketch(states: torch.Tensor) -> torch.Tensor:
-    """A state in four numbers: its products with fixed random sign vectors, divided by `√d`.
+    """Four numbers per state: its products with fixed random sign vectors, divided by `√d`.
 
-    Their mean square is that of the state's coordinates, in expectation, and so it is for differences of states
-    (Johnson and Lindenstrauss): what is far apart stays apart.
+    Their mean square is in expectation that of the state's coordinates, and the same holds for differences of states
+    (Johnson and Lindenstrauss), so that distant states have distant sketches.
 
     Args:
         states (`torch.Tensor` of shape `(…, d)`): Host states.
@@ -339,44 +344,44 @@ def sketch(states: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(…, 4)`, float32.
     """
-    # The old generator of NumPy, whose numbers never change.
+    # The legacy generator of NumPy, whose numbers never change.
     signs = np.random.RandomState(0).randint(2, size=(states.shape[-1], SKETCH_SIZE)) * 2 - 1
     return states.float() @ torch.from_numpy(signs).float() / states.shape[-1] ** 0.5
 
 
-def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Relative difference of two sets of sketches `(N, 4)`: the median over tokens, so that no single state rules."""
-    typical = wanted.norm(dim=-1).median().clamp(min=1e-12)
-    return float((found - wanted).norm(dim=-1).median() / typical)
+def difference(sketches: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative difference of two sets of sketches `(N, 4)`: the median over tokens, which no single state dominates."""
+    typical = expected.norm(dim=-1).median().clamp(min=1e-12)
+    return float((sketches - expected).norm(dim=-1).median() / typical)
 
 
 @torch.no_grad()
-def _run(host: Any, stack: str | None, ids: list[list[int]], layers: list[int]) -> _States:
-    """Each text alone and unpadded: heads may read padding, or refuse it where no padding token is set."""
+def _run(host: PreTrainedModel, stack: str | None, ids: list[list[int]], layers: list[int]) -> _HostOutput:
+    """Run each text by itself, without padding: a head may read padding, or refuse it if it has no padding token."""
     runner, readout = HostRunner(host, stack), Readout.of_or_none(host)
-    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    states: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     predictions: list[int] = []
     for row in ids:
         batch = {"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row), dtype=torch.int64)}
-        # What reads nothing need not be run: a head may want more than a text (T5's decoder does).
+        # Without a readout the host stops early: its head may need more inputs (T5's decoder does).
         stop = readout is None
-        with hooks.evaluation_mode(host), hooks.capture(host, sorted(found), stack=stack, stop=stop) as states:
+        with hooks.evaluation_mode(host), hooks.capture(host, sorted(states), stack=stack, stop=stop) as captured:
             output = host(**runner.inputs(batch))
-        for layer in found:
-            found[layer].append(states[layer][0].float().cpu())
+        for layer in states:
+            states[layer].append(captured[layer][0].float().cpu())
         if readout is not None:
             predictions.append(int(readout(output, batch["attention_mask"])[0].argmax()))
-    padded = {layer: pad_sequence(states, batch_first=True) for layer, states in found.items()}
-    return _States(padded, predictions if readout is not None else None)
+    return _HostOutput(states, predictions if readout is not None else None)
 
 
-def _tokenized(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _encode(model: BaseConceptModel, states: torch.Tensor) -> torch.Tensor:
+    """Codes `(S,)` of the states `(S, d)` of a text."""
+    mask = torch.ones(1, len(states), dtype=torch.bool, device=model.device)
+    return model.encode(states[None].to(model.device), mask)[0].cpu()
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"]
-
-
-def _mask(ids: list[list[int]]) -> torch.Tensor:
-    lengths = torch.tensor([len(row) for row in ids])
-    return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 def _rounded(numbers: torch.Tensor) -> list[list[float]]:

@@ -1,26 +1,26 @@
-"""Text from data as Markdown that shows it, and does nothing else."""
+"""Text from data as Markdown that displays it and has no other effect."""
 
 import re
 
-# Inside a line; what begins a list or a heading does so at its start alone.
+# Within a line; lists and headings are only recognized at its start.
 _SPECIAL = re.compile(r"([\\`*_\[\]|])")
-# What not every renderer lets a backslash stop, and what sites turn into links.
+# Not every renderer honours a backslash before these, and sites turn some of them into links.
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "~": "&#126;", "$": "&#36;", "@": "&#64;", "://": "&#58;//"}
 _BARE_ADDRESS = re.compile(r"(www)\.", re.IGNORECASE)
 
 
 class Markdown(str):
-    """A string that is Markdown already."""
+    """A string that is already Markdown."""
 
 
 def escape_markdown(text: object) -> Markdown:
     """Escape everything that Markdown or HTML would read as markup; line breaks become spaces.
 
     Args:
-        text (`object`): Its `str`; [`Markdown`][clvq_hf.rendering.markdown.Markdown] is returned as it is.
+        text (`object`): Converted by `str`; [`Markdown`][clvq_hf.rendering.Markdown] is returned unchanged.
 
     Returns:
-        [`Markdown`][clvq_hf.rendering.markdown.Markdown]: Of one line.
+        [`Markdown`][clvq_hf.rendering.Markdown]: A single line.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""HTML pages that open from disk: one file, no network, everything from data escaped."""
+"""Self-contained HTML pages that open from disk, without a network, with everything from data escaped."""
 
 import json
 import re
@@ -9,40 +9,41 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-# What could end a script element, or begin a comment in it, is written as an escape of JSON.
+# Characters that could end a script element, or start a comment in it, become JSON escapes.
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_LOADER = PackageLoader("clvq_hf.rendering", "templates")
+_SPACE_SIGNS = {"\n": "⏎", "\t": "⇥"}
 
 
 def render_page(template: str, **content: Any) -> str:
-    """Render a template of `rendering/templates`, with every value escaped.
+    """Render a template with every value escaped.
 
     Args:
-        template (`str`): Its path there. Templates have the filters `script_json` for data in a script element
-            and `visible` for white space, and `asset("base.css")` for the text of a style sheet or script of ours.
-        content: What the template shows.
+        template (`str`): Path in `rendering/templates`. Templates can use the filters `script_json` for data in a
+            script element and `visible` for white space, and `asset("base.css")` for a file of that folder.
+        content: The variables of the template.
 
     Returns:
-        `str`: A page of one file.
+        `str`: The page.
     """
     return _environment().get_template(template).render(**content)
 
 
 def read_asset(name: str) -> str:
-    """The text of a style sheet or script of `rendering/templates`."""
-    return _environment().loader.get_source(_environment(), name)[0]
+    """The text of a style sheet or script in `rendering/templates`."""
+    return _LOADER.get_source(_environment(), name)[0]
 
 
 def script_json(value: Any) -> Markup:
-    """JSON for a `<script type="application/json">`: no text in it can end the element."""
+    """JSON for a `<script type="application/json">` element, which no text in it can end."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.translate(_UNSAFE))
 
 
 @cache
 def _environment() -> Environment:
-    loader = PackageLoader("clvq_hf.rendering", "templates")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["script_json"] = script_json
     environment.filters["visible"] = visible
@@ -50,28 +51,25 @@ def _environment() -> Environment:
     return environment
 
 
-_SIGNS = {"\n": "⏎", "\t": "⇥"}
-
-
 def visible(text: str) -> str:
-    """A token's text with white space as signs, `·` if there is nothing: a part of a character, or no text at all."""
-    return re.sub(r"\s", lambda space: _SIGNS.get(space[0], "␣"), text) or "·"
+    """A token's text with visible signs for white space; `·` if it is empty or part of a character."""
+    return re.sub(r"\s", lambda space: _SPACE_SIGNS.get(space[0], "␣"), text) or "·"
 
 
 @cache
 def fragment_style() -> Markup:
-    """The style of a fragment: base.css's variables, in the fragment alone, and the rules for tokens."""
+    """The style of a fragment: the variables of base.css, limited to the fragment, and the rules for tokens."""
     variables = read_asset("base.css").partition(":root {")[2].partition("}")[0]
-    own = [line for line in variables.splitlines() if line.strip().startswith("--")]
-    scoped = ".clvq.fragment {\n" + "\n".join(own) + "\n}\n"
+    lines = [line for line in variables.splitlines() if line.strip().startswith("--")]
+    scoped = ".clvq.fragment {\n" + "\n".join(lines) + "\n}\n"
     return Markup(scoped + read_asset("report/tokens.css") + read_asset("report/fragment.css"))
 
 
 def render_summary(title: str, facts: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """A table or model in short, as notebooks show it.
+    """The summary of a concept table or model in a notebook.
 
     Args:
-        title (`str`): What is shown.
+        title (`str`): Name of its class.
         facts (`Sequence[tuple[str, str]]`): Names and values.
         rows (`Sequence[Mapping]`): Concepts, each with `concept`, `name_note` and `shade`.
 

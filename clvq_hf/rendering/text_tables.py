@@ -1,9 +1,30 @@
-"""Tables of text cells, and their numbers, for Markdown files and terminals."""
+"""Tables of text for Markdown files and terminals, and the numbers in them.
 
-from collections.abc import Iterable
+Example:
+    ```python
+    >>> rows = [{"method": "CLVQ-VAE", "purity": 0.812, "codes": 397}, {"method": "K-means", "codes": 400}]
+    >>> columns = {"method": "method", "label purity": lambda row: percent(row.get("purity")), "codes": "codes"}
+    >>> table = ReportTable.from_rows("Methods", rows, columns)
+    >>> table.rows
+    [['CLVQ-VAE', '81.2 %', '397'], ['K-means', '–', '400']]
+    >>> print(to_markdown([table]))
+    ## Methods
+    <BLANKLINE>
+    | method | label purity | codes |
+    |---|---:|---:|
+    | CLVQ-VAE | 81.2 % | 397 |
+    | K-means | – | 400 |
+    <BLANKLINE>
+
+    ```
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,10 +33,11 @@ from .markdown import escape_markdown
 
 # Where there is no figure.
 NOTHING = "–"
-
-
-# Columns of a terminal that shows every column.
+# Narrower terminals do not show the optional columns.
 WIDE = 140
+
+# The key of a value in a row, or a function from a row to a value.
+Column = str | Callable[[Mapping[str, Any]], object]
 
 
 @dataclass(frozen=True)
@@ -25,9 +47,9 @@ class ReportTable:
     Attributes:
         title (`str`): Heading.
         header (`list[str]`): Names of the columns.
-        rows (`list[list[str]]`): Cells, as many a row as there are columns.
-        note (`str`): A sentence below it, or nothing.
-        optional (`tuple[str, ...]`): Columns that a narrow terminal can do without.
+        rows (`list[list[str]]`): The cells of each row, one per column.
+        note (`str`): A sentence below the table, or nothing.
+        optional (`tuple[str, ...]`): Names of columns that a narrow terminal does not show.
     """
 
     title: str
@@ -36,54 +58,114 @@ class ReportTable:
     note: str = ""
     optional: tuple[str, ...] = ()
 
+    @classmethod
+    def from_rows(
+        cls,
+        title: str,
+        rows: Iterable[Mapping[str, Any]] | pd.DataFrame,
+        columns: Mapping[str, Column] | Sequence[str] | None = None,
+        note: str = "",
+        optional: tuple[str, ...] = (),
+    ) -> "ReportTable":
+        """Make a table from dicts or a data frame.
+
+        Args:
+            title (`str`): Heading.
+            rows (`Iterable[Mapping]` or `pandas.DataFrame`): One mapping per row, or a data frame without its index.
+            columns (`Mapping[str, str or Callable]` or `Sequence[str]`, *optional*): For each name in the header, the
+                key of the value in a row, or a function from a row to the value. A sequence names keys that are the
+                header too. Default: the keys of the first row, or the columns of the data frame.
+            note (`str`): A sentence below the table.
+            optional (`tuple[str, ...]`): Columns that a narrow terminal does not show.
+
+        Returns:
+            [`ReportTable`][clvq_hf.rendering.ReportTable]: Values that are not strings are formatted by
+            [`cell`][clvq_hf.rendering.text_tables.cell]. A missing key is an empty value.
+        """
+        if isinstance(rows, pd.DataFrame):
+            columns = list(rows.columns) if columns is None else columns
+            rows = rows.to_dict("records")
+        records = list(rows)
+        if columns is None:
+            columns = list(records[0]) if records else []
+        if not isinstance(columns, Mapping):
+            columns = {name: name for name in columns}
+        cells = [
+            [cell(record.get(column) if isinstance(column, str) else column(record)) for column in columns.values()]
+            for record in records
+        ]
+        return cls(title, list(columns), cells, note, optional)
+
 
 def to_markdown(tables: Iterable[ReportTable], level: int = 2) -> str:
-    """Markdown of tables, each under a heading; pipes and markup in cells are escaped."""
-    pieces = []
+    """Markdown of tables, each under a heading of the given level; markup in cells is escaped."""
+    lines: list[str] = []
     for table in tables:
-        pieces += [f"{'#' * level} {table.title}", ""]
-        pieces.append("| " + " | ".join(escape_markdown(name) for name in table.header) + " |")
-        pieces.append("|---|" + "---:|" * (len(table.header) - 1))
-        pieces += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in table.rows]
-        pieces += ["", table.note, ""] if table.note else [""]
-    return "\n".join(pieces).rstrip() + "\n"
+        rows = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in (table.header, *table.rows)]
+        lines += [
+            f"{'#' * level} {table.title}",
+            "",
+            rows[0],
+            "|---|" + "---:|" * (len(table.header) - 1),
+            *rows[1:],
+            "",
+        ]
+        lines += [table.note, ""] if table.note else []
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def print_tables(tables: Iterable[ReportTable], console: Console) -> None:
-    """Print tables to a terminal."""
+    """Print tables to a terminal; markup in cells is escaped."""
     for table in tables:
-        shown = Table(
+        printed = Table(
             title=escape(table.title), title_justify="left", caption=escape(table.note), caption_justify="left"
         )
-        kept = [
-            place for place, name in enumerate(table.header) if console.width >= WIDE or name not in table.optional
-        ]
-        for place in kept:
-            shown.add_column(escape(table.header[place]), justify="left" if place == 0 else "right")
+        places = [n for n, name in enumerate(table.header) if console.width >= WIDE or name not in table.optional]
+        for place in places:
+            printed.add_column(escape(table.header[place]), justify="left" if place == 0 else "right")
         for row in table.rows:
-            shown.add_row(*(escape(row[place]) for place in kept))
-        console.print(shown)
+            printed.add_row(*(escape(row[place]) for place in places))
+        console.print(printed)
+
+
+def cell(value: object) -> str:
+    """A value as the text of a cell: floats with three digits, a dash for `None` and NaN, everything else as `str`."""
+    if isinstance(value, float | np.floating):
+        return number(float(value), 3)
+    return NOTHING if value is None else str(value)
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure as text, a dash if there is none."""
-    return NOTHING if value is None else f"{value:.{digits}f}"
+    """A figure with a fixed number of decimals; a dash for `None` and NaN."""
+    return NOTHING if value is None or value != value else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share as text, a dash if there is none."""
-    return NOTHING if value is None else f"{100 * value:.1f} %"
+    """A share as a percentage with one decimal; a dash for `None` and NaN."""
+    return NOTHING if value is None or value != value else f"{100 * value:.1f} %"
 
 
 def with_range(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
-    if value is None:
-        return NOTHING
-    return number(value, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
+    """A figure with its interval in brackets, `"0.123 [0.100, 0.150]"`; without an interval if `low` is `None`."""
+    if value is None or low is None or high is None:
+        return number(value, digits)
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
-def interval(figures: dict[str, Any], name: str, digits: int = 3) -> str:
-    """A figure with its interval, of figures that hold `name`, `name_low` and `name_high`."""
+def interval(figures: Mapping[str, Any], name: str, digits: int = 3) -> str:
+    """The figure `name` with the interval from `name_low` to `name_high`; a dash if there is no such figure."""
     return with_range(figures.get(name), figures.get(f"{name}_low"), figures.get(f"{name}_high"), digits)
 
 
-__all__ = ["NOTHING", "WIDE", "ReportTable", "interval", "number", "percent", "print_tables", "to_markdown"]
+__all__ = [
+    "NOTHING",
+    "WIDE",
+    "ReportTable",
+    "cell",
+    "interval",
+    "number",
+    "percent",
+    "print_tables",
+    "to_markdown",
+    "with_range",
+]

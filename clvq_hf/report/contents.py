@@ -12,7 +12,6 @@ from ..metrics.routing_divergence.token_table import read_token_table
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 from ..tables.concepts import Concept
-from ..tables.html import example_pieces
 from ..tables.names import name_note
 from ..tables.shading import MIN_TEXTS, shade
 from .codebook_map import codebook_map, nearest_concepts
@@ -25,7 +24,6 @@ NUM_EXAMPLES = 6
 NUM_NEAREST = 8
 # Words of an example, and of a concept's routing table.
 EXCERPT = 40
-NUM_ROUTED = 12
 # Permutations of labels, where no evaluation has measured routing: enough to tell chance from more.
 NUM_PERMUTATIONS = 20
 
@@ -40,19 +38,19 @@ def report_contents(
     max_concepts: int = MAX_CONCEPTS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything that the pages of a report show of concepts and texts.
+    """Collect everything that the pages of a report show of concepts and texts.
 
     Args:
         table ([`ConceptTable`][clvq_hf.ConceptTable]): The concepts of the texts.
-        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): Whose concepts they are: tells which are near each
-            other, and draws the map.
+        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): The model of these concepts, for the nearest
+            concepts and the map.
         results (`dict`, *optional*): What `results.json` of an evaluation holds. Routing comes from it if it is there,
             else it is measured here.
         ablations (`dict[int, dict]`, *optional*): Of [`read_ablations`][clvq_hf.report.evaluations.read_ablations].
         protocol (`str`, *optional*): How they were made, `"code"`, `"all"` or `"probe"`.
-        max_texts (`int`): At most so many texts have a page: those of the examples, and others drawn at random.
-        max_concepts (`int`): At most so many concepts are shown, the most frequent.
-        seed (`int`): Of the draw of texts, and of the map.
+        max_texts (`int`): Maximum number of texts: those of the examples, and others drawn at random.
+        max_concepts (`int`): Maximum number of concepts, the most frequent first.
+        seed (`int`): Random seed of the draw of texts and of the map.
 
     Returns:
         `dict[str, Any]`: `labels`, `protocol` (in words), `ablates_labels` (whether predictions of ablations are
@@ -91,7 +89,7 @@ def report_contents(
 
 
 def fewer_concepts(contents: dict[str, Any], n: int) -> dict[str, Any]:
-    """The same contents with the `n` most frequent concepts alone."""
+    """The same contents with only the `n` most frequent concepts."""
     most = sorted(contents["concepts"], key=lambda concept: (-concept["tokens"], concept["code"]))[:n]
     kept = {concept["code"] for concept in most}
     concepts = [
@@ -119,15 +117,15 @@ def measured_routing(table: ConceptTable, results: dict[str, Any] | None) -> lis
     Returns:
         `list[dict]`: `word`, `excess` (bits), and `goes`: `[label, tokens, usual codes]` for each label.
     """
-    found = (results or {}).get("table", {}).get("routing_divergence")
-    if found is None:
+    figures = (results or {}).get("table", {}).get("routing_divergence")
+    if figures is None:
         content = table.metric_inputs(words=True, stop_words=False)
         if len({label for label in content["labels"] if label >= 0}) < 2:
             return []
-        found = routing_divergence(
+        figures = routing_divergence(
             read_token_table(**content), num_permutations=NUM_PERMUTATIONS, num_bootstrap=1, details=True
         )
-    routed = [row for row in found["types"] if row["routed_share"] > 0 and row["excess_jsd"] > 0]
+    routed = [row for row in figures["types"] if row["routed_share"] > 0 and row["excess_jsd"] > 0]
     routed.sort(key=lambda row: (-row["excess_jsd"], row["type"]))
     return [
         {
@@ -159,7 +157,7 @@ def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
         "examples": [
             {
                 "text": example.text_id,
-                "pieces": [[piece["text"], piece["marked"]] for piece in example_pieces(example.excerpt(EXCERPT))],
+                "pieces": [list(piece) for piece in example.excerpt(EXCERPT).pieces()],
                 "label": example.label,
                 "prediction": example.prediction,
             }
@@ -170,12 +168,12 @@ def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
 
 def _mean_effect(ablations: dict[int, dict[str, Any]], code: int) -> dict[str, Any] | None:
     """What removing a concept does in the texts where it is the salient one."""
-    found = [ablation for ablation in ablations.values() if ablation["code"] == code]
-    if not found:
+    pairs = [(ablation["before"], ablation["after"]) for ablation in ablations.values() if ablation["code"] == code]
+    if not pairs:
         return None
-    changes = [ablation["after"]["margin"] - ablation["before"]["margin"] for ablation in found]
-    flips = sum(ablation["after"]["prediction"] != ablation["before"]["prediction"] for ablation in found)
-    return {"texts": len(found), "flips": flips, "margin": round(float(np.mean(changes)), 3)}
+    changes = [after["margin"] - before["margin"] for before, after in pairs]
+    flips = sum(after["prediction"] != before["prediction"] for before, after in pairs)
+    return {"texts": len(pairs), "flips": flips, "margin": round(float(np.mean(changes)), 3)}
 
 
 def _texts(table: ConceptTable, text_ids: list[int], ablations: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,17 +2,16 @@
 
 from typing import Any
 
-from ..tables.masking import ToxicMask, masked
+from ..tables.masking import ToxicMask
 
 
 def mask_contents(contents: dict[str, Any], mask: ToxicMask) -> None:
-    """Mask, in what a report shows, texts whose label or prediction is toxic, and words that no other text has.
-
-    Words and names of concepts whose majority label is toxic are masked too, and all words that go elsewhere.
+    """Mask the words of toxic texts wherever a report shows them: texts, examples, words and names of concepts.
 
     Args:
-        contents (`dict`): Of [`report_contents`][clvq_hf.report.contents.report_contents]; changed in place.
-        mask ([`ToxicMask`][clvq_hf.tables.masking.ToxicMask]): Of [`mask_of`][clvq_hf.tables.masking.mask_of] and the same table.
+        contents (`dict`): Result of [`report_contents`][clvq_hf.report.contents.report_contents]; changed in place.
+        mask ([`ToxicMask`][clvq_hf.tables.masking.ToxicMask]): From [`mask_of`][clvq_hf.tables.masking.mask_of] and the
+            same table.
     """
     labels = contents["labels"]
 
@@ -21,18 +20,16 @@ def mask_contents(contents: dict[str, Any], mask: ToxicMask) -> None:
 
     for concept in contents["concepts"]:
         label = name(concept["label"])
-        concept["name"] = concept["name"] and mask.word(concept["name"], label)
-        for words in (concept["words"], concept["cloud"]):
-            for word in words:
-                word[0] = mask.word(word[0], label)
+        concept["name"] = concept["name"] and mask.mask_words(concept["name"], label)
+        for word in (*concept["words"], *concept["cloud"]):
+            word[0] = mask.mask_words(word[0], label)
         for example in concept["examples"]:
-            if mask.hides_text(example["label"], example["prediction"]):
-                example["pieces"] = [[masked(text), marked] for text, marked in example["pieces"]]
+            own = example["label"], example["prediction"]
+            example["pieces"] = [[mask.mask_text(text, *own), marked] for text, marked in example["pieces"]]
     for text in contents["texts"]:
-        if mask.hides_text(name(text["label"]), name(text["prediction"])):
-            text["text"] = masked(text["text"])
+        text["text"] = mask.mask_text(text["text"], name(text["label"]), name(text["prediction"]))
     for word in contents["routing"]:
-        word["word"] = masked(word["word"])
+        word["word"] = mask.mask_words(word["word"], None)
 
 
 __all__ = ["mask_contents"]

@@ -25,10 +25,10 @@ from .contents import NUM_WORDS, fewer_concepts, report_contents
 from .evaluations import measured_protocol, read_ablations, read_evaluation
 from .masks import mask_contents
 
-# What a browser opens at once, and a mail still carries.
+# Small enough for a browser to open quickly, and for an e-mail.
 MAX_BYTES = 5_000_000
 SCRIPTS = ("parts", "concepts", "texts", "report")
-# The purest concepts on the first page: about so many, each with so many tokens in so many texts.
+# The purest concepts on the first page: approximate number, and minimum tokens and texts of each.
 NUM_PUREST, MIN_TOKENS, MIN_PUREST_TEXTS = 16, 20, 10
 
 
@@ -45,12 +45,12 @@ def write_report(
     Args:
         table ([`ConceptTable`][clvq_hf.ConceptTable]): The concepts of a set of texts.
         file (`str` or `Path`): The HTML file. An earlier one is replaced when this one is whole.
-        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): Whose concepts they are. Without it there are no
-            nearest concepts and no map.
+        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): The model of these concepts. Without it there
+            are no nearest concepts and no map.
         evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written: its figures, and what
             ablating the salient concept does to each text.
         mask_toxic (`bool`): Whether texts and words of toxic labels are masked, as in a model's card.
-        seed (`int`): Of the texts that are drawn where there are too many, and of the map.
+        seed (`int`): Random seed of the draw of texts, if there are too many, and of the map.
 
     Raises:
         ValueError: If the table, the model and the evaluation do not belong together.
@@ -83,17 +83,17 @@ def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) 
         return page
     # What is around the data hardly changes: figures are drawn anew only when the data fit.
     bare = {**contents, "texts": []}
-    room = MAX_BYTES - (_size(render(bare)) - len(pack(bare)))
-    while (rest := len(pack({**contents, "texts": []}))) > room and len(contents["concepts"]) > 1:
+    room = MAX_BYTES - (_size(render(bare)) - len(pack_contents(bare)))
+    while (rest := len(pack_contents({**contents, "texts": []}))) > room and len(contents["concepts"]) > 1:
         contents = fewer_concepts(contents, max(1, int(0.9 * room / rest * len(contents["concepts"]))))
-    while (size := len(pack(contents))) > room and contents["texts"]:
+    while (size := len(pack_contents(contents))) > room and contents["texts"]:
         # A little fewer than would fit if all were of one length.
         share = max(0.0, 0.98 * (room - rest) / (size - rest))
         contents = {**contents, "texts": contents["texts"][: int(share * len(contents["texts"]))]}
     return render(contents)
 
 
-def pack(contents: dict[str, Any]) -> str:
+def pack_contents(contents: dict[str, Any]) -> str:
     """Contents as JSON, packed with zlib, in base64: a tenth of a browser's limit, and no text can end its element."""
     text = json.dumps(contents, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode("ascii")
@@ -112,7 +112,7 @@ def _render(
         "report/report.html",
         **_overview(table, model, results, contents, is_masked),
         notes=_notes(table, contents),
-        contents=pack(contents),
+        contents=pack_contents(contents),
         settings={"num_colours": NUM_COLOURS},
         script=Markup(script),
         script_hash=f"sha256-{digest}",
@@ -130,7 +130,7 @@ def _notes(table: ConceptTable, contents: dict[str, Any]) -> list[str]:
     if (shown := len(contents["texts"])) < len(table.texts):
         notes.append(
             f"{shown:,} of {len(table.texts):,} texts have a page here, those of the example sentences and others "
-            "drawn at random, so that the file stays small. All figures are of all texts."
+            "drawn at random, so that the file stays small. All figures cover all texts."
         )
     if (shown := len(contents["concepts"])) < len(table.active_codes):
         notes.append(f"The {shown:,} most frequent of {len(table.active_codes):,} concepts are shown.")
@@ -179,11 +179,11 @@ def _purest(table: ConceptTable, contents: dict[str, Any]) -> list[dict[str, Any
 
 def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[str, Any]) -> list[dict[str, Any]]:
     """The plots that there are data for."""
-    found = []
+    figures = []
 
     def add(identity: str, title: str, caption: str, figure: Any) -> None:
         svg = plots.to_svg(figure, f"{title}. {caption}", identity)
-        found.append({"kind": identity, "title": title, "caption": caption, "svg": svg})
+        figures.append({"kind": identity, "title": title, "caption": caption, "svg": svg})
 
     dots = [
         plots.Dot(
@@ -200,16 +200,16 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
         add(
             "map",
             "The codebook",
-            "Concepts whose directions are near are near. Colour: the label that most of its tokens have, the stronger "
-            f"the purer; hollow: in fewer than {MIN_TEXTS} texts. Area: how often it occurs. A click opens a concept.",
+            "Concepts with similar directions lie close together. Colour: the label of most of its tokens, stronger if "
+            f"purer; hollow: in fewer than {MIN_TEXTS} texts. Area: how often it occurs. Click a dot to open it.",
             plots.draw_map(dots, table.label_names),
         )
-    add("usage", "How often concepts occur", "Concepts by their number of tokens.", plots.plot_usage(table))
+    add("usage", "How often concepts occur", "Number of concepts by their number of tokens.", plots.plot_usage(table))
     if (protocol := measured_protocol(results)) is not None:
         add(
             "ablations",
             "What the prediction loses",
-            f"{PROTOCOLS[protocol]}: change of the prediction's margin if a concept is removed, and of controls, with "
+            f"{PROTOCOLS[protocol]}: change of the prediction's margin when a concept or a control is removed, with "
             "95 % intervals over texts. Further left: it matters more.",
             plots.plot_ablations(results, protocol),
         )
@@ -217,17 +217,17 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
         add(
             "purity",
             "How pure concepts are",
-            "Cross-fitted: labels of concepts from one half of the texts, judged on the other; with 95 % intervals.",
+            "Cross-fitted: labels of concepts from one half of the texts, tested on the other; with 95 % intervals.",
             plots.plot_purity(results),
         )
     if results is not None and results.get("table", {}).get("routing_divergence", {}).get("num_types"):
         add(
             "routing",
             "Where words go",
-            "How far labels part the concepts of a word, in bits, and how far by chance: with labels permuted by text.",
+            "How far labels separate the concepts of a word, in bits, and by chance, with labels permuted by text.",
             plots.plot_routing(results),
         )
-    return found
+    return figures
 
 
 __all__ = ["MAX_BYTES", "write_report"]

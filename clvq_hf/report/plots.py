@@ -1,11 +1,11 @@
 """Plots of concepts, for notebooks and for the report: each returns a `matplotlib` figure.
 
-Text and lines have the colours of `pages/templates/base.css`, so that the report can draw them in either theme.
+Text and lines have the colours of `rendering/templates/base.css`, so that the report can draw them in either theme.
 """
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -94,21 +94,20 @@ def plot_purity(results: dict[str, Any]) -> Figure:
     Raises:
         ValueError: If it was not measured, for lack of labels.
     """
-    found = results.get("table", {}).get("label_purity")
-    if found is None:
+    figures = results.get("table", {}).get("label_purity")
+    if figures is None:
         raise ValueError("This evaluation has no label purity: its texts have fewer than two labels.")
-    rows = [
-        ("concepts", "cross_fitted_purity", "cross_fitted_purity_low", "cross_fitted_purity_high"),
-        ("concepts, labels permuted", "null_purity", "null_low", "null_high"),
-        ("tokens in place of concepts", "token_purity", None, None),
-        ("the most frequent label for all", "majority_share", None, None),
-    ]
-    shown = [(name, *(None if key is None else found.get(key) for key in keys)) for name, *keys in rows]
-    return _intervals(shown, "label purity")
+    rows = {
+        "concepts": ("cross_fitted_purity", "cross_fitted_purity_low", "cross_fitted_purity_high"),
+        "concepts, labels permuted": ("null_purity", "null_low", "null_high"),
+        "tokens instead of concepts": ("token_purity",),
+        "always the most frequent label": ("majority_share",),
+    }
+    return _plot_intervals(figures, rows, "label purity")
 
 
 def plot_routing(results: dict[str, Any]) -> Figure:
-    """How far the labels part the concepts of a word, beside chance.
+    """How far labels separate the concepts of a word, compared with chance.
 
     Args:
         results (`dict`): What `results.json` of an evaluation holds.
@@ -116,15 +115,15 @@ def plot_routing(results: dict[str, Any]) -> Figure:
     Raises:
         ValueError: If it was not measured.
     """
-    found = results.get("table", {}).get("routing_divergence", {})
-    if not found.get("num_types"):
+    figures = results.get("table", {}).get("routing_divergence", {})
+    if not figures.get("num_types"):
         raise ValueError("This evaluation has no routing: no word is frequent enough in texts of two labels.")
-    rows = [
-        ("words", found["jsd"], None, None),
-        ("words, labels permuted", found["null_jsd"], None, None),
-        ("beyond chance", *(found.get(f"excess_jsd{end}") for end in ("", "_low", "_high"))),
-    ]
-    return _intervals(rows, "Jensen–Shannon divergence")
+    rows = {
+        "words": ("jsd",),
+        "words, labels permuted": ("null_jsd",),
+        "beyond chance": ("excess_jsd", "excess_jsd_low", "excess_jsd_high"),
+    }
+    return _plot_intervals(figures, rows, "Jensen–Shannon divergence")
 
 
 def plot_ablations(results: dict[str, Any], protocol: str = "code") -> Figure:
@@ -137,20 +136,20 @@ def plot_ablations(results: dict[str, Any], protocol: str = "code") -> Figure:
     Raises:
         ValueError: If this protocol was not measured.
     """
-    found = results.get("ablation", {}).get(protocol)
-    if found is None:
+    figures = results.get("ablation", {}).get(protocol)
+    if figures is None:
         raise ValueError(f"This evaluation has no ablations under the protocol {protocol!r}.")
-    shown = [
-        (name, *(found.get(f"{condition}_margin_change{end}") for end in ("", "_low", "_high")))
+    rows = {
+        name: tuple(f"{condition}_margin_change{end}" for end in ("", "_low", "_high"))
         for condition, name in CONDITIONS.items()
-    ]
-    figure = _intervals(shown, "change of the margin")
+    }
+    figure = _plot_intervals(figures, rows, "change of the margin")
     figure.axes[0].axvline(0, color=COLOURS["muted"], linewidth=1, zorder=0, **UNCLIPPED)
     return figure
 
 
 def plot_map(table: ConceptTable, model: ConceptModel, seed: int = 0) -> Figure:
-    """The codebook in the plane: concepts whose directions are near are near.
+    """The codebook in two dimensions: concepts with similar directions lie close together.
 
     Args:
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Says which concepts occur, how often, and how pure they are.
@@ -158,8 +157,8 @@ def plot_map(table: ConceptTable, model: ConceptModel, seed: int = 0) -> Figure:
         seed (`int`): Of t-SNE, see `codebook_map`.
 
     Returns:
-        `matplotlib.figure.Figure`: The area of a dot tells its number of tokens, its colour the majority label, the
-        stronger the purer; hollow: in fewer than five texts.
+        `matplotlib.figure.Figure`: The area of a dot shows its number of tokens, its colour the majority label,
+        stronger if purer; hollow: in fewer than five texts.
 
     Raises:
         ValueError: If the table was made with another model.
@@ -188,7 +187,7 @@ def draw_map(dots: Sequence[Dot], label_names: Sequence[str]) -> Figure:
     # Small ones are drawn last, so that none is hidden.
     for step in reversed(range(len(DOT_SIZES))):
         group = [dot for dot, own in zip(dots, steps, strict=True) if own == step]
-        found = axes.scatter(
+        collection = axes.scatter(
             [dot.x for dot in group],
             [dot.y for dot in group],
             s=DOT_SIZES[step],
@@ -197,7 +196,7 @@ def draw_map(dots: Sequence[Dot], label_names: Sequence[str]) -> Figure:
             linewidths=0.5,
             **UNCLIPPED,
         )
-        found.set_urls([f"#/concept/{dot.code}" for dot in group])
+        collection.set_urls([f"#/concept/{dot.code}" for dot in group])
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     used: dict[int, set[int]] = {}
@@ -266,15 +265,16 @@ def _figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]
         return figure, figure.subplots()
 
 
-def _intervals(rows: Iterable[tuple[str, float | None, float | None, float | None]], label: str) -> Figure:
-    """Dots with intervals under their names: long names need no room beside them."""
-    rows = [row for row in rows if row[1] is not None]
+def _plot_intervals(figures: dict[str, Any], rows: dict[str, tuple[str, ...]], label: str) -> Figure:
+    """Dots with intervals below their names; rows hold keys of a figure and of its bounds, if it has any."""
+    rows = {name: keys for name, keys in rows.items() if figures.get(keys[0]) is not None}
     figure, axes = _figure(WIDTH, 0.42 * len(rows) + 0.7)
-    for place, (name, value, low, high) in enumerate(rows):
+    for place, (name, keys) in enumerate(rows.items()):
+        value, *bounds = (figures.get(key) for key in keys)
         # The first row is the finding, the others are its controls.
         colour = COLOURS["label-0"] if place == 0 else COLOURS["muted"]
-        if low is not None and high is not None:
-            axes.plot([low, high], [-place, -place], color=colour, linewidth=2, solid_capstyle="butt", **UNCLIPPED)
+        if bounds and None not in bounds:
+            axes.plot(bounds, [-place, -place], color=colour, linewidth=2, solid_capstyle="butt", **UNCLIPPED)
         axes.plot(value, -place, "o", color=colour, markersize=6, **UNCLIPPED)
         axes.text(
             0, 0.22 - place, name, transform=axes.get_yaxis_transform(), fontsize=9, va="bottom", color=COLOURS["text"]

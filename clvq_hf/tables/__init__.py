@@ -1,4 +1,4 @@
-"""Which concept each token got, and how that is shown."""
+"""Concept tables: which concept each token has, with names, colours, masks and HTML."""
 
 from .concept_table import ConceptTable
 from .concepts import Concept, Example

@@ -1,7 +1,8 @@
 """Texts → the rows of a concept table, in one pass over the host with bounded memory."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from datasets.arrow_writer import ArrowWriter
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import batches_by_length
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
@@ -20,32 +21,59 @@ from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
 from ..version import __version__
 from .concept_table import ConceptTable
-from .schema import FORMAT_VERSION, TEXT_FEATURES, TOKEN_FEATURES
+from .schema import FEATURES, FORMAT_VERSION, CodeModel
 
-# Texts whose codes are held until they are written, in the order of the dataset.
+# Texts whose codes are kept in memory until they are written in the order of the dataset.
 TEXTS_PER_CHUNK = 512
-# Logits are kept for classes, not for vocabularies.
+# Fields of the model's config that go into the metadata.
+CONFIG_FIELDS = (
+    *("model_type", "codebook_size", "lower_layer", "upper_layer", "stack"),
+    *("host_name_or_path", "host_revision"),
+)
+# Logits are stored for classes, not for vocabularies.
 MAX_LOGITS = 1000
 
-# What a chunk's batch gives for each of its texts: codes (S,) and logits (C,) or None.
+# From a batch of B texts and S tokens to codes (B, S) and logits (B, C), or None without a readout.
 BatchCodes = Callable[[Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass(frozen=True)
+class SourceTexts:
+    """The texts that a table is made from.
+
+    Attributes:
+        dataset (`datasets.Dataset`): The texts; row numbers become `text_id`.
+        text_column (`str`): Column of the texts.
+        label_column (`str`): Column of the labels; without it labels are `-1`.
+        split (`str`): Name of the split of all texts.
+        dataset_name (`str`): Name of the dataset of all texts.
+    """
+
+    dataset: Dataset
+    text_column: str = "text"
+    label_column: str = "label"
+    split: str = "test"
+    dataset_name: str = ""
+
+    @property
+    def has_labels(self) -> bool:
+        """`bool`: Whether the dataset has a column of labels."""
+        return self.label_column in self.dataset.column_names
 
 
 class TableWriter:
     """Writes the two Arrow files of a concept table, chunk by chunk."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = {"tokens": folder / "tokens.arrow", "texts": folder / "texts.arrow"}
-        features = {"tokens": TOKEN_FEATURES, "texts": TEXT_FEATURES}
+        self._files = {name: folder / f"{name}.arrow" for name in FEATURES}
         self._writers = {
-            name: ArrowWriter(path=str(file), features=features[name]) for name, file in self._files.items()
+            name: ArrowWriter(path=str(file), features=FEATURES[name]) for name, file in self._files.items()
         }
 
     def write(self, name: str, columns: Mapping[str, Any]) -> None:
-        """Append rows to `"tokens"` or `"texts"`; the columns are arrays or lists of one length."""
-        features = TOKEN_FEATURES if name == "tokens" else TEXT_FEATURES
-        schema = features.arrow_schema
-        arrays = [pa.array(columns[field], type=schema.field(field).type, from_pandas=False) for field in features]
+        """Append rows to `"tokens"` or `"texts"`; the columns are arrays or lists of the same length."""
+        schema = FEATURES[name].arrow_schema
+        arrays = [pa.array(columns[field.name], type=field.type, from_pandas=False) for field in schema]
         self._writers[name].write_table(pa.Table.from_arrays(arrays, schema=schema))
 
     def finish(self) -> dict[str, Dataset]:
@@ -55,29 +83,26 @@ class TableWriter:
         return {name: Dataset.from_file(str(file)) for name, file in self._files.items()}
 
 
-def host_codes(model: Any, host: Any, readout: Readout | None) -> BatchCodes:
-    """Codes and logits of batches, by running the host; it stops at `lower_layer` where it predicts nothing."""
-    config = model.config
-    runner = HostRunner(host, config.stack)
-    layer = config.lower_layer
+def host_codes(model: CodeModel, host: PreTrainedModel, readout: Readout | None) -> BatchCodes:
+    """A function that runs the host on a batch; without a readout the host stops at `lower_layer`."""
+    layer, stack = model.config.lower_layer, model.config.stack
+    runner = HostRunner(host, stack)
 
     @torch.no_grad()
     def run(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         mask = batch["attention_mask"].bool()
         logits = None
-        with (
-            hooks.evaluation_mode(host),
-            hooks.capture(host, [layer], stack=config.stack, stop=readout is None) as states,
-        ):
+        with hooks.evaluation_mode(host), hooks.capture(host, [layer], stack=stack, stop=readout is None) as states:
             output = host(**runner.inputs(batch))
-            logits = readout(output, mask).cpu() if readout is not None else None
+            if readout is not None:
+                logits = readout(output, mask).cpu()
         lower = states[layer]
         finite = torch.isfinite(lower).all(-1) | ~mask.to(lower.device)
         if not finite.all():
             rows = batch["text_index"][~finite.all(-1).cpu()].tolist()
             raise ValueError(
                 f"NaN or Inf in the hidden states of the texts {rows[:10]}. Look at these texts, or run the host in a "
-                "wider dtype (bfloat16 or float32 in place of float16)."
+                "wider dtype (bfloat16 or float32 instead of float16)."
             )
         return model.encode(lower.to(model.device), mask.to(model.device)).cpu(), logits
 
@@ -85,8 +110,8 @@ def host_codes(model: Any, host: Any, readout: Readout | None) -> BatchCodes:
 
 
 def build_table(
-    model: Any,
-    host: Any,
+    model: CodeModel,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     *,
@@ -102,45 +127,27 @@ def build_table(
     """See [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]."""
     check_texts(dataset, text_column)
     ensure_pad_token(tokenizer)
+    texts = SourceTexts(dataset, text_column, label_column, split, dataset_name)
     max_length = hooks.max_length(host, tokenizer, max_length)
     readout = Readout.of_or_none(host)
     folder = tempfile.TemporaryDirectory(prefix="concept-table-")
     writer = TableWriter(Path(folder.name))
-    sizes = write_table(
-        writer,
-        host_codes(model, host, readout),
-        dataset,
-        tokenizer,
-        text_column=text_column,
-        label_column=label_column,
-        split=split,
-        dataset_name=dataset_name,
-        max_length=max_length,
-        batch_size=batch_size,
-        salience=salience,
-    )
+    run = host_codes(model, host, readout)
+    sizes = write_rows(writer, run, texts, tokenizer, max_length=max_length, batch_size=batch_size, salience=salience)
     parts = writer.finish()
-    config = model.config
     metadata = {
         "format_version": FORMAT_VERSION,
         "clvq_version": __version__,
         "model_fingerprint": model.fingerprint(),
-        "model_type": config.model_type,
-        "method": config.title,
-        "codebook_size": config.codebook_size,
-        "lower_layer": config.lower_layer,
-        "upper_layer": config.upper_layer,
-        "stack": config.stack,
-        "host_name_or_path": config.host_name_or_path,
-        "host_revision": config.host_revision,
+        "method": model.config.title,
+        **{name: getattr(model.config, name) for name in CONFIG_FIELDS},
         "readout": None if readout is None else readout.kind,
-        "label_names": _label_names(dataset, label_column, host, parts["texts"]),
+        "label_names": _label_names(texts, host, parts["texts"]),
         "max_length": max_length,
         "salience": None if salience is None else salience.info.description or "given",
         **sizes,
     }
     table = ConceptTable(parts["tokens"], parts["texts"], metadata)
-    # The files are there for as long as the table is.
     table.folder = folder
     if output_dir is None:
         return table
@@ -148,53 +155,35 @@ def build_table(
     return ConceptTable.load_from_disk(output_dir)
 
 
-def _label_names(dataset: Dataset, label_column: str, host: Any, texts: Dataset) -> list[str]:
-    if label_column not in dataset.column_names:
+def _label_names(texts: SourceTexts, host: PreTrainedModel, rows: Dataset) -> list[str]:
+    if not texts.has_labels:
         return []
-    feature = dataset.features[label_column]
+    feature = texts.dataset.features[texts.label_column]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
-    highest = max(texts["label"][:])
     names = getattr(hooks.unwrap(host).config, "id2label", None) or {}
-    return [str(names.get(label, label)) for label in range(highest + 1)]
+    return [str(names.get(label, str(label))) for label in range(max(rows["label"][:]) + 1)]
 
 
-def write_table(
+def write_rows(
     writer: TableWriter,
     run: BatchCodes,
-    dataset: Dataset,
+    texts: SourceTexts,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    text_column: str,
-    label_column: str,
-    split: str,
-    dataset_name: str,
     max_length: int | None,
     batch_size: int,
-    salience: Dataset | None,
+    salience: Dataset | None = None,
 ) -> dict[str, int]:
-    """Tokenize the texts, run them, write both tables.
-
-    Args:
-        writer ([`TableWriter`]): Where the rows go.
-        run (`Callable`): Codes `(B, S)` and logits `(B, C)` of a batch, as [`host_codes`] makes it.
-        dataset (`datasets.Dataset`): The texts; row numbers become `text_id`.
-        tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
-        text_column (`str`): Column of the texts.
-        label_column (`str`): Column of the labels; `-1` in the table if it does not exist.
-        split (`str`): Name of the split, for every text.
-        dataset_name (`str`): Name of the dataset, for every text.
-        max_length (`int`, *optional*): In tokens.
-        batch_size (`int`): Texts a host forward.
-        salience (`datasets.Dataset`, *optional*): What `salient_tokens` returned for the same texts.
+    """Tokenize the texts, compute their codes with `run`, and write the rows of both parts.
 
     Returns:
         `dict[str, int]`: `num_texts`, `num_tokens`, `num_empty`.
 
     Raises:
-        ValueError: If the salience is of other texts.
+        ValueError: If the salience belongs to other texts.
     """
-    tokenized = tokenize_texts(dataset, tokenizer, text_column, max_length, with_words=True)
+    tokenized = tokenize_texts(texts.dataset, tokenizer, texts.text_column, max_length, with_words=True)
     if salience is not None:
         _check_salience(salience, tokenized)
     collate = TextCollator(tokenizer)
@@ -203,35 +192,36 @@ def write_table(
         for start in range(0, len(tokenized), TEXTS_PER_CHUNK):
             rows = range(start, min(start + TEXTS_PER_CHUNK, len(tokenized)))
             chunk = tokenized.select(rows)
-            codes: list[Any] = [None] * len(chunk)
-            logits: list[Any] = [None] * len(chunk)
+            codes: dict[int, np.ndarray] = {}
+            logits: dict[int, np.ndarray] = {}
             for places, batch in batches_by_length(chunk, collate, batch_size):
                 batch_codes, batch_logits = run(batch)
                 for row, (place, mask) in enumerate(zip(places, batch["attention_mask"].bool(), strict=True)):
                     codes[place] = batch_codes[row][mask].numpy()
-                    logits[place] = None if batch_logits is None else batch_logits[row].numpy()
+                    if batch_logits is not None:
+                        logits[place] = batch_logits[row].numpy()
                 bar.update(len(places))
-            part = salience.select(rows) if salience is not None else None
-            tokens = _token_columns(chunk, codes, tokenizer, part)
+            part = None if salience is None else salience.select(rows)
+            tokens = _token_columns(chunk, [codes[place] for place in range(len(chunk))], tokenizer, part)
             writer.write("tokens", tokens)
             writer.write(
-                "texts", _text_columns(chunk, dataset, logits, text_column, label_column, split, dataset_name, part)
+                "texts", _text_columns(chunk, texts, [logits.get(place) for place in range(len(chunk))], part)
             )
             num_tokens += len(tokens["code"])
-    return {"num_texts": len(tokenized), "num_tokens": num_tokens, "num_empty": len(dataset) - len(tokenized)}
+    return {"num_texts": len(tokenized), "num_tokens": num_tokens, "num_empty": len(texts.dataset) - len(tokenized)}
 
 
 def _check_salience(salience: Dataset, tokenized: Dataset) -> None:
     lengths = [len(scores) for scores in salience["scores"]]
     if salience["text_index"][:] != tokenized["text_index"][:] or lengths != tokenized["length"][:]:
         raise ValueError(
-            "The salience is not of these texts, or was made with another tokenizer or max_length: make it with "
+            "The salience is not of these texts, or was computed with another tokenizer or max_length: run "
             "salient_tokens on the same dataset with the same arguments."
         )
 
 
 def _token_columns(
-    chunk: Dataset, codes: list[np.ndarray], tokenizer: PreTrainedTokenizerBase, salience: Dataset | None
+    chunk: Dataset, codes: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase, salience: Dataset | None
 ) -> dict[str, Any]:
     lengths = np.asarray(chunk["length"])
     ids = _joined(chunk["input_ids"], np.int32)
@@ -250,32 +240,28 @@ def _token_columns(
 
 
 def _text_columns(
-    chunk: Dataset,
-    dataset: Dataset,
-    logits: list[np.ndarray | None],
-    text_column: str,
-    label_column: str,
-    split: str,
-    dataset_name: str,
-    salience: Dataset | None,
+    chunk: Dataset, texts: SourceTexts, logits: Sequence[np.ndarray | None], salience: Dataset | None
 ) -> dict[str, Any]:
     indices = chunk["text_index"][:]
-    texts = dataset.select(indices)
-    labels = texts[label_column][:] if label_column in dataset.column_names else [-1] * len(indices)
-    few = logits[0] is not None and len(logits[0]) <= MAX_LOGITS
+    rows = texts.dataset.select(indices)
+    missing = [-1] * len(indices)
+    labels = rows[texts.label_column][:] if texts.has_labels else missing
     return {
         "text_id": indices,
-        "text": texts[text_column][:],
+        "text": rows[texts.text_column][:],
         "label": [-1 if label is None else int(label) for label in labels],
         "prediction": [-1 if row is None else int(row.argmax()) for row in logits],
-        "logits": [row.tolist() if few else [] for row in logits],
-        "split": [split] * len(indices),
-        "dataset": [dataset_name] * len(indices),
+        "logits": [[] if row is None or len(row) > MAX_LOGITS else row.tolist() for row in logits],
+        "split": [texts.split] * len(indices),
+        "dataset": [texts.dataset_name] * len(indices),
         "num_tokens": chunk["length"][:],
-        "salient_position": [-1] * len(indices) if salience is None else salience["salient_position"][:],
+        "salient_position": missing if salience is None else salience["salient_position"][:],
         "salience_error": [None] * len(indices) if salience is None else salience["error"][:],
     }
 
 
 def _joined(rows: Any, dtype: type) -> np.ndarray:
     return np.concatenate([np.asarray(row, dtype=dtype) for row in rows])
+
+
+__all__ = ["SourceTexts", "TableWriter", "build_table", "host_codes", "write_rows"]

@@ -1,4 +1,4 @@
-"""`ConceptTable`: which concept each token of a set of texts got. Every question downstream is asked of it."""
+"""`ConceptTable`: which concept each token of a set of texts has, with the queries that everything downstream uses."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,27 +20,30 @@ from ..hub.repositories import TABLE_NAME, Source
 from ..rendering.pages import render_summary
 from .concepts import Concept, Example
 from .names import NAMES_FILE, ConceptName, name_note
-from .schema import FORMAT_VERSION, TEXT_FEATURES, TOKEN_FEATURES, TRAINING_SPLITS
+from .schema import FEATURES, FORMAT_VERSION, TRAINING_SPLITS, CodeModel
 from .shading import shade
-from .table_files import dataset_card, push_parquet, read, write_arrow, write_parquet
+from .table_files import TableParts, push_table, read_table, write_table
 from .token_index import TokenIndex
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 logger = logging.get_logger(__name__)
 
 
 class ConceptTable:
-    """Concepts of a set of texts: one row per token, one per text, and what they were made with.
+    """The concepts of a set of texts: one row per token, one row per text, and how they were made.
 
-    Made by [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]; Arrow on disk, memory-mapped.
+    [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table] makes it; on disk it is Arrow, memory-mapped.
 
     Attributes:
-        tokens (`datasets.Dataset`): `text_id`, `position`, `token`, `token_id`, `special`, `word_id` (-1 on special
-            tokens), `start` and `end` (characters), `code`, `salience` (null if there is none). One row per real
-            token, special ones included, in the order of the texts.
+        tokens (`datasets.Dataset`): `text_id`, `position`, `token`, `token_id`, `special`, `word_id` (-1 for special
+            tokens), `start` and `end` (in characters), `code`, `salience` (null if there is none). One row per token,
+            special ones included and padding excluded, in the order of the texts.
         texts (`datasets.Dataset`): `text_id`, `text`, `label` and `prediction` (-1: none), `logits`, `split`,
-            `dataset`, `num_tokens`, `salient_position` (-1: none), `salience_error`. In the order of `text_id`.
+            `dataset`, `num_tokens`, `salient_position` (-1: none), `salience_error`. Sorted by `text_id`.
         metadata (`dict`): Format version, the model's fingerprint, host, layers, label names, settings.
-        names (`dict[int, ConceptName]`): What a language model calls some of the concepts, by code.
+        names (`dict[int, ConceptName]`): Names that a language model gave to some of the concepts, by code.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class ConceptTable:
         self.texts = texts
         self.metadata = metadata
         self.names = dict(names or {})
+        # Temporary files of a table that was not saved exist as long as the table does.
+        self.folder: TemporaryDirectory[str] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -64,10 +69,8 @@ class ConceptTable:
                 "Make it again with model.concept_table, or install the version that wrote it: "
                 f"{self.metadata.get('clvq_version')}."
             )
-        for name, dataset, features in (
-            ("tokens", self.tokens, TOKEN_FEATURES),
-            ("texts", self.texts, TEXT_FEATURES),
-        ):
+        for name, features in FEATURES.items():
+            dataset = getattr(self, name)
             if missing := sorted(set(features) - set(dataset.column_names)):
                 raise ValueError(f"The {name} of this concept table lack the columns {missing}.")
             if len(dataset) == 0:
@@ -75,49 +78,53 @@ class ConceptTable:
         self._index = TokenIndex(self.tokens, self.texts, self.codebook_size)
         if (total := int(self._index.num_tokens.sum())) != len(self.tokens):
             raise ValueError(
-                f"The texts have {total} tokens together, and there are {len(self.tokens)}: the "
-                "two parts of this concept table do not belong together."
+                f"The texts of this concept table should have {total} tokens, but it has {len(self.tokens)}: its two "
+                "parts do not belong together."
             )
         codes, size = self.column("code"), self.codebook_size
         if codes.min() < 0 or codes.max() >= size:
             raise ValueError(
-                f"The codes run from {codes.min()} to {codes.max()}, and the codebook has {size}: the table is damaged "
-                "or of another model."
+                f"The codes run from {codes.min()} to {codes.max()}, but the codebook has {size} entries: the table is "
+                "damaged or belongs to another model."
             )
 
     # ------------------------------------------------------------------------------------------------ on disk, Hub
 
+    @property
+    def _parts(self) -> TableParts:
+        return TableParts(self.tokens, self.texts, self.metadata, self.names)
+
     def save_to_disk(self, path: str | Path) -> None:
         """Write the table to a folder as Arrow files: `tokens/`, `texts/` and `concept_table.json`.
 
-        An earlier table there is replaced when this one is whole.
+        An earlier table in the folder is replaced once the new one is complete.
 
         Raises:
-            ValueError: If the folder holds something else.
+            ValueError: If the folder contains something else.
         """
-        write_arrow(Path(path), self.tokens, self.texts, self.metadata, self.names)
+        write_table(Path(path), self._parts)
 
     def save_as_parquet(self, path: str | Path) -> None:
-        """Write the table as it goes to the Hub: `tokens.parquet`, `texts.parquet` and `concept_table.json`.
+        """Write the table in its form on the Hub: `tokens.parquet`, `texts.parquet` and `concept_table.json`.
 
         Raises:
-            ValueError: If the folder holds something else.
+            ValueError: If the folder contains something else.
         """
-        write_parquet(Path(path), self.tokens, self.texts, self.metadata, self.names)
+        write_table(Path(path), self._parts, as_parquet=True)
 
     @classmethod
     def load_from_disk(cls, path: str | Path, cache_dir: str | Path | None = None) -> "ConceptTable":
-        """Open a table that was saved in either way, memory-mapped.
+        """Open a saved table of either form, memory-mapped.
 
         Args:
             path (`str` or `Path`): The folder.
-            cache_dir (`str` or `Path`, *optional*): Where Parquet is turned into Arrow; the cache of `datasets` if not
-                given.
+            cache_dir (`str` or `Path`, *optional*): Where Parquet is converted to Arrow. Default: the cache of
+                `datasets`.
 
         Raises:
-            ValueError: If there is none, or it is damaged.
+            ValueError: If the folder contains no table, or a damaged one.
         """
-        return cls(*read(Path(path), {"tokens": TOKEN_FEATURES, "texts": TEXT_FEATURES}, cache_dir))
+        return cls(*read_table(Path(path), cache_dir))
 
     def push_to_hub(
         self,
@@ -131,28 +138,26 @@ class ConceptTable:
     ) -> CommitInfo:
         """Upload the table as a dataset repository with the configurations `tokens` and `texts`, in one commit.
 
-        To keep it beside the weights instead: `model.push_to_hub(…, concepts=table)`.
+        To store it next to the weights instead: `model.push_to_hub(…, concepts=table)`.
 
         Args:
-            repo_id (`str`): `"org/name"`; made if needed.
+            repo_id (`str`): `"org/name"`; created if needed.
             private (`bool`, *optional*): Whether a new repository is private.
-            token (`str` or `bool`, *optional*): The one you are logged in with if not given.
-            revision (`str`, *optional*): A branch, made if needed; the main one if not given.
+            token (`str` or `bool`, *optional*): Default: the token you are logged in with.
+            revision (`str`, *optional*): A branch, created if needed. Default: the main branch.
             create_pr (`bool`): Whether to open a pull request instead.
-            commit_message (`str`): Of the commit.
+            commit_message (`str`): The commit message.
 
         Returns:
-            `huggingface_hub.CommitInfo`: Of the commit.
+            `huggingface_hub.CommitInfo`: The commit.
 
         Raises:
-            HubError: If the Hub could not be reached, or refused.
+            HubError: If the Hub cannot be reached, or refuses.
             ValueError: If the repository holds another dataset.
         """
-        table = self.without_paths()
-        return push_parquet(
-            table.save_as_parquet,
+        return push_table(
+            self.without_paths()._parts,
             repo_id,
-            card=lambda: dataset_card(table),
             private=private,
             token=token,
             revision=revision,
@@ -161,18 +166,18 @@ class ConceptTable:
         )
 
     def without_paths(self) -> "ConceptTable":
-        """A table in which paths and addresses are shortened to names that strangers may see."""
+        """The same table with paths and URLs shortened to names that can be published."""
         metadata = {**self.metadata, "host_name_or_path": public_name(self.metadata["host_name_or_path"])}
-        texts, names = self.texts, self.texts["dataset"][:]
-        if (public := [public_name(name) or "" for name in names]) != names:
+        texts, datasets = self.texts, self.texts["dataset"][:]
+        if (public := [public_name(name) or "" for name in datasets]) != datasets:
             columns, feature = texts.column_names, texts.features["dataset"]
             texts = texts.remove_columns("dataset").add_column("dataset", public, feature=feature)
             texts = texts.select_columns(columns)
-        made_by = {
-            code: replace(name, judge=public_name(name.judge), detector=public_name(name.detector))
+        public_names = {
+            code: replace(name, judge=public_name(name.judge) or "", detector=public_name(name.detector))
             for code, name in self.names.items()
         }
-        return ConceptTable(self.tokens, texts, metadata, made_by)
+        return ConceptTable(self.tokens, texts, metadata, public_names)
 
     @classmethod
     def from_hub(
@@ -187,8 +192,8 @@ class ConceptTable:
         """Download a table that [`push_to_hub`][clvq_hf.ConceptTable.push_to_hub] has uploaded.
 
         Raises:
-            HubError: If the Hub could not be reached, or there is no such repository.
-            ValueError: If it holds no concept table.
+            HubError: If the Hub cannot be reached, or there is no such repository.
+            ValueError: If the repository holds no concept table.
         """
         source = Source(
             repo_id,
@@ -229,65 +234,64 @@ class ConceptTable:
         return render_summary("ConceptTable", self.facts(), rows)
 
     def facts(self) -> list[tuple[str, str]]:
-        """Name and value of what describes the table: host, layers, method, texts, concepts, labels, salience."""
-        known, texts = self.metadata, self.texts
-        labels, predictions = np.asarray(texts["label"][:]), np.asarray(texts["prediction"][:])
-        judged = (labels >= 0) & (predictions >= 0) & self.predicts_labels
-        names = ", ".join(dict.fromkeys(public_name(name) for name in texts["dataset"][:] if name)) or "unnamed"
-        layers = f"{known['lower_layer']} → {known['upper_layer']}" + (
-            f" ({known['stack']})" if known["stack"] else ""
+        """Name and value of each fact about the table: host, layers, method, texts, concepts, labels, salience."""
+        metadata, texts = self.metadata, self.texts
+        labels, predictions = self._index.labels, np.asarray(texts["prediction"][:])
+        comparable = (labels >= 0) & (predictions >= 0) & self.predicts_labels
+        datasets = (
+            ", ".join(dict.fromkeys(str(public_name(name)) for name in texts["dataset"][:] if name)) or "unnamed"
         )
+        stack = f" ({metadata['stack']})" if metadata["stack"] else ""
         facts = [
-            ("Host", public_name(known["host_name_or_path"]) or "not recorded"),
-            ("Layers", layers),
-            ("Method", known.get("method") or known["model_type"]),
-            ("Texts", f"{len(texts):,} of {names} ({', '.join(dict.fromkeys(texts['split'][:]))})"),
+            ("Host", public_name(metadata["host_name_or_path"]) or "not recorded"),
+            ("Layers", f"{metadata['lower_layer']} → {metadata['upper_layer']}{stack}"),
+            ("Method", metadata.get("method") or metadata["model_type"]),
+            ("Texts", f"{len(texts):,} of {datasets} ({', '.join(dict.fromkeys(texts['split'][:]))})"),
             ("Tokens", f"{len(self):,}"),
             ("Concepts in use", f"{len(self.active_codes):,} of {self.codebook_size:,}"),
         ]
         if self.label_names:
             facts.append(("Labels", ", ".join(self.label_names)))
-        if judged.any():
-            facts.append(("Accuracy of the host here", f"{(labels == predictions)[judged].mean():.1%}"))
-        return [*facts, ("Salience", known["salience"] or "none")]
+        if comparable.any():
+            facts.append(("Accuracy of the host here", f"{(labels == predictions)[comparable].mean():.1%}"))
+        return [*facts, ("Salience", metadata["salience"] or "none")]
 
     def frequent_codes(self, n: int) -> list[int]:
-        """The `n` codes that most tokens have (special ones left out), in the order of their numbers."""
+        """The `n` most frequent codes (special tokens do not count), in ascending order."""
         counts = np.diff(self._index.by_code[1])
-        most = np.lexsort((np.arange(len(counts)), -counts))[:n]
-        return sorted(int(code) for code in most if counts[code])
+        return sorted(int(code) for code in np.argsort(-counts, kind="stable")[:n] if counts[code])
 
     @property
     def codebook_size(self) -> int:
-        """`int`: K, the number of concepts that the model has."""
-        return self.metadata["codebook_size"]
+        """`int`: K, the number of concepts of the model."""
+        return int(self.metadata["codebook_size"])
 
     @property
     def label_names(self) -> list[str]:
         """`list[str]`: Names of the labels in order; empty without labels."""
-        return self.metadata["label_names"]
+        return list(self.metadata["label_names"])
 
     def label_name(self, label: int) -> str | None:
-        """Name of a label; `None` for -1, or where the labels have no names."""
+        """Name of a label; `None` for -1, or if the labels have no names."""
         return self.label_names[label] if 0 <= label < len(self.label_names) else None
 
     @cached_property
     def active_codes(self) -> np.ndarray:
-        """`np.ndarray`: The codes that some token has, in order."""
+        """`np.ndarray`: The codes of at least one token that is not special, in ascending order."""
         return np.flatnonzero(np.diff(self._index.by_code[1]))
 
     @property
     def predicts_labels(self) -> bool:
-        """`bool`: Whether `prediction` is a label; of a causal language model it is its next token."""
+        """`bool`: Whether `prediction` is a label; for a causal language model it is the next token."""
         return self.metadata.get("readout") != "next_token"
 
     def prediction_name(self, prediction: int) -> str | None:
-        """Name of a prediction; `None` where there is none, or it is no label."""
+        """Name of a prediction; `None` if there is none, or it is not a label."""
         return self.label_name(prediction) if self.predicts_labels else None
 
     @property
     def same_text(self) -> np.ndarray:
-        """`np.ndarray`: A number for each text that equal ones share, whatever their case and white space."""
+        """`np.ndarray`: A number per text that equal texts share; see [`text_hash`][clvq_hf.data.text_hash]."""
         return self._index.same_text
 
     def column(self, name: str) -> np.ndarray:
@@ -295,27 +299,27 @@ class ConceptTable:
         return self._index.column(name)
 
     def text_row(self, text_id: int) -> int:
-        """The row of `texts` that is a text.
+        """The row of a text in `texts`.
 
         Raises:
-            ValueError: If the table has no such text (empty ones were left out).
+            ValueError: If the table has no such text (empty texts have no row).
         """
         return self._index.row(text_id)
 
     def token_rows(self, text_id: int) -> slice:
-        """The rows of `tokens` that belong to a text.
+        """The rows of a text in `tokens`.
 
         Raises:
-            ValueError: If the table has no such text (empty ones were left out).
+            ValueError: If the table has no such text (empty texts have no row).
         """
         row = self._index.row(text_id)
         return slice(int(self._index.first[row]), int(self._index.first[row + 1]))
 
-    def check_model(self, model: Any) -> None:
-        """Check that a model is the one whose concepts these are.
+    def check_model(self, model: CodeModel) -> None:
+        """Check that a model made this table.
 
         Raises:
-            ValueError: If its fingerprint differs.
+            ValueError: If the fingerprints differ.
         """
         if model.fingerprint() != self.metadata["model_fingerprint"]:
             raise ValueError(
@@ -330,8 +334,8 @@ class ConceptTable:
 
         Args:
             text_id (`int`): The text.
-            words (`bool`): One row per word, not per token; see [`words`][clvq_hf.ConceptTable.words].
-            special_tokens (`bool`): Whether special tokens are shown.
+            words (`bool`): Whether rows are words instead of tokens; see [`words`][clvq_hf.ConceptTable.words].
+            special_tokens (`bool`): Whether special tokens are included.
 
         Returns:
             `pandas.DataFrame`: The rows of `tokens`, or words with `word`, `start`, `end`, `code`, `codes`, `salience`.
@@ -339,34 +343,33 @@ class ConceptTable:
         rows = self.token_rows(text_id)
         if words:
             return self._index.words_of(np.arange(rows.start, rows.stop))
-        frame = self.tokens[rows]
-        frame = pd.DataFrame(frame)
+        frame = pd.DataFrame(self.tokens[rows])
         return frame if special_tokens else frame[~frame["special"]].reset_index(drop=True)
 
     def words(self, stop_words: bool = True) -> pd.DataFrame:
-        """The word-level view: sub-words joined, special tokens left out.
+        """One row per word: sub-words joined, special tokens left out.
 
         Args:
-            stop_words (`bool`): Whether English stop words, and words without a letter, are shown.
+            stop_words (`bool`): Whether to include English stop words and words without a letter.
 
         Returns:
             `pandas.DataFrame`: `text_id`, `word_id`, `word`, `start`, `end`, `code` (of its first token), `codes` (of
-            all), `salience` (the one of largest absolute value).
+            all), `salience` (the score of largest absolute value).
         """
         frame = self._index.words_of(np.arange(len(self.tokens)))
         return frame if stop_words else frame[frame["word"].map(_is_content_word)]
 
     def concept(self, code: int, num_words: int = 10, num_examples: int = 5, stop_words: bool = True) -> Concept:
-        """What the table knows of a concept.
+        """What the table knows about a concept.
 
         Args:
             code (`int`): Its number.
-            num_words (`int`): Most frequent words.
-            num_examples (`int`): Texts that show it best.
-            stop_words (`bool`): Whether English stop words, and words without a letter, may be among the words.
+            num_words (`int`): Number of its most frequent words.
+            num_examples (`int`): Number of texts that show it best.
+            stop_words (`bool`): Whether its words include English stop words and words without a letter.
 
         Returns:
-            [`Concept`][clvq_hf.tables.concepts.Concept]: Counts are of all tokens that are not special.
+            [`Concept`][clvq_hf.tables.Concept]: Counts exclude special tokens.
         """
         places = self._index.places(code)
         owners = self._index.owners[places]
@@ -385,28 +388,26 @@ class ConceptTable:
     def top_words(
         self, code: int, n: int = 10, stop_words: bool = True, without: int | Sequence[int] | None = None
     ) -> list[tuple[str, int]]:
-        """The most frequent words of a concept, in lower case, each with the number of its tokens that have it.
+        """The most frequent words of a concept, in lower case, with the number of their tokens that have the concept.
 
         Args:
             code (`int`): The concept.
-            n (`int`): How many words.
-            stop_words (`bool`): Whether English stop words, and words without a letter, may be among them.
-            without (`int` or `Sequence[int]`, *optional*): Texts whose tokens do not count, nor those of texts equal to
-                them.
+            n (`int`): Number of words.
+            stop_words (`bool`): Whether to include English stop words and words without a letter.
+            without (`int` or `Sequence[int]`, *optional*): Ids of texts to exclude, together with texts equal to them.
 
         Returns:
-            `list[tuple[str, int]]`: The most frequent first, the alphabet between equals.
+            `list[tuple[str, int]]`: The most frequent first; ties in alphabetical order.
         """
         if n <= 0:
             return []
         counts = Counter(word.lower() for word in self._index.word_strings(self._index.places(code, without)))
         if not stop_words:
             counts = Counter({word: count for word, count in counts.items() if _is_content_word(word)})
-        # The alphabet decides between equals, not the order of the texts.
         return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
 
     def label_distribution(self, code: int) -> dict[str, float]:
-        """Share of each label among the concept's tokens (special ones left out); empty without labels."""
+        """Share of each label among the concept's tokens (special tokens excluded); empty without labels."""
         counts = self.concept(code, num_words=0, num_examples=0).label_counts
         total = sum(counts.values())
         return {name: count / total for name, count in counts.items()}
@@ -419,25 +420,25 @@ class ConceptTable:
         num_words: tuple[int, int] = (5, 30),
         without: int | Sequence[int] | None = None,
     ) -> list[Example]:
-        """The texts that show a concept best: of readable length, with most of its words for their length.
+        """The texts that show a concept best: of readable length, and with the largest share of its tokens.
 
         Args:
             code (`int`): The concept.
-            n (`int`): How many texts; equal ones, whatever their case and white space, count once.
+            n (`int`): Number of texts, without duplicates.
             label (`int`, *optional*): Only texts with this label.
-            num_words (`tuple[int, int]`): Lengths that are preferred, in words.
-            without (`int` or `Sequence[int]`, *optional*): Texts that are no examples, nor are texts equal to them.
+            num_words (`tuple[int, int]`): Shortest and longest preferred length in words.
+            without (`int` or `Sequence[int]`, *optional*): Ids of texts to exclude, together with texts equal to them.
 
         Returns:
-            `list[Example]`: Best first.
+            `list[Example]`: The best first.
         """
         if n <= 0:
             return []
         places = self._index.places(code, without)
         owners, counts = np.unique(self._index.owners[places], return_counts=True)
         if label is not None:
-            kept = self._index.labels[owners] == label
-            owners, counts = owners[kept], counts[kept]
+            has_label = self._index.labels[owners] == label
+            owners, counts = owners[has_label], counts[has_label]
         lengths = np.maximum(self._index.word_counts[owners], 1)
         readable = (num_words[0] <= lengths) & (lengths <= num_words[1])
         examples: list[Example] = []
@@ -454,20 +455,20 @@ class ConceptTable:
         """The concepts with the purest labels, or the most frequent ones if there are no labels.
 
         Args:
-            n (`int`): How many.
-            min_tokens (`int`): Only concepts that so many tokens have: of rarer ones purity says little.
-            min_texts (`int`): … in so many texts.
-            stop_words (`bool`): Whether English stop words, and words without a letter, are among the words; if not,
-                concepts that have no others are left out.
+            n (`int`): Number of concepts.
+            min_tokens (`int`): Minimum number of tokens: the purity of rare concepts means little.
+            min_texts (`int`): Minimum number of texts.
+            stop_words (`bool`): Whether their words include English stop words and words without a letter. If not,
+                concepts that have no other words are left out.
 
         Returns:
-            `list[Concept]`: The purest first, with six words and an example each.
+            `list[Concept]`: The purest first, with six words and one example each.
         """
-        found = [self.concept(int(code), num_words=0, num_examples=0) for code in self.active_codes]
-        found = [concept for concept in found if concept.num_tokens >= min_tokens and concept.num_texts >= min_texts]
-        found.sort(key=lambda concept: (-(concept.purity or 0), -concept.num_tokens, concept.code))
-        telling = (concept for concept in found if stop_words or self.top_words(concept.code, 1, stop_words=False))
-        return [self.concept(concept.code, 6, 1, stop_words) for concept in islice(telling, n)]
+        counts = [self.concept(int(code), num_words=0, num_examples=0) for code in self.active_codes]
+        counts = [concept for concept in counts if concept.num_tokens >= min_tokens and concept.num_texts >= min_texts]
+        counts.sort(key=lambda concept: (-(concept.purity or 0), -concept.num_tokens, concept.code))
+        codes = (c.code for c in counts if stop_words or self.top_words(c.code, 1, stop_words=False))
+        return [self.concept(code, 6, 1, stop_words) for code in islice(codes, n)]
 
     def salient(self) -> pd.DataFrame:
         """The salient token of each text that has one.
@@ -500,13 +501,13 @@ class ConceptTable:
 
     def metric_inputs(
         self, words: bool = False, special_tokens: bool = False, stop_words: bool = True
-    ) -> dict[str, list]:
-        """The rows that the metrics on concept tables take: one per text.
+    ) -> dict[str, list[Any]]:
+        """The inputs of the metrics on concept tables: one row per text.
 
         Args:
-            words (`bool`): Types are lower-case words with the code of their first token, not tokens.
-            special_tokens (`bool`): Whether special tokens are handed on (tokens only).
-            stop_words (`bool`): Whether English stop words, and words without a letter, are (words only).
+            words (`bool`): Whether types are lower-case words, with the code of their first token, instead of tokens.
+            special_tokens (`bool`): Whether to include special tokens (tokens only).
+            stop_words (`bool`): Whether to include English stop words and words without a letter (words only).
 
         Returns:
             `dict[str, list]`: `texts` (`str`), `codes` (`list[int]`), `tokens` (`list[str]`), `labels` (`int`,
@@ -519,9 +520,9 @@ class ConceptTable:
             owners = np.searchsorted(self._index.text_ids, frame["text_id"].to_numpy())
             codes, types = frame["code"].to_numpy(), frame["word"].str.lower().to_numpy()
         else:
-            kept = np.flatnonzero(~self._index.special) if not special_tokens else np.arange(len(self.tokens))
-            owners, codes = self._index.owners[kept], self.column("code")[kept]
-            types = np.asarray(self.tokens["token"][:], dtype=object)[kept]
+            rows = np.arange(len(self.tokens)) if special_tokens else np.flatnonzero(~self._index.special)
+            owners, codes = self._index.owners[rows], self.column("code")[rows]
+            types = np.asarray(self.tokens["token"][:], dtype=object)[rows]
         ends = np.searchsorted(owners, np.arange(len(self.texts) + 1))
         spans = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
         codes, types = codes.tolist(), types.tolist()
@@ -538,7 +539,7 @@ class ConceptTable:
         spans: list[tuple[int, int]] = []
         for start, end in sorted(zip(*map(np.ndarray.tolist, self._index.spans(places[first:last])), strict=True)):
             start, end = _trimmed(text["text"], start, end)
-            if spans and start <= spans[-1][1]:  # tokens of one word, or words without a space between
+            if spans and start <= spans[-1][1]:  # tokens of one word, or adjacent words
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
             else:
                 spans.append((start, end))
@@ -552,7 +553,7 @@ class ConceptTable:
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the white space around it, unless it is nothing else."""
+    """A span without the white space around it, unless it is only white space."""
     piece = text[start:end]
     if not piece.strip():
         return start, end

@@ -1,8 +1,9 @@
-"""What a concept table knows of one concept, for whoever shows it."""
+"""One concept of a table, and the texts that show it."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -10,11 +11,11 @@ class Example:
     """A text in which a concept occurs.
 
     Attributes:
-        text_id (`int`): Its row in the dataset that the table was made from.
+        text_id (`int`): Row of the text in the dataset that the table was made from.
         text (`str`): The text.
-        spans (`list[tuple[int, int]]`): Start and end characters of the concept's words, in order.
-        label (`str` or `None`): Name of its label.
-        prediction (`str` or `None`): Name of what the host predicts.
+        spans (`list[tuple[int, int]]`): Start and end, in characters, of the concept's words, in order.
+        label (`str` or `None`): Name of the text's label.
+        prediction (`str` or `None`): Name of the host's prediction.
     """
 
     text_id: int
@@ -24,22 +25,24 @@ class Example:
     prediction: str | None
 
     def marked(self, before: str = "*", after: str = "*", escape: Callable[[str], str] = str) -> str:
-        """The text with the concept's words between two marks; `escape` is applied to every piece of text."""
-        pieces, last = [], 0
-        for start, end in self.spans:
-            pieces += [escape(self.text[last:start]), before, escape(self.text[start:end]), after]
-            last = end
-        return "".join([*pieces, escape(self.text[last:])])
+        """The text with `before` and `after` around the concept's words; `escape` is applied to every piece of text."""
+        return "".join(before + escape(text) + after if marked else escape(text) for text, marked in self.pieces())
+
+    def pieces(self) -> list[tuple[str, bool]]:
+        """The text in pieces, each with whether it is a word of the concept; empty pieces are left out."""
+        bounds = [0, *(place for span in self.spans for place in span), len(self.text)]
+        pieces = [(self.text[start:end], bool(number % 2)) for number, (start, end) in enumerate(pairwise(bounds))]
+        return [piece for piece in pieces if piece[0]]
 
     def excerpt(self, num_words: int = 30, num_characters: int = 300) -> "Example":
-        """The part of the text around the concept's first word, with `…` where something was cut.
+        """The part of the text around the concept's first word, with `…` where it was cut.
 
         Args:
-            num_words (`int`): At most so many words, which are what white space parts.
-            num_characters (`int`): At most so many characters: some scripts have no white space.
+            num_words (`int`): Maximum number of words, separated by white space.
+            num_characters (`int`): Maximum number of characters, for scripts without white space.
 
         Returns:
-            `Example`: With the spans of this part; the example itself if it is short enough.
+            `Example`: With the spans in this part; the example itself if it is short enough.
         """
         words = [match.span() for match in re.finditer(r"\S+", self.text)]
         if len(words) <= num_words and len(self.text) <= num_characters:
@@ -49,7 +52,7 @@ class Example:
         first = max(min(here - num_words // 2, len(words) - num_words), 0)
         start, end = (words[first][0], words[: first + num_words][-1][1]) if words else (0, len(self.text))
         if end - start > num_characters:
-            # The end of a long text has as much before it as the begin has after it.
+            # Near the end of the text, the excerpt ends with the text.
             start = max(min(marked - num_characters // 2, end - num_characters), start)
             end = min(start + num_characters, end)
         before = "… " if self.text[:start].strip() else ""
@@ -61,16 +64,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Concept:
-    """What a table knows of one concept.
+    """What a table knows about one concept.
 
     Attributes:
         code (`int`): Its number.
-        num_tokens (`int`): Tokens that have it.
-        num_texts (`int`): Texts in which it occurs.
-        label_counts (`dict[str, int]`): Its tokens by the label of their text; empty without labels.
-        top_words (`list[tuple[str, int]]`): Its most frequent words and how often they have it.
+        num_tokens (`int`): Number of its tokens.
+        num_texts (`int`): Number of texts in which it occurs.
+        label_counts (`dict[str, int]`): Number of its tokens by label of the text; empty without labels.
+        top_words (`list[tuple[str, int]]`): Its most frequent words, with the number of their tokens that have it.
         examples (`list[Example]`): Texts that show it best.
-        name (`str` or `None`): What a language model calls it, if one was asked; machine-made, from data.
+        name (`str` or `None`): Name that a language model gave it, if any. It is made from data.
     """
 
     code: int
@@ -83,12 +86,12 @@ class Concept:
 
     @property
     def label(self) -> str | None:
-        """The most frequent label, the first of them if several are."""
-        return max(self.label_counts, key=self.label_counts.get, default=None)
+        """The most frequent label; the first one if several are equally frequent."""
+        return max(self.label_counts, key=self.label_counts.__getitem__, default=None)
 
     @property
     def purity(self) -> float | None:
-        """Share of the tokens that have that label."""
+        """Share of the tokens with that label."""
         total = sum(self.label_counts.values())
         return max(self.label_counts.values()) / total if total else None
 

@@ -1,69 +1,50 @@
-"""Parts of a report as HTML for other pages: a text with its concepts, a concept. Notebooks and the app show them.
+"""HTML fragments for notebooks and the app: a text with its concepts, and a concept.
 
-Everything from data is escaped. Each brings its own style, which changes nothing outside of it.
+Everything from data is escaped. Each fragment brings its own style, which changes nothing outside of it.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..rendering.pages import fragment_style, render_page
 from .concept_table import ConceptTable
 from .concepts import Concept, Example
 from .names import name_note
-from .shading import MIN_TEXTS, NUM_COLOURS, Shade, shade
+from .shading import MIN_TEXTS, NUM_COLOURS, shade
 
 NUM_WORDS = 20
 NUM_EXAMPLES = 5
 
 
-@dataclass(frozen=True)
-class Token:
-    """A token as it is shown.
-
-    Attributes:
-        before (`str`): The text between the token before it and this one.
-        text (`str`): Its part of the text.
-        title (`str`): Its concept, in words.
-        shade ([`Shade`][clvq_hf.tables.shading.Shade]): Its colour.
-        salient (`bool`): Whether it is the salient one.
-    """
-
-    before: str
-    text: str
-    title: str
-    shade: Shade
-    salient: bool
-
-
 def text_html(table: ConceptTable, text_id: int) -> str:
-    """A text, every token in the colour of its concept, the salient one outlined.
+    """A text with every token in the colour of its concept, and the salient token outlined.
 
     Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): Where it is.
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): The table.
         text_id (`int`): The text.
 
     Returns:
-        `str`: A `<div>` with its style, all text escaped. Colours are those of `pages/templates/base.css`: the label
-        that most of a concept's tokens have, the stronger the purer the concept is.
+        `str`: A `<div>` with its style, all text escaped. The colour is that of the concept's most frequent label, and
+        stronger for purer concepts.
 
     Raises:
         ValueError: If the table has no such text.
     """
-    tokens = table.text(text_id, special_tokens=False)
+    tokens = table.text(text_id, special_tokens=False).to_dict("records")
     row = table.texts[table.text_row(text_id)]
-    text, shown, last = row["text"], [], 0
-    concepts = {code: table.concept(code, 0, 0) for code in map(int, tokens["code"].unique())}
-    for token in tokens.itertuples():
-        start, end = max(token.start, last), max(token.end, last)  # tokens of one character share it
-        concept = concepts[int(token.code)]
-        shown.append(
-            Token(
-                text[last:start],
-                text[start:end],
-                concept_title(concept),
-                shade(concept, table.label_names),
-                token.position == row["salient_position"],
-            )
+    text, last = row["text"], 0
+    parts: list[dict[str, Any]] = []
+    concepts = {code: table.concept(code, 0, 0) for code in {token["code"] for token in tokens}}
+    for token in tokens:
+        start, end = max(token["start"], last), max(token["end"], last)  # tokens of one character share it
+        concept = concepts[token["code"]]
+        parts.append(
+            {
+                "before": text[last:start],
+                "text": text[start:end],
+                "title": concept_title(concept),
+                "shade": shade(concept, table.label_names),
+                "salient": token["position"] == row["salient_position"],
+            }
         )
         last = end
     return render_page(
@@ -72,19 +53,19 @@ def text_html(table: ConceptTable, text_id: int) -> str:
         text_id=text_id,
         label=table.label_name(row["label"]),
         prediction=table.prediction_name(row["prediction"]),
-        tokens=shown,
+        tokens=parts,
         rest=text[last:],
-        salient=next((token for token in shown if token.salient), None),
+        salient=next((part for part in parts if part["salient"]), None),
         labels=table.label_names,
         num_colours=NUM_COLOURS,
     )
 
 
 def concept_html(table: ConceptTable, code: int) -> str:
-    """A concept: how often it occurs, its labels, its words, sentences with its words marked.
+    """A concept: its frequency, labels and words, and sentences with these words marked.
 
     Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): Where it is.
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): The table.
         code (`int`): The concept.
 
     Returns:
@@ -103,20 +84,19 @@ def concept_html(table: ConceptTable, code: int) -> str:
         shares=label_shares(concept),
         shade=shade(concept, table.label_names),
         examples=[
-            {"pieces": example_pieces(example.excerpt()), "note": example_note(example)}
-            for example in concept.examples
+            {"pieces": example.excerpt().pieces(), "note": example_note(example)} for example in concept.examples
         ],
     )
 
 
 def concept_title(concept: Concept) -> str:
-    """A concept in a few words: its number, its name if it has one, its label with the share."""
+    """A concept in a few words: number, name if there is one, and most frequent label with its share."""
     title = f"concept {concept.code}" + (f" “{concept.name}” (named by a model)" if concept.name else "")
     return title if concept.label is None else f"{title}, {concept.label} {concept.purity:.0%}"
 
 
 def label_shares(concept: Concept) -> list[dict[str, Any]]:
-    """`label`, `count`, `share` and `colour` of each label; empty without labels."""
+    """`label`, `count`, `share` and `colour` per label; empty without labels."""
     total = sum(concept.label_counts.values())
     return [
         {"label": label, "count": count, "share": count / total, "colour": number % NUM_COLOURS}
@@ -124,22 +104,10 @@ def label_shares(concept: Concept) -> list[dict[str, Any]]:
     ]
 
 
-def example_pieces(example: Example) -> list[dict[str, Any]]:
-    """An example in pieces: `text`, and whether it is `marked`."""
-    pieces, last = [], 0
-    for start, end in example.spans:
-        pieces += [
-            {"text": example.text[last:start], "marked": False},
-            {"text": example.text[start:end], "marked": True},
-        ]
-        last = end
-    return [piece for piece in [*pieces, {"text": example.text[last:], "marked": False}] if piece["text"]]
-
-
 def example_note(example: Example) -> str:
     """Label and prediction of an example, in words."""
-    known = {"label": example.label, "predicted": example.prediction}
-    return ", ".join(f"{what}: {name}" for what, name in known.items() if name is not None)
+    names = {"label": example.label, "predicted": example.prediction}
+    return ", ".join(f"{key}: {name}" for key, name in names.items() if name is not None)
 
 
-__all__ = ["concept_html", "text_html"]
+__all__ = ["concept_html", "concept_title", "example_note", "label_shares", "text_html"]

@@ -1,7 +1,11 @@
-"""Texts of toxic labels, masked: for pages that others see without having asked for such words."""
+"""Masked words, for pages that people see without having asked for such words.
+
+A toxic text shows only its stop words; the words of a concept are shown only if a text that is not toxic has them.
+"""
 
 import re
-from collections.abc import Container
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
@@ -9,72 +13,76 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 if TYPE_CHECKING:
     from .concept_table import ConceptTable
 
-_TOXIC = re.compile(r"toxi|hate|hateful|offens|obscen|insult|threat|abus|profan|nsfw|sexis|racis|slur|harass", re.I)
-_NEGATED = re.compile(r"^\s*((non|not|no)([\s_-]+|(?=toxi|hate|offens))|(in|un)(?=offens|abus))", re.I)
+_STEMS = "toxi|hate|hateful|offens|obscen|insult|threat|abus|profan|nsfw|sexis|racis|slur|harass|jigsaw"
+_TOXIC = re.compile(_STEMS, re.IGNORECASE)
+_NEGATED = re.compile(rf"\s*(non|not|no|in|un)[\s_-]*({_STEMS})", re.IGNORECASE)
+_UNNAMED = re.compile(r"(LABEL_)?\d+$")
 _WORD = re.compile(r"\w+")
-_UNNAMED = re.compile(r"^(LABEL_)?\d+$")
 
 
-class ToxicMask:
-    """Which labels' texts are masked: those whose names say so; all, where only the name of the data does.
+def toxic_labels(label_names: Iterable[str], about: str) -> frozenset[str | None]:
+    """The labels whose texts are masked.
 
     Args:
-        label_names (`list[str]`): Of the labels.
-        about (`str`): Names of the data and of the host.
+        label_names (`Iterable[str]`): Names of all labels.
+        about (`str`): Names of dataset and host. They decide if the labels have only numbers: then all are masked.
+
+    Returns:
+        `frozenset[str | None]`: Names of labels; empty if nothing is masked.
+    """
+    names = list(label_names)
+    named = [name for name in names if not _UNNAMED.match(name)]
+    if not named:
+        return frozenset({None, *names}) if _TOXIC.search(about) else frozenset()
+    return frozenset(name for name in named if _TOXIC.search(name) and not _NEGATED.match(name))
+
+
+@dataclass(frozen=True)
+class ToxicMask:
+    """Masks words: only their first letters stay, and the length of every string.
 
     Attributes:
-        labels (`set[str | None]`): Names of the labels that are masked; empty if none is toxic.
-        shown_words (`set[str]`): In lower case, those of the texts that are not masked; for
-            [`word`][clvq_hf.tables.masking.ToxicMask.word].
+        labels (`frozenset[str | None]`): Names of the toxic labels.
+        shown_words (`frozenset[str]`): Lower-case words of the texts that are not masked.
     """
 
-    shown_words: frozenset[str] | set[str] = frozenset()
+    labels: frozenset[str | None]
+    shown_words: frozenset[str] = frozenset()
 
-    def __init__(self, label_names: list[str], about: str) -> None:
-        named = [name for name in label_names if not _UNNAMED.match(name)]
-        if named:
-            self.labels = {name for name in named if _TOXIC.search(name) and not _NEGATED.match(name)}
-        else:
-            self.labels = {None, *label_names} if _TOXIC.search(about) or "jigsaw" in about.lower() else set()
+    def hides(self, label: str | None, prediction: str | None = None) -> bool:
+        """Whether a text is masked: its label or prediction is toxic, or it has no label."""
+        return label is None or label in self.labels or (prediction is not None and prediction in self.labels)
 
-    def hides(self, label: str | None) -> bool:
-        """Whether texts with this label are masked; where some are, those without a label are too."""
-        return label in self.labels or (label is None and bool(self.labels))
+    def mask_text(self, text: str, label: str | None, prediction: str | None) -> str:
+        """Mask all words but stop words if the text's label or prediction is toxic, or it has no label."""
+        return _mask(text, frozenset()) if self.hides(label, prediction) else text
 
-    def hides_text(self, label: str | None, prediction: str | None) -> bool:
-        """Whether a text is masked: by its label or its prediction. One that was not predicted goes by its label."""
-        return self.hides(label) or (prediction is not None and self.hides(prediction))
+    def mask_words(self, words: str, label: str | None) -> str:
+        """Mask words of a concept, or its name: those of no shown text, and all if its most frequent label is toxic."""
+        return _mask(words, frozenset() if self.hides(label) else self.shown_words)
 
-    def word(self, word: str, label: str | None) -> str:
-        """A word, or a name, of a concept with this majority label: masked if the label is toxic, or its words stand in
-        no text that is shown."""
-        return masked(word) if self.hides(label) else masked(word, ENGLISH_STOP_WORDS | self.shown_words)
+
+def _mask(text: str, shown: frozenset[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        word = match[0]
+        is_shown = word.lower() in ENGLISH_STOP_WORDS or word.lower() in shown
+        return word if is_shown else word[0] + "•" * (len(word) - 1)
+
+    return _WORD.sub(replace, text)
 
 
 def mask_of(table: "ConceptTable") -> ToxicMask | None:
-    """The mask of a table's texts; `None` if no label of it is toxic."""
-    names = dict.fromkeys(name for name in table.texts["dataset"][:] if name)
-    mask = ToxicMask(table.label_names, " ".join([*names, str(table.metadata["host_name_or_path"])]))
-    if not mask.labels:
+    """The mask for the texts of a table; `None` if none of its labels is toxic."""
+    datasets = dict.fromkeys(name for name in table.texts["dataset"][:] if name)
+    labels = toxic_labels(table.label_names, " ".join([*datasets, str(table.metadata["host_name_or_path"])]))
+    if not labels:
         return None
-    mask.shown_words = set()
+    mask = ToxicMask(labels)
+    words: set[str] = set()
     for row in table.texts.select_columns(["text", "label", "prediction"]):
-        if not mask.hides_text(table.label_name(row["label"]), table.prediction_name(row["prediction"])):
-            mask.shown_words.update(word.lower() for word in _WORD.findall(row["text"]))
-    return mask
+        if not mask.hides(table.label_name(row["label"]), table.prediction_name(row["prediction"])):
+            words.update(word.lower() for word in _WORD.findall(row["text"]))
+    return ToxicMask(labels, frozenset(words))
 
 
-def masked(text: str, but: Container[str] = ENGLISH_STOP_WORDS) -> str:
-    """All words but some as their first letter; of the same length, so that places stay.
-
-    Args:
-        text (`str`): The text.
-        but (`Container[str]`): What is left as it is, in lower case: stop words.
-    """
-    return _WORD.sub(
-        lambda word: word[0] if word[0].lower() in but else word[0][0] + "•" * (len(word[0]) - 1),
-        text,
-    )
-
-
-__all__ = ["ToxicMask", "mask_of", "masked"]
+__all__ = ["ToxicMask", "mask_of", "toxic_labels"]

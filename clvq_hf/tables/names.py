@@ -1,4 +1,4 @@
-"""Names of concepts that a language model made up, in a file beside the concept table."""
+"""Names that a language model gave to concepts, stored in a file next to the concept table."""
 
 import json
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class ConceptName:
-    """What a language model calls a concept.
+    """The name that a language model gave to a concept.
 
     Attributes:
-        name (`str`): The name, on one line. Nobody has checked it: show the score beside it.
-        judge (`str`): Who made it.
-        prompt_version (`int`): Of what it was asked.
-        detector (`str` or `None`): Who picked sentences by it.
-        score (`float` or `None`): Balanced accuracy of picking, by the name alone, the sentences that have the concept
-            from among others; 0.5 by chance, `None` if there was nothing to pick from or no valid answer.
-        trials (`int`): Among how many sentences.
+        name (`str`): The name, on one line. Nobody has checked it, so show it together with its score.
+        judge (`str`): The model that made it.
+        prompt_version (`int`): Version of the prompt.
+        detector (`str` or `None`): The model that tested it.
+        score (`float` or `None`): Balanced accuracy of recognizing sentences with the concept from its name; chance is
+            0.5. `None` if there was no sentence, or no valid answer.
+        trials (`int`): Number of sentences.
     """
 
     name: str
@@ -42,27 +42,25 @@ class ConceptName:
 
 
 def read_names(folder: Path) -> dict[int, ConceptName]:
-    """The names beside a concept table, by code; none if nobody made any.
+    """The names next to a concept table, by code; empty if there is no file.
 
     Raises:
-        ValueError: If the file is damaged, or of another version.
+        ValueError: If the file is damaged, or has another format.
     """
     file = folder / NAMES_FILE
     if not file.is_file():
         return {}
     content = read_json(file)
     if content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{file} is of the format {content.get('format_version')!r}, not {FORMAT_VERSION}. Remove it."
-        )
+        raise ValueError(f"{file} has the format {content.get('format_version')!r}, not {FORMAT_VERSION}. Remove it.")
     try:
         names = {int(code): ConceptName(**fields) for code, fields in content["names"].items()}
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"{file} is damaged: {error}. Remove it, and name the concepts again.") from error
-    for code, found in names.items():
+    for code, name in names.items():
         for field, kinds in _KINDS.items():
-            value = getattr(found, field)
-            # True and False are numbers to Python.
+            value = getattr(name, field)
+            # Booleans are integers in Python.
             if isinstance(value, bool) or not isinstance(value, kinds):
                 raise ValueError(
                     f"{file} is damaged: {field} of concept {code} is {value!r}. Remove it, and name the concepts "
@@ -72,7 +70,7 @@ def read_names(folder: Path) -> dict[int, ConceptName]:
 
 
 def write_names(folder: Path, names: Mapping[int, ConceptName]) -> None:
-    """Write `concept_names.json`; an earlier one is replaced when this one is whole."""
+    """Write `concept_names.json`; an earlier file is replaced once the new one is complete."""
     content = {
         "format_version": FORMAT_VERSION,
         "machine_made": True,
@@ -82,10 +80,10 @@ def write_names(folder: Path, names: Mapping[int, ConceptName]) -> None:
 
 
 def name_note(name: ConceptName) -> str:
-    """Where a concept's name is from, and what it is worth: nobody has checked it."""
+    """Origin and score of a name, in words."""
     if name.score is None:
         return "named by a model"
-    return f"named by a model; the name alone tells {name.score:.0%} of sentences right, chance 50%"
+    return f"named by a model; {name.score:.0%} of sentences are recognized from the name, chance 50%"
 
 
 __all__ = ["NAMES_FILE", "ConceptName", "name_note", "read_names", "write_names"]

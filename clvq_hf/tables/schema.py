@@ -1,9 +1,11 @@
-"""The columns of a concept table."""
+"""The columns of a concept table, and what it needs of a concept model."""
 
+from typing import Any, Protocol
+
+import torch
 from datasets import Features, List, Value
 
 FORMAT_VERSION = 1
-
 
 TOKEN_FEATURES = Features(
     {
@@ -20,7 +22,6 @@ TOKEN_FEATURES = Features(
     }
 )
 
-
 TEXT_FEATURES = Features(
     {
         "text_id": Value("int64"),
@@ -36,9 +37,25 @@ TEXT_FEATURES = Features(
     }
 )
 
-
-# What a figure should not be read from: it was seen in training.
+FEATURES = {"tokens": TOKEN_FEATURES, "texts": TEXT_FEATURES}
+# Splits that were seen in training; figures on them are too good.
 TRAINING_SPLITS = ("host_train", "codebook_train")
 
 
-__all__ = ["FORMAT_VERSION", "TEXT_FEATURES", "TOKEN_FEATURES", "TRAINING_SPLITS"]
+class CodeModel(Protocol):
+    """What a table needs of a [`ConceptModel`][clvq_hf.ConceptModel]."""
+
+    config: Any
+    """A [`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Codes `(B, S)` of states `(B, S, d)` and a bool mask `(B, S)`."""
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that models with the same codes share."""
+
+
+__all__ = ["FEATURES", "FORMAT_VERSION", "TEXT_FEATURES", "TOKEN_FEATURES", "TRAINING_SPLITS", "CodeModel"]

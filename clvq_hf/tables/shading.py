@@ -1,13 +1,13 @@
-"""How strongly a concept is coloured: its majority label's colour, the stronger the purer it is."""
+"""Colours of concepts: the colour of the majority label, stronger for purer concepts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .concepts import Concept
 
-# `--label-0` … `--label-7` of base.css; more labels use them again.
+# `--label-0` … `--label-7` in base.css; further labels reuse them.
 NUM_COLOURS = 8
-# Concepts in fewer texts have no colour: chance alone makes them pure.
+# Concepts in fewer texts have no colour, because they may be pure by chance.
 MIN_TEXTS = 5
 
 
@@ -16,9 +16,9 @@ class Shade:
     """The colour of a concept's tokens.
 
     Attributes:
-        colour (`int` or `None`): Number of the label's colour; `None`: no colour.
-        strength (`int`): Of the colour, in per cent of the strongest: 0 where purity is what equal shares give, 100
-            where all tokens have this label.
+        colour (`int` or `None`): Number of the label's colour; `None` for no colour.
+        strength (`int`): Strength of the colour in percent: 0 if the concept is as pure as equal shares of all labels,
+            100 if all of its tokens have the same label.
     """
 
     colour: int | None
@@ -26,8 +26,8 @@ class Shade:
 
 
 def shade(concept: Concept, label_names: Sequence[str]) -> Shade:
-    """The colour of a concept: none without labels, or where it occurs in fewer than five texts."""
-    if concept.label is None or concept.num_texts < MIN_TEXTS:
+    """The colour of a concept; none without labels, or if it occurs in fewer than five texts."""
+    if concept.label is None or concept.purity is None or concept.num_texts < MIN_TEXTS:
         return Shade(None, 0)
     chance = 1 / len(label_names)
     strength = (concept.purity - chance) / (1 - chance) if chance < 1 else 1.0

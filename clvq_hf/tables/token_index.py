@@ -1,4 +1,4 @@
-"""Where things are in a concept table: tokens by text, by code, by word. Each index is made when it is needed."""
+"""Indices of a concept table: tokens by text, by code and by word, each computed when it is first needed."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from ..data.texts import text_hash
 from ..rendering.pages import visible
 
 
@@ -30,7 +31,7 @@ class TokenIndex:
 
     @cached_property
     def _arrow(self) -> Dataset:
-        # By way of Arrow: the numpy format would copy row by row. Once: a change of format copies all that is not data.
+        # The numpy format would copy row by row. Cached, because changing the format copies everything but the data.
         return self.tokens.with_format("arrow")
 
     @cached_property
@@ -40,7 +41,7 @@ class TokenIndex:
 
     @cached_property
     def first(self) -> np.ndarray:
-        """Row of each text's first token, and the number of tokens at the end."""
+        """Row of each text's first token, `(M + 1,)`; the last entry is the number of tokens."""
         return np.concatenate([[0], np.cumsum(self.num_tokens)])
 
     @cached_property
@@ -50,12 +51,12 @@ class TokenIndex:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Label of each text, `(M,)`, -1 for none."""
+        """Label of each text, `(M,)`; -1 if it has none."""
         return np.asarray(self.texts["label"][:], dtype=np.int64)
 
     @cached_property
     def owners(self) -> np.ndarray:
-        """Row in `texts` of each token."""
+        """Row in `texts` of each token, `(N,)`."""
         return np.repeat(np.arange(len(self.texts), dtype=np.int32), self.num_tokens)
 
     @cached_property
@@ -65,7 +66,7 @@ class TokenIndex:
 
     @cached_property
     def by_code(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the tokens that are not special, sorted by code, and where each code begins."""
+        """Rows of the tokens that are not special, sorted by code, and the start of each code, `(K + 1,)`."""
         rows = np.flatnonzero(~self.special)
         codes = self.column("code")[rows]
         order = np.argsort(codes, kind="stable")
@@ -73,7 +74,7 @@ class TokenIndex:
 
     @cached_property
     def word_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the first and of the last token of each token's word."""
+        """Rows of the first and the last token of each token's word, both `(N,)`."""
         word, owner = self.column("word_id"), self.owners
         starts = np.ones(len(word), dtype=bool)
         starts[1:] = (word[1:] != word[:-1]) | (owner[1:] != owner[:-1]) | (word[1:] < 0)
@@ -84,12 +85,12 @@ class TokenIndex:
 
     @cached_property
     def word_counts(self) -> np.ndarray:
-        """Words of each text."""
+        """Number of words of each text, `(M,)`."""
         firsts = np.unique(self.word_bounds[0][~self.special])
         return np.bincount(self.owners[firsts], minlength=len(self.texts))
 
     def row(self, text_id: int) -> int:
-        """Row in `texts` of a text."""
+        """Row of a text in `texts`; raises a `ValueError` if there is none."""
         row = int(np.searchsorted(self.text_ids, text_id))
         if row == len(self.text_ids) or self.text_ids[row] != text_id:
             raise ValueError(f"The table has no text {text_id}; it has {len(self.texts)} texts.")
@@ -97,29 +98,29 @@ class TokenIndex:
 
     @cached_property
     def same_text(self) -> np.ndarray:
-        """A number for each text, `(M,)`, that equal texts share, whatever their case and white space."""
-        plain = [" ".join(text.casefold().split()) for text in self.texts["text"][:]]
-        return np.unique(np.asarray(plain, dtype=object), return_inverse=True)[1]
+        """A number per text, `(M,)`, that equal texts share (see [`text_hash`][clvq_hf.data.text_hash])."""
+        hashes = [text_hash(text) for text in self.texts["text"][:]]
+        return np.unique(hashes, return_inverse=True)[1]
 
     def places(self, code: int, without: int | Sequence[int] | None = None) -> np.ndarray:
-        """Rows of the tokens of a code, ascending; special ones, and those of the texts `without`, are left out."""
+        """Rows of a code's tokens, ascending, except special tokens and tokens of texts equal to those in `without`."""
         if not 0 <= code < self.codebook_size:
             raise ValueError(f"Codes run from 0 to {self.codebook_size - 1}, got {code}.")
         by_code, begins = self.by_code
         places = by_code[begins[code] : begins[code + 1]]
         if without is None:
             return places
-        rows = [self.row(text_id) for text_id in ([without] if np.isscalar(without) else without)]
-        left_out = self.same_text[np.asarray(rows, dtype=np.int64)]
-        return places[~np.isin(self.same_text[self.owners[places]], left_out)]
+        rows = [self.row(text_id) for text_id in ([without] if isinstance(without, int | np.integer) else without)]
+        excluded = self.same_text[np.asarray(rows, dtype=np.int64)]
+        return places[~np.isin(self.same_text[self.owners[places]], excluded)]
 
     def spans(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end characters of the words that these tokens belong to."""
+        """Start and end, in characters, of the words of these tokens."""
         firsts, lasts = self.word_bounds
         return self.column("start")[firsts[places]], self.column("end")[lasts[places]]
 
     def word_strings(self, places: np.ndarray) -> list[str]:
-        """The words that these tokens belong to; where one is white space alone, signs for it."""
+        """The words of these tokens; white space in a word that is nothing else is replaced by visible signs."""
         rows, numbers = np.unique(self.owners[places], return_inverse=True)
         texts = self.texts.select_columns("text").select(rows)["text"][:] if len(rows) else []
         starts, ends = self.spans(places)
@@ -127,14 +128,14 @@ class TokenIndex:
             texts[number][start:end]
             for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist(), strict=True)
         ]
-        # Some tokenizers count the space before a word as part of it.
+        # For some tokenizers, the space before a word belongs to it.
         return [piece.strip() or visible(piece) for piece in pieces]
 
     def words_of(self, rows: np.ndarray) -> pd.DataFrame:
-        """One row per word that begins among these rows; see `ConceptTable.words`."""
-        firsts, lasts = (bounds[rows] for bounds in self.word_bounds)
-        places = rows[(firsts == rows) & ~self.special[rows]]
-        lasts = self.word_bounds[1][places]
+        """One row per word that starts in these rows; see [`ConceptTable.words`][clvq_hf.ConceptTable.words]."""
+        firsts, lasts = self.word_bounds
+        places = rows[(firsts[rows] == rows) & ~self.special[rows]]
+        lasts = lasts[places]
         codes, salience = self.column("code"), self.column("salience")
         starts, ends = self.spans(places)
         return pd.DataFrame(

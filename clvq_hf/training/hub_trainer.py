@@ -14,8 +14,9 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
-from ..hub.repositories import CARD_NAME, commit_files
+from ..hub.repositories import CARD_NAME
 from ..hub.requests import HubError, hub_api, readable_errors, with_retries
+from ..hub.uploads import commit_files
 
 logger = logging.get_logger(__name__)
 

@@ -45,7 +45,7 @@ class App:
 
     def __init__(self, browser, address: str, width: int = 1000, **context) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 900}, **context)
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(300_000)
         self.requested, self.errors = [], []
         self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -74,11 +74,6 @@ class App:
         rows = self.page.locator("#effect tbody tr").all()
         numbers = [row.locator("td.number").all_inner_texts() for row in rows]
         return [(float(before.split()[0]), float(after.split()[0])) for before, after in numbers]
-
-    def error(self) -> str:
-        toast = self.page.get_by_test_id("toast-body").first
-        toast.wait_for()
-        return toast.inner_text()
 
 
 @pytest.fixture
@@ -167,15 +162,16 @@ def test_texts_are_shown_and_never_run(app):
     assert shown == text
 
 
-@pytest.mark.parametrize(
-    ("text", "code", "says"),
-    [("  ", "3", "Type one first"), ("film", "", "click a token"), ("film", "600", "from 0 to 59")],
-)
-def test_errors_say_what_to_do(app, text, code, says):
-    app.page.get_by_label("Text", exact=True).fill(text)
-    app.page.get_by_label("Concept", exact=True).fill(code)
-    app.page.get_by_role("button", name="Apply").click()
-    assert says in app.error()
+def test_errors_say_what_to_do(app):
+    for text, code, message in (
+        ("  ", "3", "Type one first"),
+        ("film", "", "click a token"),
+        ("film", "600", "from 0 to 59"),
+    ):
+        app.page.get_by_label("Text", exact=True).fill(text)
+        app.page.get_by_label("Concept", exact=True).fill(code)
+        app.page.get_by_role("button", name="Apply").click()
+        app.page.get_by_test_id("toast-body").filter(has_text=message).first.wait_for()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -296,7 +292,7 @@ def test_the_command(browser, minilm, tmp_path):
         app.page.close()
     finally:
         process.terminate()
-        output = process.communicate(timeout=30)[0].decode()
+        output = process.communicate(timeout=300)[0].decode()
         proxy.listener.close()
     assert f"http://127.0.0.1:{port}" in output and "gradio.live" not in output
     assert proxy.asked == []

@@ -218,7 +218,7 @@ def test_smollm2(all_texts):
     (gguf,) = Path(spec.origin).parent.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     host = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
-    explorer = Explorer(fitted(host, tokenizer, all_texts.select(range(30)), 12, 24, 40), host, tokenizer)
+    explorer = Explorer(fitted(host, tokenizer, all_texts.select(range(4)), 12, 24, 40), host, tokenizer)
     text = "The capital of France is"
     read = explorer.read(text)
     assert [text[token.start : token.end].strip() for token in read.tokens] == text.split()

@@ -38,7 +38,7 @@ def test_mistakes(hub, hub_host, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     assert "was not made by `clvq-hf pull`" in refuse("pull", REPO, "--output-dir", tmp_path / "full")
-    assert "does not exist" in refuse("pull", REPO, "--output-dir", tmp_path / "new")
+    assert "not found" in refuse("pull", REPO, "--output-dir", tmp_path / "new")
     assert "not a concept method" in refuse("pull", "org/host", "--output-dir", tmp_path / "host")
     assert not (tmp_path / "host").exists()
 

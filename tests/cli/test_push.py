@@ -53,7 +53,7 @@ def test_mistakes(hub, folder, table, tmp_path, monkeypatch):
     assert "holds no concept model" in refuse("push", tmp_path / "table", REPO)
     assert "holds no concept table" in refuse("push", folder, REPO, "--table", folder)
     assert "holds no results" in refuse("push", folder, REPO, "--evaluation", folder)
-    assert "no repository" in refuse("push", folder, "not a name")
+    assert "nor the name of a repository" in refuse("push", folder, "not a name")
     (folder / "model.safetensors").write_bytes(b"broken")
     assert "weights of" in (told := refuse("push", folder, REPO)) and "are damaged" in told
     assert ("model", REPO) not in hub.repos
@@ -61,7 +61,7 @@ def test_mistakes(hub, folder, table, tmp_path, monkeypatch):
 
 def test_results_of_another_model(hub, folder, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"model_fingerprint": "0" * 64, "texts": {}}))
-    assert "are of another model" in refuse("push", folder, REPO, "--evaluation", tmp_path)
+    assert "belongs to another model" in refuse("push", folder, REPO, "--evaluation", tmp_path)
     assert ("model", REPO) not in hub.repos
 
 
@@ -116,4 +116,4 @@ def test_from_one_machine_to_another(hub, shared_model, hub_host, tokenizer, tex
     assert downloaded.texts.to_dict() == table.texts.to_dict()
     assert told["verified"][0] and "verified; 100.0%" in told["verified"][1]
     assert not told["wrong"][0]
-    assert "it has other weights than the host that was trained on (org/host" in told["wrong"][1]
+    assert "the host has other weights than the one that was trained on (org/host" in told["wrong"][1]

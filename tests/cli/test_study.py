@@ -72,7 +72,7 @@ def test_score_finds_the_key_beside_the_answers_or_above(run, folder, answer_she
     for place in ("study", "study/answers"):
         (tmp_path / place / "1.json").write_text(json.dumps(answer_sheet(1)))
         code, output = run("score", f"{place}/1.json")
-        assert code == 0 and "One annotator: the intervals know of no difference between people." in output
+        assert code == 0 and "One annotator: the intervals do not include differences between people." in output
         assert {file.name for file in (tmp_path / "study").iterdir()} >= {"scores.json", "scores.md"}
     # All that is there, as *.json would give it.
     code, output = run("score", *sorted((tmp_path / "study").glob("*.json")))
@@ -87,11 +87,11 @@ def test_score_lists_who_fails_the_checks(run, folder, answer_sheet, tmp_path):
     code, output = run(*arguments)
     assert code == 0 and "unfinished; fails the checks, not counted" in output
     code, output = run(*arguments, "--include-failed")
-    assert code == 0 and "fails the checks, counted all the same" in output
+    assert code == 0 and "fails the checks, counted anyway" in output
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "damaged, or no JSON"), ("{}", "something else"), (None, "no key.json")]
+    ("content", "message"), [("{", "damaged, or not JSON"), ("{}", "something else"), (None, "no key.json")]
 )
 def test_score_refuses_in_words(run, folder, tmp_path, content, message):
     (tmp_path / "1.json").write_text(content or "{}")

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 
-from clvq_hf.comparison.report import report_tables
 from clvq_hf.comparison.summary import (
     Summary,
     by_method,
@@ -18,6 +17,7 @@ from clvq_hf.comparison.summary import (
     study_cells,
     swept,
 )
+from clvq_hf.comparison.tables import report_tables
 from clvq_hf.rendering.text_tables import to_markdown
 
 

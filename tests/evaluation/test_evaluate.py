@@ -12,7 +12,7 @@ from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from clvq_hf.metrics.results_tables import report_tables
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
 
-QUICK = EvaluationSettings(num_draws=2, n_steps=4, max_steps=8, num_bootstrap=50)
+QUICK = EvaluationSettings(num_draws=1, n_steps=2, max_steps=2, num_bootstrap=20)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def model(make_model, host, tokenizer, texts):
 
 @pytest.fixture
 def test_texts(all_texts):
-    return all_texts.select(range(60, 160))
+    return all_texts.select(range(60, 110))
 
 
 class TestEvaluate:
@@ -50,7 +50,7 @@ class TestEvaluate:
         assert {"label_purity", "routing_divergence", "codebook_overlap", "codebook_usage"} <= set(results["table"])
         assert "splice_fidelity" in results["bottleneck"]["splice"]
         assert json.loads((tmp_path / "results.json").read_text()) == results
-        assert len(ConceptTable.load_from_disk(tmp_path / "concept_table").texts) == 100
+        assert len(ConceptTable.load_from_disk(tmp_path / "concept_table").texts) == 50
         # As after a crash: the figures of one protocol are missing, its rows are there.
         unfinished = {**results, "ablation": {name: results["ablation"][name] for name in ("code", "probe")}}
         (tmp_path / "results.json").write_text(json.dumps(unfinished))
@@ -93,7 +93,12 @@ class TestEvaluate:
             tokenizer,
             test_texts.remove_columns("label"),
             tmp_path,
-            settings=EvaluationSettings(protocols=("code", "probe"), attribution="gradient_x_input", num_draws=1),
+            settings=EvaluationSettings(
+                protocols=("code", "probe"),
+                attribution="gradient_x_input",
+                conditions=("salient", "other_code"),
+                num_bootstrap=10,
+            ),
         )
         assert "label_purity" not in results["table"] and "probe" not in results["ablation"]
         assert results["ablation"]["code"]["accuracy"] is None

@@ -45,7 +45,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def wait_for(address: str, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(address: str, process: subprocess.Popen, seconds: float = 300) -> None:
     end = monotonic() + seconds
     while monotonic() < end:
         assert process.poll() is None, process.stdout.read().decode()

@@ -218,6 +218,18 @@ class LoopbackHub:
         """
         self._failures.append([n, path_contains, method, status])
 
+    def store(self, repo_id: str, files: dict[str, bytes], repo_type: str = "model") -> None:
+        """Commit files to a public repository, made if needed, without asking the hub over HTTP."""
+        with self._lock:
+            key = repo_type, repo_id
+            if key not in self.repos:
+                self.repos[key] = Repo(*key, repo_id.split("/")[0], private=False, sdk=None)
+            repo = self.repos[key]
+            parent = repo.resolve("main")
+            stored = {name: StoredFile(content, name.endswith(LFS_SUFFIXES)) for name, content in files.items()}
+            repo.lfs |= {file.sha256: file.content for file in stored.values() if file.is_lfs}
+            repo.commit("refs/heads/main", parent, "stored", "", parent.author, {**parent.files, **stored})
+
     def files(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> dict[str, bytes]:
         """What a repository holds, without asking it over HTTP."""
         stored = self.repos[repo_type, repo_id].resolve(revision).files

@@ -8,7 +8,7 @@ import pytest
 from helpers.made_tables import made_table
 
 from clvq_hf import ConceptTable
-from clvq_hf.judging.people import Question, StudyKey, build_study, group_of
+from clvq_hf.judging.people import StudyKey, StudyQuestion, build_study, group_of
 from clvq_hf.judging.people.answers import ANSWERS_FORMAT
 
 NUM_TEXTS = 40
@@ -63,8 +63,8 @@ def answer_sheet(key) -> Callable[..., dict[str, Any]]:
 
     def sheet(
         annotator: int,
-        rule: Callable[[Question], str | None] = lambda question: question.answer,
-        check: Callable[[Question], str | None] = lambda question: question.answer,
+        rule: Callable[[StudyQuestion], str | None] = lambda question: question.answer,
+        check: Callable[[StudyQuestion], str | None] = lambda question: question.answer,
         of: StudyKey = key,
     ) -> dict[str, Any]:
         questions = of.of_group(group_of(annotator, of.num_groups, of.raters))

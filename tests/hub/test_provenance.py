@@ -5,7 +5,14 @@ import torch
 from huggingface_hub import HfApi
 from transformers import AutoModel, BertForSequenceClassification
 
-from clvq_hf.hub.provenance import cached_commit, describe_host, is_hub_id, resolve_commit, tokenizer_fingerprint
+from clvq_hf.hub.provenance import (
+    cached_commit,
+    describe_host,
+    is_hub_id,
+    public_name,
+    resolve_commit,
+    tokenizer_fingerprint,
+)
 
 
 def test_hub_ids(tmp_path, monkeypatch):
@@ -15,6 +22,26 @@ def test_hub_ids(tmp_path, monkeypatch):
         assert is_hub_id(name)
     for name in (None, "", "org/folder", "./org", "/abs/path", "a/b/c", "../up", "has space", "org/--x"):
         assert not is_hub_id(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("org/host", "org/host"),
+        ("gpt2", "gpt2"),
+        ("movie reviews", "movie reviews"),
+        ("/home/somebody/hosts/minilm", "./minilm"),
+        ("C:\\Users\\somebody\\hosts\\minilm", "./minilm"),
+        ("https://example.com/secret/texts.jsonl", "./texts.jsonl"),
+        ("hosts/minilm", "./minilm"),
+        (None, None),
+        ("", ""),
+    ],
+)
+def test_folders_are_shown_without_their_parents(name, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hosts" / "minilm").mkdir(parents=True)
+    assert public_name(name) == shown
 
 
 class TestCommit:

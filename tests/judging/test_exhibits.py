@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.made_tables import made_table
 
-from clvq_hf.judging.exhibits import check_tables, draw_items, exhibit, open_tables, random_code, salient_codes
+from clvq_hf.judging.exhibits import check_tables, draw_items, exhibit_concept, open_tables, random_code, salient_codes
 
 TEXTS = [
     "a warm film",
@@ -30,49 +30,49 @@ def table():
 class TestExhibit:
     def test_words_without_the_text_and_its_equals(self, table):
         # warm: texts 0, 1 and 2; funny: text 2. Beside text 0 only text 2 counts.
-        assert exhibit(table, 1, "words", without=0).words == [("funny", 1), ("warm", 1)]
-        assert exhibit(table, 1, "words", without=1).words == [("funny", 1), ("warm", 1)]
-        assert exhibit(table, 1, "words", without=2).words == [("warm", 2)]
-        assert exhibit(table, 1, "words", without=5).words == [("warm", 3), ("funny", 1)]
+        assert exhibit_concept(table, 1, "words", without=0).words == [("funny", 1), ("warm", 1)]
+        assert exhibit_concept(table, 1, "words", without=1).words == [("funny", 1), ("warm", 1)]
+        assert exhibit_concept(table, 1, "words", without=2).words == [("warm", 2)]
+        assert exhibit_concept(table, 1, "words", without=5).words == [("warm", 3), ("funny", 1)]
 
     def test_sentences_without_the_text_and_its_equals(self, table):
-        assert [example.text_id for example in exhibit(table, 1, "sentences", without=0).sentences] == [2]
-        assert [example.text_id for example in exhibit(table, 1, "sentences", without=1).sentences] == [2]
-        assert [example.text_id for example in exhibit(table, 2, "sentences", without=3).sentences] == [4]
+        assert [example.text_id for example in exhibit_concept(table, 1, "sentences", without=0).sentences] == [2]
+        assert [example.text_id for example in exhibit_concept(table, 1, "sentences", without=1).sentences] == [2]
+        assert [example.text_id for example in exhibit_concept(table, 2, "sentences", without=3).sentences] == [4]
 
     def test_the_concepts_words_are_marked(self, table):
-        (example,) = exhibit(table, 1, "sentences", without=0).sentences
+        (example,) = exhibit_concept(table, 1, "sentences", without=0).sentences
         assert example.marked("[", "]") == "a [warm] and [funny] story of a town"
 
     def test_a_concept_of_this_text_alone_is_empty(self, table):
         for kind in ("words", "sentences"):
-            shown = exhibit(table, 3, kind, without=4)
+            shown = exhibit_concept(table, 3, kind, without=4)
             assert shown.is_empty and (shown.words, shown.sentences) == ([], [])
 
     def test_stop_words_only_where_there_are_no_others(self, table):
-        assert exhibit(table, 3, "words", without=0).words == [("the", 1)]
+        assert exhibit_concept(table, 3, "words", without=0).words == [("the", 1)]
         mixed = made_table(["the film the", "the end"], [1, 0], {"the": 1, "film": 1})
-        assert exhibit(mixed, 1, "words", without=1).words == [("film", 1)]
+        assert exhibit_concept(mixed, 1, "words", without=1).words == [("film", 1)]
 
     def test_ten_words_and_five_sentences_at_most(self):
         words = [f"word{number}x" for number in range(12)]
         many = made_table(
             ["other", *(f"{word} is here in this text" for word in words)], [0] * 13, dict.fromkeys(words, 1)
         )
-        assert len(exhibit(many, 1, "words", without=0).words) == 10
-        assert len(exhibit(many, 1, "sentences", without=0).sentences) == 5
+        assert len(exhibit_concept(many, 1, "words", without=0).words) == 10
+        assert len(exhibit_concept(many, 1, "sentences", without=0).sentences) == 5
 
     def test_long_sentences_are_cut_around_the_concept(self):
         long = " ".join(["filler"] * 60 + ["warm"] + ["filler"] * 60)
         table = made_table(["a warm film", long], [1, 1], {"warm": 1})
-        (example,) = exhibit(table, 1, "sentences", without=0).sentences
+        (example,) = exhibit_concept(table, 1, "sentences", without=0).sentences
         assert "[warm]" in example.marked("[", "]")
         assert len(example.text.replace("…", "").split()) == 30
         assert example.text.startswith("… ") and example.text.endswith(" …")
 
     def test_an_unknown_kind(self, table):
         with pytest.raises(ValueError, match="words, sentences"):
-            exhibit(table, 1, "cloud", without=0)
+            exhibit_concept(table, 1, "cloud", without=0)
 
 
 class TestDraw:
@@ -151,12 +151,12 @@ class TestTables:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"texts": ["another film", *TEXTS[1:]]}, "other texts"),
-            ({"predictions": [0, *PREDICTIONS[1:]]}, "other predictions"),
-            ({"first_id": 7}, "other numbers of texts"),
-            ({"labels": [0, *LABELS[1:]]}, "other labels"),
-            ({"salient_positions": [2, *SALIENT[1:]]}, "other salient tokens.*settings of salience"),
-            ({"label_names": ["sad", "glad"]}, "other names for the labels"),
+            ({"texts": ["another film", *TEXTS[1:]]}, "column 'text'"),
+            ({"predictions": [0, *PREDICTIONS[1:]]}, "column 'prediction'"),
+            ({"first_id": 7}, "column 'text_id'"),
+            ({"labels": [0, *LABELS[1:]]}, "column 'label'"),
+            ({"salient_positions": [2, *SALIENT[1:]]}, "column 'salient_position'.*settings of salience"),
+            ({"label_names": ["sad", "glad"]}, "different names of labels"),
             ({"salience": None}, "no salience.*clvq-hf evaluate"),
         ],
     )
@@ -181,5 +181,5 @@ class TestRandomCode:
         assert min(drawn.values()) > 240
 
     def test_there_must_be_another_one(self):
-        with pytest.raises(ValueError, match="one concept only"):
+        with pytest.raises(ValueError, match="only one concept"):
             random_code(made_table(["warm warm"], [1], {"warm": 1}), 1, np.random.default_rng(0))

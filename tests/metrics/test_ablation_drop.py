@@ -3,9 +3,6 @@
 import doctest
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -480,20 +477,3 @@ class TestMetric:
         metric = script.AblationDrop(keep_in_memory=True)
         with pytest.raises(ValueError, match="no outcomes"):
             metric.compute(**{name: [] for name in COLUMNS})
-
-    @pytest.mark.slow
-    def test_loaded_where_the_package_is_missing(self, tmp_path):
-        (tmp_path / "columns.json").write_text(json.dumps(table(SMALL)), encoding="utf-8")
-        program = f"""
-import sys
-sys.modules["clvq_hf"] = None  # an import of it raises
-import json, evaluate
-metric = evaluate.load({str(FOLDER)!r}, cache_dir="cache")
-columns = json.load(open("columns.json"))
-print(json.dumps(metric.compute(**columns, num_bootstrap=100, num_permutations=100)))
-"""
-        environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout.splitlines()[-1]) == run(table(SMALL))

@@ -10,7 +10,6 @@ from scipy.stats import norm
 
 from clvq_hf.metrics.ablation_drop import statistics
 from clvq_hf.metrics.ablation_drop.statistics import (
-    benjamini_hochberg,
     bootstrap_interval,
     holm,
     mcnemar_p_value,
@@ -203,24 +202,6 @@ class TestHolm:
         assert errors / simulations <= 0.05 + sampling_error(0.05, simulations)
 
 
-class TestBenjaminiHochberg:
-    def test_by_hand(self):
-        # Sorted .01, .02, .03, .5, times 4/1, 4/2, 4/3, 4/4: .04, .04, .04, .5.
-        assert benjamini_hochberg([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.04, 0.04])
-        assert benjamini_hochberg([]).shape == (0,)
-
-    def test_false_discovery_rate(self):
-        # 10 of 40 tests have something to find; null p-values are uniform.
-        generator = np.random.default_rng(0)
-        shares = []
-        for _ in range(1000):
-            p_values = np.concatenate([generator.random(30), generator.random(10) / 1000])
-            found = benjamini_hochberg(p_values) <= 0.1
-            shares.append(found[:30].sum() / max(1, found.sum()))
-        # The rate is 0.1 · 30/40.
-        assert np.mean(shares) == pytest.approx(0.075, abs=3 * np.std(shares) / np.sqrt(1000))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -233,7 +214,6 @@ class TestBenjaminiHochberg:
         (lambda: mcnemar_p_value([True], [True, False]), "one value per text for both"),
         (lambda: mcnemar_p_value([0.5], [1.0]), "needs truth values"),
         (lambda: holm([0.1, 1.1]), "between 0 and 1"),
-        (lambda: benjamini_hochberg([-0.1]), "between 0 and 1"),
     ],
 )
 def test_unusable_input(call, message):

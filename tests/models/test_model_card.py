@@ -7,16 +7,14 @@ import markdown
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from helpers.hostile_texts import ATTACKS
 from helpers.loopback_hub import run_client
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
-from clvq_hf.hub.repositories import MARKER
 from clvq_hf.models.configuration_concepts import ConceptConfig
 from clvq_hf.models.model_card import measures_of, model_card
-from clvq_hf.models.publishing import publish
-from clvq_hf.rendering.markdown import escape_markdown
 from clvq_hf.rendering.text_tables import to_markdown
 
 REPO = "org/clvq-bert"
@@ -146,8 +144,8 @@ class TestContents:
         assert "load_host" not in card.text
 
     def test_a_codebook_alone(self, make_config):
-        assert "codebook alone" in model_card(make_config(has_decoder=False), REPO).text
-        assert "codebook alone" not in model_card(make_config(), REPO).text
+        assert "codebook without a decoder" in model_card(make_config(has_decoder=False), REPO).text
+        assert "codebook without a decoder" not in model_card(make_config(), REPO).text
 
     def test_a_license_of_ones_own(self, make_config):
         config = make_config(host_name_or_path="org/host")
@@ -165,61 +163,9 @@ class TestContents:
         assert card.data.license_link == "https://example.com/x" and "| llama3 |" in card.text
 
 
-class TestEditedCards:
-    def test_an_edited_card_stays(self, hub, shared_model, caplog):
-        shared_model.push_to_hub(REPO)
-        text = hub.files(REPO)["README.md"].decode()
-        edited = text.replace(MARKER, "").replace("# clvq-bert", "# Ours").encode()
-        HfApi().upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id=REPO)
-        shared_model.config.training = {"dataset": "org/reviews"}
-        shared_model.push_to_hub(REPO)
-        assert hub.files(REPO)["README.md"] == edited
-        assert "written by hand" in caplog.text
-
-    def test_ours_is_written_anew(self, hub, shared_model):
-        shared_model.push_to_hub(REPO)
-        shared_model.config.training = {"dataset": "org/reviews"}
-        shared_model.push_to_hub(REPO)
-        assert b"org/reviews" in hub.files(REPO)["README.md"]
-
-    def test_a_card_in_the_folder_is_the_users(self, hub, shared_model, tmp_path):
-        shared_model.save_pretrained(tmp_path)
-        (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
-        publish(tmp_path, REPO)
-        assert hub.files(REPO)["README.md"].endswith(b"# Mine\n")
-
-
 class TestSafety:
-    ATTACKS = (
-        "<script>alert(1)</script>",
-        "<img src=x onerror=alert(1)>",
-        "[click](javascript:alert(1))",
-        "![x](https://evil.example/x.png)",
-        "https://evil.example/login www.evil.example",
-        "a | b | c ` ``` ~~~ <!-- --> ---",
-        "line\n\n# break\n| x | y |\n---\n",
-        "{{ 7 * 7 }} {% raw %} $x$ &lt;b&gt; **bold** _it_ @everyone",
-    )
-
-    @pytest.mark.parametrize("attack", ATTACKS)
-    def test_escaped_markdown_shows_the_text(self, attack):
-        html = markdown.markdown(f"before {escape_markdown(attack)} after", extensions=["tables", "fenced_code"])
-        assert not re.search(r"<(?!/?p>)", html), html
-        shown = re.sub(r"<[^>]+>", "", html).replace("&lt;", "<").replace("&gt;", ">")
-        for entity, character in (
-            ("&#126;", "~"),
-            ("&#36;", "$"),
-            ("&#64;", "@"),
-            ("&#58;", ":"),
-            ("&#46;", "."),
-            ("&amp;", "&"),
-        ):
-            shown = shown.replace(entity, character)
-        assert shown == f"before {' '.join(attack.split())} after"
-        assert "://" not in html and "www." not in html
-
     def test_texts_labels_and_names_are_escaped(self, shared_model, make_table):
-        texts = [f"{attack} number {n} film" for n, attack in enumerate(self.ATTACKS * 8)]
+        texts = [f"{attack} number {n} film" for n, attack in enumerate(ATTACKS * 8)]
         table = make_table(
             texts, [n % 2 for n in range(len(texts))], ["<b>bad</b>", "[g](javascript:x)"], dataset_name="<i>|x|</i>"
         )
@@ -250,45 +196,6 @@ class TestSafety:
         assert toxic_rows and "stupidface" not in " ".join(toxic_rows)
         assert "s•••••••••" in " ".join(toxic_rows)
         assert "Texts of toxic labels are masked" in concepts
-
-    @pytest.mark.parametrize(
-        ("names", "dataset", "hidden"),
-        [
-            (["clean", "toxic"], "x", ["toxic"]),
-            (["non-toxic", "toxic"], "x", ["toxic"]),
-            (["not_hate", "hate"], "x", ["hate"]),
-            (["neither", "offensive", "hate speech"], "x", ["offensive", "hate speech"]),
-            (["negative", "positive"], "hate-reviews", []),
-            (["0", "1"], "data/jigsaw", ["0", "1"]),
-            (["LABEL_0", "LABEL_1"], "org/toxic-comments", ["LABEL_0", "LABEL_1"]),
-            (["0", "1"], "org/news", []),
-            (["neutral", "insult", "identity_hate"], "jigsaw", ["insult", "identity_hate"]),
-            (["inoffensive", "offensive"], "x", ["offensive"]),
-            (["no hate", "nontoxic", "notes about abuse"], "x", ["notes about abuse"]),
-        ],
-    )
-    def test_which_labels_are_masked(self, names, dataset, hidden):
-        from clvq_hf.tables.masking import ToxicMask
-
-        assert [name for name in names if ToxicMask(names, dataset).hides(name)] == hidden
-
-    def test_paths_of_this_machine_stay_here(self, hub, shared_model, hub_host, tokenizer, texts, tmp_path):
-        hub_host.save_pretrained(tmp_path / "my-host")
-        (tmp_path / "texts.jsonl").write_text("{}")
-        config = shared_model.config
-        config.host_name_or_path = str(tmp_path / "my-host")
-        config.training = {"dataset": str(tmp_path / "texts.jsonl")}
-        table = shared_model.concept_table(hub_host, tokenizer, texts, dataset_name=str(tmp_path / "texts.jsonl"))
-        shared_model.push_to_hub(REPO, concepts=table)
-        for name, content in hub.files(REPO).items():
-            assert str(tmp_path).encode() not in content, name
-        told = json.loads(hub.files(REPO)["config.json"])
-        assert told["host_name_or_path"] == "./my-host" and told["training"]["dataset"] == "./texts.jsonl"
-        assert config.host_name_or_path == str(tmp_path / "my-host"), "the model in memory still knows its host"
-        # Nor those of another machine, which do not exist here.
-        config.host_name_or_path = "/home/alice/secret-project/host"
-        shared_model.push_to_hub("me/other")
-        assert not [name for name, content in hub.files("me/other").items() if b"secret-project" in content]
 
 
 @pytest.mark.slow
@@ -321,5 +228,5 @@ def test_a_method_that_is_not_known():
         model_type = "other-test"
 
     card = model_card(OtherConfig(hidden_size=32, lower_layer=1, upper_layer=1, codebook_size=77), REPO)
-    assert "77 discrete concepts" in card.text and "codebook alone" not in card.text
+    assert "77 discrete concepts" in card.text and "codebook without a decoder" not in card.text
     assert 'ConceptModel.from_pretrained("org/clvq-bert")' in card.text and "Learned with other-test" in card.text

@@ -345,7 +345,7 @@ class TestSaveAndLoad:
             assert set(loaded.state_dict()) == set(fitted.state_dict())
             for name, tensor in fitted.state_dict().items():
                 assert torch.equal(loaded.state_dict()[name], tensor), name
-        with pytest.raises(ValueError, match="of the type 'concept_clusters', and CLVQModel"):
+        with pytest.raises(ValueError, match="of the type 'concept_clusters', but CLVQModel"):
             CLVQModel.from_pretrained(tmp_path / "model")
         bare = ClusterModel.from_pretrained(tmp_path / "model", has_decoder=False)
         assert bare.decoder is None and bare.fingerprint() == fitted.fingerprint()

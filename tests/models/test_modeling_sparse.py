@@ -548,7 +548,7 @@ class TestSaveAndLoad:
 
     def test_another_type_is_refused(self, make_sparse, tmp_path):
         make_sparse().save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="of the type 'sparse_dictionary', and CLVQModel"):
+        with pytest.raises(ValueError, match="of the type 'sparse_dictionary', but CLVQModel"):
             CLVQModel.from_pretrained(tmp_path)
 
     def test_loaded_without_its_decoder(self, make_sparse, tmp_path):

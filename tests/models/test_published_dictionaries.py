@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 from clvq_hf import SparseDictionary
-from clvq_hf.hub.repositories import HubError
+from clvq_hf.hub import HubError
 from clvq_hf.models import configuration_concepts
 from clvq_hf.models.published_dictionaries import load_dictionary
 

@@ -55,11 +55,11 @@ def test_the_reference_holds_what_the_host_gives(model, host, tokenizer):
 
 
 def test_the_right_host(model, host, tokenizer):
-    found = model.verify(host, tokenizer)
-    assert found and found.ok and found.reasons == [] and found.agreement == 1.0
-    assert found.num_tokens == sum(len(text.codes) for text in model.reference.texts) > 100
-    assert "verified" in str(found)
-    found.raise_if_wrong()
+    result = model.verify(host, tokenizer)
+    assert result and result.ok and result.reasons == [] and result.agreement == 1.0
+    assert result.num_tokens == sum(len(text.codes) for text in model.reference.texts) > 100
+    assert "verified" in str(result)
+    result.raise_if_wrong()
     # A host in training mode, or in half precision, is the same host.
     assert model.verify(host.train()) and host.training
     assert model.verify(changed(host, lambda other: other.to(torch.bfloat16)))
@@ -68,25 +68,25 @@ def test_the_right_host(model, host, tokenizer):
 def test_without_its_head_it_is_verified_as_far_as_it_goes(model, host):
     bare = BertModel(host.config).eval()
     bare.load_state_dict(host.bert.state_dict())
-    found = model.verify(bare)
-    assert found and any("without its head" in note for note in found.notes)
+    result = model.verify(bare)
+    assert result and any("without its head" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda other: other.bert.embeddings.word_embeddings.weight.normal_(std=0.02), "it has other weights"),
-        (lambda other: other.bert.encoder.layer[2].output.LayerNorm.weight.mul_(1.5), "upper layer 3 are others"),
-        (lambda other: other.classifier.weight.mul_(-1), "predicted otherwise"),
+        (lambda other: other.bert.embeddings.word_embeddings.weight.normal_(std=0.02), "the host has other weights"),
+        (lambda other: other.bert.encoder.layer[2].output.LayerNorm.weight.mul_(1.5), "upper layer 3 differ"),
+        (lambda other: other.classifier.weight.mul_(-1), "predictions differ"),
         (lambda other: other.bert.encoder.layer[0].output.LayerNorm.weight.mul_(3), "Divided by 3 they are the same"),
     ],
 )
 def test_other_weights(model, host, change, reason):
-    found = model.verify(changed(host, change))
-    assert not found
-    assert reason in found.reasons[0]
+    result = model.verify(changed(host, change))
+    assert not result
+    assert reason in result.reasons[0]
     with pytest.raises(ValueError, match="NOT the right host"):
-        found.raise_if_wrong()
+        result.raise_if_wrong()
 
 
 def test_blocks_above_the_upper_layer_show_in_predictions_alone(model, host):
@@ -101,8 +101,8 @@ def test_another_normalisation(make_model, host, tokenizer, texts, fit):
     model.record_host(host, tokenizer)
     assert model.verify(host)
     hook.remove()
-    found = model.verify(host)
-    assert not found and "normalised otherwise" in found.reasons[0]
+    result = model.verify(host)
+    assert not result and "normalised differently" in result.reasons[0]
 
 
 def test_codes_so_close_that_rounding_moves_tokens(model, host):
@@ -112,44 +112,44 @@ def test_codes_so_close_that_rounding_moves_tokens(model, host):
         for text in model.reference.texts
     ]
     model._reference = Reference(model.fingerprint(), texts)
-    found = model.verify(host)
-    assert not found and "though the states differ by 0.0% alone" in found.reasons[0]
-    assert "layers are counted differently" not in str(found)
+    result = model.verify(host)
+    assert not result and "although the states differ by only 0.0%" in result.reasons[0]
+    assert "layers are counted differently" not in str(result)
 
 
 def test_a_prediction_that_another_dtype_may_explain(model, host):
     first, *others = model.reference.texts
     model._reference = Reference(model.fingerprint(), [replace(first, prediction=1 - first.prediction), *others])
     model.config.host_dtype = "float32"
-    assert "1 of 8 reference texts are predicted otherwise" in model.verify(host).reasons[0]
+    assert "1 of 8 predictions differ" in model.verify(host).reasons[0]
     model.config.host_dtype = "bfloat16"
-    found = model.verify(host)
-    assert found and any("another dtype may explain" in note for note in found.notes)
+    result = model.verify(host)
+    assert result and any("the other dtype may explain" in note for note in result.notes)
 
 
 def test_a_wrapped_host(model, host, tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
-        found = model.verify(torch.nn.parallel.DistributedDataParallel(host))
+        result = model.verify(torch.nn.parallel.DistributedDataParallel(host))
     finally:
         torch.distributed.destroy_process_group()
-    assert found and found.host == "DistributedDataParallel"
+    assert result and result.host == "DistributedDataParallel"
 
 
 def test_another_layer(model, host):
     # The same weights read one layer too high, as if the embeddings were layer 1.
     model.config.lower_layer = 2
     model._reference = Reference(model.fingerprint(), model._reference.texts)
-    found = model.verify(host)
-    assert not found
-    assert "At layer 1 they are the same" in found.reasons[0] and "lower_layer=2" in found.reasons[0]
+    result = model.verify(host)
+    assert not result
+    assert "They are the same at layer 1" in result.reasons[0] and "lower_layer=2" in result.reasons[0]
 
 
 def test_sketches_keep_lengths_and_differences():
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(4000, 64, generator=generator)
-    found = sketch(states).square().mean(-1)
-    assert float(found.mean()) == pytest.approx(float(states.square().mean()), rel=0.05)
+    lengths = sketch(states).square().mean(-1)
+    assert float(lengths.mean()) == pytest.approx(float(states.square().mean()), rel=0.05)
     assert torch.equal(sketch(states), sketch(states))
     # Of NumPy's frozen generator: these signs are in files of others.
     assert (sketch(torch.eye(3)) * 3**0.5).round().tolist() == SIGNS
@@ -160,22 +160,22 @@ def test_sketches_keep_lengths_and_differences():
 def test_hosts_that_do_not_even_fit(model, host, causal_host):
     host.config.num_hidden_layers = 2
     short = type(host)(host.config)
-    found = model.verify(short)
-    assert not found and found.agreement == 0 and "2 blocks" in found.reasons[0]
+    result = model.verify(short)
+    assert not result and result.agreement == 0 and "2 blocks" in result.reasons[0]
     config = causal_host.config
     config.hidden_size = 64
-    found = model.verify(LlamaForCausalLM(config))
-    assert not found and "64 wide" in found.reasons[0]
+    result = model.verify(LlamaForCausalLM(config))
+    assert not result and "64 wide" in result.reasons[0]
     config.hidden_size, config.vocab_size = 32, 100
-    found = model.verify(LlamaForCausalLM(config))
-    assert not found and "knows 100 tokens" in found.reasons[0]
+    result = model.verify(LlamaForCausalLM(config))
+    assert not result and "knows 100 tokens" in result.reasons[0]
 
 
 def test_another_tokenizer(model, host, tokenizer):
     tokenizer.add_tokens(["halved infections"])
-    found = model.verify(host, tokenizer)
-    assert not found
-    assert "another vocabulary" in found.reasons[0] and "splits" in found.reasons[1]
+    result = model.verify(host, tokenizer)
+    assert not result
+    assert "another vocabulary" in result.reasons[0] and "splits" in result.reasons[1]
 
 
 def test_saved_and_loaded(model, host, tokenizer, tmp_path):
@@ -255,8 +255,8 @@ def test_encoder_decoders(tokenizer, texts, stack):
 
 def test_a_host_that_cannot_read_the_texts_is_a_finding(model, host):
     host.bert.embeddings.position_embeddings = torch.nn.Embedding(4, 32)
-    found = model.verify(host)
-    assert not found and "cannot read the reference texts" in found.reasons[0]
+    result = model.verify(host)
+    assert not result and "cannot read the reference texts" in result.reasons[0]
 
 
 def test_a_causal_host_and_texts_of_ones_own(make_model, causal_host, tokenizer, texts, fit):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import ChoiceLoader, DictLoader, UndefinedError
 
@@ -34,9 +34,12 @@ def test_json_in_a_script_stays_what_it_is(text):
     assert not set("<>&\u2028\u2029") & set(written)
 
 
+@settings(max_examples=50)
 @given(
     st.recursive(
-        st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+        st.none() | st.text() | st.integers(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=8,
     )
 )
 def test_any_json_comes_back(value):

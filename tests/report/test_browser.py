@@ -99,13 +99,13 @@ class TestConcepts:
         report.locator("#concepts").get_by_label("Label").select_option("good")
         names = {row.locator("td").first.inner_text() for row in rows(report).all()}
         assert names == {"Concept 1", "Concept 5", "Concept 6"}
-        report.get_by_label("Texts, at least").fill("2")
+        report.get_by_label("Minimum texts").fill("2")
         expect(rows(report)).to_have_count(2)
         report.locator("#concepts").get_by_label("Label").select_option("any")
-        report.get_by_label("Purity, at least").fill("90")
+        report.get_by_label("Minimum purity").fill("90")
         names = {row.locator("td").first.inner_text() for row in rows(report).all()}
         assert names == {"Concept 1", "Concept 2", "Concept 6", "Concept 7"}
-        report.get_by_label("Tokens, at least").fill("21")
+        report.get_by_label("Minimum tokens").fill("21")
         assert {row.locator("td").first.inner_text() for row in rows(report).all()} == {"Concept 1"}
 
     def test_sorting(self, report):
@@ -335,8 +335,7 @@ class TestKeyboard:
         expect(report.get_by_label("Words of the text")).to_have_value("a/b")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1600])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1600, "light")])
 def test_every_page_fits_and_can_be_read(browser, report_file, scheme, width):
     addresses = ("#/concepts", "#/concept/1", "#/concept/6", "#/concept/5", "#/texts", "#/text/3", "#/text/5", "#/")
     with opened(browser, report_file, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
@@ -390,7 +389,7 @@ def test_names_made_by_a_model_are_marked(browser, table, model, tmp_path):
         expect(rows(page)).to_have_count(1)
         expect(rows(page).first).to_contain_text("</script>praise named by a model")
         rows(page).first.get_by_role("link").click()
-        expect(page.locator("#concept")).to_contain_text("the name alone tells 90% of sentences right")
+        expect(page.locator("#concept")).to_contain_text("90% of sentences are recognized from the name")
 
 
 def test_without_labels(browser, tmp_path):
@@ -429,7 +428,7 @@ def test_next_tokens_are_no_labels(browser, table, evaluation, tmp_path):
     with opened(browser, tmp_path / "r.html", "#/text/3") as page:
         assert page.locator("#text > p").first.inner_text() == "label: good"
         expect(page.locator("#text")).to_contain_text("changes the prediction from token 1 to token 0.")
-        expect(page.locator("#text")).to_contain_text("In the model, where the concept occurs.")
+        expect(page.locator("#text")).to_contain_text("Concept removed inside the model, at the tokens that have it.")
         page.evaluate("location.hash = '#/texts'")
         assert page.get_by_label("Predicted").count() == page.get_by_label("prediction is wrong").count() == 0
 
@@ -443,7 +442,7 @@ def test_what_cannot_be_unpacked_is_said(browser, report_file, tmp_path, fault):
     if fault == "an old browser":
         page.add_init_script("delete window.DecompressionStream")
     page.goto(file.as_uri())
-    remedy = "use one of 2023 or later" if fault == "an old browser" else "write the report again"
+    remedy = "use one from 2023 or later" if fault == "an old browser" else "write the report again"
     expect(page.get_by_role("alert")).to_contain_text(remedy)
     page.close()
 

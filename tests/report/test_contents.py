@@ -167,7 +167,7 @@ class TestMask:
         ],
     )
     def test_a_text_that_was_not_predicted_goes_by_its_label(self, label, prediction, hidden):
-        assert ToxicMask(["toxic", "clean"], "").hides_text(label, prediction) is hidden
+        assert ToxicMask(frozenset({"toxic"})).hides(label, prediction) is hidden
 
     def test_without_predictions_clean_texts_are_shown(self):
         about = {**ABOUT, "label_names": ["toxic", "clean"]}

@@ -11,11 +11,11 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
-from transformers import BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
 from clvq_hf import ConceptTable
-from clvq_hf.hub.repositories import commit_files
 from clvq_hf.hub.requests import HubError
+from clvq_hf.hub.uploads import commit_files
 from clvq_hf.tables.concepts import Concept
 
 SENTENCES = [
@@ -28,20 +28,25 @@ SENTENCES = [
 LABELS = [1, 0, 0, 1, 0]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(make_model):
     model = make_model().eval()
     model.quantizer.set_codebook(torch.randn(12, 32, generator=torch.Generator().manual_seed(1)))
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dataset():
     return Dataset.from_dict({"text": SENTENCES, "label": LABELS})
 
 
-@pytest.fixture
-def table(model, host, tokenizer, dataset):
+@pytest.fixture(scope="module")
+def table(model, saved_host, dataset):
+    host, tokenizer = (
+        BertForSequenceClassification.from_pretrained(saved_host),
+        AutoTokenizer.from_pretrained(saved_host),
+    )
+    host.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     return model.concept_table(host, tokenizer, dataset, batch_size=2)
 
 
@@ -59,7 +64,7 @@ def with_codes(table, assign):
     return ConceptTable(tokens, table.texts, table.metadata)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def known(table):
     """Concepts: 0 special tokens and punctuation, 1 praise, 2 blame, 3 nouns, 4 the rest."""
     praise, blame, nouns = {"wonderful"}, {"unwatchable", "nonsense", "dullest"}, {"film", "plot", "year"}
@@ -399,10 +404,10 @@ class TestRefusals:
 class TestMemory:
     @pytest.mark.slow
     def test_does_not_grow_with_the_table(self, minilm_dir):
-        """A quarter of a million tokens here; the script's default is five millions."""
+        """Fifty thousand tokens here; the script's default is five million."""
         script = Path(__file__).parents[2] / "scripts" / "benchmark_table.py"
-        command = [sys.executable, str(script), "--tokenizer", str(minilm_dir), "--tokens", "250000"]
+        command = [sys.executable, str(script), "--tokenizer", str(minilm_dir), "--tokens", "50000"]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         tokens, gigabytes = (float(number) for number in re.findall(r"[\d.]+(?= tokens)|[\d.]+(?= GiB)", output)[:2])
-        assert tokens >= 250_000
+        assert tokens >= 50_000
         assert gigabytes < 0.7

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ...hosts.readout import margins
+from .conditions import Removal, TextBatch
 
 # All classes' probabilities are kept for classes, not for vocabularies.
 MAX_CLASSES = 1000
@@ -25,8 +26,8 @@ def outcome_columns(plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarra
     known = (labels >= 0) & few & (labels < plain.shape[-1])
 
     def gold(log: torch.Tensor) -> list[float]:
-        found = torch.as_tensor(probability(log, torch.where(known, labels, 0)))
-        return torch.where(known, found, -1.0).tolist()
+        probabilities = torch.as_tensor(probability(log, torch.where(known, labels, 0)))
+        return torch.where(known, probabilities, -1.0).tolist()
 
     return {
         "label": torch.where(known, labels, -1).tolist(),
@@ -44,4 +45,33 @@ def outcome_columns(plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarra
     }
 
 
-__all__ = ["outcome_columns"]
+def removal_rows(
+    condition: str, removal: Removal, batch: TextBatch, labels: np.ndarray, plain: torch.Tensor, logits: torch.Tensor
+) -> dict[str, list]:
+    """Outcome rows of one draw of a condition, for the texts of a batch that have it.
+
+    Args:
+        condition (`str`): Name of the condition.
+        removal (`Removal`): The draw.
+        batch (`TextBatch`): The B texts.
+        labels (`np.ndarray` of shape `(B,)`): Their labels, -1 for none.
+        plain (`torch.Tensor` of shape `(B, C)`): Logits before the removal.
+        logits (`torch.Tensor` of shape `(B, C)`): Logits after it.
+
+    Returns:
+        `dict[str, list]`: All columns but the removed norm.
+    """
+    valid = removal.valid
+    num_rows = int(valid.sum())
+    return {
+        "text_id": batch.text_id[valid].tolist(),
+        "condition": [condition] * num_rows,
+        "draw": [removal.draw] * num_rows,
+        "code": removal.code[valid].tolist(),
+        **outcome_columns(plain[valid], logits[valid], labels[valid]),
+        "num_positions": removal.where.sum(-1)[valid].tolist(),
+        "matched": removal.matched[valid].tolist(),
+    }
+
+
+__all__ = ["outcome_columns", "removal_rows"]

@@ -4,26 +4,29 @@ For comparison with the paper (arXiv 2506.20040). It tells what the representati
 it: later layers rebuild what was removed from one position.
 """
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from concept_erasure import LeaceEraser
 from datasets import Dataset
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...data.batching import batches_by_length, in_order
 from ...data.extraction import HiddenStateExtractor, attention_sinks
 from ...data.tokenization import TextCollator, ensure_pad_token
 from ...hosts import hooks
-from ...models.projections import orthonormal_rows
+from ...models.modeling_concepts import ConceptModel
+from ...models.projections import orthonormal_rows, project
 from ...tables.concept_table import ConceptTable
-from .outcomes import outcome_columns
+from .conditions import CONDITIONS, Candidate, Eraser, Source, TextBatch, choose_conditions
+from .outcomes import removal_rows
 from .texts import OtherTexts, TextsOfTable, text_generator
 
 NUM_FOLDS = 20
@@ -31,8 +34,8 @@ HIDDEN_UNITS, DROPOUT, LEARNING_RATE, WEIGHT_DECAY, EPOCHS, BATCH_SIZE = 64, 0.2
 
 
 def probe_texts(
-    model: Any,
-    host: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     table: ConceptTable,
     *,
@@ -54,8 +57,8 @@ def probe_texts(
         tokenizer (`PreTrainedTokenizerBase`): The host's.
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Of labelled texts, with salience.
         k (`int`): Directions that are removed.
-        num_draws (`int`): Draws a text of the conditions that are drawn.
-        batch_size (`int`): Texts a host forward.
+        num_draws (`int`): Maximum number of draws per text, for conditions that are drawn.
+        batch_size (`int`): Texts per host forward.
         seed (`int`): Seed of folds, probes and draws.
 
     Returns:
@@ -67,88 +70,120 @@ def probe_texts(
     """
     ensure_pad_token(tokenizer)
     texts = TextsOfTable(table, tokenizer, labelled=True)
-    found, counts = np.unique(texts.label, return_counts=True)
-    if len(found) < 2 or counts.min() < 2:
+    labels, counts = np.unique(texts.label, return_counts=True)
+    if len(labels) < 2 or counts.min() < 2:
         raise ValueError(
             "A probe needs at least two labels, each in two texts or more; the texts have "
-            f"{dict(zip(found.tolist(), counts.tolist(), strict=True))}."
+            f"{dict(zip(labels.tolist(), counts.tolist(), strict=True))}."
         )
-    read = _Representations(model, host, tokenizer, texts, k, num_draws, batch_size, seed)
-    folds = _folds(read.vectors, texts.label, len(table.label_names), min(NUM_FOLDS, int(counts.min())), seed)
+    representations = _read_representations(model, host, tokenizer, texts, k, num_draws, batch_size, seed)
+    vectors = representations.vectors
+    folds = _folds(vectors, texts.label, len(table.label_names), min(NUM_FOLDS, int(counts.min())), seed)
+    plain = torch.empty(len(texts), len(table.label_names))
+    for fold in folds:
+        plain[fold.test] = fold.probe(vectors[fold.test])
+    other_texts = OtherTexts(texts, plain.argmax(-1).numpy(), representations.random.code, num_draws, seed)
+    columns: dict[str, list] = defaultdict(list)
+    for fold in folds:
+        batch = representations.batch(fold.test, texts)
+        conditions = choose_conditions(
+            CONDITIONS,
+            find_other_codes=representations.find_other_codes,
+            salient=representations.salient,
+            random=representations.random,
+            other_texts=other_texts,
+            mean=model.mean_state.cpu(),
+            references=fold,
+            num_draws=num_draws,
+            seed=seed,
+        )
+        for condition in conditions:
+            for removal in condition.removals(batch):
+                logits = fold.probe(removal.states[:, 0])
+                rows = removal_rows(condition.name, removal, batch, texts.label[fold.test], plain[fold.test], logits)
+                removed = (batch.states - removal.states)[:, 0].norm(dim=-1)
+                rows["removed_norm"] = removed[removal.valid].tolist()
+                for name, values in rows.items():
+                    columns[name] += values
+    return Dataset.from_dict(columns)
 
-    def ask(change: Callable[["_Fold"], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Changed representations `(N, d)` and the held-out logits `(N, C)`; `change` gives those of a fold's texts."""
-        changed = torch.empty_like(read.vectors)
-        logits = torch.empty(len(texts), len(table.label_names))
-        for fold in folds:
-            changed[fold.test] = change(fold)
-            logits[fold.test] = fold.probe(changed[fold.test])
-        return changed, logits
 
-    _, plain = ask(lambda fold: read.vectors[fold.test])
-    rows: dict[str, list] = {}
-    for condition, draw, code, valid, change in _conditions(model, texts, read, plain, num_draws, seed):
-        changed, logits = ask(change)
-        columns = {
-            "text_id": texts.text_id[valid].tolist(),
-            "condition": [condition] * int(valid.sum()),
-            "draw": [draw] * int(valid.sum()),
-            "code": code[valid].tolist(),
-            **outcome_columns(plain[valid], logits[valid], texts.label[valid]),
-            "num_positions": [1] * int(valid.sum()),
-            "removed_norm": (read.vectors - changed).norm(dim=-1)[valid].tolist(),
-            "matched": [True] * int(valid.sum()),
-        }
-        for name, column in columns.items():
-            rows.setdefault(name, []).extend(column)
-    return Dataset.from_dict(rows)
-
-
+@dataclass(frozen=True)
 class _Representations:
-    """What is probed, `vectors` `(N, d)`, and what is removed: bases of salient, random and other tokens."""
+    """What is probed, and what is removed from it.
 
-    def __init__(
-        self,
-        model: Any,
-        host: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        texts: TextsOfTable,
-        k: int,
-        num_draws: int,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        config = model.config
-        extract = HiddenStateExtractor(host, config.lower_layer, config.lower_layer, config.stack)
-        collate = TextCollator(tokenizer)
-        # The host's, whatever the method's config says of itself.
-        is_causal = hooks.residual_stream(host, config.stack).is_causal
+    Attributes:
+        vectors (`torch.Tensor` of shape `(N, d)`): One representation per text.
+        salient, random (`Source`): The salient and a random content token of each text.
+        others (`list[Source]`): Drawn tokens with other codes, per text.
+    """
 
-        def bases(states: torch.Tensor) -> torch.Tensor:
-            return model.ablation_basis(states.to(model.device), k=k).cpu()
+    vectors: torch.Tensor
+    salient: Source
+    random: Source
+    others: list[Source]
 
-        self.vectors = torch.empty(len(texts), config.hidden_size)
-        self.salient, self.random = (torch.empty(len(texts), k, config.hidden_size) for _ in range(2))
-        self.random_code = np.empty(len(texts), dtype=np.int64)
-        self.others: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-        self.other_codes: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(texts)
-        order = np.argsort(texts.tokenized["length"], kind="stable")
-        for start in tqdm(range(0, len(order), batch_size), desc="Reading the texts", unit="batch"):
-            rows = order[start : start + batch_size].tolist()
-            batch = extract(collate(list(texts.tokenized.select(rows))), device=torch.device("cpu"))
-            real = batch["attention_mask"].bool()
-            sinks = attention_sinks(batch["hidden_states"], real)
-            for row, padded, mask, sink in zip(rows, batch["hidden_states"], real, sinks, strict=True):
-                states = padded[mask].float()
-                # A causal host's first token knows nothing of the others; an attention sink would be all of the mean.
-                self.vectors[row] = padded[mask & ~sink].float().mean(0) if is_causal else states[0]
-                place = texts.random_place(row, seed)
-                self.random_code[row] = texts.codes[row][place]
-                self.salient[row], self.random[row] = bases(states[[int(texts.position[row]), place]])
-                self.other_codes[row], firsts = texts.other_codes(row)
-                drawn = text_generator(seed, texts.text_id[row], "other_code").permutation(len(firsts))[:num_draws]
-                self.other_codes[row] = self.other_codes[row][drawn]
-                self.others[row] = bases(states[firsts[drawn]]) if len(drawn) else self.salient[row][None][:0]
+    def batch(self, rows: np.ndarray, texts: TextsOfTable) -> TextBatch:
+        """Some of the texts, each with a single position."""
+        states = self.vectors[rows][:, None]
+        where = torch.ones(states.shape[:2], dtype=torch.bool)
+        without_salient = self.salient.remove(states, rows, where)
+        return TextBatch(rows, texts.text_id[rows], states, where, self.salient, without_salient)
+
+    def find_other_codes(self, batch: TextBatch) -> list[list[Candidate]]:
+        """Other codes per text, in random order; nothing is matched, since each is removed from one position."""
+        candidates = []
+        for row, state in zip(batch.rows, batch.states, strict=True):
+            other = self.others[row]
+            where = torch.ones(len(other.code), 1, dtype=torch.bool)
+            states = project(state.expand(len(other.code), -1, -1), other.basis, where)
+            candidates.append(
+                [Candidate(*each, matched=True) for each in zip(states, where, other.code.tolist(), strict=True)]
+            )
+        return candidates
+
+
+def _read_representations(
+    model: ConceptModel,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: TextsOfTable,
+    k: int,
+    num_draws: int,
+    batch_size: int,
+    seed: int,
+) -> _Representations:
+    config = model.config
+    extract = HiddenStateExtractor(host, config.lower_layer, config.lower_layer, config.stack)
+    # The host's, whatever the method's config says of itself.
+    is_causal = hooks.residual_stream(host, config.stack).is_causal
+
+    def source(row: int, states: torch.Tensor, places: np.ndarray) -> Source:
+        basis = model.ablation_basis(states[places].to(model.device), k=k).cpu()
+        return Source(texts.codes[row][places], basis)
+
+    vectors = torch.empty(len(texts), config.hidden_size)
+    # Of each text: its salient token and a random one; others.
+    pairs: dict[int, Source] = {}
+    others: dict[int, Source] = {}
+    batches = batches_by_length(texts.tokenized, TextCollator(tokenizer), batch_size)
+    for rows, inputs in tqdm(batches, desc="Reading the texts", unit="batch", total=-(-len(texts) // batch_size)):
+        batch = extract(inputs, device=torch.device("cpu"))
+        real = batch["attention_mask"].bool()
+        sinks = attention_sinks(batch["hidden_states"], real)
+        for row, padded, mask, sink in zip(rows, batch["hidden_states"], real, sinks, strict=True):
+            states = padded[mask].float()
+            # A causal host's first token knows nothing of the others; an attention sink would be all of the mean.
+            vectors[row] = padded[mask & ~sink].float().mean(0) if is_causal else states[0]
+            pairs[row] = source(row, states, np.asarray([texts.position[row], texts.random_place(row, seed)]))
+            _, firsts = texts.other_codes(row)
+            drawn = text_generator(seed, texts.text_id[row], "other_code").permutation(len(firsts))[:num_draws]
+            others[row] = source(row, states, firsts[drawn])
+    salient, random = (
+        Source(np.asarray([pair.code[kind] for pair in ordered]), torch.stack([pair.basis[kind] for pair in ordered]))
+        for kind, ordered in enumerate([in_order(pairs)] * 2)
+    )
+    return _Representations(vectors, salient, random, in_order(others))
 
 
 class _Probe:
@@ -189,12 +224,10 @@ class _Fold:
     test: np.ndarray
     probe: _Probe
     class_basis: torch.Tensor
-    eraser: Any
+    eraser: Eraser
 
 
 def _folds(vectors: torch.Tensor, labels: np.ndarray, num_labels: int, num_folds: int, seed: int) -> list[_Fold]:
-    from concept_erasure import LeaceEraser
-
     splits = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
     folds = []
     for number, (train, test) in enumerate(tqdm(list(splits), desc="Training the probes", unit="fold")):
@@ -205,59 +238,6 @@ def _folds(vectors: torch.Tensor, labels: np.ndarray, num_labels: int, num_folds
         probe = _Probe(vectors[train].numpy(), labels[train], num_labels, seed + number)
         folds.append(_Fold(test, probe, orthonormal_rows(means - known.mean(0)), LeaceEraser.fit(known, one_hot)))
     return folds
-
-
-def _conditions(
-    model: Any, texts: TextsOfTable, read: _Representations, plain: torch.Tensor, num_draws: int, seed: int
-) -> Iterator[tuple[str, int, np.ndarray, np.ndarray, Callable[[_Fold], torch.Tensor]]]:
-    """Name, draw, codes `(N,)`, texts that have it `(N,)`, and the change, of each condition."""
-    everything = np.arange(len(texts))
-    everyone, no_code, own = np.ones(len(texts), dtype=bool), np.full(len(texts), -1), texts.salient_code
-
-    def off(basis: torch.Tensor) -> Callable[[_Fold], torch.Tensor]:
-        """Projection off bases `(N, k, d)`, or off one `(k, d)` for all texts."""
-        return lambda fold: _off(read.vectors[fold.test], basis if basis.ndim == 2 else basis[fold.test])
-
-    yield "salient", 0, own, everyone, off(read.salient)
-    for draw in range(max(map(len, read.others))):
-        valid = np.asarray([len(found) > draw for found in read.others])
-        pairs = zip(read.others, read.salient, strict=True)
-        bases = torch.stack([found[draw] if len(found) > draw else fallback for found, fallback in pairs])
-        codes = np.asarray([found[draw] if len(found) > draw else -1 for found in read.other_codes])
-        yield "other_code", draw, codes, valid, off(bases)
-    others = OtherTexts(texts, plain.argmax(-1).numpy(), read.random_code, num_draws, seed)
-    for condition in ("other_text_same", "other_text_opposite", "random_active_code"):
-        bases, codes = (read.salient, own) if condition != "random_active_code" else (read.random, read.random_code)
-        for draw, chosen, valid in others.draws(condition, everything):
-            yield condition, draw, codes[chosen], valid, off(bases[chosen])
-    norms = (read.vectors - _off(read.vectors, read.salient)).norm(dim=-1, keepdim=True)
-    for draw in range(num_draws):
-        directions = [
-            text_generator(seed, text_id, "random_direction", draw).normal(size=read.vectors.shape[1])
-            for text_id in texts.text_id
-        ]
-        moved = read.vectors - norms * F.normalize(torch.as_tensor(np.stack(directions)).float(), dim=-1)
-        yield "random_direction", draw, no_code, everyone, lambda fold, moved=moved: moved[fold.test]
-    yield "mean_direction", 0, no_code, everyone, off(F.normalize(model.mean_state.cpu(), dim=-1)[None])
-    yield "class_ceiling", 0, no_code, everyone, lambda fold: _off(read.vectors[fold.test], fold.class_basis)
-    yield (
-        "class_residual",
-        0,
-        own,
-        everyone,
-        lambda fold: _off(read.vectors[fold.test], _residual(fold.class_basis, read.salient[fold.test])),
-    )
-    yield "leace", 0, no_code, everyone, lambda fold: fold.eraser(read.vectors[fold.test].double()).float()
-
-
-def _off(vectors: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    return vectors - ((vectors[:, None] @ basis.transpose(-1, -2)) @ basis)[:, 0]
-
-
-def _residual(class_basis: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """What of bases `(n, k, d)` is orthogonal to the class directions."""
-    stacked = torch.cat([class_basis.expand(len(basis), -1, -1), basis], dim=1)
-    return orthonormal_rows(stacked)[:, len(class_basis) :]
 
 
 __all__ = ["probe_texts"]

@@ -1,19 +1,22 @@
-"""What ablations are compared with, estimated on training texts: class directions, LEACE, mean states, of words too."""
+"""What ablations are compared with, estimated on training texts: class directions, LEACE, means of states and words."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from concept_erasure import LeaceEraser, LeaceFitter
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...data.batching import batches_by_length
 from ...data.extraction import ActivationCache, HiddenStateExtractor, StateCollator, check_finite
+from ...data.texts import text_hash
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ...hosts import hooks
+from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows
 
 
@@ -29,8 +32,8 @@ class AblationReferences:
         class_basis (`torch.Tensor` of shape `(C, d)` or `None`): Orthonormal rows that span `{μ_c - μ}`, the directions
             in which the classes' mean states differ (rows beyond their rank are zero); `None` without labels.
         eraser (`LeaceEraser` or `None`): LEACE (arXiv 2306.03819): the smallest change after which no linear probe of
-            a token's state tells the class of its text; `None` without labels.
-        text_hashes (`frozenset[str]`): Of the texts, so that nobody measures on them.
+            a token's state predicts the class of its text; `None` without labels.
+        text_hashes (`frozenset[str]`): Of the texts, so that nothing is measured on them.
     """
 
     mean: torch.Tensor
@@ -38,17 +41,17 @@ class AblationReferences:
     word_means: torch.Tensor
     upper_mean: torch.Tensor
     class_basis: torch.Tensor | None
-    eraser: Any
+    eraser: LeaceEraser | None
     text_hashes: frozenset[str]
 
     def word_directions(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Directions of the mean states of tokens: what their words say, whatever the context.
+        """Directions of the mean states of tokens: what their words say in any context.
 
         Args:
             input_ids (`torch.Tensor` of shape `(…)`): Token ids.
 
         Returns:
-            `torch.Tensor` of shape `(…, d)`: Of length 1. Tokens that did not occur have the mean of all.
+            `torch.Tensor` of shape `(…, d)`: Unit vectors. Tokens that did not occur have that of the overall mean.
         """
         place = torch.searchsorted(self.word_ids, input_ids).clamp(max=len(self.word_ids) - 1)
         known = self.word_ids[place] == input_ids
@@ -56,8 +59,8 @@ class AblationReferences:
 
 
 def fit_references(
-    model: Any,
-    host: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     *,
@@ -73,14 +76,14 @@ def fit_references(
         model ([`ConceptModel`][clvq_hf.ConceptModel]): Names the layers.
         host (`PreTrainedModel`): The model whose concepts these are.
         tokenizer (`PreTrainedTokenizerBase`): The host's.
-        dataset (`datasets.Dataset`): Texts that nothing is measured on. Texts with the label -1 or none count for the
-            means alone.
+        dataset (`datasets.Dataset`): Texts that nothing is measured on. Texts without a label (-1 or none) count
+            for the means only.
         text_column (`str`): Column of the texts.
         label_column (`str`): Column of the labels; there may be none.
         max_length (`int`, *optional*): In tokens; the host's limit if not given.
-        batch_size (`int`): Texts a host forward.
-        cache ([`ActivationCache`][clvq_hf.ActivationCache], *optional*): States of these texts, or of a part of them,
-            which the host need not give again.
+        batch_size (`int`): Texts per host forward.
+        cache ([`ActivationCache`][clvq_hf.ActivationCache], *optional*): States of these texts, or of some of
+            them, so that the host does not run again.
 
     Returns:
         [`AblationReferences`]: On the CPU.
@@ -88,10 +91,6 @@ def fit_references(
     Raises:
         ValueError: If the texts are unusable, or all have one label.
     """
-    from concept_erasure import LeaceFitter
-
-    from ...data.texts import text_hash
-
     model.check_host(host)
     check_texts(dataset, text_column)
     ensure_pad_token(tokenizer)
@@ -103,7 +102,7 @@ def fit_references(
     if num_classes > 0 and len(labels[labels >= 0].unique()) < 2:
         raise ValueError(
             f"All {int((labels >= 0).sum())} labelled training texts have one label, so classes have no directions. "
-            "Give texts of every class, or drop the label column."
+            "Provide texts of every class, or drop the label column."
         )
     batches, rows = _states(model, host, tokenizer, dataset, text_column, max_length, batch_size, cache)
     sums = torch.zeros(num_classes + 1, config.hidden_size, dtype=torch.float64)
@@ -140,8 +139,8 @@ def fit_references(
 
 
 def _states(
-    model: Any,
-    host: Any,
+    model: ConceptModel,
+    host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     text_column: str,
@@ -157,9 +156,11 @@ def _states(
         return DataLoader(cache, batch_size=batch_size, collate_fn=_with_ids), rows
     tokenized = tokenize_texts(dataset, tokenizer, text_column, hooks.max_length(host, tokenizer, max_length))
     extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
-    loader = DataLoader(tokenized.sort("length"), batch_size=batch_size, collate_fn=TextCollator(tokenizer))
     device = torch.device("cpu")
-    batches = ({**extract(batch, device=device), "input_ids": batch["input_ids"]} for batch in loader)
+    batches = (
+        {**extract(batch, device=device), "input_ids": batch["input_ids"]}
+        for _, batch in batches_by_length(tokenized, TextCollator(tokenizer), batch_size)
+    )
     return batches, tokenized["text_index"][:]
 
 

@@ -14,7 +14,7 @@ logger = logging.get_logger(__name__)
 
 
 def text_generator(seed: int, text_id: int, purpose: str, draw: int = 0) -> np.random.Generator:
-    """The random numbers of one text, purpose and draw, whatever else is drawn."""
+    """The random numbers of one text, purpose and draw; they do not depend on other draws."""
     return np.random.default_rng([seed, int(text_id), draw, *purpose.encode()])
 
 
@@ -24,7 +24,7 @@ class TextsOfTable:
     Args:
         table ([`ConceptTable`][clvq_hf.ConceptTable]): With salience.
         tokenizer (`PreTrainedTokenizerBase`): The one that the table was made with.
-        labelled (`bool`): Leave out texts without a label.
+        labelled (`bool`): Whether to leave out texts without a label.
 
     Raises:
         ValueError: If no text is left, or the tokenizer is another one.
@@ -44,10 +44,8 @@ class TextsOfTable:
             kept &= texts["label"][:] >= 0
         if not kept.any():
             raise ValueError(
-                "No text of the table has a salient token"
-                + (" and a label" if labelled else "")
-                + ": there is nothing "
-                "to ablate."
+                f"No text of the table has a salient token{' and a label' if labelled else ''}, so there is nothing to "
+                "ablate."
             )
         if skipped := int((~kept).sum()):
             what = "repeated, without a content token" + (", or without a label" if labelled else "")
@@ -78,14 +76,14 @@ class TextsOfTable:
         return np.asarray([codes[place] for codes, place in zip(self.codes, self.position, strict=True)])
 
     def other_codes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of a text's content tokens but the salient one's, and the position of the first token of each."""
+        """Codes of a text's content tokens except the salient code, and the position of the first token of each."""
         content = np.flatnonzero(~self.special[row])
         codes, firsts = np.unique(self.codes[row][content], return_index=True)
         others = codes != self.codes[row][self.position[row]]
         return codes[others], content[firsts[others]]
 
     def random_place(self, row: int, seed: int) -> int:
-        """A content token of a text, drawn once and for all."""
+        """Position of a random content token; the same in every call."""
         return int(
             text_generator(seed, self.text_id[row], "random_active_code").choice(np.flatnonzero(~self.special[row]))
         )
@@ -101,7 +99,7 @@ class OtherTexts:
         texts ([`TextsOfTable`]): The N texts.
         predictions (`np.ndarray` of shape `(N,)`): Plain predictions.
         random_codes (`np.ndarray` of shape `(N,)`): Codes of the texts' random tokens.
-        num_draws (`int`): At most so many draws a text.
+        num_draws (`int`): Maximum number of draws per text.
         seed (`int`): Seed of the draws; those of a text do not depend on the other texts' order.
     """
 
@@ -120,8 +118,8 @@ class OtherTexts:
             generator = text_generator(self._seed, self._texts.text_id[row], condition)
             drawn.append(generator.choice(candidates, size=min(self._num_draws, len(candidates)), replace=False))
         for draw in range(max(map(len, drawn))):
-            valid = np.asarray([len(found) > draw for found in drawn])
-            yield draw, np.asarray([found[draw] if len(found) > draw else 0 for found in drawn]), valid
+            valid = np.asarray([len(own) > draw for own in drawn])
+            yield draw, np.asarray([own[draw] if len(own) > draw else 0 for own in drawn]), valid
 
     def _candidates(self, condition: str, row: int) -> np.ndarray:
         if condition == "random_active_code":

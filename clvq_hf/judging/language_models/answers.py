@@ -1,4 +1,4 @@
-"""The answers that judges gave, on disk: one JSON line each, so that nothing is asked, or paid for, twice."""
+"""The answers of judges on disk, one JSON line each, so that nothing is asked, or paid for, twice."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ logger = logging.get_logger(__name__)
 
 
 class AnswerCache:
-    """Answers by what was asked of whom.
+    """Answers by judge and question, in a JSON Lines file.
 
-    A line is written at once, as a whole, after the answer arrived; a process that is killed loses none but the ones on
-    their way. What is cut off is passed over. Neither questions nor tokens are written.
+    Each line is written in one piece as soon as the answer arrives, so a killed process loses only the answers that
+    were still pending. Truncated lines are skipped. Neither questions nor tokens are written.
 
     Args:
-        file (`str` or `Path`): JSON lines; made if needed.
+        file (`str` or `Path`): The file; it is created if needed.
 
     Raises:
         OSError: If it cannot be written.
@@ -36,9 +36,9 @@ class AnswerCache:
         content = self.file.read_bytes() if self.file.exists() else b""
         lines = content.splitlines()
         for line in lines:
-            self._read(line)
+            self._add_line(line)
         if damaged := len(lines) - len(self._replies):
-            logger.warning(f"{self.file}: {damaged} lines are cut off or come twice, and are passed over.")
+            logger.warning(f"{self.file}: skipped {damaged} truncated or repeated lines.")
         self._descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         if content and not content.endswith(b"\n"):
             os.write(self._descriptor, b"\n")
@@ -53,25 +53,25 @@ class AnswerCache:
         os.close(self._descriptor)
 
     def get(self, judge: Judge, messages: Sequence[Message], max_tokens: int, attempt: int) -> Reply | None:
-        """The answer to this very question, if there is one.
+        """Look up the answer to exactly this question.
 
         Args:
             judge ([`Judge`][clvq_hf.judging.language_models.Judge]): Who was asked.
-            messages (`Sequence[dict[str, str]]`): What was asked.
-            max_tokens (`int`): How long the answer could be.
+            messages (`Sequence[dict[str, str]]`): The chat.
+            max_tokens (`int`): Maximum number of tokens of the answer.
             attempt (`int`): How often the question was asked before.
         """
         return self._replies.get(_key(judge, messages, max_tokens, attempt))
 
     def put(self, judge: Judge, messages: Sequence[Message], max_tokens: int, attempt: int, reply: Reply) -> None:
-        """Keep an answer."""
+        """Write an answer to the file."""
         key = _key(judge, messages, max_tokens, attempt)
-        line = json.dumps({"key": key, "judge": judge.name, **asdict(reply)}, ensure_ascii=True) + "\n"
+        line = json.dumps({"key": key, "judge": judge.name, **asdict(reply)}) + "\n"
         with self._lock:
             os.write(self._descriptor, line.encode("ascii"))
             self._replies[key] = reply
 
-    def _read(self, line: bytes) -> None:
+    def _add_line(self, line: bytes) -> None:
         try:
             row = json.loads(line)
             reply = Reply(row["text"], row["model"], row["input_tokens"], row["output_tokens"])
@@ -82,8 +82,8 @@ class AnswerCache:
 
 
 def _key(judge: Judge, messages: Sequence[Message], max_tokens: int, attempt: int) -> str:
-    asked = json.dumps([judge.identity, list(messages), max_tokens, attempt], sort_keys=True)
-    return hashlib.sha256(asked.encode()).hexdigest()
+    request = json.dumps([judge.identity, list(messages), max_tokens, attempt], sort_keys=True)
+    return hashlib.sha256(request.encode()).hexdigest()
 
 
 __all__ = ["AnswerCache"]

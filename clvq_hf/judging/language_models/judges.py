@@ -1,4 +1,4 @@
-"""Who judges: any OpenAI-compatible endpoint, or a transformers model that runs on this machine."""
+"""The judges: any OpenAI-compatible endpoint, or a transformers model on this machine."""
 
 import threading
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ from ...hub.requests import LOGIN, TRANSIENT
 
 Message = dict[str, str]
 LOCAL = "local:"
-# Hosts that a token of the Hub is meant for. Not endpoints.huggingface.cloud: there, containers of anybody's run.
+# Domains that a Hub token is meant for. Not endpoints.huggingface.cloud, where anybody's containers run.
 HUB_DOMAINS = ("huggingface.co", "hf.co")
-# What is wrong with this one request: it is too long, or has something that the server does not take.
+# Status codes for a single bad request, for instance one that is too long.
 REFUSED = (400, 413, 422)
 
 
 class JudgeError(OSError):
-    """A judge that cannot be used as it is; the message says what to do."""
+    """A judge cannot be used; the message says what to do."""
 
 
 class TemporaryError(Exception):
-    """A request that may succeed if it is made again.
+    """A request failed that may succeed if it is repeated.
 
     Attributes:
-        retry_after (`float` or `None`): Seconds that the server asks to wait.
+        retry_after (`float` or `None`): Seconds to wait, if the server says so.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -42,18 +42,18 @@ class TemporaryError(Exception):
 
 
 class RefusedError(Exception):
-    """A request that the server does not take, and would not take again."""
+    """The server refused a request, and would refuse it again."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge answered.
+    """The answer of a judge.
 
     Attributes:
         text (`str`): The answer.
-        model (`str` or `None`): The model that answered, as the server names it.
-        input_tokens (`int` or `None`): Of the question, as the server counts.
-        output_tokens (`int` or `None`): Of the answer.
+        model (`str` or `None`): The name of the model that answered, according to the server.
+        input_tokens (`int` or `None`): Number of tokens of the question, according to the server.
+        output_tokens (`int` or `None`): Number of tokens of the answer.
     """
 
     text: str
@@ -63,12 +63,12 @@ class Reply:
 
 
 class Judge(Protocol):
-    """Whoever answers a chat.
+    """Anything that answers a chat.
 
     Attributes:
-        name (`str`): As it stands in results.
-        identity (`str`): What its answers are kept under.
-        concurrency (`int` or `None`): How many questions it takes at the same time; `None` if it does not matter.
+        name (`str`): Its name in results.
+        identity (`str`): Its name in the cache of answers.
+        concurrency (`int` or `None`): Maximum number of questions at the same time; `None` if unlimited.
     """
 
     name: str
@@ -80,42 +80,43 @@ class Judge(Protocol):
 
         Args:
             messages (`Sequence[dict[str, str]]`): `role` and `content`.
-            max_tokens (`int`): Of the answer.
+            max_tokens (`int`): Maximum number of tokens of the answer.
 
         Raises:
-            TemporaryError: If it may work if it is asked again.
-            RefusedError: If this question will not work.
-            JudgeError: If no question will.
+            TemporaryError: If repeating the question may help.
+            RefusedError: If this question cannot be answered.
+            JudgeError: If no question can be answered.
         """
 
 
 def open_judge(name: str, *, send_token: bool = False, timeout: float = 120.0) -> Judge:
-    """A judge by its name. Nothing is sent or loaded before its first answer.
+    """Open a judge by its name. Nothing is sent or loaded before its first answer.
 
     Args:
-        name (`str`): The first that fits of
+        name (`str`): The first that matches of
 
-            - `http://…` or `https://…`: an OpenAI-compatible endpoint; `URL#MODEL` where it serves several models; a
-              slash at the end of the address says nothing;
-            - `local:…`: a folder or Hub id of a model that runs here, by transformers;
+            - `http://…` or `https://…`: an OpenAI-compatible endpoint; `URL#MODEL` if it serves several models; a
+              trailing slash is ignored;
+            - `local:…`: a folder or Hub id of a model that transformers runs on this machine;
             - a folder: the same;
             - `org/name`: a model of Inference Providers.
         send_token (`bool`): Whether `HF_TOKEN` is sent to endpoints that are not Hugging Face's.
-        timeout (`float`): Seconds to wait for an answer of an endpoint.
+        timeout (`float`): Seconds to wait for an endpoint's answer.
 
     Returns:
-        [`Judge`][clvq_hf.judging.language_models.Judge]: An [`EndpointJudge`][clvq_hf.judging.language_models.EndpointJudge] or a
+        [`Judge`][clvq_hf.judging.language_models.Judge]: An
+            [`EndpointJudge`][clvq_hf.judging.language_models.EndpointJudge] or a
             [`LocalJudge`][clvq_hf.judging.language_models.LocalJudge].
 
     Raises:
-        ValueError: If the name is none of these, or has a password in it.
-        JudgeError: If Inference Providers would need a token, and there is none.
+        ValueError: If the name is none of these, or contains a password.
+        JudgeError: If there is no token for Inference Providers.
     """
     if name.startswith(("http://", "https://")):
         url, model = urldefrag(name)
         if urlsplit(url).username is not None or urlsplit(url).query:
             raise ValueError(
-                "The address of a judge must hold no user, password or query. A token goes into HF_TOKEN."
+                "The address of a judge must not contain a user, password or query. Put the token into HF_TOKEN."
             )
         url = url.rstrip("/")
         name = f"{url}#{model}" if model else url
@@ -129,16 +130,16 @@ def open_judge(name: str, *, send_token: bool = False, timeout: float = 120.0) -
 
 
 class EndpointJudge:
-    """A judge behind an address, or one of Inference Providers.
+    """A judge behind an address, or one of Inference Providers, asked at temperature 0.
 
-    The token is the one you are logged in with (`HF_TOKEN`, `hf auth login`). It goes to Hugging Face's own addresses
-    alone unless `send_token`. Inference Endpoints are not among them: they run the containers of their owners.
+    The token is the one you are logged in with (`HF_TOKEN`, `hf auth login`). It is sent only to Hugging Face's own
+    addresses unless `send_token`. Inference Endpoints do not count as such: they run the containers of their owners.
 
     Args:
-        name (`str`): As it stands in results.
+        name (`str`): Its name in results.
         url (`str`, *optional*): Address of the endpoint, such as `http://127.0.0.1:8000/v1`; Inference Providers if not
             given.
-        model (`str`, *optional*): Which model of it.
+        model (`str`, *optional*): Name of the model there.
         send_token (`bool`): Whether the token is sent to other addresses too.
         timeout (`float`): Seconds to wait for an answer.
     """
@@ -157,28 +158,28 @@ class EndpointJudge:
         self.name = self.identity = name
         self._model = model
         self._has_url = url is not None
-        # A header that is none is left out; by default the client sends the token to any address.
+        # A header of None is omitted; by default the client sends the token to any address.
         headers = None if send_token or url is None or _is_of_hub(url) else {"authorization": None}
         self._sends_token = headers is None
         self._client = InferenceClient(base_url=url, headers=headers, timeout=timeout)
 
     def answer(self, messages: Sequence[Message], max_tokens: int) -> Reply:
-        """Ask the endpoint; see [`Judge`][clvq_hf.judging.language_models.Judge]. Temperature 0."""
+        """Ask the endpoint; see [`Judge`][clvq_hf.judging.language_models.Judge]."""
         try:
-            found = self._client.chat_completion(
+            completion = self._client.chat_completion(
                 list(messages), model=self._model, max_tokens=max_tokens, temperature=0.0
             )
-            usage = found.usage
+            usage = completion.usage
             return Reply(
-                text=without_token(found.choices[0].message.content or ""),
-                model=without_token(str(found.model)),
+                text=without_token(completion.choices[0].message.content or ""),
+                model=without_token(str(completion.model)),
                 input_tokens=usage and usage.prompt_tokens,
                 output_tokens=usage and usage.completion_tokens,
             )
         except OfflineModeIsEnabled:
             raise JudgeError(f"{self.name} cannot be asked while HF_HUB_OFFLINE is set: unset it.") from None
         except HfHubHTTPError as error:
-            raise self._told(error) from None
+            raise self._translate(error) from None
         except (HTTPError, TimeoutError, ConnectionError) as error:
             raise TemporaryError(f"no answer ({type(error).__name__})") from None
         except (ValueError, TypeError, AttributeError, LookupError) as error:
@@ -186,45 +187,45 @@ class EndpointJudge:
                 raise JudgeError(f"{self.name}: {without_token(str(error))}") from None
             raise TemporaryError(f"an answer that is no chat completion ({type(error).__name__})") from None
 
-    def _told(self, error: HfHubHTTPError) -> Exception:
+    def _translate(self, error: HfHubHTTPError) -> Exception:
         response = error.response
-        status, said = response.status_code, _said(response)
+        status, text = response.status_code, _response_text(response)
         if status in TRANSIENT:
-            return TemporaryError(f"the answer {status}{said}", _retry_after(response))
+            return TemporaryError(f"the answer {status}{text}", _retry_after(response))
         if status in REFUSED:
             hint = "" if self._model else ". If it serves several models, name one: URL#MODEL"
-            return RefusedError(f"the answer {status}{said}{hint}")
-        remedy = "Is the address right, and the name of the model (URL#MODEL)?"
+            return RefusedError(f"the answer {status}{text}{hint}")
+        remedy = "Check the address and the name of the model (URL#MODEL)."
         if status in (401, 403):
             remedy = (
                 f"{LOGIN}, with a token that may do inference."
                 if self._sends_token
-                else "HF_TOKEN was not sent, since this is none of Hugging Face's own addresses (an Inference Endpoint "
-                "is its owner's); --send-token sends it."
+                else "HF_TOKEN was not sent, since this is not an address of Hugging Face itself (Inference Endpoints "
+                "belong to their owners); --send-token sends it."
             )
-        return JudgeError(f"{self.name} answers {status}{said}. {remedy}")
+        return JudgeError(f"{self.name} answers {status}{text}. {remedy}")
 
 
 class LocalJudge:
-    """A transformers model that runs here, loaded when it is first asked; the likeliest token each time.
+    """A transformers model on this machine with greedy decoding, loaded when it is first asked.
 
     Args:
         model (`str`): Folder or Hub id of a causal language model in safetensors, with a chat template.
-        name (`str`, *optional*): As it stands in results; `model` if not given.
-        device (`str`, *optional*): Where it runs; a GPU if there is one.
+        name (`str`, *optional*): Its name in results; `model` if not given.
+        device (`str`, *optional*): Its device; a GPU if there is one.
 
     Raises:
-        ValueError: If the folder holds no model.
+        ValueError: If the folder contains no model.
     """
 
-    # Threads would share one model and its cores.
+    # Threads would compete for one model and its cores.
     concurrency: int | None = 1
 
     def __init__(self, model: str, *, name: str | None = None, device: str | None = None) -> None:
         if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
-            raise ValueError(f"{model} holds no model: it has no config.json.")
+            raise ValueError(f"{model} contains no model: it has no config.json.")
         self.name = name or model
-        # From another folder the same name may lead elsewhere.
+        # A relative path may mean another model in another working directory.
         self.identity = f"{LOCAL}{recorded_name(model)}"
         self._source = model
         self._device = device
@@ -240,14 +241,14 @@ class LocalJudge:
                 inputs = tokenizer.apply_chat_template(
                     list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
                 ).to(model.device)
-            except Exception as error:  # templates raise what they like, for roles that they do not know
-                raise JudgeError(f"The chat template of {self.name} does not take these messages: {error}") from error
+            except Exception as error:  # templates raise any exception for unknown roles
+                raise JudgeError(f"The chat template of {self.name} rejects these messages: {error}") from error
             length = inputs["input_ids"].shape[1]
             output = model.generate(
                 inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 max_new_tokens=max_tokens,
-                # Settings for sampling, which some models bring along, would be warned of.
+                # Some models come with sampling settings, which would cause warnings.
                 **{"do_sample": False, "temperature": None, "top_p": None, "top_k": None},
             )
             text = tokenizer.decode(output[0, length:], skip_special_tokens=True)
@@ -260,14 +261,14 @@ class LocalJudge:
 
         tokenizer = AutoTokenizer.from_pretrained(self._source)
         if not tokenizer.chat_template:
-            raise JudgeError(f"{self.name} has no chat template: take a model that was tuned to follow instructions.")
+            raise JudgeError(f"{self.name} has no chat template: use a model that was tuned to follow instructions.")
         model = AutoModelForCausalLM.from_pretrained(self._source, dtype="auto", use_safetensors=True).eval()
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         return model.to(device), tokenizer
 
 
 def without_token(text: str) -> str:
-    """A text of a server, without the token that it may have been sent."""
+    """Remove the token from a server's text, in case the server repeats it."""
     token = get_token()
     return text.replace(token, "…") if token else text
 
@@ -278,17 +279,17 @@ def _is_of_hub(url: str) -> bool:
     return parts.scheme == "https" and any(host == name or host.endswith(f".{name}") for name in HUB_DOMAINS)
 
 
-def _said(response: Any) -> str:
-    """The beginning of what a server wrote beside its status, on one line."""
+def _response_text(response: Any) -> str:
+    """The beginning of the response body, on one line."""
     try:
         text = " ".join(without_token(response.text).split())
-    except Exception:  # the body is gone, or is no text
+    except Exception:  # the body is gone, or not text
         return ""
     return f" ({text[:200]})" if text else ""
 
 
 def _retry_after(response: Any) -> float | None:
-    """Seconds that a server asks to wait: it writes a number, or a date."""
+    """Seconds to wait according to the server, which sends a number or a date."""
     value = response.headers.get("retry-after", "")
     try:
         return max(float(value), 0.0)

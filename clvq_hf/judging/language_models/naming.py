@@ -1,4 +1,4 @@
-"""Names for concepts: a judge reads words and sentences, another one tells whether the name says enough."""
+"""Names for concepts: one judge reads words and sentences, another tests whether the name is informative."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ from transformers.utils import logging
 from ...tables.concept_table import ConceptTable
 from ...tables.concepts import Example
 from ...tables.names import ConceptName
-from ..exhibits import NUM_WORDS, SENTENCE_LENGTH
+from ..exhibits import SENTENCE_LENGTH, concept_words
 from .answers import AnswerCache
 from .judges import Judge
 from .parsing import parse_choice, parse_name
 from .prompts import MARK, PROMPT_VERSION, detection_prompt, naming_prompt
-from .requests import Budget, Estimate, Outcome, Question, ask_all, estimate, settled
+from .requests import Budget, Estimate, Outcome, Question, ask_all, cached_outcome, estimate_requests
 
 logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class NamingSettings:
-    """How concepts are named.
+    """Settings for naming concepts.
 
     Args:
-        num_concepts (`int`): How many, the most frequent first, if no codes are given.
-        num_sentences (`int`): At most so many sentences to read, so many to detect, and so many among them without the
-            concept.
-        max_tokens (`int`): Of an answer. More for judges that think aloud first.
-        concurrency (`int`): How many questions each judge is asked at the same time.
-        seed (`int`): Of the sentences without the concept and of the order.
+        num_concepts (`int`): Number of concepts, the most frequent first, if no codes are given.
+        num_sentences (`int`): Maximum number of sentences to read, of sentences to detect the concept in, and of
+            sentences without the concept among these.
+        max_tokens (`int`): Maximum number of tokens of an answer. Judges that reason first need more.
+        concurrency (`int`): Number of questions that each judge is asked at the same time.
+        seed (`int`): Random seed of the sentences without the concept and of the order.
 
     Raises:
-        ValueError: If one of them makes no sense.
+        ValueError: If a number is less than 1.
     """
 
     num_concepts: int = 50
@@ -51,13 +51,13 @@ class NamingSettings:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a concept, in two parts that share no text.
+    """Words and sentences of a concept, in two parts that share no text.
 
     Attributes:
         code (`int`): The concept.
-        words (`list[str]`): Its most frequent words, those of the held-out texts not counted.
+        words (`list[str]`): Its most frequent words, without those of the held-out texts.
         sentences (`list[str]`): Sentences with its words marked.
-        held_out (`list[str]`): Sentences with and without it, shuffled, nothing marked; none if it occurs in one text.
+        held_out (`list[str]`): Sentences with and without it, shuffled, nothing marked; empty if it occurs in one text.
         belongs (`list[bool]`): Which of these have it.
     """
 
@@ -66,6 +66,10 @@ class Evidence:
     sentences: list[str]
     held_out: list[str]
     belongs: list[bool]
+
+    def can_test(self, name: str | None) -> bool:
+        """Whether there are sentences with and without the concept to test a name on."""
+        return name is not None and len(set(self.belongs)) == 2
 
 
 def name_concepts(
@@ -82,90 +86,96 @@ def name_concepts(
     """Let a judge name concepts, and another one detect them by their names.
 
     Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the concepts. It is not changed: assign `table.names`, or see
-            [`write_names`][clvq_hf.tables.names.write_names].
-        judge ([`Judge`][clvq_hf.judging.language_models.Judge]): Who names.
-        cache_file (`str` or `Path`): For the answers; what is there is not asked again.
-        detector ([`Judge`][clvq_hf.judging.language_models.Judge], *optional*): Who detects; the same if not given, which flatters it.
-        codes (`Sequence[int]`, *optional*): Which concepts; the most frequent ones if not given.
-        settings ([`NamingSettings`][clvq_hf.judging.language_models.NamingSettings], *optional*): How.
-        max_requests (`int`, *optional*): At most so many requests.
-        confirm (`Callable`, *optional*): Is told what it will take before anything is sent, and raises to prevent it.
+        table ([`ConceptTable`][clvq_hf.ConceptTable]): The table of the concepts. It is not changed: assign
+            `table.names`, or see [`write_names`][clvq_hf.tables.names.write_names].
+        judge ([`Judge`][clvq_hf.judging.language_models.Judge]): The judge that names.
+        cache_file (`str` or `Path`): File for the answers; questions answered there are not asked again.
+        detector ([`Judge`][clvq_hf.judging.language_models.Judge], *optional*): The judge that detects. By default the
+            same one, which flatters the score.
+        codes (`Sequence[int]`, *optional*): The concepts to name; by default the most frequent ones.
+        settings ([`NamingSettings`][clvq_hf.judging.language_models.NamingSettings], *optional*): The settings.
+        max_requests (`int`, *optional*): Maximum number of requests.
+        confirm (`Callable`, *optional*): Called with the cost before anything is sent; it raises to prevent that.
 
     Returns:
-        `dict[int, ConceptName]`: By code; without those whose answers were malformed or failed: a warning counts them.
+        `dict[int, ConceptName]`: Names by code. Concepts whose answers were malformed or failed are missing, and a
+            warning counts them.
 
     Raises:
-        LimitReached: At `max_requests`; run it again to go on.
-        JudgeError: If a judge cannot be used; what was answered is kept.
+        LimitReached: At `max_requests`; run it again to continue.
+        JudgeError: If a judge cannot be used; answers so far are kept.
         ValueError: If a code occurs nowhere in the table.
     """
     settings = settings or NamingSettings()
     detector = detector or judge
+    active = table.active_codes.tolist()
     if codes is None:
-        frequent = sorted(table.active_codes.tolist(), key=lambda code: -table.concept(code, 0, 0).num_tokens)
-        codes = frequent[: settings.num_concepts]
-    if absent := sorted(set(codes) - set(table.active_codes.tolist())):
+        codes = sorted(active, key=lambda code: -table.concept(code, 0, 0).num_tokens)[: settings.num_concepts]
+    if absent := sorted(set(codes) - set(active)):
         raise ValueError(f"The concept {absent[0]} occurs nowhere in this table.")
     evidence = [gather_evidence(table, code, settings) for code in dict.fromkeys(codes)]
-    questions = [
-        Question(judge, naming_prompt(found.words, found.sentences), parse_name, settings.max_tokens)
-        for found in evidence
+    namings = [
+        Question(judge, naming_prompt(part.words, part.sentences), parse_name, settings.max_tokens)
+        for part in evidence
     ]
 
-    def detection(found: Evidence, name: str) -> Question:
-        parse = partial(parse_choice, number=len(found.held_out))
-        return Question(detector, detection_prompt(name, found.held_out), parse, settings.max_tokens)
+    def detections(names: Sequence[str | None]) -> dict[int, Question]:
+        return {
+            part.code: Question(
+                detector,
+                detection_prompt(name, part.held_out),
+                partial(parse_choice, number=len(part.held_out)),
+                settings.max_tokens,
+            )
+            for part, name in zip(evidence, names, strict=True)
+            if part.can_test(name)
+        }
 
     with AnswerCache(cache_file) as cache:
         if confirm is not None:
-            known = [settled(question, cache) for question in questions]
-            # A name that is not known yet will be about this long.
-            guessed = ["a name of some words" if outcome is None else outcome.value for outcome in known]
-            pairs = [pair for pair in zip(evidence, guessed, strict=True) if _testable(*pair)]
-            confirm(estimate([*questions, *(detection(*pair) for pair in pairs)], cache))
+            known = [cached_outcome(question, cache) for question in namings]
+            # A name that is not known yet will have about this length.
+            guesses = ["a name of some words" if outcome is None else outcome.value for outcome in known]
+            confirm(estimate_requests([*namings, *detections(guesses).values()], cache))
         budget = Budget(max_requests)
-        named = ask_all(questions, cache, budget, settings.concurrency, "Naming")
-        tested = [
-            (found, outcome.value) for found, outcome in zip(evidence, named, strict=True) if outcome.value is not None
-        ]
-        detections = [pair for pair in tested if _testable(*pair)]
-        picked = ask_all([detection(*pair) for pair in detections], cache, budget, settings.concurrency, "Detecting")
-    _warn(named, judge, "have no name")
-    _warn(picked, detector, "have a name without a score")
-    choices = {found.code: outcome.value for (found, _), outcome in zip(detections, picked, strict=True)}
+        outcomes = ask_all(namings, cache, budget, settings.concurrency, "Naming")
+        names = [outcome.value for outcome in outcomes]
+        tests = detections(names)
+        choices = ask_all(list(tests.values()), cache, budget, settings.concurrency, "Detecting")
+    _warn(outcomes, judge, "have no name")
+    _warn(choices, detector, "have a name without a score")
+    chosen = {code: outcome.value for code, outcome in zip(tests, choices, strict=True)}
     return {
-        found.code: ConceptName(
+        part.code: ConceptName(
             name=name,
             judge=judge.name,
             prompt_version=PROMPT_VERSION,
             detector=detector.name,
-            score=balanced_accuracy(choices.get(found.code), found.belongs),
-            trials=len(found.held_out),
+            score=balanced_accuracy(chosen.get(part.code), part.belongs),
+            trials=len(part.held_out),
         )
-        for found, name in tested
+        for part, name in zip(evidence, names, strict=True)
+        if name is not None
     }
 
 
 def gather_evidence(table: ConceptTable, code: int, settings: NamingSettings) -> Evidence:
-    """Words and sentences to name a concept by, and others to test the name on."""
+    """Collect words and sentences to name a concept by, and others to test the name on."""
     number, longest = settings.num_sentences, SENTENCE_LENGTH[1]
     generator = np.random.default_rng([settings.seed, code])
-    # Every other one of the best is held out, so that both parts are as good.
+    # Every second one of the best is held out, so that both parts are equally good.
     held_out = table.examples(code, 2 * number, num_words=SENTENCE_LENGTH)[1::2]
     hidden = [example.text_id for example in held_out]
-    words = table.top_words(code, NUM_WORDS, stop_words=False, without=hidden)
-    words = words or table.top_words(code, NUM_WORDS, without=hidden)
     sentences = table.examples(code, number, num_words=SENTENCE_LENGTH, without=hidden)
-    mixed = [(example.excerpt(longest).text, True) for example in held_out]
+    mixed = [(example, True) for example in held_out]
     if held_out:
-        mixed += [(example.excerpt(longest).text, False) for example in _others(table, code, len(held_out), generator)]
+        mixed += [(example, False) for example in _examples_without(table, code, len(held_out), generator)]
     mixed = [mixed[place] for place in generator.permutation(len(mixed))]
     return Evidence(
         code=code,
-        words=[word for word, _ in words],
+        words=[word for word, _ in concept_words(table, code, hidden)],
         sentences=[example.excerpt(longest).marked(MARK, MARK) for example in sentences],
-        held_out=[text for text, _ in mixed],
+        held_out=[example.excerpt(longest).text for example, _ in mixed],
         belongs=[belongs for _, belongs in mixed],
     )
 
@@ -178,17 +188,13 @@ def balanced_accuracy(chosen: Sequence[int] | None, belongs: Sequence[bool]) -> 
         belongs (`Sequence[bool]`): Which sentences have the concept.
 
     Returns:
-        `float` or `None`: 0.5 by chance; `None` if nothing was picked from, or all or none belong.
+        `float` or `None`: 0.5 by chance; `None` without a choice, or if all or none of the sentences belong.
     """
     truth = np.asarray(belongs, dtype=bool)
     if chosen is None or truth.all() or not truth.any():
         return None
     picked = np.isin(np.arange(1, len(truth) + 1), chosen)
     return float((picked[truth].mean() + (~picked[~truth]).mean()) / 2)
-
-
-def _testable(found: Evidence, name: str | None) -> bool:
-    return name is not None and any(found.belongs) and not all(found.belongs)
 
 
 def _warn(outcomes: Sequence[Outcome], judge: Judge, what: str) -> None:
@@ -202,21 +208,21 @@ def _warn(outcomes: Sequence[Outcome], judge: Judge, what: str) -> None:
         )
 
 
-def _others(table: ConceptTable, code: int, number: int, generator: np.random.Generator) -> list[Example]:
+def _examples_without(table: ConceptTable, code: int, number: int, generator: np.random.Generator) -> list[Example]:
     """Texts without the concept, cut around a random word as the others are around theirs."""
-    having = [table.text_row(example.text_id) for example in table.examples(code, len(table.texts))]
-    # Of equal texts one is enough, and none if another one has the concept.
-    seen = set(table.same_text[having].tolist())
-    texts, found = table.texts, []
-    for row in generator.permutation(len(texts)).tolist():
-        text, same = texts[row], int(table.same_text[row])
+    rows = [table.text_row(example.text_id) for example in table.examples(code, len(table.texts))]
+    # A text equal to another is used once, and never if one of its equals has the concept.
+    seen = set(table.same_text[rows].tolist())
+    examples = []
+    for row in generator.permutation(len(table.texts)).tolist():
+        text, same = table.texts[row], int(table.same_text[row])
         if same not in seen and text["text"].strip():
             seen.add(same)
             start = int(generator.integers(len(text["text"])))
-            found.append(Example(text["text_id"], text["text"], [(start, start + 1)], None, None))
-        if len(found) == number:
+            examples.append(Example(text["text_id"], text["text"], [(start, start + 1)], None, None))
+        if len(examples) == number:
             break
-    return found
+    return examples
 
 
 __all__ = ["Evidence", "NamingSettings", "balanced_accuracy", "gather_evidence", "name_concepts"]

@@ -1,20 +1,20 @@
-"""What a judge's answer says: one JSON object, wherever it stands. All else is malformed, and nothing is guessed."""
+"""Parsing of answers: one JSON object anywhere in the text. Everything else is malformed; nothing is guessed."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
 RATINGS = (1, 2, 3)
-# Of a name; longer ones are descriptions.
+# Maximum length of a name in characters; longer ones are descriptions.
 MAX_NAME = 80
 
 
 class MalformedAnswer(Exception):
-    """An answer that does not say what was asked for."""
+    """An answer does not have the form that was asked for."""
 
 
 def parse_rating(text: str) -> int:
-    """The rating of `{"rating": 2}`.
+    """Read the rating of `{"rating": 2}`.
 
     Raises:
         MalformedAnswer: If there is none, or it is not 1, 2 or 3.
@@ -28,7 +28,7 @@ def parse_rating(text: str) -> int:
 
 
 def parse_ranking(text: str, letters: Sequence[str]) -> list[str]:
-    """The ranking of `{"ranking": ["B", "A"]}`, best first.
+    """Read the ranking of `{"ranking": ["B", "A"]}`, best first.
 
     Raises:
         MalformedAnswer: If there is none, or it does not name every letter once.
@@ -41,7 +41,7 @@ def parse_ranking(text: str, letters: Sequence[str]) -> list[str]:
 
 
 def parse_name(text: str) -> str:
-    """The name of `{"name": "countries"}`, on one line.
+    """Read the name of `{"name": "countries"}`, on one line.
 
     Raises:
         MalformedAnswer: If there is none, it is longer than 80 characters, or has neither letter nor digit.
@@ -54,35 +54,35 @@ def parse_name(text: str) -> str:
 
 
 def parse_choice(text: str, number: int) -> list[int]:
-    """The numbers of `{"belong": [1, 4]}`, each from 1 to `number`.
+    """Read the numbers of `{"belong": [1, 4]}`, each from 1 to `number`.
 
     Raises:
         MalformedAnswer: If there are none, or others.
     """
-    chosen = _field(text, "belong")
-    whole = isinstance(chosen, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in chosen)
-    if not whole or not all(1 <= one <= number for one in chosen):
-        raise MalformedAnswer(f"The choice is {chosen!r}.")
-    return sorted(set(chosen))
+    numbers = _field(text, "belong")
+    # Not isinstance: True is an int.
+    if not isinstance(numbers, list) or not all(type(one) is int and 1 <= one <= number for one in numbers):
+        raise MalformedAnswer(f"The choice is {numbers!r}.")
+    return sorted(set(numbers))
 
 
 def _field(text: str, name: str) -> Any:
-    """The field in the last JSON object of the text that has it: some judges think aloud before they answer."""
-    decoder, found = json.JSONDecoder(), []
+    """The field in the last JSON object of the text that has it: some judges reason before they answer."""
+    decoder, values = json.JSONDecoder(), []
     start = text.find("{")
     while start >= 0:
         end = start + 1
         try:
             value, after = decoder.raw_decode(text, start)
             if name in value:
-                found.append(value[name])
+                values.append(value[name])
                 end = after
         except (ValueError, RecursionError):
             pass
         start = text.find("{", end)
-    if not found:
+    if not values:
         raise MalformedAnswer(f"There is no JSON object with {name!r}.")
-    return found[-1]
+    return values[-1]
 
 
 __all__ = ["MAX_NAME", "RATINGS", "MalformedAnswer", "parse_choice", "parse_name", "parse_ranking", "parse_rating"]

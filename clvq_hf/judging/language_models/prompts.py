@@ -1,4 +1,4 @@
-"""What judges are told. Whatever comes from data is JSON inside of the question, and said to be material."""
+"""The prompts for judges. Everything from data is JSON inside the question, declared as material."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 from ..exhibits import Exhibit, Item
 from .judges import Message
 
-# Noted in results. What is kept of answers needs none: they are kept under the very words of the question. No form of
-# an answer holds one that is valid, or judges who copy it would look like judges who judge.
+# Recorded in results. Cached answers do not need it: their key includes the words of the question. No example of the
+# form of an answer is itself valid; otherwise a judge that copies it would look like one that judges.
 PROMPT_VERSION = 1
 MARK = "**"
 
@@ -45,31 +45,31 @@ DETECT = (
     "Pick the numbers of those that do.\n\n"
     'Material:\n{material}\n\nAnswer in this form: {{"belong": [numbers]}}'
 )
-SHOWN = {
+EXHIBIT_DESCRIPTIONS = {
     "words": "the words that have it most often elsewhere",
     "sentences": "sentences in which it occurs, its words between two pairs of stars",
 }
 
 
 def rating_prompt(item: Item, shown: Exhibit, classes: Sequence[str]) -> list[Message]:
-    """Ask to rate a concept beside a text.
+    """Ask for a rating of a concept for a text.
 
     Args:
         item ([`Item`][clvq_hf.judging.exhibits.Item]): The text.
-        shown ([`Exhibit`][clvq_hf.judging.exhibits.Exhibit]): The concept; nothing tells whose it is.
-        classes (`Sequence[str]`): All that the classifier chooses from.
+        shown ([`Exhibit`][clvq_hf.judging.exhibits.Exhibit]): The concept; nothing reveals its method.
+        classes (`Sequence[str]`): All classes of the classifier.
     """
     material = {"text": item.text, "classes": list(classes), "class": item.prediction, "concept": _lines(shown)}
-    return _chat(RATE.format(shown=SHOWN[shown.kind], material=_json(material)))
+    return _chat(RATE.format(shown=EXHIBIT_DESCRIPTIONS[shown.kind], material=_json(material)))
 
 
 def ranking_prompt(item: Item, shown: Mapping[str, Exhibit], classes: Sequence[str]) -> list[Message]:
-    """Ask to rank concepts beside a text.
+    """Ask for a ranking of concepts for a text.
 
     Args:
         item ([`Item`][clvq_hf.judging.exhibits.Item]): The text.
-        shown (`Mapping[str, Exhibit]`): Concepts by their letter, in the order in which they are shown.
-        classes (`Sequence[str]`): All that the classifier chooses from.
+        shown (`Mapping[str, Exhibit]`): Concepts by letter, in the order in which they are shown.
+        classes (`Sequence[str]`): All classes of the classifier.
     """
     letters = list(shown)
     material = {
@@ -81,7 +81,7 @@ def ranking_prompt(item: Item, shown: Mapping[str, Exhibit], classes: Sequence[s
     return _chat(
         RANK.format(
             number=len(letters),
-            shown=SHOWN[next(iter(shown.values())).kind],
+            shown=EXHIBIT_DESCRIPTIONS[next(iter(shown.values())).kind],
             letters=", ".join(letters),
             material=_json(material),
         )
@@ -89,7 +89,7 @@ def ranking_prompt(item: Item, shown: Mapping[str, Exhibit], classes: Sequence[s
 
 
 def naming_prompt(words: Sequence[str], sentences: Sequence[str]) -> list[Message]:
-    """Ask to name a concept by its words and its sentences, marked."""
+    """Ask for a name of a concept, given its words and sentences with its words marked."""
     return _chat(NAME.format(material=_json({"words": list(words), "sentences": list(sentences)})))
 
 
@@ -109,7 +109,7 @@ def _lines(shown: Exhibit) -> list[str]:
 
 
 def _json(material: dict[str, Any]) -> str:
-    # In a JSON string no line break or quotation mark of a text can end the material.
+    # As a JSON string, a text cannot end the material with a line break or quotation mark.
     return json.dumps(material, ensure_ascii=False, indent=1)
 
 

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -25,26 +25,26 @@ ATTEMPTS = 3
 TRIES = 5
 BACK_OFF = 1.0
 LONGEST_WAIT = 120.0
-# So many questions in a row without an answer, and the judge is out of order.
+# A judge that did not answer this many questions in a row is given up.
 GIVE_UP = 5
-# So many refused questions, and never an answer: something else is wrong than the one text that may be too long. There
-# are fewer questions about one text.
+# A judge that refused this many questions and never answered is given up. The number is larger than the number of
+# questions about one text, since a single text may be too long.
 GIVE_UP_REFUSED = 30
-# Of a malformed answer that a judge is shown again, in characters.
-SHOWN = 1000
+# How many characters of a malformed answer the judge is shown again.
+QUOTED_CHARACTERS = 1000
 REMINDER = "That was not what I asked for. Answer with the JSON object alone, in exactly the form that I described."
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge is asked.
+    """A question for a judge.
 
     Attributes:
         judge ([`Judge`][clvq_hf.judging.language_models.Judge]): Who is asked.
         messages (`list[dict[str, str]]`): The chat.
-        parse (`Callable[[str], Any]`): What an answer says; raises
+        parse (`Callable[[str], Any]`): Reads an answer; raises
             [`MalformedAnswer`][clvq_hf.judging.language_models.parsing.MalformedAnswer].
-        max_tokens (`int`): Of the answer.
+        max_tokens (`int`): Maximum number of tokens of the answer.
     """
 
     judge: Judge
@@ -54,17 +54,17 @@ class Question:
 
     @property
     def key(self) -> str:
-        """What equal questions to one judge share: two methods may show the same words."""
+        """Shared by equal questions to one judge: two methods may show the same words."""
         return json.dumps([self.judge.identity, self.messages, self.max_tokens])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a question.
+    """The outcome of a question.
 
     Attributes:
-        value (`Any`): What the answer says; `None` without a valid one.
-        malformed (`int`): How many answers were malformed.
+        value (`Any`): The parsed answer; `None` without a valid one.
+        malformed (`int`): Number of malformed answers.
         error (`str` or `None`): Why there is no answer at all.
         replies (`tuple[Reply, …]`): The answers.
     """
@@ -77,14 +77,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What it takes to ask a judge everything that it has not answered yet.
+    """The cost of asking a judge everything that it has not answered yet.
 
     Attributes:
         judge (`str`): Its name.
-        questions (`int`): All of them.
-        requests (`int`): Different ones without an answer on disk; malformed answers make for more.
-        input_tokens (`int`): Of these, about: four characters each.
-        output_tokens (`int`): Of their answers at most.
+        questions (`int`): Number of all questions.
+        requests (`int`): Number of different questions without an answer on disk; malformed answers add to them.
+        input_tokens (`int`): Approximate number of tokens of these, four characters each.
+        output_tokens (`int`): Maximum number of tokens of their answers.
     """
 
     judge: str
@@ -95,18 +95,14 @@ class Estimate:
 
 
 class LimitReached(OSError):
-    """The limit of requests was reached; answers so far are on disk."""
-
-
-class _Stopped(Exception):
-    """No request was made, since the run has ended for another reason."""
+    """The limit of requests was reached; the answers so far are on disk."""
 
 
 class Budget:
-    """How many requests may be made.
+    """A limit for the number of requests, shared by threads.
 
     Args:
-        limit (`int`, *optional*): None if not given.
+        limit (`int`, *optional*): Maximum number of requests; unlimited if not given.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -114,11 +110,11 @@ class Budget:
         self.used = 0
         self._lock = threading.Lock()
 
-    def take(self) -> None:
+    def spend(self) -> None:
         """Count a request before it is made.
 
         Raises:
-            LimitReached: If it would be one too many.
+            LimitReached: If it would exceed the limit.
         """
         with self._lock:
             if self.limit is not None and self.used >= self.limit:
@@ -126,25 +122,24 @@ class Budget:
             self.used += 1
 
 
-def estimate(questions: Iterable[Question], cache: AnswerCache) -> list[Estimate]:
-    """What it takes to ask these questions, by judge."""
+def estimate_requests(questions: Iterable[Question], cache: AnswerCache) -> list[Estimate]:
+    """Estimate per judge what it takes to ask these questions."""
     by_judge: dict[str, list[Question]] = {}
     for question in questions:
         by_judge.setdefault(question.judge.name, []).append(question)
-    found = []
-    for name, asked in by_judge.items():
-        different = {question.key: question for question in asked}.values()
-        new = [question for question in different if settled(question, cache) is None]
+    estimates = []
+    for name, own in by_judge.items():
+        different = {question.key: question for question in own}.values()
+        new = [question for question in different if cached_outcome(question, cache) is None]
         characters = sum(len(message["content"]) for question in new for message in question.messages)
         longest = sum(question.max_tokens for question in new)
-        found.append(Estimate(name, len(asked), len(new), characters // 4, longest))
-    return found
+        estimates.append(Estimate(name, len(own), len(new), characters // 4, longest))
+    return estimates
 
 
-def settled(question: Question, cache: AnswerCache) -> Outcome | None:
-    """What became of a question that needs no request any more."""
-    judge, max_tokens = question.judge, question.max_tokens
-    return _settle(question, lambda messages, attempt: cache.get(judge, messages, max_tokens, attempt))
+def cached_outcome(question: Question, cache: AnswerCache) -> Outcome | None:
+    """The outcome of a question according to the answers on disk; `None` if it needs another request."""
+    return _resolve(question, lambda messages, i: cache.get(question.judge, messages, question.max_tokens, i))
 
 
 def ask_all(
@@ -154,120 +149,113 @@ def ask_all(
     concurrency: int = 4,
     description: str = "Judging",
 ) -> list[Outcome]:
-    """Ask everything that is not answered yet, several questions of every judge at a time.
+    """Ask everything that is not answered yet, several questions per judge at a time.
 
     Args:
-        questions (`Sequence[Question]`): In any order, of any judges. Equal ones are asked once.
-        cache ([`AnswerCache`][clvq_hf.judging.language_models.AnswerCache]): Where answers come from, and go.
-        budget (`Budget`): Of requests.
-        concurrency (`int`): How many questions a judge is asked at the same time, if it takes so many.
-        description (`str`): Of the progress bar.
+        questions (`Sequence[Question]`): In any order, for any judges. Equal ones are asked once.
+        cache ([`AnswerCache`][clvq_hf.judging.language_models.AnswerCache]): Answers are read from it and added to it.
+        budget (`Budget`): Limit of requests.
+        concurrency (`int`): Number of questions that a judge is asked at the same time, unless it allows fewer.
+        description (`str`): Title of the progress bar.
 
     Returns:
         `list[Outcome]`: In the order of the questions.
 
     Raises:
         LimitReached: If the budget is used up.
-        JudgeError: If a judge cannot be used, did not answer several times in a row, or refuses all that it is asked.
+        JudgeError: If a judge cannot be used, did not answer several times in a row, or refuses every question.
     """
     stop = threading.Event()
     different = {question.key: question for question in questions}
-    outcomes: dict[str, Outcome] = {}
+    lanes: dict[int, tuple[ThreadPoolExecutor, _Lane]] = {}
+    futures: dict[str, Future[Outcome]] = {}
     with ExitStack() as pools:
-        lanes: dict[int, tuple[_Lane, ThreadPoolExecutor]] = {}
-        for judge in {id(question.judge): question.judge for question in questions}.values():
-            workers = max(1, min(concurrency, judge.concurrency or concurrency))
-            lanes[id(judge)] = (
-                _Lane(judge, cache, budget, stop),
-                pools.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="judge")),
-            )
-        futures = {}
         for key, question in different.items():
-            lane, pool = lanes[id(question.judge)]
-            futures[pool.submit(lane.ask, question)] = key
-        bar = pools.enter_context(tqdm(total=len(different), desc=description, unit="question"))
+            judge = question.judge
+            if id(judge) not in lanes:
+                pool = ThreadPoolExecutor(min(concurrency, judge.concurrency or concurrency))
+                lanes[id(judge)] = pools.enter_context(pool), _Lane(judge, cache, budget, stop)
+            pool, lane = lanes[id(judge)]
+            futures[key] = pool.submit(lane.ask, question)
+        pending = as_completed(futures.values())
         try:
-            for future in as_completed(futures):
-                outcomes[futures[future]] = future.result()
-                bar.update()
+            for future in tqdm(pending, total=len(futures), desc=description, unit="question"):
+                future.result()
         except BaseException as error:
-            # What is on its way is waited for, and kept.
+            # Pending requests are waited for, and their answers kept.
             stop.set()
-            for future in futures:
+            for future in futures.values():
                 future.cancel()
-            wait(futures)
+            wait(futures.values())
             if isinstance(error, LimitReached):
-                answered = sum(settled(question, cache) is not None for question in questions)
+                answered = sum(cached_outcome(question, cache) is not None for question in questions)
                 raise LimitReached(
                     f"Stopped at the limit of {budget.limit} requests; {answered} of {len(questions)} questions are "
                     f"answered, and kept in {cache.file}. Run the same command again to go on."
                 ) from None
             raise
-    return [outcomes[question.key] for question in questions]
+    return [futures[question.key].result() for question in questions]
 
 
 class _Lane:
     """The questions of one judge: a pause that it asks for holds for all of them."""
 
     def __init__(self, judge: Judge, cache: AnswerCache, budget: Budget, stop: threading.Event) -> None:
-        self.judge = judge
-        self.cache = cache
-        self.budget = budget
-        self.stop = stop
+        self.judge, self.cache, self.budget, self.stop = judge, cache, budget, stop
         self.resume_at = 0.0
         self.failed_in_a_row = 0
         self.num_refused = 0
         self.has_replied = False
 
-    def ask(self, question: Question) -> Outcome | None:
+    def ask(self, question: Question) -> Outcome:
         try:
-            return self._ask(question)
-        except BaseException:
-            # Here, not where it is met: by then the next question would be on its way.
-            self.stop.set()
-            raise
-
-    def _ask(self, question: Question) -> Outcome | None:
-        def reply_to(messages: list[Message], attempt: int) -> Reply | None:
-            kept = self.cache.get(self.judge, messages, question.max_tokens, attempt)
-            if kept is None:
-                kept = self._request(messages, question.max_tokens)
-                self.cache.put(self.judge, messages, question.max_tokens, attempt, kept)
-            self.has_replied = True
-            return kept
-
-        try:
-            outcome = _settle(question, reply_to)
-        except _Stopped:
-            # Nobody reads it: whoever stopped the run raises.
-            return Outcome(None, 0, error="stopped")
+            outcome = _resolve(question, lambda messages, i: self._reply_to(messages, question.max_tokens, i))
         except TemporaryError as error:
             self.failed_in_a_row += 1
-            if self.failed_in_a_row >= GIVE_UP:
-                raise JudgeError(
-                    f"{self.judge.name} did not answer {self.failed_in_a_row} questions in a row; the last time: "
-                    f"{error}. What it answered before is kept in {self.cache.file}: run the same command again to go "
-                    "on."
-                ) from None
-            return Outcome(None, 0, error=str(error))
+            outcome = Outcome(None, 0, error=str(error))
         except RefusedError as error:
-            # The judge works: it is the question that does not.
+            # The judge works; only this question does not.
             self.failed_in_a_row = 0
             self.num_refused += 1
-            if not self.has_replied and self.num_refused >= GIVE_UP_REFUSED:
-                raise JudgeError(
-                    f"{self.judge.name} refused {self.num_refused} questions and answered none; the last time: {error}."
-                ) from None
-            return Outcome(None, 0, error=str(error))
-        self.failed_in_a_row = 0
+            outcome = Outcome(None, 0, error=str(error))
+        except CancelledError:
+            # Never read: whoever stopped the run raises the reason.
+            return Outcome(None, 0, error="stopped")
+        except BaseException:
+            # Set in the thread itself: before the caller notices, the next question would have been sent.
+            self.stop.set()
+            raise
+        else:
+            self.failed_in_a_row = 0
+        self._check_usable(outcome.error)
         return outcome
+
+    def _check_usable(self, error: str | None) -> None:
+        failed, refused = self.failed_in_a_row, self.num_refused
+        if error is None or (failed < GIVE_UP and (self.has_replied or refused < GIVE_UP_REFUSED)):
+            return
+        self.stop.set()
+        if failed >= GIVE_UP:
+            raise JudgeError(
+                f"{self.judge.name} did not answer {failed} questions in a row; the last time: {error}. Its earlier "
+                f"answers are kept in {self.cache.file}: run the same command again to go on."
+            )
+        raise JudgeError(f"{self.judge.name} refused {refused} questions and answered none; the last time: {error}.")
+
+    def _reply_to(self, messages: list[Message], max_tokens: int, attempt: int) -> Reply:
+        reply = self.cache.get(self.judge, messages, max_tokens, attempt)
+        if reply is None:
+            reply = self._request(messages, max_tokens)
+            self.cache.put(self.judge, messages, max_tokens, attempt, reply)
+        self.has_replied = True
+        return reply
 
     def _request(self, messages: list[Message], max_tokens: int) -> Reply:
         for attempt in range(TRIES):
             self.stop.wait(max(self.resume_at - time.monotonic(), 0))
             if self.stop.is_set():
-                raise _Stopped
-            self.budget.take()
+                raise CancelledError
+            self.budget.spend()
             try:
                 return self.judge.answer(messages, max_tokens)
             except TemporaryError as error:
@@ -280,7 +268,8 @@ class _Lane:
         raise AssertionError("a try returns or raises")
 
 
-def _settle(question: Question, reply_to: Callable[[list[Message], int], Reply | None]) -> Outcome | None:
+def _resolve(question: Question, reply_to: Callable[[list[Message], int], Reply | None]) -> Outcome | None:
+    """Ask, and remind after a malformed answer; `None` as soon as there is no reply."""
     messages, replies = question.messages, []
     for attempt in range(ATTEMPTS):
         reply = reply_to(messages, attempt)
@@ -290,13 +279,22 @@ def _settle(question: Question, reply_to: Callable[[list[Message], int], Reply |
         try:
             return Outcome(question.parse(reply.text), attempt, replies=tuple(replies))
         except MalformedAnswer:
-            # The last one alone, however often: a judge that rambles would fill its own context.
+            # Only the last answer is quoted: a judge that rambles would fill its own context.
             messages = [
                 *question.messages,
-                {"role": "assistant", "content": reply.text[:SHOWN]},
+                {"role": "assistant", "content": reply.text[:QUOTED_CHARACTERS]},
                 {"role": "user", "content": REMINDER},
             ]
     return Outcome(None, ATTEMPTS, replies=tuple(replies))
 
 
-__all__ = ["Budget", "Estimate", "LimitReached", "Outcome", "Question", "ask_all", "estimate", "settled"]
+__all__ = [
+    "Budget",
+    "Estimate",
+    "LimitReached",
+    "Outcome",
+    "Question",
+    "ask_all",
+    "cached_outcome",
+    "estimate_requests",
+]

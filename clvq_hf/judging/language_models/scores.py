@@ -1,6 +1,6 @@
 """What judgements add up to: pure functions of the rows of `judgements.jsonl`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +11,23 @@ from .protocol import CONTROLS, EMPTY_RATING, RANDOM_CODE
 
 Row = dict[str, Any]
 NUM_BOOTSTRAP = 2000
-# Below, not even the same outcome in every text would be significant (2 · 0.5⁶ = 3 %).
+# With fewer texts, not even the same outcome in every one of them would be significant (2 · 0.5⁶ = 3 %).
 MIN_TEXTS = 6
+NO_FIGURE = {"mean": None, "low": None, "high": None, "num_texts": 0}
 
 
 @dataclass(frozen=True)
 class Judgements:
-    """Judgements of J judges on T texts and A arms, of one kind of exhibit.
+    """Judgements of J judges on T texts and A arms, for one kind of exhibit.
 
     Attributes:
         judges (`list[str]`): Their names.
         arms (`list[str]`): Methods first, then controls.
-        ratings (`np.ndarray` of shape `(J, T, A)`): NaN without a valid answer; what was empty was not asked about.
-        ranks (`np.ndarray` of shape `(J, T, 2, A)`): From 1, in both orders; what was empty shares the last ranks; NaN
-            without a valid answer.
+        ratings (`np.ndarray` of shape `(J, T, A)`): NaN without a valid answer, and where nothing was shown.
+        ranks (`np.ndarray` of shape `(J, T, 2, A)`): From 1, in both orders. Arms that showed nothing share the last
+            ranks; NaN without a valid answer.
         shown (`np.ndarray` of shape `(T, A)`): Whether the arm had something to show.
-        rows (`list[dict]`): What they were made of.
+        rows (`list[dict]`): The rows that the arrays were made from.
     """
 
     judges: list[str]
@@ -38,7 +39,7 @@ class Judgements:
 
     @property
     def methods(self) -> list[int]:
-        """The arms that are no controls."""
+        """Indices of the arms that are not controls."""
         return [number for number, arm in enumerate(self.arms) if arm not in CONTROLS]
 
     @property
@@ -49,7 +50,7 @@ class Judgements:
 
     @property
     def firsts(self) -> np.ndarray:
-        """`(J, T, A)`: how often of the two times an arm was first; if nothing was shown, all share it."""
+        """`(J, T, A)`: in which share of the two orders an arm was first; if nothing was shown, all arms share it."""
         best = self.both == self.both.min(-1, keepdims=True)
         share = best / np.maximum(best.sum(-1, keepdims=True), 1)
         return np.where(np.isnan(self.both), np.nan, share).mean(2)
@@ -58,11 +59,11 @@ class Judgements:
     def duels(self) -> np.ndarray:
         """`(J, T, A, A)`: 1 where the row is before the column in both orders, -1 after in both, else 0."""
         sign = np.sign(self.both[..., None, :] - self.both[..., :, None])
-        # Times 0, not 0: what is NaN stays so.
+        # Multiplied by 0 instead of replaced by 0, so that NaN stays NaN.
         return np.where(sign[:, :, 0] == sign[:, :, 1], sign[:, :, 0], sign[:, :, 0] * 0)
 
 
-def gather(rows: Sequence[Row], kind: str, methods: Sequence[str]) -> Judgements:
+def collect_judgements(rows: Sequence[Row], kind: str, methods: Sequence[str]) -> Judgements:
     """Rows of one kind of exhibit as arrays, the methods in the given order."""
     rows = [row for row in rows if row["kind"] == kind]
     judges = list(dict.fromkeys(row["judge"] for row in rows))
@@ -86,59 +87,56 @@ def gather(rows: Sequence[Row], kind: str, methods: Sequence[str]) -> Judgements
     return Judgements(judges, arms, ratings, ranks, shown, rows)
 
 
-def score(judged: Judgements, seed: int = 0) -> dict[str, Any]:
-    """Everything that is reported.
+def score_judgements(judgements: Judgements, seed: int = 0) -> dict[str, Any]:
+    """Compute everything that is reported about one kind of exhibit.
 
     Args:
-        judged ([`Judgements`][clvq_hf.judging.language_models.scores.Judgements]): Of one kind of exhibit.
-        seed (`int`): Of the bootstrap, and of ties where judges are compared.
+        judgements ([`Judgements`][clvq_hf.judging.language_models.scores.Judgements]): The judgements.
+        seed (`int`): Random seed of the bootstrap, and of ties where judges are compared.
 
     Returns:
-        `dict`: `arms`, `pairs`, `judges`, `positions`, `agreement`; JSON, with `None` for what cannot be told. Means
-            are over the judges of a text first, then over texts; intervals are 95 % percentiles of texts drawn anew.
+        `dict`: `arms`, `pairs`, `judges`, `positions`, `agreement`, ready for JSON; figures that cannot be computed
+            are `None`. Means are over the judges of a text first, then over texts; intervals are 95 % bootstrap
+            percentiles over texts.
     """
     return {
-        "arms": _arms(judged, seed),
-        "pairs": _pairs(judged, seed),
-        "judges": {name: _judge(judged, number, seed) for number, name in enumerate(judged.judges)},
-        "positions": _positions(judged),
-        "agreement": _agreement(judged, seed),
+        "arms": _score_arms(judgements, seed),
+        "pairs": _score_pairs(judgements, seed),
+        "judges": {name: _score_judge(judgements, number, seed) for number, name in enumerate(judgements.judges)},
+        "positions": _score_positions(judgements),
+        "agreement": _score_agreement(judgements, seed),
     }
 
 
-def interval(values: np.ndarray, seed: int) -> dict[str, Any]:
-    """Mean over texts and its bootstrap interval.
+def bootstrap_mean(values: np.ndarray, seed: int) -> dict[str, Any]:
+    """Mean over texts and its 95 % bootstrap interval.
 
     Args:
-        values (`np.ndarray` of shape `(T,)`): NaN where a text says nothing.
-        seed (`int`): Of the draws.
+        values (`np.ndarray` of shape `(T,)`): NaN for texts without a value.
+        seed (`int`): Random seed of the resamples.
 
     Returns:
         `dict`: `mean`, `low`, `high` (`None` without a text) and `num_texts`.
     """
     values = values[~np.isnan(values)]
-    if not len(values):
-        return {"mean": None, "low": None, "high": None, "num_texts": 0}
-    draws = np.random.default_rng(seed).integers(0, len(values), (NUM_BOOTSTRAP, len(values)))
-    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high), "num_texts": len(values)}
+    return _bootstrap(lambda rows: values[rows].mean(-1), len(values), seed) if len(values) else NO_FIGURE
 
 
-def rating_interval(ratings: np.ndarray, shown: np.ndarray, seed: int) -> dict[str, Any]:
-    """Mean rating, 1 where there was nothing to show, and its bootstrap interval.
+def bootstrap_rating(ratings: np.ndarray, shown: np.ndarray, seed: int) -> dict[str, Any]:
+    """Mean rating over texts, 1 where nothing was shown, and its 95 % bootstrap interval.
 
     Args:
         ratings (`np.ndarray` of shape `(T,)`): NaN without a valid answer.
         shown (`np.ndarray` of shape `(T,)`): Whether there was something to show.
-        seed (`int`): Of the draws.
+        seed (`int`): Random seed of the resamples.
 
     Returns:
-        `dict`: As of [`interval`][clvq_hf.judging.language_models.scores.interval]; `None` without any answer. What was shown has the
-            weight of its share of all texts, answered or not: else malformed answers would pull the mean to 1.
+        `dict`: `mean`, `low`, `high` (`None` without any answer) and `num_texts`. Shown exhibits are weighted by their
+            share of all texts, answered or not; otherwise malformed answers would pull the mean towards 1.
     """
     known = ~np.isnan(ratings)
     if not known.any():
-        return interval(ratings, seed)
+        return NO_FIGURE
 
     def mean(rows: np.ndarray) -> np.ndarray:
         empty = 1 - shown[rows].mean(-1)
@@ -146,16 +144,19 @@ def rating_interval(ratings: np.ndarray, shown: np.ndarray, seed: int) -> dict[s
             rated = np.where(known, ratings, 0)[rows].sum(-1) / known[rows].sum(-1)
         return np.where(empty < 1, (1 - empty) * rated + empty * EMPTY_RATING, EMPTY_RATING)
 
-    texts = len(ratings)
-    draws = mean(np.random.default_rng(seed).integers(0, texts, (NUM_BOOTSTRAP, texts)))
-    # A draw of nothing but unanswered texts says nothing.
+    return {**_bootstrap(mean, len(ratings), seed), "num_texts": int((known | ~shown).sum())}
+
+
+def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], num_texts: int, seed: int) -> dict[str, Any]:
+    """A statistic of the rows of T texts, with the interval of its resamples; resamples without a value are skipped."""
+    draws = statistic(np.random.default_rng(seed).integers(0, num_texts, (NUM_BOOTSTRAP, num_texts)))
     low, high = np.nanquantile(draws, [0.025, 0.975])
-    num_texts = int((known | ~shown).sum())
-    return {"mean": float(mean(np.arange(texts))), "low": float(low), "high": float(high), "num_texts": num_texts}
+    mean = statistic(np.arange(num_texts))
+    return {"mean": float(mean), "low": float(low), "high": float(high), "num_texts": num_texts}
 
 
-def verdict(net: dict[str, Any]) -> str:
-    """`"won"` or `"lost"` if the interval of wins minus losses excludes 0, else `"tie"`; `"unknown"` of few texts."""
+def decide_verdict(net: dict[str, Any]) -> str:
+    """`"won"` or `"lost"` if the interval of wins minus losses excludes 0, else `"tie"`; with few texts `"unknown"`."""
     if net["num_texts"] < MIN_TEXTS:
         return "unknown"
     return "won" if net["low"] > 0 else "lost" if net["high"] < 0 else "tie"
@@ -168,70 +169,79 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
     return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
 
 
-def _arms(judged: Judgements, seed: int) -> dict[str, Any]:
-    firsts, ratings, duels = (_mean_of_known(part) for part in (judged.firsts, judged.ratings, judged.duels))
+def _score_arms(judgements: Judgements, seed: int) -> dict[str, Any]:
+    firsts, ratings, duels = map(_mean_of_known, (judgements.firsts, judgements.ratings, judgements.duels))
     strengths = _strengths(duels, seed)
-    found = {}
-    for number, arm in enumerate(judged.arms):
-        others = [other for other in judged.methods if other != number]
-        against = judged.duels[:, :, number, others]
-        decided = against[~np.isnan(against)]
-        found[arm] = {
+    return {
+        arm: {
             "control": arm in CONTROLS,
-            "first": interval(firsts[:, number], seed),
-            "rating": rating_interval(ratings[:, number], judged.shown[:, number], seed),
+            "first": bootstrap_mean(firsts[:, number], seed),
+            "rating": bootstrap_rating(ratings[:, number], judgements.shown[:, number], seed),
             "strength": strengths[number],
-            "empty": float(1 - judged.shown[:, number].mean()),
-            "against_methods": _counts(decided),
+            "empty": float(1 - judgements.shown[:, number].mean()),
+            "against_methods": _duel_shares(
+                judgements.duels[:, :, number, [other for other in judgements.methods if other != number]]
+            ),
         }
-    return found
+        for number, arm in enumerate(judgements.arms)
+    }
 
 
-def _counts(duels: np.ndarray) -> dict[str, Any]:
-    shares = {"won": 1, "tied": 0, "lost": -1}
-    return {name: float((duels == value).mean()) if len(duels) else None for name, value in shares.items()}
+def _duel_shares(duels: np.ndarray) -> dict[str, float | None]:
+    """Shares of won, tied and lost duels among those that are not NaN."""
+    duels = duels[~np.isnan(duels)]
+    return {name: _mean(duels == value) for name, value in {"won": 1, "tied": 0, "lost": -1}.items()}
 
 
 def _strengths(duels: np.ndarray, seed: int) -> list[dict[str, Any]]:
-    """Bradley–Terry scores of the arms, `duels` of shape `(T, A, A)`."""
+    """Bradley–Terry scores of the arms from `duels` of shape `(T, A, A)`."""
     num_arms = duels.shape[-1]
     duels = duels[~np.isnan(duels).any((1, 2))]
     if not len(duels):
-        return [{"mean": None, "low": None, "high": None, "num_texts": 0}] * num_arms
-    # A tie is half a win for both; the diagonal says nothing.
+        return [NO_FIGURE] * num_arms
+    # A tie counts as half a win for both; the diagonal holds no duel.
     wins = (duels + 1) / 2 * (1 - np.eye(num_arms))
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(len(wins), np.full(len(wins), 1 / len(wins)), NUM_BOOTSTRAP)
-    fits = bradley_terry(np.tensordot(draws, wins, 1))
-    low, high = np.quantile(fits, [0.025, 0.975], axis=0)
-    means = bradley_terry(wins.sum(0))
+    bounds = np.quantile(bradley_terry(np.tensordot(draws, wins, 1)), [0.025, 0.975], axis=0)
     return [
-        {"mean": float(means[arm]), "low": float(low[arm]), "high": float(high[arm]), "num_texts": len(wins)}
-        for arm in range(num_arms)
+        {"mean": mean, "low": low, "high": high, "num_texts": len(wins)}
+        for mean, low, high in np.stack([bradley_terry(wins.sum(0)), *bounds], axis=1).tolist()
     ]
 
 
-def _pairs(judged: Judgements, seed: int) -> list[dict[str, Any]]:
+def _score_pairs(judgements: Judgements, seed: int) -> list[dict[str, Any]]:
     """Every method against every later one and against the controls."""
-    net = _mean_of_known(judged.duels)
-    found = []
-    for one in judged.methods:
-        for other in range(one + 1, len(judged.arms)):
-            duels = judged.duels[:, :, one, other]
-            figures = interval(net[:, one, other], seed)
-            counts = _counts(duels[~np.isnan(duels)])
-            names = {"one": judged.arms[one], "other": judged.arms[other]}
-            found.append({**names, **counts, "net": figures, "verdict": verdict(figures)})
-    return found
+    net = _mean_of_known(judgements.duels)
+    pairs = []
+    for one in judgements.methods:
+        for other in range(one + 1, len(judgements.arms)):
+            figures = bootstrap_mean(net[:, one, other], seed)
+            pairs.append(
+                {
+                    "one": judgements.arms[one],
+                    "other": judgements.arms[other],
+                    **_duel_shares(judgements.duels[:, :, one, other]),
+                    "net": figures,
+                    "verdict": decide_verdict(figures),
+                }
+            )
+    return pairs
 
 
-def _judge(judged: Judgements, number: int, seed: int) -> dict[str, Any]:
-    """How far a judge can be trusted."""
-    rows = [row for row in judged.rows if row["judge"] == judged.judges[number] and row["asked"]]
+def _score_judge(judgements: Judgements, number: int, seed: int) -> dict[str, Any]:
+    """How far a judge can be trusted: valid answers, position bias, and whether it beats a random code."""
+    rows = [row for row in judgements.rows if row["judge"] == judgements.judges[number] and row["asked"]]
     valid = [row for row in rows if (row["rating"] if row["task"] == "rating" else row["ranking"]) is not None]
     failed = sum(row["error"] is not None for row in rows)
     ranked = [row for row in valid if row["task"] == "ranking"]
-    figures = {
+    methods, random = judgements.methods, judgements.arms.index(RANDOM_CODE)
+    # A duel against an empty exhibit is decided by rule, which says nothing about the judge.
+    both_shown = judgements.shown[:, methods] & judgements.shown[:, [random]]
+    net = np.where(both_shown, judgements.duels[number][:, methods, random], np.nan)
+    # Ratings are informative even if a judge cannot rank.
+    above = judgements.ratings[number][:, methods] - judgements.ratings[number][:, [random]]
+    return {
         "models": sorted({row["model"] for row in rows if row["model"]}),
         "questions": len(rows),
         "answered": len(valid),
@@ -240,19 +250,14 @@ def _judge(judged: Judgements, number: int, seed: int) -> dict[str, Any]:
         "malformed_answers": sum(row["malformed"] for row in rows),
         "first_shown_first": _mean([row["ranking"][0] == row["arms"][0] for row in ranked]),
         "first_shown_first_chance": _mean([1 / len(row["arms"]) for row in ranked]),
-        "orders_disagree": _disagreement(judged.both[number], judged.shown),
+        "orders_disagree": _disagreement(judgements.both[number], judgements.shown),
+        "against_random_code": bootstrap_mean(_mean_of_known(net.T), seed),
+        "rating_above_random_code": bootstrap_mean(_mean_of_known(above.T), seed),
     }
-    methods, random = judged.methods, judged.arms.index(RANDOM_CODE)
-    # Against what was empty a judge wins or loses by rule: that says nothing of the judge.
-    both_shown = judged.shown[:, methods] & judged.shown[:, [random]]
-    net = _mean_of_known(np.where(both_shown, judged.duels[number][:, methods, random], np.nan).T)
-    # Ratings tell too, if a judge cannot rank.
-    above = _mean_of_known((judged.ratings[number][:, methods] - judged.ratings[number][:, [random]]).T)
-    return {**figures, "against_random_code": interval(net, seed), "rating_above_random_code": interval(above, seed)}
 
 
 def _disagreement(ranks: np.ndarray, shown: np.ndarray) -> float | None:
-    """Share of the pairs, of what was shown, that the two orders `(T, 2, A)` turn around."""
+    """Share of the pairs of shown exhibits on which the two orders `(T, 2, A)` disagree."""
     turned = []
     for text, both in enumerate(ranks):
         places = both[:, shown[text]]
@@ -262,58 +267,55 @@ def _disagreement(ranks: np.ndarray, shown: np.ndarray) -> float | None:
     return _mean(turned)
 
 
-def _positions(judged: Judgements) -> list[dict[str, Any]]:
+def _score_positions(judgements: Judgements) -> list[dict[str, Any]]:
     """Share of firsts of each position, among the rankings that showed every arm."""
     firsts = [
-        row["arms"].index(row["ranking"][0])
-        for row in judged.rows
+        row["arms"].index(row["ranking"][0]) + 1
+        for row in judgements.rows
         if row["task"] == "ranking" and row["asked"] and row["ranking"] is not None and not row["empty"]
     ]
+    chance = 1 / len(judgements.arms)
     return [
-        {"position": place + 1, "first": _mean([first == place for first in firsts]), "chance": 1 / len(judged.arms)}
-        for place in range(len(judged.arms))
+        {"position": position, "first": _mean([first == position for first in firsts]), "chance": chance}
+        for position in range(1, len(judgements.arms) + 1)
     ]
 
 
-def _agreement(judged: Judgements, seed: int) -> dict[str, Any] | None:
-    """How far the judges agree, and what chance would give so many; `None` for one judge."""
-    if len(judged.judges) < 2:
+def _score_agreement(judgements: Judgements, seed: int) -> dict[str, Any] | None:
+    """How far the judges agree, and what as many judges would show by chance; `None` for one judge."""
+    if len(judgements.judges) < 2:
         return None
-    # What was empty is rated and ranked last by rule: on that there is nothing to agree.
-    asked = judged.ratings[:, judged.shown]
-    ranks = judged.both.mean(2)
+    # Empty exhibits are rated and ranked last by rule, so judges cannot agree or disagree about them.
+    ratings = judgements.ratings[:, judgements.shown]
+    ranks = judgements.both.mean(2)
     generator = np.random.default_rng(seed)
-    concordance, unanimous, majority, chances = [], [], [], []
+    per_text, by_chance = [], []
     for text in range(ranks.shape[1]):
-        places = ranks[:, text, judged.shown[text]]
-        # Those who ranked this text: one judge without a valid answer does not silence the others.
+        places = ranks[:, text, judgements.shown[text]]
+        # Only judges who ranked this text: one without a valid answer does not exclude the others.
         places = places[~np.isnan(places).any(1)]
         if min(places.shape) < 2:
             continue
-        concordance.append(kendall_w(places))
-        # A judge whose orders contradict each other has no first: chance decides, as chance agreement supposes.
+        # A judge whose orders contradict each other has no first: chance decides, as chance agreement assumes.
         tied = np.where(places == places.min(1, keepdims=True), generator.random(places.shape), -1)
         most = np.unique(tied.argmax(1), return_counts=True)[1].max()
-        unanimous.append(most == len(places))
-        majority.append(most > len(places) / 2)
-        chances.append(chance_agreement(len(places), places.shape[1]))
-    found = {
-        "krippendorff_alpha": (krippendorff_alpha(asked, "ordinal"), 0.0),
-        "pearson": (pairwise_correlation(asked, "pearson"), 0.0),
-        "spearman": (pairwise_correlation(asked, "spearman"), 0.0),
-        "kendall_w": (
-            _mean([w for w in concordance if not np.isnan(w)]),
-            _mean([chance["kendall_w"] for chance in chances]),
-        ),
-        "unanimous_first": (_mean(unanimous), _mean([chance["unanimous_first"] for chance in chances])),
-        "majority_first": (_mean(majority), _mean([chance["majority_first"] for chance in chances])),
+        agreement = {"unanimous_first": most == len(places), "majority_first": most > len(places) / 2}
+        per_text.append({"kendall_w": kendall_w(places), **agreement})
+        by_chance.append(chance_agreement(len(places), places.shape[1]))
+    figures = {
+        "krippendorff_alpha": (krippendorff_alpha(ratings, "ordinal"), 0.0),
+        "pearson": (pairwise_correlation(ratings, "pearson"), 0.0),
+        "spearman": (pairwise_correlation(ratings, "spearman"), 0.0),
     }
+    for name in ("kendall_w", "unanimous_first", "majority_first"):
+        values = [row[name] for row in per_text if not np.isnan(row[name])]
+        figures[name] = (_mean(values), _mean([chance[name] for chance in by_chance]))
     return {
-        "num_judges": len(judged.judges),
-        "num_texts_ranked": len(concordance),
+        "num_judges": len(judgements.judges),
+        "num_texts_ranked": len(per_text),
         **{
             name: {"value": None if value is None or np.isnan(value) else float(value), "chance": chance}
-            for name, (value, chance) in found.items()
+            for name, (value, chance) in figures.items()
         },
     }
 
@@ -322,4 +324,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-__all__ = ["Judgements", "gather", "interval", "rating_interval", "score", "verdict"]
+__all__ = [
+    "Judgements",
+    "bootstrap_mean",
+    "bootstrap_rating",
+    "collect_judgements",
+    "decide_verdict",
+    "score_judgements",
+]

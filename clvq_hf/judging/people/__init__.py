@@ -3,14 +3,14 @@
 from .answers import Answer, AnswerFile, read_answers
 from .build import build_study
 from .design import group_of, items_needed
-from .key import Question, StudyKey
+from .key import StudyKey, StudyQuestion
 from .scoring import score_study
 
 __all__ = [
     "Answer",
     "AnswerFile",
-    "Question",
     "StudyKey",
+    "StudyQuestion",
     "build_study",
     "group_of",
     "items_needed",

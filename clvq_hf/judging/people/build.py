@@ -1,4 +1,4 @@
-"""Concept tables → a page for annotators, and the key to it."""
+"""From concept tables to a page for annotators and its key."""
 
 import hashlib
 import hmac
@@ -14,9 +14,20 @@ from ...files import write_whole
 from ...rendering.pages import render_page
 from ...tables.concept_table import ConceptTable
 from ...version import __version__
-from ..exhibits import KINDS, Exhibit, Item, Kind, check_tables, draw_items, exhibit, readable_labels, salient_codes
+from ..exhibits import (
+    KINDS,
+    Exhibit,
+    Item,
+    Kind,
+    check_kinds,
+    check_tables,
+    draw_items,
+    exhibit_concept,
+    readable_labels,
+    salient_codes,
+)
 from .design import condition_of
-from .key import FORMAT_VERSION, KEY_NAME, PAGE_NAME, Question, StudyKey
+from .key import FORMAT_VERSION, KEY_NAME, PAGE_NAME, StudyKey, StudyQuestion
 
 
 def build_study(
@@ -32,33 +43,33 @@ def build_study(
     notice: str = "",
     seed: int = 0,
 ) -> StudyKey:
-    """Write `page.html`, for annotators, and `key.json`, which stays with you.
+    """Write `page.html` for annotators, and `key.json`, which you keep.
 
-    The same arguments give the same study, so a key can be made again.
+    The same arguments give the same study, so a lost key can be recreated.
 
     Args:
-        tables (`Mapping[str, ConceptTable]`): By method, of [`open_tables`][clvq_hf.judging.exhibits.open_tables].
+        tables (`Mapping[str, ConceptTable]`): Tables by method, from [`open_tables`][clvq_hf.judging.exhibits.open_tables].
         output_dir (`str` or `Path`): Folder for the two files.
-        num_items (`int`): Texts, in equal parts from every prediction, right and wrong.
+        num_items (`int`): Number of texts, in equal parts from every prediction, correct and wrong.
         kinds (`Sequence[str]`): How concepts are shown: `"words"`, `"sentences"` or both.
-        raters (`int`): Annotators who see the same texts under the same conditions, before the next group begins.
-        num_checks (`int`): Attention checks of each annotator.
-        label_names (`Sequence[str]`, *optional*): What annotators read in place of the labels' names in the tables.
-        show_text (`bool`): Whether annotators see the text too. They then judge the text as much as the concept.
-        notice (`str`): A paragraph for the instructions, such as a warning or whom to ask.
-        seed (`int`): Of the draw and the checks.
+        raters (`int`): Number of annotators per group; a group sees the same texts under the same conditions.
+        num_checks (`int`): Number of attention checks per annotator.
+        label_names (`Sequence[str]`, *optional*): Names of the labels for annotators; those in the tables if not
+            given.
+        show_text (`bool`): Whether annotators see the text too. They then judge the text as well as the concept.
+        notice (`str`): A paragraph for the instructions, such as a warning or a contact.
+        seed (`int`): Random seed of the draw and the checks.
 
     Returns:
-        [`StudyKey`][clvq_hf.judging.people.StudyKey]: What the key holds.
+        [`StudyKey`][clvq_hf.judging.people.StudyKey]: The key.
 
     Raises:
-        ValueError: If the tables do not belong together, labels have no names that people understand, there are too
-            few texts, or the folder has the key to another study.
+        ValueError: If the tables do not belong together, labels have no readable names, there are too few texts, or the
+            folder has the key to another study.
     """
     check_tables(tables)
     names = readable_labels(tables, label_names)
-    if not kinds or set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds):
-        raise ValueError(f"kinds must be some of {', '.join(KINDS)}, each once, got {', '.join(kinds) or 'none'}.")
+    check_kinds(kinds)
     if num_items < 1 or raters < 1 or num_checks < 0:
         raise ValueError("A study needs at least one item, one rater, and no negative number of checks.")
     items, spare = _draw(tables, num_items, num_checks, seed)
@@ -67,8 +78,8 @@ def build_study(
         builder.ask(place, item)
     for number, item in enumerate(spare):
         builder.check(number, item)
-    # By their names, which are random: the order in the file says nothing.
-    groups = [sorted(shown, key=lambda question: question["id"]) for shown in builder.shown]
+    # Sorted by their random names, so that the order in the file reveals nothing.
+    groups = [sorted(group, key=lambda question: question["id"]) for group in builder.shown]
     content = {"labels": list(names.values()), "raters": raters, "groups": groups}
     study = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     questions = sorted(builder.questions, key=lambda question: question.id)
@@ -88,7 +99,7 @@ def build_study(
 
 
 class _Builder:
-    """Collects what each group is shown, and what the key says of it."""
+    """Collects what each group is shown, and the questions of the key."""
 
     def __init__(
         self,
@@ -107,46 +118,48 @@ class _Builder:
         fingerprints = [table.metadata["model_fingerprint"] for table in tables.values()]
         self.secret = json.dumps([seed, fingerprints]).encode()
         self.shown: list[list[dict[str, Any]]] = [[] for _ in self.conditions]
-        self.questions: list[Question] = []
+        self.questions: list[StudyQuestion] = []
 
     def ask(self, place: int, item: Item) -> None:
-        """One question a group, each under another condition."""
-        for group in range(len(self.conditions)):
-            method, kind = self.conditions[condition_of(place, group, len(self.conditions))]
-            code = self.codes[method][item.text_id]
-            found = exhibit(self.tables[method], code, kind, without=item.text_id)
-            question = Question(
+        """Add one question per group, each under another condition."""
+        for group, method, kind, exhibit in self._exhibits(place, item):
+            question = StudyQuestion(
                 id=self._id("item", item.text_id, method, kind),
                 group=group,
                 kind=kind,
                 answer=self.label_names[item.prediction],
                 method=method,
                 text_id=item.text_id,
-                code=code,
+                code=exhibit.code,
                 correct=item.correct,
-                is_empty=found.is_empty,
+                is_empty=exhibit.is_empty,
             )
-            self._add(question, item, _content(found))
+            self._add(question, item, _content(exhibit))
 
     def check(self, number: int, item: Item) -> None:
-        """One attention check a group: a concept like others, and in it the label to choose."""
-        # Not what the concept may suggest: that would pass without being read.
-        labels = [shown for name, shown in self.label_names.items() if name != item.prediction]
-        for group in range(len(self.conditions)):
-            method, kind = self.conditions[condition_of(number, group, len(self.conditions))]
-            told = labels[(number + group) % len(labels)]
-            found = exhibit(self.tables[method], self.codes[method][item.text_id], kind, without=item.text_id)
-            content = _content(found)
-            shown = content[kind]
-            place = int(self.generator.integers(len(shown) + 1))
+        """Add one attention check per group: a concept like others that contains the label to choose."""
+        # Not the label that the concept may suggest: that would pass without being read.
+        labels = [readable for name, readable in self.label_names.items() if name != item.prediction]
+        for group, _, kind, exhibit in self._exhibits(number, item):
+            answer = labels[(number + group) % len(labels)]
+            content = _content(exhibit)
+            pieces = content[kind]
+            place = int(self.generator.integers(len(pieces) + 1))
             if kind == "words":
-                size = max((count for _, count in shown), default=1)
-                shown.insert(place, [f"please choose “{told}”", size])
+                size = max((count for _, count in pieces), default=1)
+                pieces.insert(place, [f"please choose “{answer}”", size])
             else:
-                shown.insert(place, ["Please choose “", told, "” here, to show that you read the sentences."])
-            self._add(Question(self._id("check", number, group), group, kind, told), item, content)
+                pieces.insert(place, ["Please choose “", answer, "” here, to show that you read the sentences."])
+            self._add(StudyQuestion(self._id("check", number, group), group, kind, answer), item, content)
 
-    def _add(self, question: Question, item: Item, content: dict[str, Any]) -> None:
+    def _exhibits(self, place: int, item: Item) -> Iterator[tuple[int, str, Kind, Exhibit]]:
+        """Group, method, kind and exhibit of the item's concept, by the condition of each group."""
+        for group in range(len(self.conditions)):
+            method, kind = self.conditions[condition_of(place, group, len(self.conditions))]
+            code = self.codes[method][item.text_id]
+            yield group, method, kind, exhibit_concept(self.tables[method], code, kind, without=item.text_id)
+
+    def _add(self, question: StudyQuestion, item: Item, content: dict[str, Any]) -> None:
         self.questions.append(question)
         text = {"text": item.text} if self.show_text else {}
         self.shown[question.group].append({"id": question.id, **content, **text})
@@ -155,11 +168,11 @@ class _Builder:
         return hmac.new(self.secret, json.dumps(parts).encode(), "sha256").hexdigest()[:16]
 
 
-def _content(found: Exhibit) -> dict[str, Any]:
-    """What the page shows of a concept: words with counts; sentences as pieces, every second one of the concept."""
-    if found.kind == "words":
-        return {"words": [list(word) for word in found.words]}
-    return {"sentences": [list(_pieces(example.text, example.spans)) for example in found.sentences]}
+def _content(exhibit: Exhibit) -> dict[str, Any]:
+    """An exhibit for the page: words with counts, or sentences as pieces of which every second one is marked."""
+    if exhibit.kind == "words":
+        return {"words": [list(word) for word in exhibit.words]}
+    return {"sentences": [list(_pieces(example.text, example.spans)) for example in exhibit.sentences]}
 
 
 def _pieces(text: str, spans: list[tuple[int, int]]) -> Iterator[str]:
@@ -174,19 +187,19 @@ def _pieces(text: str, spans: list[tuple[int, int]]) -> Iterator[str]:
 def _draw(
     tables: Mapping[str, ConceptTable], num_items: int, num_checks: int, seed: int
 ) -> tuple[list[Item], list[Item]]:
-    """The texts that are asked about, and others whose concepts the checks are put into."""
+    """The texts that are asked about, and others whose concepts carry the attention checks."""
     first = next(iter(tables.values()))
     usable = draw_items(tables, len(first.texts), seed)
     num_items = min(num_items, len(usable) - num_checks)
     if num_items < 1:
         raise ValueError(
             f"The tables have {len(usable)} different texts with a salient concept, and {num_checks} of them are for "
-            "attention checks: take tables of more texts, or fewer checks."
+            "attention checks: use tables with more texts, or fewer checks."
         )
     items = draw_items(tables, num_items, seed)
-    taken = {item.text_id for item in items}
-    spare = [item for item in usable if item.text_id not in taken][:num_checks]
-    # Stratum by stratum: then each condition gets an equal part of each.
+    text_ids = {item.text_id for item in items}
+    spare = [item for item in usable if item.text_id not in text_ids][:num_checks]
+    # By stratum, so that each condition gets an equal part of each.
     return sorted(items, key=lambda item: (item.prediction, str(item.correct))), spare
 
 
@@ -194,11 +207,11 @@ def _write(folder: Path, page: str, key: StudyKey) -> None:
     file = folder / KEY_NAME
     if file.exists() and StudyKey.load(file).study != key.study:
         raise ValueError(
-            f"{file} is the key to another study, and its answers could not be scored without it. Take another folder, "
+            f"{file} is the key to another study, and its answers could not be scored without it. Use another folder, "
             "or delete it."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    # The key first: a page without one would be answered in vain.
+    # The key first: a page without a key would be answered in vain.
     key.save(file)
     write_whole(folder / PAGE_NAME, page)
 

@@ -1,29 +1,29 @@
-"""How a study is laid out: which group of annotators sees which text how, and how many texts it takes."""
+"""The design of a study: how each group of annotators sees each text, and how many texts are needed."""
 
 from math import ceil, sqrt
 
 from scipy.stats import norm
 
-# What people reached in the paper: with the concepts of CLVQ-VAE, and with those of clustering.
+# Accuracies of people in the paper, with the concepts of CLVQ-VAE and of clustering.
 PAPER_ACCURACIES = (0.78, 0.54)
 
 
 def items_needed(p1: float, p0: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """How many items each of two methods needs for a difference to be seen: a two-sided z-test of two proportions.
+    """Number of items that each of two methods needs to show a difference, by a two-sided z-test of two proportions.
 
-    Items count, not answers: a second annotator on the same items makes their answers surer, and no more of them.
+    Items count, not answers: a second annotator makes the answers more reliable but does not add items.
 
     Args:
         p1 (`float`): Accuracy with one method.
         p0 (`float`): Accuracy with the other.
-        power (`float`): How likely the difference is to be found.
-        alpha (`float`): How likely one is to be found where there is none.
+        power (`float`): Probability of finding the difference.
+        alpha (`float`): Probability of finding one where there is none.
 
     Returns:
-        `int`: Items for each method, rounded up.
+        `int`: Number of items per method, rounded up.
 
     Raises:
-        ValueError: If a figure does not lie between 0 and 1, or the accuracies are the same.
+        ValueError: If a figure is not between 0 and 1, or the accuracies are equal.
 
     Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, section 4.2.
 
@@ -35,7 +35,7 @@ def items_needed(p1: float, p0: float, power: float = 0.8, alpha: float = 0.05) 
         ```
     """
     if not all(0 < figure < 1 for figure in (p1, p0, power, alpha)):
-        raise ValueError("Accuracies, power and alpha must lie between 0 and 1.")
+        raise ValueError("Accuracies, power and alpha must be between 0 and 1.")
     if p1 == p0:
         raise ValueError("No number of items shows a difference between two equal accuracies.")
     mean = (p1 + p0) / 2
@@ -45,14 +45,15 @@ def items_needed(p1: float, p0: float, power: float = 0.8, alpha: float = 0.05) 
 
 
 def group_of(annotator: int, num_groups: int, raters: int) -> int:
-    """The group of an annotator: 1 to `raters` are the first one, the next so many the second, and so on, round.
+    """The group of an annotator: numbers 1 to `raters` form the first group, the next as many the second, and so on.
 
-    Members of a group see the same texts under the same conditions; from them comes the agreement.
+    After the last group the first one follows again. Members of a group see the same texts under the same conditions;
+    agreement is computed from them.
 
     Args:
-        annotator (`int`): Number, from 1.
-        num_groups (`int`): G.
-        raters (`int`): Annotators of a group before the next one begins.
+        annotator (`int`): Number of the annotator, from 1.
+        num_groups (`int`): Number of groups G.
+        raters (`int`): Number of annotators per group.
 
     Returns:
         `int`: From 0 to G - 1.
@@ -61,7 +62,7 @@ def group_of(annotator: int, num_groups: int, raters: int) -> int:
 
 
 def condition_of(place: int, group: int, num_conditions: int) -> int:
-    """The condition under which a group sees the text at a place: a Latin square, one on for each."""
+    """The condition under which a group sees the text at a place: a Latin square, shifted by one per group."""
     return (place + group) % num_conditions
 
 

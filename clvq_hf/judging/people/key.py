@@ -1,4 +1,4 @@
-"""What stays with the experimenter: which question was about what."""
+"""The key, which stays with the experimenter: what each question was about."""
 
 import json
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a group is asked.
+class StudyQuestion:
+    """A question for a group.
 
     Attributes:
-        id (`str`): Its name on the page, which says nothing.
+        id (`str`): Its name on the page, which reveals nothing.
         group (`int`): The group that is asked.
         kind (`str`): Whether `"words"` or `"sentences"` are shown.
-        answer (`str`): The right label: what the model predicts; of an attention check what it tells to choose.
-        method (`str` or `None`): Whose concept is shown; `None` for an attention check.
+        answer (`str`): The correct label: the model's prediction, or the label that an attention check asks for.
+        method (`str` or `None`): Method whose concept is shown; `None` for an attention check.
         text_id (`int` or `None`): The text; `None` for an attention check.
         code (`int` or `None`): The concept; `None` for an attention check.
-        correct (`bool` or `None`): Whether the model is right; `None` where nobody knows.
+        correct (`bool` or `None`): Whether the model is right; `None` if unknown.
         is_empty (`bool`): Whether there was nothing to show, since the concept occurs in no other text.
     """
 
@@ -55,13 +55,13 @@ class StudyKey:
     """The questions of a study with their answers.
 
     Attributes:
-        study (`str`): Fingerprint of what the page shows.
+        study (`str`): Fingerprint of the content of the page.
         label_names (`list[str]`): The labels to choose from.
-        methods (`list[str]`): The methods.
+        methods (`list[str]`): Names of the methods.
         kinds (`list[str]`): How concepts are shown.
-        raters (`int`): Annotators of a group before the next one begins.
+        raters (`int`): Number of annotators per group.
         show_text (`bool`): Whether the page shows the text too.
-        questions (`list[Question]`): All of them, of all groups.
+        questions (`list[StudyQuestion]`): The questions of all groups.
     """
 
     study: str
@@ -70,33 +70,33 @@ class StudyKey:
     kinds: list[str]
     raters: int
     show_text: bool
-    questions: list[Question]
+    questions: list[StudyQuestion]
 
     @property
     def num_groups(self) -> int:
-        """As many as there are conditions: methods times kinds."""
+        """Number of groups, one per condition: methods times kinds."""
         return len(self.methods) * len(self.kinds)
 
     @cached_property
-    def by_id(self) -> dict[str, Question]:
+    def by_id(self) -> dict[str, StudyQuestion]:
         """The questions by their names on the page."""
         return {question.id: question for question in self.questions}
 
     @property
     def num_texts(self) -> int:
-        """Texts that are asked about."""
+        """Number of texts that are asked about."""
         return len({question.text_id for question in self.questions if not question.is_check})
 
-    def of_group(self, group: int) -> list[Question]:
-        """What a group is asked, checks included."""
+    def of_group(self, group: int) -> list[StudyQuestion]:
+        """The questions for a group, checks included."""
         return [question for question in self.questions if question.group == group]
 
-    def of_condition(self, method: str, kind: str) -> Iterator[Question]:
+    def of_condition(self, method: str, kind: str) -> Iterator[StudyQuestion]:
         """The questions about a method in one kind, of all groups."""
         return (question for question in self.questions if (question.method, question.kind) == (method, kind))
 
     def save(self, file: Path) -> None:
-        """Write it as JSON."""
+        """Write the key as JSON."""
         about = {"format": KEY_FORMAT, "format_version": FORMAT_VERSION, "clvq_version": __version__}
         write_whole(file, json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False))
 
@@ -105,7 +105,7 @@ class StudyKey:
         """Read a key.
 
         Raises:
-            ValueError: If the file is not there, or is no key.
+            ValueError: If the file does not exist, or is not a key.
         """
         content = read_json(
             file,
@@ -114,7 +114,7 @@ class StudyKey:
             "build the study again with the same arguments",
         )
         try:
-            questions = [Question(**question) for question in content.pop("questions")]
+            questions = [StudyQuestion(**question) for question in content.pop("questions")]
             return cls(questions=questions, **{name: content[name] for name in cls.__annotations__ if name in content})
         except (TypeError, AttributeError, KeyError) as error:
             raise ValueError(
@@ -123,29 +123,32 @@ class StudyKey:
 
 
 def read_json(file: str | Path, wanted: str, what: str) -> dict[str, Any]:
-    """Read a JSON file that says which format it is of.
+    """Read a JSON file that names its format.
 
     Raises:
-        ValueError: If it is not there, cut off, or something else; the message names it.
+        ValueError: If it is missing, truncated, or has another format; the message names it.
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}. It should be {what}.") from error
-    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
-        raise ValueError(f"{file} is damaged, or no JSON ({error}). It should be {what}.") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, not JSON, or a number of thousands of digits
+        raise ValueError(f"{file} is damaged, or not JSON ({error}). It should be {what}.") from error
     if not isinstance(content, dict) or content.get("format") != wanted:
         raise ValueError(f"{file} is something else. It should be {what}.")
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{file} has the format {content.get('format_version')!r}, and this version of clvq_hf reads "
+            f"{file} has format version {content.get('format_version')!r}, but this version of clvq_hf reads "
             f"{FORMAT_VERSION}. Install the one that wrote it: {content.get('clvq_version')}."
         )
     return content
 
 
 def format_of(file: str | Path) -> str | None:
-    """The format that a JSON file says it is of; `None` if it says none or cannot be read."""
+    """The format that a JSON file names; `None` if it names none or cannot be read."""
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -159,8 +162,8 @@ __all__ = [
     "KEY_NAME",
     "PAGE_NAME",
     "SCORES_FORMAT",
-    "Question",
     "StudyKey",
+    "StudyQuestion",
     "format_of",
     "read_json",
 ]

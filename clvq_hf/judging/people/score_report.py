@@ -6,19 +6,19 @@ from ...rendering.text_tables import ReportTable, number, percent
 from .scoring import ALL_KINDS
 
 METHODS_NOTE = (
-    "Accuracy: how often people choose what the model predicts, 95 % intervals from {bootstrap} resamples of "
-    "annotators and texts, crossed. Chance is {chance} (one of {labels} labels), always the most frequent prediction "
-    "{majority}; above: the interval lies above both. κ: Fleiss', over the items with the most frequent number of "
-    "raters. α: Krippendorff's, over all items with two raters or more."
+    "Accuracy: how often people choose the model's prediction, with 95 % intervals from {bootstrap} resamples of "
+    "annotators and texts, crossed. Chance is {chance} (one of {labels} labels), always the most frequent "
+    "prediction {majority}; above: the interval is above both. κ: Fleiss', over the items with the most frequent number "
+    "of raters. α: Krippendorff's, over all items with two raters or more."
 )
 COMPARISONS_NOTE = (
-    "A win only where the interval excludes 0; else a tie. Each interval is by itself: of twenty pairs of equally good "
-    "methods, one will look like a win."
+    "A win only if the interval excludes 0; otherwise a tie. There is no correction for several comparisons: of twenty "
+    "pairs of equally good methods, one will look like a win."
 )
 
 
 def score_tables(scores: dict[str, Any]) -> list[ReportTable]:
-    """Tables of what [`score_study`][clvq_hf.judging.people.score_study] found: methods, their comparison, annotators."""
+    """Make the tables of [`score_study`][clvq_hf.judging.people.score_study]: methods, comparisons, annotators."""
     tables = [_methods(scores)]
     if scores["comparisons"]:
         tables.append(_comparisons(scores))
@@ -59,7 +59,7 @@ def _methods(scores: dict[str, Any]) -> ReportTable:
         majority=percent(scores["majority"]),
     )
     if sum(row["counted"] for row in scores["annotators"]) < 2:
-        note += " One annotator: the intervals know of no difference between people."
+        note += " One annotator: the intervals do not include differences between people."
     return ReportTable(
         "Do people recover the model's prediction?",
         header,
@@ -90,7 +90,7 @@ def _annotators(scores: dict[str, Any]) -> ReportTable:
         answered = row["checks_answered"]
         state = [] if row["is_complete"] else ["unfinished"]
         if not row["passed"]:
-            state.append("fails the checks" + (", counted all the same" if row["counted"] else ", not counted"))
+            state.append("fails the checks" + (", counted anyway" if row["counted"] else ", not counted"))
         rows.append(
             [
                 str(row["annotator"]),
@@ -102,9 +102,10 @@ def _annotators(scores: dict[str, Any]) -> ReportTable:
                 "; ".join(state) or "–",
             ]
         )
+    settings = scores["settings"]
     note = (
-        f"Who misses more than {scores['settings']['max_missed']} attention checks, or has passed none, fails them and "
-        "is " + ("counted here all the same." if scores["settings"]["include_failed"] else "not counted.")
+        f"Annotators who miss more than {settings['max_missed']} attention checks, or pass none, fail them and are "
+        + ("counted anyway." if settings["include_failed"] else "not counted.")
     )
     header = ["annotator", "group", "answers", "checks passed", "accuracy", "seconds", "remarks"]
     return ReportTable("Annotators", header, rows, note)

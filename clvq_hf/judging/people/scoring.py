@@ -1,4 +1,4 @@
-"""Answers → how often people recover the model's prediction, with which method, and how far they agree."""
+"""Scores of answers: how often people recover the model's prediction per method, and how far they agree."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .answers import AnswerFile
 from .key import StudyKey
 
 NUM_BOOTSTRAP = 2_000
-# Of the kinds together.
+# Name of the kinds taken together.
 ALL_KINDS = "all"
 
 
@@ -29,16 +29,15 @@ def score_study(
 ) -> dict[str, Any]:
     """Score the answers of a study.
 
-    Annotators who fail the attention checks are left out: those who missed more than `max_missed`, or passed none of
-    those that there are.
+    Annotators who fail the attention checks are left out: those who missed more than `max_missed`, or passed none.
 
     Args:
-        files (`Sequence[AnswerFile]`): Of [`read_answers`][clvq_hf.judging.people.read_answers].
-        key ([`StudyKey`][clvq_hf.judging.people.StudyKey]): Of the study.
-        max_missed (`int`): Attention checks that an annotator may miss.
-        include_failed (`bool`): Whether annotators count who fail them.
-        num_bootstrap (`int`): Resamples, each of annotators and of texts, crossed.
-        seed (`int`): Of the resamples.
+        files (`Sequence[AnswerFile]`): The answers, from [`read_answers`][clvq_hf.judging.people.read_answers].
+        key ([`StudyKey`][clvq_hf.judging.people.StudyKey]): The key of the study.
+        max_missed (`int`): Number of attention checks that an annotator may miss.
+        include_failed (`bool`): Whether annotators who fail them count.
+        num_bootstrap (`int`): Number of resamples of annotators and texts, crossed.
+        seed (`int`): Random seed of the resamples.
 
     Returns:
         `dict`: `chance` (one divided by the labels) and `majority` (always the most frequent prediction); `methods`, a
@@ -47,10 +46,10 @@ def score_study(
             that cannot be computed are `None`.
 
     Raises:
-        ValueError: If no annotator is left, or a figure is out of range.
+        ValueError: If no answer is left, or an argument is out of range.
     """
     if max_missed < 0 or num_bootstrap < 1:
-        raise ValueError("An annotator cannot miss fewer than 0 checks, and there must be one resample or more.")
+        raise ValueError("max_missed must be 0 or more, and num_bootstrap 1 or more.")
     annotators = [_annotator(file, key, max_missed, include_failed) for file in files]
     counted = [file for file, row in zip(files, annotators, strict=True) if row["counted"]]
     answers = _frame(counted)
@@ -61,7 +60,7 @@ def score_study(
                 f"annotator {row['annotator']}: {row['num_answers']} answers, {row['checks_missed']} checks missed"
                 for row in annotators
             )
-            + ". To count annotators who fail the checks all the same: --include-failed."
+            + ". To count annotators who fail the checks: --include-failed."
         )
     resamples = _Resamples(answers, num_bootstrap, seed)
     kinds = [*key.kinds, ALL_KINDS] if len(key.kinds) > 1 else key.kinds
@@ -70,8 +69,8 @@ def score_study(
         of_kind = answers if kind == ALL_KINDS else answers[answers["kind"] == kind]
         draws = {method: resamples.accuracies(of_kind[of_kind["method"] == method]) for method in key.methods}
         for method in key.methods:
-            shown = of_kind[of_kind["method"] == method]
-            methods.append({"method": method, "kind": kind, **_figures(shown, key, draws[method])})
+            own = of_kind[of_kind["method"] == method]
+            methods.append({"method": method, "kind": kind, **_figures(own, key, draws[method])})
         accuracy = {row["method"]: row["accuracy"] for row in methods if row["kind"] == kind}
         for first, second in combinations(key.methods, 2):
             compared = _compare(first, second, accuracy, draws)
@@ -100,7 +99,7 @@ def score_study(
 class _Resamples:
     """Annotators and texts drawn with replacement, independently of each other.
 
-    Source: Owen (2007), The pigeonhole bootstrap; its intervals are rather too wide than too narrow.
+    Source: Owen (2007), The pigeonhole bootstrap; its intervals are conservative.
     """
 
     def __init__(self, answers: pd.DataFrame, number: int, seed: int) -> None:
@@ -127,7 +126,7 @@ class _Resamples:
 
 
 def _frame(files: Sequence[AnswerFile]) -> pd.DataFrame:
-    """One row an answer that counts."""
+    """One row per answer that counts."""
     rows = [
         {
             "annotator": file.annotator,
@@ -149,9 +148,9 @@ def _frame(files: Sequence[AnswerFile]) -> pd.DataFrame:
 
 def _annotator(file: AnswerFile, key: StudyKey, max_missed: int, include_failed: bool) -> dict[str, Any]:
     missed = sum(not check.is_right for check in file.checks)
-    asked = sum(question.is_check for question in key.of_group(file.group))
-    # However many may be missed, one must be passed: else a single check would check nobody.
-    passed = not asked or (missed <= max_missed and missed < len(file.checks))
+    num_checks = sum(question.is_check for question in key.of_group(file.group))
+    # One check must be passed, however many may be missed; otherwise a single check would have no effect.
+    passed = not num_checks or (missed <= max_missed and missed < len(file.checks))
     return {
         "annotator": file.annotator,
         "file": file.file,
@@ -169,7 +168,7 @@ def _annotator(file: AnswerFile, key: StudyKey, max_missed: int, include_failed:
 
 
 def _figures(answers: pd.DataFrame, key: StudyKey, draws: np.ndarray) -> dict[str, Any]:
-    """What is said of a method in one kind or all."""
+    """The figures of a method for one kind or all kinds."""
     low, high = _interval(draws)
     kappa, kappa_items, kappa_raters = _kappa(answers, key.label_names)
     known = answers[answers["model_is_right"].notna()]
@@ -198,7 +197,7 @@ def _kappa(answers: pd.DataFrame, labels: list[str]) -> tuple[float | None, int,
     frequent = Counter(raters[raters >= 2].tolist())
     if not frequent:
         return None, 0, 0
-    # Between equally frequent numbers the larger one decides.
+    # Among equally frequent numbers, the larger one.
     number = max(frequent, key=lambda raters: (frequent[raters], raters))
     return _number(fleiss_kappa(counts[raters == number])), frequent[number], number
 

@@ -6,12 +6,13 @@ import datasets
 import evaluate
 
 from .accuracies import rate_matched_accuracy
+from .conditions import CONTRASTS
 from .numerics import ablation_drop
 from .outcomes import COLUMNS
 from .statistics import NUM_BOOTSTRAP, NUM_PERMUTATIONS
 
-# evaluate.load copies the sibling files that this one names, and no others: hence the figure beside the class.
-__all__ = ["AblationDrop", "rate_matched_accuracy"]
+# evaluate.load copies only the sibling files from which this one imports: hence the names beside the class.
+__all__ = ["CONTRASTS", "AblationDrop", "rate_matched_accuracy"]
 
 _DESCRIPTION = """
 How much does a classifier depend on the concept that a prediction rests on?
@@ -150,47 +151,10 @@ class AblationDrop(evaluate.Metric):
 
     def _compute(
         self,
-        text_id: list[int],
-        condition: list[str],
-        draw: list[int],
-        label: list[int],
-        prediction_plain: list[int],
-        prediction: list[int],
-        margin_plain: list[float],
-        margin: list[float],
-        probability_plain: list[float],
-        probability: list[float],
-        gold_probability_plain: list[float],
-        gold_probability: list[float],
-        kl: list[float],
-        probabilities_plain: list[list[float]],
-        probabilities: list[list[float]],
-        num_positions: list[int],
-        removed_norm: list[float],
-        matched: list[bool],
         num_bootstrap: int = NUM_BOOTSTRAP,
         num_permutations: int = NUM_PERMUTATIONS,
         seed: int = 0,
         details: bool = False,
+        **columns: list,
     ) -> dict[str, Any]:
-        columns = {
-            "text_id": text_id,
-            "condition": condition,
-            "draw": draw,
-            "label": label,
-            "prediction_plain": prediction_plain,
-            "prediction": prediction,
-            "margin_plain": margin_plain,
-            "margin": margin,
-            "probability_plain": probability_plain,
-            "probability": probability,
-            "gold_probability_plain": gold_probability_plain,
-            "gold_probability": gold_probability,
-            "kl": kl,
-            "probabilities_plain": probabilities_plain,
-            "probabilities": probabilities,
-            "num_positions": num_positions,
-            "removed_norm": removed_norm,
-            "matched": matched,
-        }
         return ablation_drop(columns, num_bootstrap, num_permutations, seed, details)

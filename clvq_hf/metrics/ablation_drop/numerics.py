@@ -6,30 +6,9 @@ from typing import Any
 import numpy as np
 
 from .accuracies import balanced_accuracy, macro_auc, mean_or_none, rate_matched_accuracy
+from .conditions import CONDITIONS, CONTRASTS
 from .outcomes import Condition, Outcomes, read_outcomes
 from .statistics import NUM_BOOTSTRAP, NUM_PERMUTATIONS, bootstrap_interval, holm, mcnemar_p_value, sign_flip_p_value
-
-# The order of the output; conditions of other names follow in the order of the alphabet.
-CONDITIONS = (
-    "salient",
-    "other_code",
-    "other_text_same",
-    "other_text_opposite",
-    "random_direction",
-    "random_active_code",
-    "mean_direction",
-    "class_ceiling",
-    "class_residual",
-    "leace",
-    "word_ceiling",
-    "word_residual",
-)
-# The primary contrasts, one family for Holm: the effect of the first condition minus the effect of the second.
-CONTRASTS = {
-    "token_specificity": ("salient", "other_code"),
-    "text_specificity": ("salient", "other_text_same"),
-    "class_specificity": ("other_text_same", "other_text_opposite"),
-}
 
 
 def ablation_drop(

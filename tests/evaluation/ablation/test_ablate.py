@@ -1,42 +1,50 @@
 """Ablation outcomes: what is removed, where, against what; and that nothing depends on batches or order."""
 
+import copy
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
+from transformers import AutoTokenizer
 
 from clvq_hf import ClusterConfig, ClusterModel, ablate_texts
-from clvq_hf.evaluation.ablation.ablate import CONDITIONS, OF_WORDS
+from clvq_hf.evaluation.ablation.conditions import CONDITIONS
 from clvq_hf.evaluation.ablation.outcomes import outcome_columns
 from clvq_hf.evaluation.ablation.references import fit_references
 from clvq_hf.hosts.hooks import edit
 from clvq_hf.hosts.readout import Readout, margins
 
 NUM_TEXTS = 24
+PINNED = Path(__file__).parents[2] / "fixtures" / "ablation_outcomes.json"
 
 
-@pytest.fixture
-def host(host, tokenizer, texts):
-    """The random classifier, shifted so that it predicts either class for about half of the texts."""
-    with torch.no_grad():
-        host.classifier.weight *= 20
-        encoded = tokenizer(texts["text"][:NUM_TEXTS], padding=True, return_tensors="pt")
-        host.classifier.bias -= host(**encoded).logits.median(0).values
-    return host
+# For the whole file: whoever changes one of these works on a copy.
+@pytest.fixture(scope="module")
+def tokenizer(minilm_dir):
+    return AutoTokenizer.from_pretrained(minilm_dir)
 
 
-@pytest.fixture
-def model(make_model, host, tokenizer, texts):
-    """A concept model whose codes vary within a text: fitted to states of the host."""
-    model = make_model().eval()
-    encoded = tokenizer(texts["text"][:40], padding=True, return_tensors="pt")
-    states = host(**encoded, output_hidden_states=True).hidden_states[1].detach()
-    model.initialize_codebook(states[encoded["attention_mask"].bool()])
-    return model
+@pytest.fixture(scope="module")
+def texts(all_texts):
+    return all_texts.select(range(60))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def host(tokenizer, texts):
+    return balanced_classifier(tokenizer, texts["text"][:NUM_TEXTS])
+
+
+@pytest.fixture(scope="module")
+def model(host, tokenizer, texts):
+    return clvq_on_states(host, tokenizer, texts["text"][:40])
+
+
+@pytest.fixture(scope="module")
 def salience(tokenizer, texts):
     """The middle token of each text is the salient one."""
     lengths = [len(ids) for ids in tokenizer(texts["text"][:NUM_TEXTS])["input_ids"]]
@@ -50,19 +58,37 @@ def salience(tokenizer, texts):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def table(model, host, tokenizer, texts, salience):
     return model.concept_table(host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def references(model, host, tokenizer, texts):
     return fit_references(model, host, tokenizer, texts.select(range(NUM_TEXTS, 60)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def setting(model, host, tokenizer, table):
     return model, host, tokenizer, table
+
+
+@pytest.fixture(scope="module")
+def outcome(setting, references):
+    """All conditions in the model, at the positions of the code."""
+    return ablate_texts(*setting, references=references, num_draws=3)
+
+
+def summarise(outcome):
+    """Per condition: number of rows, sums of counted columns (codes weighted by text), means of measured ones."""
+    frame = outcome.to_pandas()
+    frame["code_by_text"] = frame["code"] * (frame["text_id"] + 1) * (frame["draw"] + 1)
+    summary = {}
+    for condition, rows in frame.groupby("condition"):
+        counted = [int(rows[name].sum()) for name in ("code_by_text", "num_positions", "matched", "prediction")]
+        measured = [float(rows[name].mean()) for name in ("margin_plain", "margin", "kl", "removed_norm")]
+        summary[condition] = [len(rows), *counted, *measured]
+    return summary
 
 
 def rows_of(outcome, condition, draw=0):
@@ -71,12 +97,31 @@ def rows_of(outcome, condition, draw=0):
     return chosen.sort_values("text_id").reset_index(drop=True)
 
 
+class TestPinned:
+    """Figures of small runs that must not change: every condition draws the same, however it is written."""
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("code", {}),
+            ("all-swap", {"positions": "all", "how": "swap", "batch_size": 7}),
+            ("probe", {"protocol": "probe"}),
+        ],
+    )
+    def test_outcomes(self, setting, references, name, arguments):
+        pinned = json.loads(PINNED.read_text())[name]
+        summary = summarise(ablate_texts(*setting, references=references, num_draws=2, **arguments))
+        assert summary.keys() == pinned.keys()
+        for condition, figures in summary.items():
+            assert figures == pytest.approx(pinned[condition], rel=1e-3, abs=1e-5), condition
+
+
 class TestInModel:
     @pytest.mark.parametrize("how", ["project", "swap"])
     @pytest.mark.parametrize("positions", ["code", "all", "cls", "last"])
     def test_salient_is_what_the_model_ablates(self, setting, positions, how):
         model, host, tokenizer, table = setting
-        outcome = ablate_texts(*setting, positions=positions, how=how, num_draws=1)
+        outcome = ablate_texts(*setting, positions=positions, how=how, conditions=("salient",))
         for row in rows_of(outcome, "salient").itertuples():
             inputs = tokenizer(table.texts[row.text_id]["text"], return_tensors="pt")
             plain = host(**inputs).logits
@@ -90,8 +135,7 @@ class TestInModel:
             expected = {"code": (codes == row.code).sum(), "all": len(codes)}.get(positions, 1)
             assert row.num_positions == expected
 
-    def test_has_every_condition(self, setting, references):
-        outcome = ablate_texts(*setting, references=references, num_draws=3)
+    def test_has_every_condition(self, outcome):
         assert set(outcome["condition"]) == set(CONDITIONS)
         counts = outcome.to_pandas().groupby("condition")["draw"].max() + 1
         assert counts["random_direction"] == counts["other_text_same"] == 3
@@ -104,7 +148,7 @@ class TestInModel:
 
     @pytest.mark.parametrize("positions", ["code", "all"])
     def test_a_random_direction_removes_the_same_norm(self, setting, positions):
-        outcome = ablate_texts(*setting, positions=positions, num_draws=2)
+        outcome = ablate_texts(*setting, positions=positions, conditions=("salient", "random_direction"), num_draws=2)
         salient = rows_of(outcome, "salient")
         for draw in range(2):
             random = rows_of(outcome, "random_direction", draw)
@@ -115,7 +159,7 @@ class TestInModel:
 
     def test_another_code_of_the_text_at_its_own_positions(self, setting):
         model, host, tokenizer, table = setting
-        outcome = ablate_texts(*setting, num_draws=20).to_pandas()
+        outcome = ablate_texts(*setting, conditions=("salient", "other_code")).to_pandas()
         others = outcome[outcome["condition"] == "other_code"]
         own = outcome[outcome["condition"] == "salient"].set_index("text_id")
         assert len(others) >= len(own)
@@ -134,8 +178,8 @@ class TestInModel:
             logits = host(**inputs).logits
         assert row.margin == pytest.approx(margins(logits, torch.tensor([row.prediction_plain])).item(), abs=1e-4)
 
-    def test_codes_of_other_texts_have_the_prediction_they_should(self, setting):
-        outcome = ablate_texts(*setting, num_draws=4).to_pandas()
+    def test_codes_of_other_texts_have_the_prediction_they_should(self, outcome):
+        outcome = outcome.to_pandas()
         own = outcome[outcome["condition"] == "salient"]
         by_prediction = own.groupby("prediction_plain")["code"].agg(set)
         for row in outcome[outcome["condition"] == "other_text_same"].itertuples():
@@ -143,20 +187,20 @@ class TestInModel:
         for row in outcome[outcome["condition"] == "other_text_opposite"].itertuples():
             assert row.code in by_prediction[1 - row.prediction_plain]
         same = outcome[outcome["condition"] == "other_text_same"]
-        assert (same.groupby("text_id")["draw"].count() == 4).all()
+        assert (same.groupby("text_id")["draw"].count() == 3).all()
 
     def test_the_residual_leaves_the_class_directions_alone(self, setting, references):
         """Two classes that differ along one axis: what is orthogonal to it removes nothing of it."""
-        outcome = ablate_texts(*setting, references=references, positions="all", num_draws=1)
+        names = ("salient", "class_ceiling", "class_residual")
+        outcome = ablate_texts(*setting, references=references, positions="all", conditions=names)
         residual, salient = rows_of(outcome, "class_residual"), rows_of(outcome, "salient")
         assert (residual["removed_norm"] <= salient["removed_norm"] + 1e-3).all()
         ceiling = rows_of(outcome, "class_ceiling")
         assert (ceiling["code"] == -1).all() and (ceiling["removed_norm"] > 0).all()
 
-    def test_words_and_what_a_concept_says_beyond_them(self, setting, references):
-        """Of one text by hand: off the mean state of each token, and off the part of the code beside it."""
+    def test_words_and_what_a_concept_says_beyond_them(self, setting, references, outcome):
+        """By hand: off the mean state of each token, and off the part of the code beside it."""
         model, host, tokenizer, table = setting
-        outcome = ablate_texts(*setting, references=references, num_draws=1)
         ceiling, residual = rows_of(outcome, "word_ceiling"), rows_of(outcome, "word_residual")
         assert (ceiling["code"] == -1).all()
         for row in rows_of(outcome, "salient").head(6).itertuples():
@@ -191,7 +235,8 @@ class TestInModel:
             model.centroids.mean.copy_(references.mean)
             model.centroids.initialized.fill_(True)
         table = model.concept_table(host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
-        outcome = ablate_texts(model, host, tokenizer, table, references=references, num_draws=1)
+        names = ("salient", "word_residual")
+        outcome = ablate_texts(model, host, tokenizer, table, references=references, conditions=names)
         salient, residual = rows_of(outcome, "salient"), rows_of(outcome, "word_residual")
         checked = 0
         for row, own in zip(residual.itertuples(), salient.itertuples(), strict=True):
@@ -210,9 +255,9 @@ class TestInModel:
         np.testing.assert_allclose(one["margin"], many["margin"], atol=1e-4)
         np.testing.assert_allclose(one["removed_norm"], many["removed_norm"], rtol=1e-3)
 
-    def test_several_directions(self, setting):
-        one = rows_of(ablate_texts(*setting, num_draws=1), "salient")
-        three = rows_of(ablate_texts(*setting, num_draws=1, k=3), "salient")
+    def test_several_directions(self, setting, outcome):
+        one = rows_of(outcome, "salient")
+        three = rows_of(ablate_texts(*setting, conditions=("salient",), k=3), "salient")
         assert (three["removed_norm"] >= one["removed_norm"] - 1e-4).all()
 
     def test_a_causal_language_model(self, make_model, causal_host, tokenizer, texts, salience):
@@ -220,13 +265,13 @@ class TestInModel:
         model.quantizer.set_codebook(torch.randn(12, 32) * 0.02)
         some = texts.select(range(NUM_TEXTS))
         table = model.concept_table(causal_host, tokenizer, some, salience=salience)
-        outcome = ablate_texts(model, causal_host, tokenizer, table, num_draws=1)
+        outcome = ablate_texts(model, causal_host, tokenizer, table, conditions=("salient", "other_code"), num_draws=1)
         row = rows_of(outcome, "salient").iloc[0]
         logits = causal_host(tokenizer(some[0]["text"], return_tensors="pt")["input_ids"]).logits[:, -1].detach()
         assert row.prediction_plain == int(logits.argmax())
         assert row.probabilities.size == 0 and row.label == -1
         words = Readout.of(causal_host, tokenizer, label_words=["bad", "good"])
-        outcome = ablate_texts(model, causal_host, tokenizer, table, readout=words, num_draws=1)
+        outcome = ablate_texts(model, causal_host, tokenizer, table, readout=words, conditions=("salient",))
         row = rows_of(outcome, "salient").iloc[0]
         pair = logits[0, tokenizer.convert_tokens_to_ids(["bad", "good"])]
         assert row.prediction_plain == int(pair.argmax())
@@ -241,7 +286,7 @@ class TestInModel:
             texts.select(doubled),
             salience=salience.select(doubled).remove_columns("text_index").add_column("text_index", range(12)),
         )
-        outcome = ablate_texts(model, host, tokenizer, table, num_draws=1)
+        outcome = ablate_texts(model, host, tokenizer, table, conditions=("salient",))
         assert set(outcome["text_id"]) == set(range(6))
 
 
@@ -316,7 +361,7 @@ class TestReferences:
 class TestProbe:
     def test_conditions_and_folds(self, setting):
         outcome = ablate_texts(*setting, protocol="probe", num_draws=2)
-        assert set(outcome["condition"]) == set(CONDITIONS) - set(OF_WORDS)
+        assert set(outcome["condition"]) == set(CONDITIONS) - {"word_ceiling", "word_residual"}
         salient = rows_of(outcome, "salient")
         assert salient["text_id"].tolist() == list(range(NUM_TEXTS)), "every text is held out once"
         random = rows_of(outcome, "random_direction")
@@ -396,7 +441,7 @@ class TestRefusals:
 
     def test_a_tokenizer_that_splits_otherwise(self, setting):
         model, host, tokenizer, table = setting
-        tokenizer.do_lower_case = False
+        tokenizer = copy.deepcopy(tokenizer)
         tokenizer.add_tokens(["film", "movie", "the"])
         with pytest.raises(ValueError, match="splits the texts differently"):
             ablate_texts(model, host, tokenizer, table)

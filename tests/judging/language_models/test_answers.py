@@ -1,9 +1,7 @@
 """The answers on disk: kept through a kill, never asked for twice, without secrets."""
 
 import json
-import subprocess
-import sys
-import time
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -67,22 +65,28 @@ def test_neither_question_nor_extra_is_written(tmp_path):
     assert set(row) == {"key", "judge", "text", "model", "input_tokens", "output_tokens"}
 
 
-@pytest.mark.slow
+def put_forever(file, told):
+    with AnswerCache(file) as cache:
+        for number in range(10**9):
+            cache.put(JUDGE, CHAT, 20, number, Reply("yes"))
+            told.send(number)
+
+
 def test_a_killed_process_loses_nothing_that_was_answered(tmp_path):
-    code = (
-        "import sys; from types import SimpleNamespace; from clvq_hf.judging.language_models import AnswerCache, Reply\n"
-        "judge = SimpleNamespace(name='j', identity='j')\n"
-        "with AnswerCache(sys.argv[1]) as cache:\n"
-        "    for number in range(10**9):\n"
-        "        cache.put(judge, [{'role': 'user', 'content': 'Hello?'}], 20, number, Reply('yes'))\n"
-        "        print(number, flush=True)\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "a.jsonl")], stdout=subprocess.PIPE, text=True
-    )
-    while process.stdout.readline().strip() != "20":
-        time.sleep(0)
+    # Forked, since importing everything anew would take seconds.
+    fork = multiprocessing.get_context("fork")
+    told, other_end = fork.Pipe(duplex=False)
+    process = fork.Process(target=put_forever, args=(tmp_path / "a.jsonl", other_end))
+    process.start()
+    other_end.close()
+    while (last := told.recv()) < 20:
+        pass
     process.kill()
-    told = [20, *(int(line) for line in process.communicate()[0].split())]
+    process.join()
+    while told.poll():
+        try:
+            last = told.recv()
+        except (EOFError, OSError):
+            break
     with AnswerCache(tmp_path / "a.jsonl") as cache:
-        assert all(cache.get(JUDGE, CHAT, 20, number) == Reply("yes") for number in range(max(told)))
+        assert all(cache.get(JUDGE, CHAT, 20, number) == Reply("yes") for number in range(last + 1))

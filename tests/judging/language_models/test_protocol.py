@@ -14,7 +14,7 @@ from clvq_hf.judging.language_models.prompts import ranking_prompt, rating_promp
 from clvq_hf.judging.language_models.protocol import (
     RANDOM_CODE,
     SALIENT_WORD,
-    judgement,
+    judgement_row,
     latin_orders,
     make_tasks,
     make_trials,
@@ -94,13 +94,13 @@ class TestTasks:
 
     def test_letters_lead_back_to_arms(self, tasks):
         task = next(task for task in tasks if task.what == "ranking")
-        row = judgement(task, Outcome(["D", "A", "C", "B"], 1))
+        row = judgement_row(task, Outcome(["D", "A", "C", "B"], 1))
         assert row["ranking"] == [task.arms[3], task.arms[0], task.arms[2], task.arms[1]]
         assert row["malformed"] == 1 and row["asked"] and json.loads(json.dumps(row)) == row
 
     def test_no_valid_answer(self, tasks):
-        assert judgement(tasks[0], Outcome(None, 3))["rating"] is None
-        assert judgement(tasks[-1], Outcome(None, 0, error="x"))["ranking"] is None
+        assert judgement_row(tasks[0], Outcome(None, 3))["rating"] is None
+        assert judgement_row(tasks[-1], Outcome(None, 0, error="x"))["ranking"] is None
 
     def test_what_is_empty_is_not_asked(self, make_table, tables):
         # In the second table each salient word has a concept that no other text has.
@@ -110,9 +110,9 @@ class TestTasks:
         tasks = make_tasks([JUDGE], [trial], CLASSES, 50)
         unasked = [task for task in tasks if task.question is None]
         assert [task.arms for task in unasked] == [("lonely",)]
-        assert judgement(unasked[0], None)["rating"] == 1 and not judgement(unasked[0], None)["asked"]
+        assert judgement_row(unasked[0], None)["rating"] == 1 and not judgement_row(unasked[0], None)["asked"]
         ranking = next(task for task in tasks if task.what == "ranking")
-        assert "lonely" not in ranking.arms and judgement(ranking, Outcome(None, 3))["empty"] == ["lonely"]
+        assert "lonely" not in ranking.arms and judgement_row(ranking, Outcome(None, 3))["empty"] == ["lonely"]
 
 
 class TestPrompts:

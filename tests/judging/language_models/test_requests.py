@@ -9,7 +9,7 @@ from helpers.stub_judge import StubJudge, completion
 
 from clvq_hf.judging.language_models import AnswerCache, EndpointJudge, JudgeError, LimitReached, requests
 from clvq_hf.judging.language_models.parsing import parse_rating
-from clvq_hf.judging.language_models.requests import Budget, Question, ask_all, estimate
+from clvq_hf.judging.language_models.requests import Budget, Question, ask_all, estimate_requests
 
 GOOD = '{"rating": 2}'
 
@@ -28,7 +28,7 @@ def ask(tmp_path):
                 return ask_all(questions(judge, number), cache, budget, concurrency), stub
             finally:
                 ask.stub, ask.kept, ask.used = stub, len(cache), budget.used
-                ask.estimate = estimate(questions(judge, number), cache)
+                ask.estimate = estimate_requests(questions(judge, number), cache)
 
     return ask
 

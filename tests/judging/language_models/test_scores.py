@@ -7,10 +7,21 @@ import pytest
 
 from clvq_hf.judging.agreement import chance_agreement, kendall_w, krippendorff_alpha
 from clvq_hf.judging.language_models.protocol import CONTROLS, RANDOM_CODE, SALIENT_WORD
-from clvq_hf.judging.language_models.scores import MIN_TEXTS, gather, interval, rating_interval, score, verdict
+from clvq_hf.judging.language_models.scores import (
+    MIN_TEXTS,
+    bootstrap_mean,
+    bootstrap_rating,
+    collect_judgements,
+    decide_verdict,
+    score_judgements,
+)
 
 METHODS = ["a", "b"]
 ARMS = [*METHODS, *CONTROLS]
+
+
+def scores_of(rows):
+    return score_judgements(collect_judgements(rows, "words", METHODS))
 
 
 def rating(judge, text, arm, value):
@@ -62,14 +73,14 @@ class TestByHand:
     ]
 
     def test_arrays(self):
-        judged = gather(self.ROWS, "words", METHODS)
+        judged = collect_judgements(self.ROWS, "words", METHODS)
         assert judged.ranks[0, 0].tolist() == [[1, 2, 3, 4], [2, 4, 1, 3]]
         assert judged.firsts[0, 0].tolist() == [0.5, 0, 0.5, 0]
         # Rows against columns: a-b won, a-word 0, a-random won; b-word: 2<3 but 4>1: 0; b-random: 2<4, 4>3: 0.
         assert judged.duels[0, 0].tolist() == [[0, 1, 0, 1], [-1, 0, 0, 0], [0, 0, 0, 1], [-1, 0, -1, 0]]
 
     def test_figures(self):
-        figures = score(gather(self.ROWS, "words", METHODS))
+        figures = scores_of(self.ROWS)
         assert figures["arms"]["a"]["first"]["mean"] == 0.5 and figures["arms"]["a"]["rating"]["mean"] == 3
         assert figures["arms"]["a"]["against_methods"] == {"won": 1, "tied": 0, "lost": 0}
         pair = figures["pairs"][0]
@@ -92,26 +103,26 @@ class TestByHand:
             *(ranking("j", 0, order, ["a", RANDOM_CODE], way, empty=["b", SALIENT_WORD]) for way in (False, True)),
             rating("j", 0, "a", 3),
         ]
-        judged = gather(rows, "words", METHODS)
+        judged = collect_judgements(rows, "words", METHODS)
         assert judged.ranks[0, 0, 0].tolist() == [1, 3.5, 3.5, 2]
         assert judged.duels[0, 0, 1].tolist() == [-1, 0, 0, -1], "lost against what is shown, tied with what is not"
-        assert score(judged)["arms"]["b"]["empty"] == 1
+        assert score_judgements(judged)["arms"]["b"]["empty"] == 1
 
     def test_ratings_by_rule_do_not_outweigh_answers_that_are_missing(self):
         # Four texts: a is empty in one; of the three that were shown two have no valid answer.
         rows = [empty_rating("j", 0, "a"), ranking("j", 0, ARMS[1:], None, False, empty=["a"])]
         for text, value in ((1, 3), (2, None), (3, None)):
             rows += [rating("j", text, "a", value), ranking("j", text, ARMS, None, False)]
-        found = score(gather(rows, "words", METHODS))["arms"]["a"]["rating"]
+        found = scores_of(rows)["arms"]["a"]["rating"]
         assert found["mean"] == pytest.approx(3 / 4 * 3 + 1 / 4 * 1) and found["num_texts"] == 2
         assert 1 <= found["low"] < found["high"] == 3
         unanswered = [{**row, "rating": None} if row.get("rating") == 3 else row for row in rows]
-        assert score(gather(unanswered, "words", METHODS))["arms"]["a"]["rating"]["mean"] is None
+        assert scores_of(unanswered)["arms"]["a"]["rating"]["mean"] is None
 
     def test_with_every_answer_it_is_the_mean(self):
         ratings = np.array([3, np.nan, 2, 1, np.nan])
-        found = rating_interval(ratings, ~np.isnan(ratings), 5)
-        assert found == pytest.approx(interval(np.nan_to_num(ratings, nan=1), 5))
+        found = bootstrap_rating(ratings, ~np.isnan(ratings), 5)
+        assert found == pytest.approx(bootstrap_mean(np.nan_to_num(ratings, nan=1), 5))
 
     def test_what_was_decided_by_rule_says_nothing_of_the_judge(self):
         # In half of the texts the random code is empty, in the others b; whatever is asked, random is preferred to a.
@@ -122,20 +133,20 @@ class TestByHand:
             rows += [ranking("j", text, shown, shown, way, empty=[gone]) for way in (False, True)]
             rows.append(empty_rating("j", text, gone))
             rows += [rating("j", text, arm, 3 if arm == RANDOM_CODE else 2) for arm in shown]
-        judge = score(gather(rows, "words", METHODS))["judges"]["j"]
+        judge = scores_of(rows)["judges"]["j"]
         for name in ("against_random_code", "rating_above_random_code"):
             assert (judge[name]["mean"], judge[name]["num_texts"]) == (-1, 4)
 
     def test_half_an_answer_is_left_out(self):
         rows = [*self.ROWS[:1], ranking("j", 0, ARMS[::-1], None, True), *self.ROWS[2:]]
-        figures = score(gather(rows, "words", METHODS))
+        figures = scores_of(rows)
         assert figures["pairs"][0]["net"]["num_texts"] == 0 and figures["pairs"][0]["won"] is None
         assert figures["judges"]["j"]["malformed"] == 1 and figures["arms"]["a"]["rating"]["mean"] == 3
 
 
 class TestJudgesOfKnownKinds:
     def test_one_who_knows(self):
-        figures = score(gather(judged_by(by_quality), "words", METHODS))
+        figures = scores_of(judged_by(by_quality))
         assert [arm["first"]["mean"] for arm in figures["arms"].values()] == [1, 0, 0, 0]
         assert {pair["verdict"] for pair in figures["pairs"]} == {"won"}
         strengths = [arm["strength"]["mean"] for arm in figures["arms"].values()]
@@ -144,7 +155,7 @@ class TestJudgesOfKnownKinds:
         assert figures["judges"]["j"]["against_random_code"]["mean"] == 1
 
     def test_one_who_goes_by_position_wins_nothing_for_anybody(self):
-        figures = score(gather(judged_by(by_position), "words", METHODS))
+        figures = scores_of(judged_by(by_position))
         assert {pair["tied"] for pair in figures["pairs"]} == {1} and {p["verdict"] for p in figures["pairs"]} == {
             "tie"
         }
@@ -153,7 +164,7 @@ class TestJudgesOfKnownKinds:
         assert [place["first"] for place in figures["positions"]] == [1, 0, 0, 0]
 
     def test_one_who_guesses(self):
-        figures = score(gather(judged_by(at_random, 400), "words", METHODS))
+        figures = scores_of(judged_by(at_random, 400))
         assert figures["judges"]["j"]["orders_disagree"] == pytest.approx(0.5, abs=0.04)
         assert figures["arms"]["a"]["first"]["mean"] == pytest.approx(0.25, abs=0.05)
         for pair in figures["pairs"]:
@@ -163,13 +174,13 @@ class TestJudgesOfKnownKinds:
         generator = np.random.default_rng(0)
         excluded = 0
         for seed in range(200):
-            found = interval(generator.choice([-1, 0, 0, 1], 60), seed)
-            excluded += verdict(found) != "tie"
+            found = bootstrap_mean(generator.choice([-1, 0, 0, 1], 60), seed)
+            excluded += decide_verdict(found) != "tie"
         assert excluded / 200 < 0.11
 
     def test_nothing_but_malformed_answers(self):
         rows = judged_by(lambda order, generator: None, rate=lambda arm, generator: None)
-        figures = score(gather(rows, "words", METHODS))
+        figures = scores_of(rows)
         assert figures["judges"]["j"]["answered"] == 0 and figures["judges"]["j"]["malformed"] == len(rows)
         assert figures["arms"]["a"]["first"]["mean"] is None
         assert {pair["verdict"] for pair in figures["pairs"]} == {"unknown"}
@@ -177,14 +188,14 @@ class TestJudgesOfKnownKinds:
 
     def test_few_texts_decide_nothing(self):
         for number, expected in ((MIN_TEXTS - 1, "unknown"), (MIN_TEXTS, "won")):
-            figures = score(gather(judged_by(by_quality, number), "words", METHODS))
+            figures = scores_of(judged_by(by_quality, number))
             assert figures["pairs"][0]["verdict"] == expected
 
 
 class TestAgreement:
     def test_three_who_guess_agree_as_by_chance(self):
         rows = judged_by(at_random, 500, "xyz", rate=lambda arm, generator: int(generator.integers(1, 4)))
-        agreement = score(gather(rows, "words", METHODS))["agreement"]
+        agreement = scores_of(rows)["agreement"]
         chance = chance_agreement(3, len(ARMS))
         for name in ("kendall_w", "unanimous_first", "majority_first", "krippendorff_alpha"):
             assert agreement[name]["chance"] == pytest.approx(chance[name])
@@ -192,31 +203,31 @@ class TestAgreement:
         assert agreement["pearson"]["value"] == pytest.approx(0, abs=0.05)
 
     def test_judges_who_all_go_by_position_do_not_agree(self):
-        agreement = score(gather(judged_by(by_position, 400, "xyz"), "words", METHODS))["agreement"]
+        agreement = scores_of(judged_by(by_position, 400, "xyz"))["agreement"]
         assert agreement["unanimous_first"]["value"] == pytest.approx(1 / 16, abs=0.04)
         assert agreement["kendall_w"]["value"] is None
 
     def test_a_judge_who_never_answers_does_not_silence_the_others(self):
         rows = judged_by(by_quality, 10, "xy", rate=lambda arm, generator: 3 if arm == "a" else 1)
         silent = judged_by(lambda order, generator: None, 10, "z", rate=lambda arm, generator: None)
-        agreement = score(gather(rows + silent, "words", METHODS))["agreement"]
+        agreement = scores_of(rows + silent)["agreement"]
         assert agreement["num_texts_ranked"] == 10
         assert agreement["kendall_w"] == {"value": pytest.approx(1), "chance": 0.5}
         assert agreement["unanimous_first"] == {"value": 1, "chance": chance_agreement(2, 4)["unanimous_first"]}
         alone = judged_by(by_quality, 10, "x", rate=lambda arm, generator: 3)
-        agreement = score(gather(alone + silent, "words", METHODS))["agreement"]
+        agreement = scores_of(alone + silent)["agreement"]
         assert agreement["num_texts_ranked"] == 0 and agreement["kendall_w"] == {"value": None, "chance": None}
 
     def test_those_who_know_agree(self):
         rows = judged_by(by_quality, 10, "xy", rate=lambda arm, generator: 3 if arm == "a" else 1)
-        agreement = score(gather(rows, "words", METHODS))["agreement"]
+        agreement = scores_of(rows)["agreement"]
         for name in ("kendall_w", "unanimous_first", "krippendorff_alpha", "pearson", "spearman"):
             assert agreement[name]["value"] == pytest.approx(1)
 
     def test_figures_are_those_of_the_arrays(self):
         rows = judged_by(at_random, 30, "xyz", rate=lambda arm, generator: int(generator.integers(1, 4)))
-        judged = gather(rows, "words", METHODS)
-        agreement = score(judged)["agreement"]
+        judged = collect_judgements(rows, "words", METHODS)
+        agreement = score_judgements(judged)["agreement"]
         assert agreement["krippendorff_alpha"]["value"] == krippendorff_alpha(judged.ratings.reshape(3, -1), "ordinal")
         w = [kendall_w(judged.ranks.mean(2)[:, text]) for text in range(30)]
         assert agreement["kendall_w"]["value"] == pytest.approx(np.nanmean(w))

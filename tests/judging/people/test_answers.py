@@ -51,25 +51,25 @@ def row(**change):
         (lambda sheet: sheet.update(format="something"), "something else.*lets annotators download"),
         (lambda sheet: sheet.pop("format"), "something else"),
         (lambda sheet: sheet.update(format_version=2, clvq_version="9.9"), "Install.*9.9"),
-        (lambda sheet: sheet.update(study="0000"), "is of the study '0000'"),
-        (lambda sheet: sheet.update(annotator=0), "no annotator's number"),
-        (lambda sheet: sheet.update(annotator=True), "no annotator's number"),
-        (lambda sheet: sheet.update(annotator="1"), "no annotator's number"),
-        (lambda sheet: sheet.update(annotator=3), "answer 1: .*is one of group 1.*group 2.*changed"),
+        (lambda sheet: sheet.update(study="0000"), "is from the study '0000'"),
+        (lambda sheet: sheet.update(annotator=0), "its annotator is"),
+        (lambda sheet: sheet.update(annotator=True), "its annotator is"),
+        (lambda sheet: sheet.update(annotator="1"), "its annotator is"),
+        (lambda sheet: sheet.update(annotator=3), "answer 1: .*belongs to group 1.*group 2.*changed"),
         (lambda sheet: sheet.update(answers={}), "no list of answers"),
-        (lambda sheet: sheet["answers"].pop(), "says that it is complete, and has 14 of 15"),
+        (lambda sheet: sheet["answers"].pop(), "claims to be complete but has 14 of 15"),
         (lambda sheet: sheet["answers"].append(sheet["answers"][0]), "answer 16: .*twice"),
-        (lambda sheet: sheet["answers"].__setitem__(0, "good"), "answer 1: .*no question None"),
+        (lambda sheet: sheet["answers"].__setitem__(0, "good"), "answer 1: .*is not an answer"),
         (row(item="ffff"), "answer 1: .*no question 'ffff'"),
         (row(item=[]), "no question"),
-        (row(choice="great"), "answer 1: 'great' is none of the labels bad, good"),
-        (row(choice=["good"]), "none of the labels"),
-        (row(seconds=-1), "-1 is no number of seconds"),
-        (row(seconds=float("nan")), "nan is no number"),
-        (row(seconds=None), "no number of seconds"),
-        (row(seconds=True), "no number of seconds"),
-        (row(seconds=10**400), "no number of seconds"),
-        (row(seconds=1e9), "no number of seconds"),
+        (row(choice="great"), "answer 1: 'great' is not one of the labels bad, good"),
+        (row(choice=["good"]), "not one of the labels"),
+        (row(seconds=-1), "-1 is not a number of seconds"),
+        (row(seconds=float("nan")), "nan is not a number"),
+        (row(seconds=None), "not a number of seconds"),
+        (row(seconds=True), "not a number of seconds"),
+        (row(seconds=10**400), "not a number of seconds"),
+        (row(seconds=1e9), "not a number of seconds"),
     ],
 )
 def test_files_that_say_what_cannot_be(write, answer_sheet, key, change, message):
@@ -106,5 +106,5 @@ def test_keys_and_scores_among_the_files_are_passed_over(write, answer_sheet, ke
 
 def test_two_files_of_one_annotator(write, answer_sheet, key):
     files = [write("a.json", answer_sheet(1)), write("b.json", answer_sheet(1))]
-    with pytest.raises(ValueError, match=r"a\.json and .*b\.json are both of annotator 1.*15 and 15"):
+    with pytest.raises(ValueError, match=r"a\.json and .*b\.json are both from annotator 1.*15 and 15"):
         read_answers(files, key)

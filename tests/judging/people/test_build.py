@@ -168,8 +168,8 @@ class TestRefused:
             ({"num_items": 0}, "at least one item"),
             ({"raters": 0}, "one rater"),
             ({"num_checks": 40}, "40 different texts.*fewer checks"),
-            ({"label_names": ["good"]}, r"2 labels \(bad, good\), and 1"),
-            ({"label_names": ["good", " good"]}, "name of its own"),
+            ({"label_names": ["good"]}, r"2 labels \(bad, good\), but got 1"),
+            ({"label_names": ["good", " good"]}, "different names"),
             ({"label_names": ["0", "1"]}, "--label"),
             ({"label_names": ["LABEL_0", "LABEL_1"]}, "--label"),
         ],
@@ -181,7 +181,7 @@ class TestRefused:
 
     def test_labels_that_nobody_named(self, tmp_path):
         table = made_table(["a warm film"] * 2, [0, 1], {"warm": 1}, label_names=["0", "1"])
-        with pytest.raises(ValueError, match="nobody who reads that knows"):
+        with pytest.raises(ValueError, match="means nothing to a reader"):
             build_study({"a": table}, tmp_path)
 
     def test_fewer_texts_than_asked_for(self, tables, tmp_path):
@@ -190,7 +190,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("", "no JSON.*delete it"),
+            ("", "not JSON.*delete it"),
             ("[]", "something else"),
             ('{"format": "clvq-hf study answers", "format_version": 1}', "something else"),
             ('{"format": "clvq-hf study key", "format_version": 2, "clvq_version": "9"}', "9"),

@@ -236,5 +236,5 @@ class TestChecks:
             score(sheets[1:])
 
     def test_figures_out_of_range(self, score, sheets):
-        with pytest.raises(ValueError, match="fewer than 0"):
+        with pytest.raises(ValueError, match="must be 0 or more"):
             score(sheets, max_missed=-1)

@@ -146,7 +146,7 @@ class ConceptPages {
       element("h2", { id: "concept-title", tabIndex: -1 }, `Concept ${code}`, ...(concept.name ? [`: ${concept.name}`] : [])),
       concept.name ? element("p", { className: "muted" }, `The name was ${concept.name_note}.`) : null,
       element("p", {}, `${count(concept.tokens, "token")} in ${count(concept.texts, "text")}.`),
-      concept.rare ? element("p", { className: "note" }, "It occurs in few texts: its labels may be chance, so its tokens have no colour.") : null,
+      concept.rare ? element("p", { className: "note" }, "It occurs in few texts, so its labels may be due to chance and its tokens have no colour.") : null,
       element(
         "div",
         { className: "columns" },
@@ -202,7 +202,7 @@ class ConceptPages {
       parts.push(` Removing it there changes the margin of the prediction by ${signed(effect.margin)} on average, and the`);
       parts.push(` prediction itself in ${count(effect.flips, "text")}. ${this.protocol}.`);
     }
-    return [element("h3", {}, "What it does"), element("p", {}, ...parts)];
+    return [element("h3", {}, "What the model uses it for"), element("p", {}, ...parts)];
   }
 
   nearPart(concept) {

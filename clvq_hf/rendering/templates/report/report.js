@@ -19,7 +19,7 @@ function showPage(pages, name, id) {
   const children = /^\d+$/.test(id) ? pages.page(Number(id)) : null;
   const missing = [
     element("h2", { id: `${name}-title`, tabIndex: -1 }, `There is no ${name} ${id} here`),
-    element("p", {}, "It may have been left out of this report, which says on its first page what it shows."),
+    element("p", {}, "It may have been left out of this report; the overview says what is shown."),
   ];
   section.replaceChildren(...(children ?? missing).filter((child) => child !== null));
   return name;
@@ -113,7 +113,7 @@ async function start() {
 start().catch((error) => {
   const remedy =
     typeof DecompressionStream === "undefined"
-      ? "This browser is too old to unpack it: use one of 2023 or later."
+      ? "This browser is too old to unpack the data: use one from 2023 or later."
       : `The file seems to be damaged (${error.message}): copy it again, or write the report again.`;
   document.getElementById("main").prepend(element("p", { className: "note", role: "alert" }, `Concepts and texts cannot be shown. ${remedy}`));
 });

@@ -78,7 +78,7 @@ class TextPages {
       element("h2", { id: "text-title", tabIndex: -1 }, `Text ${id}`),
       element("p", {}, ...this.verdict(text)),
       this.tokens(text),
-      text.unread ? element("p", { className: "muted" }, `The host read no further: ${count(text.unread, "character")} follow.`) : null,
+      text.unread ? element("p", { className: "muted" }, `Truncated: the model did not read the last ${count(text.unread, "character")}.`) : null,
       this.legend(text),
       ...this.ablationPart(text),
     ];
@@ -137,7 +137,7 @@ class TextPages {
     const flips = before.prediction !== after.prediction;
     const name = (prediction) => (this.ablatesLabels ? (this.labels[prediction] ?? String(prediction)) : `token ${prediction}`);
     const change = after.margin - before.margin;
-    const verdict = flips ? `changes the prediction from ${name(before.prediction)} to ${name(after.prediction)}.` : `leaves the prediction: ${name(before.prediction)}.`;
+    const verdict = flips ? `changes the prediction from ${name(before.prediction)} to ${name(after.prediction)}.` : `does not change the prediction (${name(before.prediction)}).`;
     const parts = [
       element("h3", {}, "Without its salient concept"),
       element("p", { className: "muted" }, `${this.protocol}.`),

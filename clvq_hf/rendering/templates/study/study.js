@@ -186,7 +186,7 @@ function describeKept() {
   const state = number >= 1 ? kept(number) : null;
   const all = state ? group(number) : [];
   const done = all.filter((question) => state.answers[question.id]?.choice !== undefined).length;
-  $("begin").textContent = state ? "Go on" : "Start";
+  $("begin").textContent = state ? "Continue" : "Start";
   $("kept").textContent = state ? `Number ${number} has answered ${done} of ${all.length} questions in this browser.` : "";
 }
 

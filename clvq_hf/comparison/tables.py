@@ -1,0 +1,548 @@
+"""The tables of a comparison: templates that are filled in with figures of cells."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
+from .methods import MAX_ACTIVE, MIN_EXPLAINED_VARIANCE
+from .summary import (
+    MIN_TEXTS,
+    SETTING,
+    Record,
+    Summary,
+    by_method,
+    effect,
+    over_seeds,
+    paired_difference,
+    study_cells,
+    swept,
+)
+
+# The method that the others are compared with.
+OURS = "clvq"
+SECONDS = ("load", "fit", "table", "references", "evaluate", "sweep", "stability")
+SPECIFICITY = "ablation.code.token_specificity_matched"
+PURITY = "table.label_purity.cross_fitted_purity"
+_FIELD = re.compile(r"\{([\w.]+)(?::([^}]*))?\}")
+
+
+def fill(template: str, figures: Mapping[str, Any], section: str = "") -> str:
+    """Fill a template in; a dash stands for each figure that is missing.
+
+    Args:
+        template (`str`): `{name}` or `{name:format}`. The format is one of Python's, such as `.3f`; or `%` for a share,
+            `[]` for a figure with its interval (`name_low`, `name_high`), `±` for one with its deviation (`name_sd`).
+        figures (`Mapping[str, Any]`): By name.
+        section (`str`): What precedes each name.
+
+    Example:
+        ```python
+        >>> fill("{purity:.2f} ({null:.2f}); {share:%}", {"purity": 0.8, "share": 0.25})
+        '0.80 (–); 25.0 %'
+
+        ```
+    """
+
+    def text(match: re.Match[str]) -> str:
+        name, form = section + match[1], match[2] or ""
+        value = figures.get(name)
+        if _is_missing(value):
+            return NOTHING
+        if form == "[]":
+            return interval(figures, name)
+        if form == "±":
+            return f"{number(value, 3)} ± {number(figures[f'{name}_sd'], 3)}"
+        return percent(value) if form == "%" else format(value, form)
+
+    return _FIELD.sub(text, template)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+@dataclass(frozen=True)
+class CellTable:
+    """A table with a row for each host and dataset, and a column for each method that has a figure.
+
+    Attributes:
+        title (`str`): Heading.
+        section (`str`): What precedes the names of the figures.
+        needs (`str`): The figure without which a cell stays empty.
+        template (`str`): What a cell shows, for [`fill`].
+        note (`str`): A sentence below the table.
+        controls (`bool`): Whether sanity controls have columns too.
+    """
+
+    title: str
+    section: str
+    needs: str
+    template: str
+    note: str
+    controls: bool = False
+
+    def build(self, summary: Summary) -> ReportTable:
+        """Fill in the table."""
+
+        def text(record: Record) -> str | None:
+            if _is_missing(record.get(self.section + self.needs)):
+                return None
+            return fill(self.template, record, self.section)
+
+        return _setting_table(summary, self.title, text, self.note, self.controls)
+
+
+PROBE_TABLE = CellTable(
+    "The paper's protocol: accuracy of a probe",
+    "ablation.probe.",
+    "accuracy",
+    "{accuracy:.1%} → {salient_accuracy:.1%} ({random_active_code_accuracy:.1%})",
+    "Plain → salient concept removed (a random active code removed), one direction, from the representation at the "
+    "lower layer. Accuracies of a probe, not of the model; below chance labels flip.",
+)
+TEXT_SPECIFICITY_TABLE = CellTable(
+    "Text specificity",
+    "ablation.code.",
+    "text_specificity",
+    "{text_specificity:[]}",
+    "Change of the margin when the salient concept is removed, minus that of another text's salient concept with the "
+    "same prediction, at the same tokens. What is left of token specificity if the place is the same: negative where "
+    "the concept is this text's own.",
+    controls=True,
+)
+ABLATION_TABLES = [
+    CellTable(
+        "Controls of the ablation",
+        "ablation.code.",
+        "salient_margin_change",
+        "{salient_margin_change:.3f} / {random_active_code_margin_change:.3f} / {random_direction_margin_change:.3f} / "
+        "{class_ceiling_margin_change:.3f}",
+        "Change of the margin in logits, where the salient concept occurs: salient concept / random active code / "
+        "random direction of the same norm / directions of the classes.",
+    ),
+    CellTable(
+        "What concepts say beyond their word",
+        "ablation.code.",
+        "word_residual_margin_change",
+        "{salient_margin_change:.3f} / {word_ceiling_margin_change:.3f} / {word_residual_margin_change:[]}",
+        "Change of the margin in logits, where the salient concept occurs: salient concept / mean state of each "
+        "token's type / salient concept orthogonal to that. Near 0: the dictionary says no more than the word.",
+        controls=True,
+    ),
+]
+TOKEN_TABLES = [
+    CellTable(
+        "Label purity and exclusive codes",
+        "table.label_purity.",
+        "cross_fitted_purity",
+        "{cross_fitted_purity:.3f} ({null_purity:.3f}); {exclusive_share:%}",
+        "Cross-fitted purity (labels permuted by text); share of the codes that have one label only.",
+    ),
+    CellTable(
+        "Routing: does a word go elsewhere under another label?",
+        "table.routing_divergence.",
+        "excess_jsd",
+        "{excess_jsd:[]}",
+        "Jensen–Shannon divergence in bits, minus its mean over permutations of the labels.",
+    ),
+    CellTable(
+        "Overlap of the codes of two texts",
+        "table.codebook_overlap.",
+        "ratio",
+        "{ratio:[]}",
+        "Pairs with the same label ÷ pairs with different ones, of like TF-IDF similarity.",
+    ),
+    CellTable(
+        "Cosine of the codes in use",
+        "table.codebook_similarity.",
+        "active_mean_cosine",
+        "{active_mean_cosine:.3f} ({active_mean_centred_cosine:.3f})",
+        "Mean over pairs; in brackets after the mean code is subtracted.",
+    ),
+    CellTable(
+        "What passes the bottleneck",
+        "bottleneck.",
+        "splice_fidelity",
+        "{splice_fidelity:.3f} / {code_leak:.3f} / {explained_variance:.3f}",
+        "Splice fidelity / leak (the same with permuted codes; for methods of one code a token) / explained variance "
+        "at the upper layer, for single-layer methods at the lower one.",
+    ),
+]
+
+
+def report_tables(summary: Summary, studies: dict[str, Sequence[str]] | None = None) -> list[ReportTable]:
+    """Every table that the cells have figures for.
+
+    Args:
+        summary ([`Summary`][clvq_hf.comparison.summary.Summary]): The cells.
+        studies (`dict[str, Sequence[str]]`, *optional*): Title → methods that differ in one setting.
+    """
+    studies = studies or {}
+    common = set.intersection(*map(set, studies.values())) if studies else set()
+    reference = min(common) if common else None
+    tables = [
+        _hosts_table(summary),
+        *(_study_table(summary, title, methods, reference) for title, methods in studies.items()),
+        *(_token_specificity_table(summary, k, matched) for k in summary.ks() for matched in (True, False)),
+        TEXT_SPECIFICITY_TABLE.build(summary),
+        _wins_table(summary),
+        _ranks_table(summary),
+        PROBE_TABLE.build(summary),
+        *(table.build(summary) for table in ABLATION_TABLES),
+        _beyond_word_table(summary),
+        _k_sweep_table(summary),
+        _transcoder_table(summary),
+        *(table.build(summary) for table in TOKEN_TABLES),
+        _footing_table(summary),
+        _stability_table(summary),
+        _seeds_table(summary),
+        _controls_table(summary),
+        _time_table(summary),
+        _refusals_table(summary),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _setting_table(
+    summary: Summary, title: str, text: Callable[[Record], str | None], note: str, controls: bool = False
+) -> ReportTable:
+    """A row for each host and dataset, a column for each method that `text` has something to say of."""
+    settings, names = summary.settings(), summary.methods()
+    names = {**names, **summary.methods(control=True)} if controls else names
+    columns = {}
+    for method, name in names.items():
+        records = [summary.record(*setting, method) for setting in settings]
+        texts = [None if record is None else text(record) for record in records]
+        if any(texts):
+            columns[name] = [each or NOTHING for each in texts]
+    rows = [
+        [", ".join(setting), *(column[place] for column in columns.values())] for place, setting in enumerate(settings)
+    ]
+    return ReportTable(title, ["host, dataset", *columns], rows if columns else [], note)
+
+
+def _record_table(title: str, columns: Mapping[str, str], records: Iterable[Record], note: str = "") -> ReportTable:
+    """A row for each record, a column for each template."""
+    rows = [[fill(template, record) for template in columns.values()] for record in records]
+    return ReportTable(title, list(columns), rows, note)
+
+
+def _hosts_table(summary: Summary) -> ReportTable:
+    # A control's host differs.
+    first = (
+        summary.frame.sort_values(["control", *SETTING], kind="stable").drop_duplicates(SETTING).sort_values(SETTING)
+    )
+    first = first.assign(parameters=first["host.num_parameters"] / 1e6)
+    columns = {
+        "host, dataset": "{setting}",
+        "parameters": "{parameters:.1f} M",
+        "layers": "{host.layers.0} → {host.layers.1} of {host.num_blocks}",
+        "host texts": "{host.num_texts.host_train:,}",
+        "concept texts": "{host.num_texts.train:,}",
+        "test texts": "{host.num_texts.test:,}",
+        "accuracy": "{host.accuracy:.1%}",
+        "majority": "{host.majority:.1%}",
+        "linear EV": "{host.linear_explained_variance:.3f}",
+    }
+    note = "Linear EV: what the best linear map of a token's lower state explains of its upper state, on other texts."
+    return _record_table("Hosts and texts", columns, first.to_dict("records"), note)
+
+
+def _token_specificity_table(summary: Summary, k: int, matched: bool) -> ReportTable:
+    def text(record: Record) -> str | None:
+        cell = record["source"]
+        entry = swept(cell, k)
+        if entry is None:
+            return None
+        figures = effect(cell, k, matched)
+        count = f" (n = {entry['num_matched' if matched else 'num_texts']})" if matched or figures is None else ""
+        mark = " †" if record.get("undertrained") else ""
+        return (NOTHING if figures is None else with_range(*figures[:3])) + count + mark
+
+    title = f"Token specificity, {k} direction{'s' if k > 1 else ''} removed, "
+    return _setting_table(
+        summary, title + ("matched draws" if matched else "all texts"), text, _MATCHED_NOTE if matched else _ALL_NOTE
+    )
+
+
+_MATCHED_NOTE = (
+    "Change of the margin when the salient concept is removed where it occurs, minus that of another concept of the "
+    "same text with about as many positions and as much removed norm; logits, 95 % bootstrap intervals over texts, "
+    "one training seed. More negative: the concept matters more. n: texts with such another concept; below "
+    f"{MIN_TEXTS} no figure is given. † undertrained (L0 of {MAX_ACTIVE} or more, or less than "
+    f"{MIN_EXPLAINED_VARIANCE:.0%} explained of the variance, from layer to layer of what a linear map explains); no "
+    "rival."
+)
+_ALL_NOTE = (
+    "The same on all texts: where no concept matches, the nearest stands in. Methods with few broad codes remove "
+    "more than what they are compared with, and look better here."
+)
+
+
+def _wins_table(summary: Summary) -> ReportTable:
+    methods = summary.methods()
+    rows = []
+    for k in summary.ks():
+        for matched in (True, False):
+            counts = by_method(summary.duels(k, matched), list(methods))
+            for method, name in methods.items():
+                against = [counts[method].get(other, {}).values() for other in methods]
+                cells = ["–".join(map(str, results)) if sum(results) else NOTHING for results in against]
+                if any(map(sum, against)):
+                    rows.append([str(k), "matched" if matched else "all", name, *cells])
+    note = (
+        "Settings in which the method of the row wins, ties and loses against that of the column: token "
+        f"specificity, paired by text, at least {MIN_TEXTS} texts that both have; only a 95 % interval that excludes "
+        "0 decides. One training seed; intervals are not corrected for their number. Undertrained methods take no "
+        "part."
+    )
+    return ReportTable("Wins–ties–losses", ["k", "draws", "method", *methods.values()], rows, note)
+
+
+def _ranks_table(summary: Summary) -> ReportTable:
+    k, *_ = summary.ks() or [1]
+    ways = (summary.ranks(k), summary.ranks(k, matched=False), summary.probe_ranks())
+    rows = []
+    for method, name in summary.methods().items():
+        cells = []
+        for ranked in ways:
+            places = [methods.index(method) for methods in ranked.values() if method in methods]
+            for best in (1, 2):
+                cells.append(f"{sum(place < best for place in places)} of {len(places)}" if places else NOTHING)
+        if any(cell != NOTHING for cell in cells):
+            rows.append([name, *cells])
+    header = ["method", "first", "first or second", "first, all texts", "first or second, all texts"]
+    header += ["first, the paper's way", "first or second, the paper's way"]
+    note = (
+        f"By the mean of token specificity, k = {k}, on matched draws and on all texts; the paper's way by the "
+        "accuracy that the probe loses. Means alone, without intervals, as the paper counts."
+    )
+    return ReportTable("Who is first", header, rows, note)
+
+
+def _beyond_word_table(summary: Summary) -> ReportTable:
+    def text(record: Record) -> str | None:
+        ours, cell = summary.cell(record["cell.host"], record["cell.dataset"], OURS), record["source"]
+        if ours is None or ours is cell or not (ours.get("beyond_word") and cell.get("beyond_word")):
+            return None
+        difference = paired_difference(ours["beyond_word"], cell["beyond_word"], matched=False)
+        return None if difference is None else with_range(*difference)
+
+    title = "What concepts say beyond their word: CLVQ-VAE minus the others"
+    note = "Paired by text, 95 % intervals. Negative: the concept of CLVQ-VAE says more; an interval with 0 is a tie."
+    return _setting_table(summary, title, text, note, controls=True)
+
+
+def _k_sweep_table(summary: Summary) -> ReportTable:
+    records = []
+    for record in summary.first_records(summary.methods()):
+        entries = record["source"].get("sweep", [])
+        if len({entry["variant"] for entry in entries}) > 1:
+            for entry in entries:
+                derived = {"rows": entry["variant"].replace("_", " ")}
+                derived["matched"] = entry["num_matched"] / entry["num_texts"]
+                records.append({**record, **entry, **derived})
+    columns = {
+        "host, dataset": "{setting}",
+        "method": "{title}",
+        "rows, chosen by": "{rows}",
+        "k": "{k}",
+        "token specificity": "{token_specificity:[]}",
+        "Δmargin": "{margin_change:.3f}",
+        "positions": "{num_positions:.1f}",
+        "matched": "{matched:%}",
+        "energy removed": "{removed_energy:%}",
+    }
+    note = (
+        "All texts. Neurons are chosen by activation, or by activation × gradient. Energy: share of the squared norm."
+    )
+    return _record_table("Sparse methods: which directions, and how many", columns, records, note)
+
+
+def _transcoder_table(summary: Summary) -> ReportTable:
+    records = []
+    for record in summary.first_records(["transcoder"]):
+        sides = {"theirs": record["source"], "ours": summary.cell(record["cell.host"], record["cell.dataset"], OURS)}
+        for k in summary.ks():
+            entries = {side: swept(cell, k) for side, cell in sides.items()}
+            if None in entries.values():
+                continue
+            row = {**record, "k": k, "undertrained": record.get("undertrained") or "no"}
+            for side, cell in sides.items():
+                row[side] = entries[side]["token_specificity"]
+                row[f"{side}_matched"] = (effect(cell, k) or [None])[0]
+            records.append(row)
+    columns = {
+        "host, dataset": "{setting}",
+        "k": "{k}",
+        "transcoder": "{theirs:.3f}",
+        "CLVQ-VAE": "{ours:.3f}",
+        "transcoder, matched": "{theirs_matched:.3f}",
+        "CLVQ-VAE, matched": "{ours_matched:.3f}",
+        "L0": "{bottleneck.num_active:.0f}",
+        "explained variance": "{bottleneck.explained_variance:.3f}",
+        "undertrained": "{undertrained}",
+    }
+    return _record_table("TopK transcoder against CLVQ-VAE: token specificity", columns, records)
+
+
+def _footing_table(summary: Summary) -> ReportTable:
+    ks = summary.ks()
+    records = []
+    for method, title in summary.methods().items():
+        cells = summary.first_records([method])
+        if not cells:
+            continue
+        medians = pd.DataFrame(cells).median(numeric_only=True).to_dict()
+        undertrained = sum(bool(cell.get("undertrained")) for cell in cells)
+        records.append(
+            {
+                **medians,
+                "title": title,
+                "entropy": np.log2(medians.get("table.codebook_usage.perplexity", np.nan)),
+                "energies": " / ".join(percent(medians.get(f"removed_energy.{k}")) for k in ks),
+                "undertrained": f"{undertrained} of {len(cells)}",
+            }
+        )
+    columns = {
+        "method": "{title}",
+        "K": "{codebook_size:.0f}",
+        "codes used": "{table.codebook_usage.active_codes:.0f}",
+        "entropy, bits": "{entropy:.1f}",
+        "explained variance": "{bottleneck.explained_variance:.3f}",
+        "L0": "{bottleneck.num_active:.0f}",
+        "positions": "{sweep.num_positions:.1f}",
+        "norm removed": "{sweep.removed_norm:.1f}",
+        "matched texts": "{sweep.matched:%}",
+        f"energy removed, k = {' / '.join(map(str, ks))}": "{energies}",
+        "undertrained": "{undertrained}",
+    }
+    return _record_table("On what footing", columns, records, "Medians over hosts and datasets, of the first seed.")
+
+
+def _over_seeds(summary: Summary, *figures: str) -> dict[tuple[str, str, str], Record]:
+    """Mean, deviation (`…_sd`) and number (`…_count`) of figures over the seeds of each host, dataset and method."""
+    frame = summary.frame.reindex(columns=[*SETTING, "cell.method", *figures])
+    groups = frame.astype(dict.fromkeys(figures, float)).groupby([*SETTING, "cell.method"])
+    statistics = {"": groups.mean(), "_sd": groups.std().fillna(0.0), "_count": groups.count()}
+    joined = pd.concat([each.add_suffix(suffix) for suffix, each in statistics.items()], axis=1)
+    return joined.to_dict("index")
+
+
+def _stability_table(summary: Summary) -> ReportTable:
+    names = ("ami", "active_matched_cosine", "null_active_matched_cosine")
+    means = _over_seeds(summary, *(f"stability.{name}" for name in names))
+    records = [
+        {**labels, **means[key], "seeds": means[key]["stability.ami_count"] + 1}
+        for key, labels in summary.labels(means)
+        if means[key]["stability.ami_count"]
+    ]
+    columns = {
+        "host, dataset": "{setting}",
+        "method": "{title}",
+        "seeds": "{seeds:.0f}",
+        "AMI of codes": "{stability.ami:.3f}",
+        "cosine of matched codes (null)": "{stability.active_matched_cosine:.3f} "
+        "({stability.null_active_matched_cosine:.3f})",
+    }
+    note = "Agreement with the first seed on the test tokens, mean over the other seeds; 0 by chance, 1 the same."
+    return _record_table("Stability over seeds", columns, records, note)
+
+
+def _seeds_table(summary: Summary) -> ReportTable:
+    means = _over_seeds(summary, SPECIFICITY, PURITY)
+    records = [
+        {**labels, **means[key]} for key, labels in summary.labels(means) if means[key][f"{SPECIFICITY}_count"] > 1
+    ]
+    columns = {
+        "host, dataset": "{setting}",
+        "method": "{title}",
+        "seeds": f"{{{SPECIFICITY}_count:.0f}}",
+        "token specificity": f"{{{SPECIFICITY}:±}}",
+        "label purity": f"{{{PURITY}:±}}",
+    }
+    note = "Mean ± standard deviation over seeds of the concepts; host and texts are the same."
+    return _record_table("Spread over seeds", columns, records, note)
+
+
+def _controls_table(summary: Summary) -> ReportTable:
+    controls = summary.methods(control=True)
+    titles = {OURS: "CLVQ-VAE, for comparison", **controls}
+    controlled = {record["setting"] for record in summary.first_records(controls)}
+    records = [
+        {**record, "title": titles[record["cell.method"]]}
+        for record in summary.first_records(titles)
+        if record["setting"] in controlled
+    ]
+    columns = {
+        "host, dataset": "{setting}",
+        "control": "{title}",
+        "purity (permuted)": f"{{{PURITY}:.3f}} ({{table.label_purity.null_purity:.3f}})",
+        "lexical gain": "{table.label_purity.lexical_gain:[]}",
+        "excess routing": "{table.routing_divergence.excess_jsd:[]}",
+        "token specificity": "{sweep.token_specificity_matched:[]}",
+    }
+    note = (
+        "A re-initialised host must fall to the baseline of the words (lexical gain 0), permuted labels to that of "
+        "the permutations (excess 0)."
+    )
+    return _record_table("Sanity controls", columns, records, note)
+
+
+def _time_table(summary: Summary) -> ReportTable:
+    titles = {**summary.methods(), **summary.methods(control=True)}
+    names = [f"seconds.{name}" for name in SECONDS]
+    groups = summary.frame.reindex(columns=["cell.method", *names]).fillna(dict.fromkeys(names, 0.0))
+    means = groups.groupby("cell.method")[names].mean()
+    counts = summary.frame["cell.method"].value_counts()
+    records = [
+        {**means.loc[method].to_dict(), "title": title, "cells": counts[method]} for method, title in titles.items()
+    ]
+    columns = {"method": "{title}", "cells": "{cells}"} | {name: f"{{seconds.{name}:.1f}}" for name in SECONDS}
+    return _record_table("Seconds a cell", columns, records, "Means over the cells, as they were run.")
+
+
+def _study_table(summary: Summary, title: str, methods: Sequence[str], reference: str | None) -> ReportTable:
+    means = _over_seeds(summary, SPECIFICITY, "stability.ami")
+    records = []
+    for host, dataset, method in study_cells(summary, methods):
+        seeds, others = (summary.seeds(host, dataset, each) for each in (method, reference or method))
+        record = {**summary.record(host, dataset, method), "ami": means[host, dataset, method]["stability.ami"]}
+        if len(seeds) > 1:
+            record |= {f"seeds{end}": means[host, dataset, method][SPECIFICITY + end] for end in ("", "_sd")}
+        if method != reference and others and reference is not None:
+            difference = paired_difference(over_seeds(seeds), over_seeds(others))
+            record |= zip(("against", "against_low", "against_high"), difference or (None,) * 3, strict=True)
+        records.append(record)
+    columns = {
+        "setting": "{title}",
+        "host, dataset": "{setting}",
+        "token specificity": f"{{{SPECIFICITY}:[]}}",
+        "over seeds": "{seeds:±}",
+        f"minus {reference}": "{against:[]}",
+        "splice fidelity": "{bottleneck.splice_fidelity:.3f}",
+        "AMI over seeds": "{ami:.3f}",
+        "purity": f"{{{PURITY}:.3f}}",
+        "codes used": "{table.codebook_usage.active_codes:.0f}",
+    }
+    note = (
+        "Ranked by token specificity on matched draws, the most negative first; then look at fidelity and stability. "
+        "Differences are paired by text, averaged over seeds; an interval with 0 is a tie."
+    )
+    records.sort(key=lambda record: record.get(SPECIFICITY) or 0.0)
+    return _record_table(f"Study: {title}", columns, records, note)
+
+
+def _refusals_table(summary: Summary) -> ReportTable:
+    refused = {record["setting"]: record["refused"] for record in summary.records if record.get("refused")}
+    rows = sorted([setting, reason] for setting, reason in refused.items())
+    return ReportTable("Not ablated", ["host, dataset", "why"], rows)
+
+
+__all__ = ["CellTable", "fill", "report_tables"]

@@ -1,0 +1,53 @@
+"""Pushes keep the card of the user, and publish no path of this machine."""
+
+import json
+
+from huggingface_hub import HfApi
+
+from clvq_hf.hub.uploads import MARKER
+from clvq_hf.models.publishing import publish
+
+REPO = "org/clvq-bert"
+
+
+class TestEditedCards:
+    def test_an_edited_card_stays(self, hub, shared_model, caplog):
+        shared_model.push_to_hub(REPO)
+        text = hub.files(REPO)["README.md"].decode()
+        edited = text.replace(MARKER, "").replace("# clvq-bert", "# Ours").encode()
+        HfApi().upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id=REPO)
+        shared_model.config.training = {"dataset": "org/reviews"}
+        shared_model.push_to_hub(REPO)
+        assert hub.files(REPO)["README.md"] == edited
+        assert "written by hand" in caplog.text
+
+    def test_ours_is_written_anew(self, hub, shared_model):
+        shared_model.push_to_hub(REPO)
+        shared_model.config.training = {"dataset": "org/reviews"}
+        shared_model.push_to_hub(REPO)
+        assert b"org/reviews" in hub.files(REPO)["README.md"]
+
+    def test_a_card_in_the_folder_is_the_users(self, hub, shared_model, tmp_path):
+        shared_model.save_pretrained(tmp_path)
+        (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+        publish(tmp_path, REPO)
+        assert hub.files(REPO)["README.md"].endswith(b"# Mine\n")
+
+
+def test_paths_of_this_machine_stay_here(hub, shared_model, hub_host, tokenizer, texts, tmp_path):
+    hub_host.save_pretrained(tmp_path / "my-host")
+    (tmp_path / "texts.jsonl").write_text("{}")
+    config = shared_model.config
+    config.host_name_or_path = str(tmp_path / "my-host")
+    config.training = {"dataset": str(tmp_path / "texts.jsonl")}
+    table = shared_model.concept_table(hub_host, tokenizer, texts, dataset_name=str(tmp_path / "texts.jsonl"))
+    shared_model.push_to_hub(REPO, concepts=table)
+    for name, content in hub.files(REPO).items():
+        assert str(tmp_path).encode() not in content, name
+    told = json.loads(hub.files(REPO)["config.json"])
+    assert told["host_name_or_path"] == "./my-host" and told["training"]["dataset"] == "./texts.jsonl"
+    assert config.host_name_or_path == str(tmp_path / "my-host"), "the model in memory still knows its host"
+    # Nor those of another machine, which do not exist here.
+    config.host_name_or_path = "/home/alice/secret-project/host"
+    shared_model.push_to_hub("me/other")
+    assert not [name for name, content in hub.files("me/other").items() if b"secret-project" in content]
