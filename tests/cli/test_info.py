@@ -57,7 +57,7 @@ def test_info_of_figures(shared_model, tmp_path):
 
 
 def test_mistakes(hub, hub_host, tmp_path):
-    assert "not a concept method" in refuse("info", "org/host")
+    assert "not a concept model" in refuse("info", "org/host")
     assert "not found" in refuse("info", "org/missing")
     assert "no config.json" in refuse("info", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "clvq", "clvq_version": "9.0.0", "lower_layer": 1}')

@@ -39,7 +39,7 @@ def test_mistakes(hub, hub_host, tmp_path):
     (tmp_path / "full" / "notes.txt").write_text("mine")
     assert "was not made by `clvq-hf pull`" in refuse("pull", REPO, "--output-dir", tmp_path / "full")
     assert "not found" in refuse("pull", REPO, "--output-dir", tmp_path / "new")
-    assert "not a concept method" in refuse("pull", "org/host", "--output-dir", tmp_path / "host")
+    assert "not a concept model" in refuse("pull", "org/host", "--output-dir", tmp_path / "host")
     assert not (tmp_path / "host").exists()
 
 
@@ -75,5 +75,5 @@ def test_code_of_a_repository_is_not_run(hub, folder, tmp_path, command):
         "push": (folder, REPO),
     }
     result = invoke(command, *arguments[command], input="y\ny\n")
-    assert result.exit_code == 1 and "not a concept method" in " ".join(result.output.split())
+    assert result.exit_code == 1 and "not a concept model" in " ".join(result.output.split())
     assert not marker.exists()
