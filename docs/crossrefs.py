@@ -6,12 +6,8 @@ from typing import Any
 SHORT = re.compile(r"\[<code>(~?[A-Za-z_][\w.]*)</code>\](?!\[)")
 TYPE = re.compile(r"<code>([^<]*`[^<]*)</code>")
 PACKAGE = "clvq_hf"
-# Public names live in the package, not in the module that defines them.
-ELSEWHERE = {
-    "CLVQTrainer": "trainer",
-    "CLVQTrainingArguments": "training_args",
-    "ActivationCache": "data.activation_cache",
-}
+# Public names that are imported at first use are documented in their rooms.
+ELSEWHERE = {"CLVQTrainer": "training", "CLVQTrainingArguments": "training", "ActivationCache": "data"}
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:

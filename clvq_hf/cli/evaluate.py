@@ -1,129 +1,119 @@
-"""What `clvq-hf concepts build` and `clvq-hf evaluate` do; `cli.py` holds their options."""
+"""`clvq-hf evaluate`: everything that is measured of one concept model."""
 
 from pathlib import Path
+from typing import Annotated
 
-from datasets import Dataset
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import typer
 
-from ..data.texts import PARTS, label_names, load_texts, split_texts
-from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
-from ..hub.provenance import recorded_name
-from ..metrics.results_tables import report_tables
-from ..models.modeling_concepts import load_with_host
-from ..rendering.text_tables import print_tables, to_markdown
-from ..tables.concepts import Concept
-
-
-def run_concepts(
-    model: str,
-    dataset: str,
-    output_dir: Path,
-    split: str,
-    part: str | None,
-    host: str | None,
-    show: int,
-    min_tokens: int,
-    stop_words: bool,
-    max_length: int | None,
-    max_texts: int | None,
-    batch_size: int,
-    seed: int,
-) -> None:
-    """Build a concept table, save it, print its purest concepts."""
-    concept_model, host_model, tokenizer = load_with_host(model, host)
-    texts = _at_most(_part(load_texts(dataset, split), part), max_texts, seed)
-    table = concept_model.concept_table(
-        host_model,
-        tokenizer,
-        texts,
-        split=part or split,
-        dataset_name=recorded_name(dataset),
-        max_length=max_length,
-        batch_size=batch_size,
-        output_dir=output_dir,
-    )
-    console = Console()
-    console.print(escape(repr(table)))
-    if show:
-        print_concepts(table.purest(show, min_tokens, stop_words=stop_words), console)
-    console.print(f"Saved to [bold]{escape(str(output_dir))}/[/].")
+from .options import (
+    BatchSize,
+    DatasetName,
+    Host,
+    MaxLength,
+    MaxTexts,
+    Model,
+    Part,
+    Seed,
+    Split,
+    print_written,
+    select_texts,
+)
 
 
 def run_evaluate(
-    model: str,
-    dataset: str,
-    output_dir: Path,
-    split: str,
-    part: str | None,
-    train_split: str | None,
-    train_part: str | None,
-    max_train_texts: int,
-    host: str | None,
-    max_texts: int | None,
-    settings: EvaluationSettings,
+    model: Model,
+    dataset: DatasetName,
+    output_dir: Annotated[
+        Path, typer.Option(help="Folder for results.json, results.md and the data behind them. Run again to resume.")
+    ],
+    split: Split = "test",
+    part: Part = None,
+    train_split: Annotated[
+        str | None, typer.Option(help="Split with training texts, for class directions and mean states.")
+    ] = "train",
+    train_part: Annotated[
+        str | None,
+        typer.Option(
+            help="Use only this part of the training split, cut by text hash: *codebook_train*, *host_train*, *select*."
+        ),
+    ] = None,
+    max_train_texts: Annotated[int, typer.Option(help="Maximum number of training texts.")] = 2000,
+    host: Host = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="*code*: at the tokens that have the concept (the headline). *all*: at every token. *probe*: the "
+            "paper's protocol. Repeat the option for several. Default: all three."
+        ),
+    ] = None,
+    how: Annotated[
+        str, typer.Option(help="*project* the concept out, or *swap* its states for the mean state.")
+    ] = "project",
+    directions: Annotated[int, typer.Option(help="Number of directions that are removed (k).")] = 1,
+    draws: Annotated[int, typer.Option(help="Draws per text, for each random control.")] = 20,
+    attribution: Annotated[
+        str, typer.Option(help="*integrated_gradients*, *gradient_x_input* or *occlusion*.")
+    ] = "integrated_gradients",
+    steps: Annotated[int, typer.Option(help="Initial number of steps of integrated gradients.")] = 32,
+    max_steps: Annotated[int, typer.Option(help="Maximum number of steps of integrated gradients.")] = 500,
+    sign: Annotated[
+        str, typer.Option(help="*positive*: evidence for the prediction. *abs*: in either direction, as in the paper.")
+    ] = "positive",
+    max_length: MaxLength = None,
+    max_texts: MaxTexts = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
 ) -> None:
-    """Measure everything, print the tables, write `results.md`."""
+    """Measure how much a host depends on its concepts, and how specific they are, with controls and intervals.
+
+    Texts that were used for training are removed. Prints the tables, and writes them to `results.md`.
+
+    Examples:
+
+    - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir results`
+    - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir quick --max-texts 200 --draws 5 --protocol code`
+    """
+    from rich.console import Console
+
+    from ..data import label_names, load_texts
+    from ..evaluation import EvaluationSettings, evaluate_concepts
+    from ..evaluation.evaluate import PROTOCOLS
+    from ..hub.provenance import recorded_name
+    from ..metrics.results_tables import report_tables
+    from ..models.modeling_concepts import load_with_host
+    from ..rendering.text_tables import print_tables, to_markdown
+
+    settings = EvaluationSettings(
+        protocols=tuple(protocol or PROTOCOLS),
+        how=how,
+        k=directions,
+        num_draws=draws,
+        attribution=attribution,
+        n_steps=steps,
+        max_steps=max_steps,
+        sign=sign,
+        max_length=max_length,
+        batch_size=batch_size,
+        seed=seed,
+    )
     concept_model, host_model, tokenizer = load_with_host(model, host)
-    train = None
-    names = None
+    train, names = None, None
     if train_split is not None:
         train = load_texts(dataset, train_split)
         names = label_names(train) if "label" in train.column_names else None
-        train = _at_most(_part(train, train_part), max_train_texts, settings.seed)
-    texts = _at_most(_part(load_texts(dataset, split, label_names=names), part), max_texts, settings.seed)
+        train = select_texts(train, train_part, max_train_texts, seed)
     results = evaluate_concepts(
         concept_model,
         host_model,
         tokenizer,
-        texts,
+        select_texts(load_texts(dataset, split, label_names=names), part, max_texts, seed),
         output_dir,
         train=train,
         split=part or split,
         dataset_name=recorded_name(dataset),
         settings=settings,
     )
-    console = Console()
     tables = report_tables(results)
-    print_tables(tables, console)
+    print_tables(tables, Console())
     (output_dir / "results.md").write_text("# Results\n\n" + to_markdown(tables), encoding="utf-8")
-    console.print(
-        f"Written to [bold]{escape(str(output_dir))}/[/]: results.json, results.md, and what is behind them."
-    )
-
-
-def print_concepts(concepts: list[Concept], console: Console, title: str = "The purest concepts") -> None:
-    """Print concepts with their words and a sentence each, the concept's words marked."""
-    # Where there is no bold, in a file or a pipe, stars mark the words.
-    mark = "" if console.is_terminal else "*"
-    shown = Table(title=title, title_justify="left")
-    for column, justify in (("code", "right"), ("tokens", "right"), ("purity", "right"), ("label", "left")):
-        shown.add_column(column, justify=justify, no_wrap=True)
-    shown.add_column("top words", ratio=2)
-    shown.add_column("a sentence", ratio=3)
-    for concept in concepts:
-        example = concept.examples[0] if concept.examples else None
-        shown.add_row(
-            str(concept.code),
-            str(concept.num_tokens),
-            "–" if concept.purity is None else f"{concept.purity:.0%}",
-            escape(concept.label or "–"),
-            escape(", ".join(word for word, _ in concept.top_words)),
-            "" if example is None else example.marked(f"[bold yellow]{mark}", f"{mark}[/]", escape),
-        )
-    console.print(shown)
-
-
-def _part(texts: Dataset, part: str | None) -> Dataset:
-    if part is None:
-        return texts
-    if part not in PARTS:
-        raise ValueError(f"There is no part {part!r} of a split; there are {', '.join(PARTS)}.")
-    return split_texts(texts, PARTS)[part]
-
-
-def _at_most(texts: Dataset, number: int | None, seed: int) -> Dataset:
-    if number is None or len(texts) <= number:
-        return texts
-    return texts.shuffle(seed=seed).select(range(number))
+    print_written(output_dir, ": results.json, results.md, and the data behind them.")

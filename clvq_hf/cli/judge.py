@@ -1,57 +1,94 @@
-"""What `clvq-hf judge` and `clvq-hf concepts label` do; `cli.py` holds their options."""
+"""`clvq-hf judge`: language models rate and rank the concepts of several methods."""
 
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from ..judging.exhibits import open_tables
-from ..judging.language_models.naming import NamingSettings, name_concepts
-from ..judging.language_models.report import judging_tables
-from ..judging.language_models.requests import Estimate
-from ..judging.language_models.run import JudgingSettings, judge_tables, open_judges
-from ..rendering.text_tables import print_tables
-from ..tables.concept_table import ConceptTable
-from ..tables.names import ConceptName, write_names
+from .options import (
+    JUDGE_HELP,
+    Concurrency,
+    MaxRequests,
+    MaxTokens,
+    Seed,
+    SendToken,
+    Tables,
+    Timeout,
+    Yes,
+    make_confirmation,
+    print_written,
+)
 
-# Beside the table's folder, so that an interrupted naming goes on: what is inside goes when the table is saved anew.
-NAMING_ANSWERS = "{table}.answers.jsonl"
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def run_judge(
-    tables: Sequence[str],
-    judges: Sequence[str],
-    output_dir: Path,
-    settings: JudgingSettings,
-    yes: bool,
-    max_requests: int | None,
-    send_token: bool,
-    timeout: float,
+    tables: Tables,
+    judge: Annotated[list[str], typer.Option(help=f"Who judges. {JUDGE_HELP} Repeat the option for several.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Folder for results and answers. Run again to resume.")
+    ] = Path("judged"),
+    texts: Annotated[
+        int, typer.Option(help="Number of texts, in equal parts from every prediction, right and wrong.")
+    ] = 100,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Show concepts as *words* or as *sentences*. Repeat the option for both. Default: words."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a label, as judges read it. Repeat the option for all labels, in order."),
+    ] = None,
+    max_tokens: MaxTokens = 256,
+    concurrency: Concurrency = 4,
+    timeout: Timeout = 120.0,
+    max_requests: MaxRequests = None,
+    yes: Yes = False,
+    send_token: SendToken = False,
+    seed: Seed = 0,
 ) -> None:
-    """Judge concept tables, print the figures."""
-    opened = open_judges(judges, send_token=send_token, timeout=timeout)
+    """Let language models rate and rank the salient concepts of several methods, next to two controls.
+
+    Each concept is rated from 1 to 3; then all are ranked, without names, in a balanced order and once more in reverse:
+    a pair counts as won only if both orders agree. Controls: only the salient word, and a random active code. Answers
+    are kept: running the same command again repeats no question. The token is that of `HF_TOKEN` or `hf auth login`.
+
+    Examples:
+
+    - `clvq-hf judge clvq=a/concept_table kmeans=b/concept_table --judge meta-llama/Llama-3.3-70B-Instruct -o judged`
+    - `clvq-hf judge clvq=a kmeans=b --judge http://127.0.0.1:8000/v1 --judge local:judges/qwen --texts 20 --yes`
+    """
+    from rich.console import Console
+
+    from ..judging.exhibits import open_tables
+    from ..judging.language_models import JudgingSettings, judge_tables, open_judges
+    from ..judging.language_models.report import judging_tables
+    from ..rendering.text_tables import print_tables
+
+    label_names = tuple(label) if label else None
+    settings = JudgingSettings(texts, tuple(kind or ["words"]), max_tokens, concurrency, seed, label_names)
+    judges = open_judges(judge, send_token=send_token, timeout=timeout)
     console = Console()
     results = judge_tables(
         open_tables(tables),
-        opened,
+        judges,
         output_dir,
         settings=settings,
         max_requests=max_requests,
-        confirm=_confirmation(yes, console),
+        confirm=make_confirmation(yes, console),
     )
     print_tables(judging_tables(results), console)
-    console.print(
-        f"Written to [bold]{escape(str(output_dir))}/[/]: results.json, results.md, judgements.jsonl; answers.jsonl "
-        "keeps every answer.",
-        soft_wrap=True,
-    )
+    print_written(output_dir, ": results.json, results.md, judgements.jsonl; answers.jsonl keeps every answer.")
+    _print_problems(results, console)
+
+
+def _print_problems(results: dict[str, Any], console: "Console") -> None:
+    from rich.markup import escape
+
     for name in results["judges"]:
-        figures = [scores["judges"][name] for scores in results["kinds"].values()]
-        if not any(judge["answered"] for judge in figures) and any(judge["malformed"] for judge in figures):
+        scores = [kind["judges"][name] for kind in results["kinds"].values()]
+        if not any(score["answered"] for score in scores) and any(score["malformed"] for score in scores):
             console.print(
                 f"No answer of {escape(name)} was valid, so it is not counted. Does it follow instructions, and is "
                 "--max-tokens enough for it?",
@@ -59,81 +96,7 @@ def run_judge(
             )
     if results["failed"]:
         console.print(
-            f"{results['failed']} questions got no answer; judgements.jsonl says why. Run the same command again to "
-            "ask them anew.",
+            f"{results['failed']} questions got no answer; see judgements.jsonl for the reasons. Run the same command "
+            "again to repeat them.",
             soft_wrap=True,
         )
-
-
-def run_label(
-    folder: Path,
-    judge: str,
-    detector: str | None,
-    codes: Sequence[int] | None,
-    settings: NamingSettings,
-    yes: bool,
-    max_requests: int | None,
-    send_token: bool,
-    timeout: float,
-) -> None:
-    """Name the concepts of a table, write the names beside it, print them."""
-    table = ConceptTable.load_from_disk(folder)
-    place = folder.resolve()
-    different = [] if detector in (None, judge) else [detector]
-    opened = open_judges([judge, *different], send_token=send_token, timeout=timeout)
-    console = Console()
-    names = name_concepts(
-        table,
-        opened[0],
-        place.with_name(NAMING_ANSWERS.format(table=place.name)),
-        detector=opened[-1],
-        codes=codes,
-        settings=settings,
-        max_requests=max_requests,
-        confirm=_confirmation(yes, console),
-    )
-    if not names:
-        raise ValueError(f"None of the answers of {judge} holds a name. Is it a model that follows instructions?")
-    write_names(folder, {**table.names, **names})
-    _print_names(table, names, console)
-    if not different:
-        console.print("The same judge named and detected, which flatters the score; --detector names another one.")
-    console.print(f"Written to [bold]{escape(str(folder))}/concept_names.json[/].", soft_wrap=True)
-
-
-def _confirmation(yes: bool, console: Console) -> Callable[[list[Estimate]], None]:
-    """Shows the estimate, and asks unless there is nothing to send."""
-
-    def confirm(estimates: list[Estimate]) -> None:
-        new = sum(found.requests for found in estimates)
-        shown = Table(title="What it takes", title_justify="left")
-        for column in ("judge", "questions", "new requests", "tokens in, about", "tokens out, at most"):
-            shown.add_column(column, justify="left" if column == "judge" else "right")
-        for found in estimates:
-            counts = (found.questions, found.requests, found.input_tokens, found.output_tokens)
-            shown.add_row(escape(found.judge), *(f"{count:,}" for count in counts))
-        console.print(shown)
-        if not new or yes:
-            return
-        if not sys.stdin.isatty():
-            raise ValueError(f"{new:,} requests would be sent, which may cost money. Add --yes to send them.")
-        typer.confirm(f"Send {new:,} requests?", abort=True)
-
-    return confirm
-
-
-def _print_names(table: ConceptTable, names: dict[int, ConceptName], console: Console) -> None:
-    shown = Table(title="Names made by a language model", title_justify="left")
-    shown.add_column("code", justify="right")
-    shown.add_column("name")
-    shown.add_column("detection", justify="right")
-    shown.add_column("top words")
-    for code, found in names.items():
-        score = "–" if found.score is None else f"{found.score:.0%} of {found.trials}"
-        words = ", ".join(word for word, _ in table.top_words(code, 6))
-        shown.add_row(str(code), escape(found.name), score, escape(words))
-    console.print(shown)
-    console.print("Detection: balanced accuracy of picking the sentences that belong by the name alone. Chance: 50 %.")
-
-
-__all__ = ["run_judge", "run_label"]

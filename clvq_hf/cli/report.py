@@ -1,37 +1,58 @@
-"""What `clvq-hf report` does; `cli.py` holds its options."""
+"""`clvq-hf report`: a concept table as one HTML file."""
 
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.markup import escape
+import typer
 
-from ..models.modeling_concepts import ConceptModel
-from ..report.evaluations import find_evaluation, read_evaluation
-from ..tables.concept_table import ConceptTable
+from .options import Model, Seed
 
 
-def run_report(model: str, table: Path, output: Path, evaluation: Path | None, mask_toxic: bool, seed: int) -> None:
-    """Write the report of a table, with the figures of its evaluation if there is one.
+def run_report(
+    model: Model,
+    table: Annotated[
+        Path,
+        typer.Option(help="Table from `clvq-hf concepts build`, or *concept_table* in an evaluation's folder."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder written by `clvq-hf evaluate`: adds its figures, and what ablation does to each text. "
+            "Default: the folder that contains the table, if it fits."
+        ),
+    ] = None,
+    mask_toxic: Annotated[bool, typer.Option("--mask-toxic", help="Mask texts and words of toxic labels.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Write a report: every concept and its words, every text and its concepts, in one HTML file.
 
-    Raises:
-        ValueError: If table, model and evaluation do not belong together, or the file's folder does not exist.
-        ModuleNotFoundError: If the packages for figures and word clouds are missing.
+    It opens from disk, loads nothing from the network, and stays under 5 MB. It contains the texts: be careful whom you
+    send it to. Needs `pip install "clvq-hf[report]"`.
+
+    Examples:
+
+    - `clvq-hf report out --table table -o report.html`
+    - `clvq-hf report out --table results/concept_table -o report.html`
     """
-    from ..report import write_report  # which says what to install
+    from rich.console import Console
+    from rich.markup import escape
 
-    opened = ConceptTable.load_from_disk(table)
+    from ..models import ConceptModel
+    from ..report import write_report  # says what to install if something is missing
+    from ..report.evaluations import find_evaluation, read_evaluation
+    from ..tables import ConceptTable
+
     console = Console()
-    if evaluation is None and (found := find_evaluation(table)) is not None:
+    concept_table = ConceptTable.load_from_disk(table)
+    if evaluation is None and (candidate := find_evaluation(table)) is not None:
         try:
-            read_evaluation(found, opened)
-            evaluation = found
-        except (ValueError, OSError) as error:  # nobody has asked for this one
-            console.print(f"Left out: {escape(str(error))}")
-    write_report(opened, output, ConceptModel.from_pretrained(model), evaluation, mask_toxic, seed)
+            read_evaluation(candidate, concept_table)
+            evaluation = candidate
+        except (ValueError, OSError) as error:  # the user has not asked for this one
+            console.print(f"Evaluation not used: {escape(str(error))}")
+    write_report(concept_table, output, ConceptModel.from_pretrained(model), evaluation, mask_toxic, seed)
     if evaluation is None:
-        console.print("No evaluation: --evaluation FOLDER adds its figures, and what ablations do to each text.")
+        console.print("No evaluation: --evaluation FOLDER adds its figures, and what ablation does to each text.")
     size = output.stat().st_size / 1e6
     console.print(f"Written to [bold]{escape(str(output))}[/] ({size:.1f} MB): open it in a browser.")
-
-
-__all__ = ["run_report"]

@@ -1,103 +1,162 @@
-"""What `clvq-hf study build` and `clvq-hf study score` do; `cli.py` holds their options."""
+"""`clvq-hf study build` and `score`: asking people what a concept says about the prediction."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.markup import escape
+import typer
 
-from ..files import write_whole
-from ..judging.exhibits import Kind, open_tables
-from ..judging.people.answers import read_answers
-from ..judging.people.build import build_study
-from ..judging.people.design import PAPER_ACCURACIES, items_needed
-from ..judging.people.key import FORMAT_VERSION, KEY_NAME, PAGE_NAME, SCORES_FORMAT, StudyKey
-from ..judging.people.score_report import score_tables
-from ..judging.people.scoring import score_study
-from ..rendering.text_tables import ReportTable, print_tables, to_markdown
-from ..tables.concept_table import ConceptTable
+from .options import Seed, Tables, print_written
+
+if TYPE_CHECKING:
+    from ..judging.people import StudyKey
+    from ..rendering.text_tables import ReportTable
+    from ..tables import ConceptTable
+
+study_group = typer.Typer(no_args_is_help=True, help="Ask people: does a concept show them what the model predicted?")
 
 
-def run_build(
-    sources: Sequence[str],
-    output_dir: Path,
-    num_items: int,
-    kinds: Sequence[Kind],
-    raters: int,
-    num_checks: int,
-    label_names: Sequence[str] | None,
-    show_text: bool,
-    notice: str,
-    seed: int,
+@study_group.command("build")
+def build(
+    tables: Tables,
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for page.html and key.json.")] = Path(
+        "study"
+    ),
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a label, as annotators read it. Repeat the option for all labels, in order."),
+    ] = None,
+    items: Annotated[
+        int, typer.Option(help="Number of texts, in equal parts from every prediction, right and wrong.")
+    ] = 60,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="*words* (a cloud) or *sentences*. Repeat the option for several. Default: both."),
+    ] = None,
+    raters: Annotated[
+        int, typer.Option(help="Annotators per group, who all see the same items. Agreement needs two.")
+    ] = 2,
+    checks: Annotated[int, typer.Option(help="Attention checks per annotator.")] = 6,
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Show the text too. People then judge it as much as the concept.")
+    ] = False,
+    notice: Annotated[str, typer.Option(help="A paragraph for the instructions, such as a warning.")] = "",
+    seed: Seed = 0,
 ) -> None:
-    """Build a study, print what is in it and how many annotators it takes."""
-    console = Console()
-    tables = open_tables(sources)
+    """Write a page that asks people which label the model predicted, given the salient concept of a text.
+
+    Give `page.html` to the annotators, each with a number from 1; it needs no server. Keep `key.json`: the page
+    contains neither methods nor labels nor predictions. No annotator sees the same text under two methods.
+
+    Examples:
+
+    - `clvq-hf study build clvq=results/clvq/concept_table kmeans=results/kmeans/concept_table -o study`
+    - `clvq-hf study build clvq=a kmeans=b --kind words --label negative --label positive --notice "Rude language."`
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from ..judging.exhibits import KINDS, open_tables
+    from ..judging.people import build_study
+    from ..judging.people.key import KEY_NAME, PAGE_NAME
+    from ..rendering.text_tables import print_tables
+
+    concept_tables = open_tables(tables)
     key = build_study(
-        tables,
+        concept_tables,
         output_dir,
-        num_items=num_items,
-        kinds=kinds,
+        num_items=items,
+        kinds=tuple(kind or KINDS),
         raters=raters,
-        num_checks=num_checks,
-        label_names=label_names,
+        num_checks=checks,
+        label_names=label or None,
         show_text=show_text,
         notice=notice,
         seed=seed,
     )
+    console = Console()
     print_tables([_design_table(key)], console)
-    for sentence in _advice(key, tables, num_items):
+    for sentence in _advice(key, concept_tables, items):
         console.print(escape(sentence))
-    console.print(
-        f"Written to [bold]{escape(str(output_dir))}/[/]: give {PAGE_NAME} to the annotators, and keep {KEY_NAME} to "
-        "yourself. Each annotator gets a number, from 1."
+    print_written(
+        output_dir,
+        f": give {PAGE_NAME} to the annotators, and keep {KEY_NAME} to yourself. Each annotator gets a number, from 1.",
     )
 
 
-def run_score(
-    files: Sequence[Path],
-    key_file: Path | None,
-    output_dir: Path | None,
-    max_missed: int,
-    include_failed: bool,
-    num_bootstrap: int,
-    seed: int,
+@study_group.command("score")
+def score(
+    answers: Annotated[list[Path], typer.Argument(help="Answer files that annotators have downloaded.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(help="The key.json of the study. Default: next to the answers, or in the folder above."),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Folder for scores.json and scores.md. Default: the key's folder."),
+    ] = None,
+    max_missed: Annotated[int, typer.Option(help="Attention checks that an annotator may miss.")] = 1,
+    include_failed: Annotated[
+        bool, typer.Option("--include-failed", help="Count annotators who fail the attention checks, too.")
+    ] = False,
+    bootstrap: Annotated[int, typer.Option(help="Resamples of annotators and texts.")] = 2000,
+    seed: Seed = 0,
 ) -> None:
-    """Score answer files, print the tables, write `scores.json` and `scores.md`."""
-    console = Console()
-    key_file = key_file or _find_key(files)
-    key = StudyKey.load(key_file)
+    """Score answers: how often people recover the prediction by method, with intervals, and how far they agree.
+
+    The answers in unfinished files count. Annotators who fail the attention checks are listed and excluded.
+
+    Examples:
+
+    - `clvq-hf study score answers/*.json --key study/key.json`
+    - `clvq-hf study score answers/*.json --max-missed 0 -o scores`
+    """
+    import json
+
+    from rich.console import Console
+
+    from ..files import write_whole
+    from ..judging.people import StudyKey, read_answers, score_study
+    from ..judging.people.key import FORMAT_VERSION, SCORES_FORMAT
+    from ..judging.people.score_report import score_tables
+    from ..rendering.text_tables import print_tables, to_markdown
+
+    key_file = key or _find_key(answers)
+    study_key = StudyKey.load(key_file)
     scores = score_study(
-        read_answers(files, key),
-        key,
+        read_answers(answers, study_key),
+        study_key,
         max_missed=max_missed,
         include_failed=include_failed,
-        num_bootstrap=num_bootstrap,
+        num_bootstrap=bootstrap,
         seed=seed,
     )
     tables = score_tables(scores)
-    output_dir = output_dir or key_file.parent
-    output_dir.mkdir(parents=True, exist_ok=True)
+    folder = output_dir or key_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
     content = {"format": SCORES_FORMAT, "format_version": FORMAT_VERSION, **scores}
-    write_whole(output_dir / "scores.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
-    write_whole(output_dir / "scores.md", "# A study with people\n\n" + to_markdown(tables))
-    print_tables(tables, console)
-    console.print(f"Written to [bold]{escape(str(output_dir))}/[/]: scores.json, scores.md.")
+    write_whole(folder / "scores.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+    write_whole(folder / "scores.md", "# A study with people\n\n" + to_markdown(tables))
+    print_tables(tables, Console())
+    print_written(folder, ": scores.json, scores.md.")
 
 
 def _find_key(files: Sequence[Path]) -> Path:
     """The key beside the first answer file, or in the folder above."""
+    from ..judging.people.key import KEY_NAME
+
     beside = Path(files[0]).resolve().parent
     for folder in (beside, beside.parent):
         if (folder / KEY_NAME).is_file():
             return folder / KEY_NAME
     raise ValueError(
-        f"There is no {KEY_NAME} beside the answers or in the folder above. Say where it is: --key study/{KEY_NAME}."
+        f"There is no {KEY_NAME} beside the answers or in the folder above. Pass it: --key study/{KEY_NAME}."
     )
 
 
-def _design_table(key: StudyKey) -> ReportTable:
+def _design_table(key: "StudyKey") -> "ReportTable":
+    from ..rendering.text_tables import ReportTable
+
     rows = []
     for method in key.methods:
         for kind in key.kinds:
@@ -105,38 +164,38 @@ def _design_table(key: StudyKey) -> ReportTable:
             concepts = len({question.code for question in questions})
             empty = sum(question.is_empty for question in questions)
             rows.append([method, kind, str(len(questions)), str(concepts), str(empty)])
-    note = "Nothing to show: the concept occurs in no other text. Annotators are told so, and guess."
+    note = "Nothing to show: the concept occurs in no other text. Annotators are informed, and guess."
     header = ["method", "shown as", "texts", "different concepts", "nothing to show"]
     return ReportTable(f"Study {key.study}", header, rows, note)
 
 
-def _advice(key: StudyKey, tables: Mapping[str, ConceptTable], wanted: int) -> list[str]:
+def _advice(key: "StudyKey", tables: "Mapping[str, ConceptTable]", num_items: int) -> list[str]:
+    from ..judging.people import items_needed
+    from ..judging.people.design import PAPER_ACCURACIES
+
     high, low = PAPER_ACCURACIES
     needed, texts = items_needed(high, low), key.num_texts
     asked = len(key.of_group(0))
     sentences = [
-        f"Each method needs {needed} items for 80 % power to tell {high:.0%} from {low:.0%} (the paper's figures); "
-        f"this study has {texts}"
-        + ("." if texts >= needed else ": too few for that, so a tie will not say that methods are alike.")
+        f"Each method needs {needed} items to distinguish {high:.0%} from {low:.0%} (the paper's figures) with 80 % "
+        f"power; this study has {texts}"
+        + ("." if texts >= needed else ": too few for that, so a tie does not show that methods are equal.")
     ]
-    if texts < wanted:
+    if texts < num_items:
         available = len(next(iter(tables.values())).texts)
         sentences.append(
-            f"{wanted} were asked for; the tables have {available} texts, some for checks, repeated or unfit."
+            f"{num_items} were asked for; the tables have {available} texts, some for checks, repeated or unfit."
         )
     if asked - texts < 2:
         sentences.append(
-            f"{asked - texts} attention checks tell little of who reads: take two or more, better six."
+            f"{asked - texts} attention checks say little about who reads: use two or more, better six."
             if asked > texts
-            else "Without attention checks nobody can be left out for not reading: take two or more, better six."
+            else "Without attention checks nobody can be excluded for not reading: use two or more, better six."
         )
     total = key.num_groups * key.raters
     sentences.append(
         f"Each annotator answers {asked} questions, {asked - texts} of them checks. {total} annotators cover "
         f"everything: {key.num_groups} groups of {key.raters}. Fewer see each method on fewer texts: a group on about "
-        f"{texts / key.num_groups:.0f} a method and kind."
+        f"{texts / key.num_groups:.0f} per method and kind."
     )
     return sentences
-
-
-__all__ = ["run_build", "run_score"]

@@ -2,7 +2,7 @@
 
 from .activation_cache import ActivationCache, StateCollator
 from .batching import batches_by_length, in_order
-from .extraction import HiddenStateExtractor
+from .extraction import HiddenStateExtractor, attention_sinks
 from .texts import PARTS, label_names, load_texts, split_texts, text_hash, without_texts
 from .tokenization import TextCollator, tokenize_texts
 
@@ -12,6 +12,7 @@ __all__ = [
     "HiddenStateExtractor",
     "StateCollator",
     "TextCollator",
+    "attention_sinks",
     "batches_by_length",
     "in_order",
     "label_names",

@@ -1,16 +1,19 @@
 """Measure one concept model: salience, ablation, bottleneck."""
 
 from .ablation import AblationReferences, ablate_texts, fit_references
+from .ablation.probe import probe_texts
 from .attribution import salient_tokens
-from .bottleneck import splice_texts
+from .bottleneck import bottleneck_figures, splice_texts
 from .evaluate import EvaluationSettings, evaluate_concepts
 
 __all__ = [
     "AblationReferences",
     "EvaluationSettings",
     "ablate_texts",
+    "bottleneck_figures",
     "evaluate_concepts",
     "fit_references",
+    "probe_texts",
     "salient_tokens",
     "splice_texts",
 ]

@@ -52,7 +52,8 @@ class EvaluationSettings:
         sign (`str`): `"positive"` (evidence for the prediction) or `"abs"` (the paper's).
         max_length (`int` or `None`): In tokens; the host's limit if `None`.
         batch_size (`int`): Texts per host forward.
-        conditions (`tuple[str, ...]`): What is removed in the model, see [`clvq_hf.evaluation.ablation.ablate`][].
+        conditions (`tuple[str, ...]`): What is removed in the model, see
+            [`ablate_texts`][clvq_hf.ablate_texts].
         num_bootstrap (`int`): Draws of texts for the intervals.
         seed (`int`): Random seed.
     """

@@ -4,6 +4,8 @@ from .configuration_clusters import ClusterConfig
 from .configuration_clvq import CLVQConfig
 from .configuration_concepts import ConceptConfig, Preset
 from .configuration_sparse import SparseConfig
+from .interventions import Splice
+from .modeling_base import BaseConceptModel
 from .modeling_clusters import ClusterModel
 from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput
 from .modeling_concepts import ConceptModel
@@ -11,6 +13,8 @@ from .modeling_sparse import SparseDictionary, SparseOutput
 from .published_dictionaries import load_dictionary
 from .quantizer import TopKQuantizer
 from .registry import register_method
+from .tap import Tap
+from .verification import Reference, Verification
 
 # One line per method. At import, so that AutoModel knows these types right after `import clvq_hf`.
 register_method(CLVQModel)
@@ -19,6 +23,7 @@ register_method(SparseDictionary)
 
 __all__ = [
     "AdaptiveResidualEncoder",
+    "BaseConceptModel",
     "CLVQConfig",
     "CLVQModel",
     "CLVQOutput",
@@ -27,10 +32,14 @@ __all__ = [
     "ConceptConfig",
     "ConceptModel",
     "Preset",
+    "Reference",
     "SparseConfig",
     "SparseDictionary",
     "SparseOutput",
+    "Splice",
+    "Tap",
     "TopKQuantizer",
+    "Verification",
     "load_dictionary",
     "register_method",
 ]

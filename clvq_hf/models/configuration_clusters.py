@@ -17,7 +17,7 @@ class ClusterConfig(ConceptConfig):
             - `"agglomerative"`: Ward linkage, as in ConceptX (Dalvi et al., 2022).
             - `"random_states"`: states of random tokens; a control.
             - `"token_types"`: mean states of the most frequent token types; a control, concepts that are words.
-        **kwargs: The fields of [`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]: layers, widths, number
+        **kwargs: The fields of [`ConceptConfig`][clvq_hf.models.ConceptConfig]: layers, widths, number
             of concepts, host.
 
     Raises:

@@ -55,7 +55,7 @@ class CLVQConfig(ConceptConfig):
         dropout (`float`): Dropout probability in the decoder.
         decoder_memory (`str`): What the decoder's cross-attention reads. `"quantized"` closes the bottleneck;
             `"encoder"` is the paper's and lets the continuous states leak around it.
-        **kwargs: The fields of [`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]: layers, widths,
+        **kwargs: The fields of [`ConceptConfig`][clvq_hf.models.ConceptConfig]: layers, widths,
             number of concepts, host.
 
     Raises:

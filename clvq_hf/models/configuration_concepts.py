@@ -163,7 +163,7 @@ class ConceptConfig(PreTrainedConfig):
     ) -> "ConceptConfig":
         """Build a config that fits `host`.
 
-        Widths and causality are measured with a tiny probe forward (see [`clvq_hf.hosts.hooks.residual_stream`]); nothing is
+        Widths and causality are measured with a tiny probe forward (`hooks.residual_stream`); nothing is
         guessed from the host's config.
 
         Args:

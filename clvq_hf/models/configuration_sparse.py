@@ -24,7 +24,7 @@ class SparseConfig(ConceptConfig):
         revive_after (`int`, *optional*): Neurons that fired for no token in this many optimizer steps are started anew,
             on the tokens that are reconstructed worst. `None` never does.
         has_skip (`bool`): Whether a linear map of the input is added to the output (skip transcoders).
-        **kwargs: The fields of [`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]: layers, widths, number
+        **kwargs: The fields of [`ConceptConfig`][clvq_hf.models.ConceptConfig]: layers, widths, number
             of concepts, host.
 
     Raises:

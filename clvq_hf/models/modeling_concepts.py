@@ -294,7 +294,7 @@ class ConceptModel(BaseConceptModel):
             texts (`Sequence[str]`): They are saved and pushed with the model; ours are of nobody's data.
 
         Returns:
-            [`Reference`][clvq_hf.models.verification.Reference]: What `save_pretrained` and `push_to_hub` will write.
+            [`Reference`][clvq_hf.models.Reference]: What `save_pretrained` and `push_to_hub` will write.
 
         Raises:
             ValueError: If the host does not fit.
@@ -306,7 +306,7 @@ class ConceptModel(BaseConceptModel):
 
     @property
     def reference(self) -> Reference | None:
-        """[`Reference`][clvq_hf.models.verification.Reference] or `None`: Texts and their codes, loaded at first use."""
+        """[`Reference`][clvq_hf.models.Reference] or `None`: Texts and their codes, loaded at first use."""
         if self._reference is None and self._source is not None:
             file = self._source.fetch(REFERENCE_NAME) / REFERENCE_NAME
             self._reference = Reference.load(file) if file.is_file() else None
@@ -322,7 +322,7 @@ class ConceptModel(BaseConceptModel):
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer, which is then looked at too.
 
         Returns:
-            [`Verification`][clvq_hf.models.verification.Verification]: True if it is; print it to see why not.
+            [`Verification`][clvq_hf.models.Verification]: True if it is; print it to see why not.
 
         Raises:
             ValueError: If the model has no reference texts, or they are of other weights.
@@ -349,7 +349,7 @@ class ConceptModel(BaseConceptModel):
                 long generations.
 
         Returns:
-            [`Tap`][clvq_hf.models.tap.Tap]: with `.codes`, `.hidden_states` and `.target_hidden_states`.
+            [`Tap`][clvq_hf.models.Tap]: with `.codes`, `.hidden_states` and `.target_hidden_states`.
 
         Raises:
             ValueError: If the host has no such layers, or they are of another width.
@@ -482,7 +482,7 @@ class ConceptModel(BaseConceptModel):
             host (`PreTrainedModel`): The model whose concepts these are.
 
         Returns:
-            [`Splice`][clvq_hf.models.interventions.Splice]: A context manager with `remove()`.
+            [`Splice`][clvq_hf.models.Splice]: A context manager with `remove()`.
 
         Raises:
             ValueError: If the host does not fit.

@@ -154,7 +154,7 @@ def plot_map(table: ConceptTable, model: ConceptModel, seed: int = 0) -> Figure:
     Args:
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Says which concepts occur, how often, and how pure they are.
         model ([`ConceptModel`][clvq_hf.ConceptModel]): The one whose concepts these are.
-        seed (`int`): Of t-SNE, see [`codebook_map`][clvq_hf.report.codebook_map.codebook_map].
+        seed (`int`): Of t-SNE, see `codebook_map`.
 
     Returns:
         `matplotlib.figure.Figure`: The area of a dot shows its number of tokens, its colour the majority label,

@@ -3,6 +3,6 @@
 from .concept_table import ConceptTable
 from .concepts import Concept, Example
 from .html import concept_html, text_html
-from .names import ConceptName
+from .names import ConceptName, write_names
 
-__all__ = ["Concept", "ConceptName", "ConceptTable", "Example", "concept_html", "text_html"]
+__all__ = ["Concept", "ConceptName", "ConceptTable", "Example", "concept_html", "text_html", "write_names"]

@@ -15,8 +15,8 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
 from ..hub.repositories import CARD_NAME
-from ..hub.uploads import commit_files
 from ..hub.requests import HubError, hub_api, readable_errors, with_retries
+from ..hub.uploads import commit_files
 
 logger = logging.get_logger(__name__)
 

@@ -246,7 +246,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded():
         result = CliRunner().invoke(
             command_line, ["app", "no/such-model", "--port", str(port)], env={"COLUMNS": "200"}
         )
-    assert result.exit_code == 1 and f"Port {port} cannot be had" in result.output
+    assert result.exit_code == 1 and f"Port {port} cannot be used" in result.output
 
 
 class Proxy(threading.Thread):

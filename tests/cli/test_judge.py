@@ -95,7 +95,7 @@ class TestJudge:
         with StubJudge(good_judge) as stub:
             refused = run(*command, "--judge", stub.url)
             assert refused.exit_code == 1 and "--label negative" in refused.output and stub.requests == []
-            assert "What it takes" not in refused.output
+            assert "Estimate" not in refused.output
             result = run(*command, "--judge", stub.url, "--label", "praise", "--label", "blame")
             assert result.exit_code == 0, result.output
         shown = [material(body) for body in stub.requests]

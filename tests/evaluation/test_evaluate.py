@@ -139,7 +139,7 @@ class TestCommands:
         table = ConceptTable.load_from_disk(folders / "table")
         assert len(table.texts) == 60
         table.check_model(CLVQModel.from_pretrained(folders / "model"))
-        assert "purity" in result.output and "Saved to" in result.output
+        assert "purity" in result.output and "Written to" in result.output
 
     @pytest.mark.slow
     def test_evaluate(self, folders):

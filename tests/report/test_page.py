@@ -127,7 +127,7 @@ class TestCommand:
         result = self.run(*arguments)
         assert result.exit_code == 0, result.output
         output = " ".join(result.output.split())
-        assert "Left out: The evaluation in" in output and "is of other texts" in output
+        assert "Evaluation not used: The evaluation in" in output and "is of other texts" in output
         assert "All figures as tables" not in (folders / "out.html").read_text(encoding="utf-8")
         result = self.run(*arguments, "--evaluation", folders / "results")
         assert result.exit_code == 1 and "is of other texts" in " ".join(result.output.split())

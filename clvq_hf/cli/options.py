@@ -1,0 +1,119 @@
+"""What several commands share: options, the texts they select, and how errors are shown."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.console import Console
+
+    from ..judging.language_models import Estimate
+
+Model = Annotated[str, typer.Argument(help="Folder or Hub id of a concept model.")]
+DatasetName = Annotated[
+    str, typer.Option(help="A .jsonl/.csv/.parquet file, a folder with one such file per split, or a Hub dataset.")
+]
+Split = Annotated[str, typer.Option(help="Split of the texts. Use one on which nothing was trained.")]
+Part = Annotated[
+    str | None,
+    typer.Option(help="Use only this part of the split, cut by text hash: *select*, if there is no test split."),
+]
+Host = Annotated[str | None, typer.Option(help="Folder or Hub id of the host. Default: the one the model names.")]
+MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens per text. Default: the host's limit.")]
+MaxTexts = Annotated[int | None, typer.Option(help="Maximum number of texts, drawn at random.")]
+BatchSize = Annotated[int, typer.Option(help="Texts per host forward.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
+
+# Of the commands that show the concepts of several methods to judges.
+Tables = Annotated[
+    list[str],
+    typer.Argument(
+        help="Concept tables with salience of the same texts, one per method: *name=folder*, or just a folder."
+    ),
+]
+
+# Of the commands that ask language models.
+JUDGE_HELP = (
+    "*http://127.0.0.1:8000/v1* or *URL#MODEL*: an OpenAI-compatible endpoint. *local:…* or a folder: a model that "
+    "runs here. *org/name*: a model of Inference Providers."
+)
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Send without asking. The estimate is shown anyway.")]
+MaxRequests = Annotated[
+    int | None,
+    typer.Option(min=1, help="Stop after this many requests. Answers are kept: run again to continue."),
+]
+MaxTokens = Annotated[
+    int, typer.Option(help="Maximum tokens per answer. More for judges that reason before they answer.")
+]
+Concurrency = Annotated[int, typer.Option(help="Questions that a judge is asked at the same time.")]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer from an endpoint.")]
+SendToken = Annotated[
+    bool,
+    typer.Option(
+        "--send-token", help="Send HF_TOKEN to addresses other than huggingface.co, including Inference Endpoints."
+    ),
+]
+
+
+class ReadableErrors(TyperGroup):
+    """A group of commands that shows errors which the user can fix as one line instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit with 1 after a `ValueError`, an `OSError` or a missing module."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            typer.secho(f"Error: {error}", fg="red", err=True)
+            raise typer.Exit(1) from error
+
+
+def select_texts(texts: "Dataset", part: str | None, max_texts: int | None, seed: int) -> "Dataset":
+    """A part of a split, cut by text hash, and at most `max_texts` of its texts, drawn at random."""
+    from ..data import PARTS, split_texts
+
+    if part is not None:
+        if part not in PARTS:
+            raise ValueError(f"There is no part {part!r} of a split; there are {', '.join(PARTS)}.")
+        texts = split_texts(texts, PARTS)[part]
+    if max_texts is None or len(texts) <= max_texts:
+        return texts
+    return texts.shuffle(seed=seed).select(range(max_texts))
+
+
+def make_confirmation(yes: bool, console: "Console") -> "Callable[[list[Estimate]], None]":
+    """A function that shows an estimate of the requests, and asks unless there is nothing to send."""
+    import sys
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    def confirm(estimates: "list[Estimate]") -> None:
+        new_requests = sum(estimate.requests for estimate in estimates)
+        grid = Table(title="Estimate", title_justify="left")
+        for column in ("judge", "questions", "new requests", "input tokens, about", "output tokens, at most"):
+            grid.add_column(column, justify="left" if column == "judge" else "right")
+        for estimate in estimates:
+            counts = (estimate.questions, estimate.requests, estimate.input_tokens, estimate.output_tokens)
+            grid.add_row(escape(estimate.judge), *(f"{count:,}" for count in counts))
+        console.print(grid)
+        if not new_requests or yes:
+            return
+        if not sys.stdin.isatty():
+            raise ValueError(f"{new_requests:,} requests would be sent, which may cost money. Add --yes to send them.")
+        typer.confirm(f"Send {new_requests:,} requests?", abort=True)
+
+    return confirm
+
+
+def print_written(path: Path, what: str = "", console: "Console | None" = None) -> None:
+    """Print where results are; `what` continues the sentence."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    slash = "/" if path.is_dir() else ""
+    (console or Console()).print(f"Written to [bold]{escape(str(path))}{slash}[/]{what}", soft_wrap=True)

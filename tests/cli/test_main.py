@@ -1,0 +1,56 @@
+"""The command line as a whole: its version, its help, its errors, and how quickly it starts."""
+
+import subprocess
+import sys
+
+import pytest
+import typer
+from helpers.command_line import invoke, refuse, succeed
+
+from clvq_hf import __version__
+from clvq_hf.cli import app
+
+COMMANDS = ["demo", "concepts build", "concepts label", "evaluate", "report", "app", "compare", "judge"]
+COMMANDS += ["study build", "study score", "push", "pull", "info"]
+
+
+def test_version():
+    assert succeed("--version") == f"clvq-hf {__version__}"
+
+
+def test_every_command_has_an_example_in_its_help():
+    names = []
+    for name, command in typer.main.get_command(app).commands.items():
+        names += [f"{name} {each}" for each in command.commands] if hasattr(command, "commands") else [name]
+    assert sorted(names) == sorted(COMMANDS)
+    for name in names:
+        assert f"clvq-hf {name} " in succeed(*name.split(), "--help"), name
+
+
+def test_starting_is_quiet_and_loads_nothing_that_is_slow():
+    # Config and model are registered at once: otherwise AutoModel would not know "clvq".
+    code = (
+        "import sys; from transformers import AutoConfig; import clvq_hf; AutoConfig.for_model('clvq');"
+        "from clvq_hf.cli import app;"
+        "slow = ('clvq_hf.training.trainer', 'datasets', 'evaluate', 'gradio', 'matplotlib');"
+        "print([name for name in slow if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, ModuleNotFoundError])
+def test_errors_that_users_can_fix_have_no_traceback(monkeypatch, error):
+    def describe(source):
+        raise error("what to do")
+
+    monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
+    assert refuse("info", "folder") == "Error: what to do"
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    def describe(source):
+        raise RuntimeError
+
+    monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
+    assert isinstance(invoke("info", "folder").exception, RuntimeError)
