@@ -340,7 +340,7 @@ class ConceptModel(BaseConceptModel):
     def attach(self, host: Any, keep_states: bool = True) -> Tap:
         """Watch `host`: after every call its concepts lie on the returned tap.
 
-        The tap is active from this call until [`Tap.remove`][clvq_hf.models.tap.Tap.remove], or the end of a `with` block.
+        The tap is active from this call until [`Tap.remove`][clvq_hf.models.Tap.remove], or the end of a `with` block.
         In `generate()` the codes of each step are appended to those of the prompt.
 
         Args:

@@ -450,7 +450,7 @@ class TestErrors:
             salient_tokens(host, tokenizer, few, **{"layer": 2, **arguments})
 
     def test_a_host_that_predicts_nothing(self, host, tokenizer, few):
-        with pytest.raises(ValueError, match="predicts nothing"):
+        with pytest.raises(ValueError, match="predicts neither"):
             salient_tokens(BertModel(host.config), tokenizer, few, 2)
 
     @pytest.mark.parametrize("arguments", [*({"method": method} for method in METHODS), {"baseline": "mean"}])

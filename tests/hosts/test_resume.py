@@ -54,10 +54,11 @@ class TestResume:
         torch.testing.assert_close(gradient, torch.autograd.grad(output.sum(), whole[0])[0], rtol=0, atol=0)
 
     def test_leaves_the_host_as_it_was_also_after_an_error(self, bert):
+        before = count_hooks(bert)  # transformers leaves its own where states were reported
         upper = resume(bert, inputs_for(bert), 2)
         with pytest.raises(ValueError, match="shape"):
             upper(upper.state[:, :3])
-        assert count_hooks(bert) == 0
+        assert count_hooks(bert) == before
         assert not any("forward" in vars(module) for module in bert.modules())
 
     def test_keeps_a_forward_that_somebody_else_has_set(self, gpt2):

@@ -365,7 +365,8 @@ def test_two_annotators_files_scored_from_the_command_line(come, tables, tmp_pat
     options = ["-o", str(tmp_path / "study"), "--items", "16", "--checks", "2", "--kind", "words"]
     built = runner.invoke(app, ["study", "build", *sources, *options], env={"COLUMNS": "160"})
     assert built.exit_code == 0, built.output
-    assert "60 items for 80 % power" in built.output and "4 annotators cover" in " ".join(built.output.split())
+    shown = " ".join(built.output.split())
+    assert "60 items to distinguish" in shown and "4 annotators cover" in shown
 
     # Both see through the one method; through the other they see nothing: one says good, the other bad.
     answers = tmp_path / "answers"
