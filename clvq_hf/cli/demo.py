@@ -279,14 +279,16 @@ def _measure(
     from ..metrics.label_purity.numerics import label_purity
     from ..metrics.label_purity.token_table import read_token_table
 
-    texts = splits["test"].select(range(min(sizes.ablated, len(splits["test"]))))
+    texts, train = (
+        splits[name].select(range(min(sizes.ablated, len(splits[name])))) for name in ("test", "codebook_train")
+    )
     salience = salient_tokens(host, tokenizer, texts, model.config.lower_layer, n_steps=16, max_steps=16)
     outcome = ablate_texts(
         model,
         host,
         tokenizer,
         model.concept_table(host, tokenizer, texts, salience=salience),
-        references=fit_references(model, host, tokenizer, splits["codebook_train"].select(range(sizes.ablated))),
+        references=fit_references(model, host, tokenizer, train),
         num_draws=3,
         seed=seed,
     )

@@ -177,7 +177,7 @@ class _Handle:
 
 
 class Capture(_Handle, Mapping[int, torch.Tensor]):
-    """A read-only mapping from layer to the latest `(B, S, d)` state, returned by [`capture`][clvq_hf.hooks.capture].
+    """A read-only mapping from layer to the latest `(B, S, d)` state, returned by [`capture`][clvq_hf.hosts.hooks.capture].
 
     It is also a context manager, and `remove` removes its hooks. The states remain readable afterwards.
     """
@@ -225,7 +225,7 @@ class Capture(_Handle, Mapping[int, torch.Tensor]):
 
 
 class Edit(_Handle):
-    """A context manager, returned by [`edit`][clvq_hf.hooks.edit]; `remove` removes the edit."""
+    """A context manager, returned by [`edit`][clvq_hf.hosts.hooks.edit]; `remove` removes the edit."""
 
     # Before transformers' own hooks, which record output_hidden_states: they should report the edited state.
     _prepend = True

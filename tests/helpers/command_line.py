@@ -16,7 +16,7 @@ def invoke(*arguments: Any, **options: Any) -> Result:
 def succeed(*arguments: Any) -> str:
     """The output of a command that must succeed, in one line."""
     result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, (result.output, result.exception)
     return " ".join(result.output.split())
 
 

@@ -91,7 +91,7 @@ def judge_tables(
 
     Returns:
         `dict`: The content of `results.json`: `settings`, `texts`, `judges`, and under `kinds` the scores of
-            [`score_judgements`][clvq_hf.judging.language_models.scores.score_judgements].
+            `score_judgements`.
 
     Raises:
         LimitReached: At `max_requests`; run it again to continue.
