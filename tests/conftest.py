@@ -73,7 +73,7 @@ def tokenizer(minilm_dir) -> Iterator[PreTrainedTokenizerBase]:
     """The tokenizer of MiniLM. Loading takes longer than most tests, so it is shared until a test changes it."""
 
     def settings() -> str:
-        return f"{len(shared)} {({name: value for name, value in vars(shared).items() if name != '_tokenizer'})}"
+        return f"{len(shared)} { ({name: value for name, value in vars(shared).items() if name != '_tokenizer'}) }"
 
     if not _TOKENIZERS:
         _TOKENIZERS.append(AutoTokenizer.from_pretrained(minilm_dir))

@@ -177,7 +177,7 @@ class _Handle:
 
 
 class Capture(_Handle, Mapping[int, torch.Tensor]):
-    """A read-only mapping from layer to the latest `(B, S, d)` state, returned by [`capture`][clvq_hf.hosts.hooks.capture].
+    """A read-only mapping from layer to the latest `(B, S, d)` state, from [`capture`][clvq_hf.hosts.hooks.capture].
 
     It is also a context manager, and `remove` removes its hooks. The states remain readable afterwards.
     """
