@@ -23,14 +23,10 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
 
 
 def describe_host(host: PreTrainedModel) -> dict[str, str | None]:
-    """The config fields that identify a host.
+    """The config fields that identify a host, which may be wrapped by PEFT or DDP.
 
-    Args:
-        host (`PreTrainedModel`): A transformers model, also wrapped by PEFT or DDP.
-
-    Returns:
-        `dict[str, str | None]`: `host_name_or_path` (the absolute path of a folder), `host_revision` (the commit, if
-        the cache holds only one), `host_architecture` (the class, or that of the PEFT wrapper), `host_dtype`.
+    Its name (of a folder the absolute path), its commit (if the cache holds only one), its class (or that of the PEFT
+    wrapper) and its dtype.
     """
     model = hooks.unwrap(host)
     name = recorded_name(getattr(model.config, "_name_or_path", None))
@@ -75,15 +71,9 @@ def public_name(name: str | None) -> str | None:
 
 
 def cached_commit(name: str, revision: str | None = None) -> str | None:
-    """The commit of a model that this machine has downloaded, without a request to the Hub.
+    """The commit of a model that this machine has downloaded, without a request to the Hub; `None` if unknown.
 
-    Args:
-        name (`str`): Hub id of a model; a folder has no commit.
-        revision (`str`, *optional*): Branch, tag or commit. Without it the commit is only known if the cache holds no
-            other one, because a loaded model does not record its revision.
-
-    Returns:
-        `str` or `None`: 40 hexadecimal digits; `None` if unknown.
+    Without a revision it is known only if the cache holds no other commit: a loaded model does not record it.
     """
     if not is_hub_id(name):
         return None
@@ -98,17 +88,9 @@ def cached_commit(name: str, revision: str | None = None) -> str | None:
 
 
 def resolve_commit(name: str | None, revision: str | None) -> str | None:
-    """The commit of a host's branch or tag.
+    """The commit of a host's branch or tag; `revision` if the Hub cannot be reached, `None` for folders and if unknown.
 
     The cache takes precedence over the Hub, because the branch may have moved since the download.
-
-    Args:
-        name (`str`, *optional*): Hub id or folder.
-        revision (`str`, *optional*): Branch, tag or commit. Default: the one that was downloaded.
-
-    Returns:
-        `str` or `None`: 40 hexadecimal digits, or `revision` if the Hub cannot be reached; `None` for folders, and if
-        unknown.
     """
     if name is None or not is_hub_id(name):
         return None

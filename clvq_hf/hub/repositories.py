@@ -115,11 +115,7 @@ class Source:
 
 
 def check_repo_id(name: str) -> None:
-    """Check that a name is a valid Hub id.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Raise `ValueError` if a name is no valid Hub id."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -127,14 +123,7 @@ def check_repo_id(name: str) -> None:
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder that belong in a repository: model, reference texts, card and tokenizer, but no pickles.
-
-    Args:
-        folder (`Path`): Written by `save_pretrained`, a trainer, or `clvq-hf pull`.
-
-    Returns:
-        `dict[str, Path]`: Files by their path in the repository.
-    """
+    """The files of a folder that belong in a repository, by name: model, references, card, tokenizer; no pickles."""
     patterns = (CONFIG_NAME, CARD_NAME, REFERENCE_NAME, *WEIGHTS, *TOKENIZER_FILES, "LICENSE*")
     return {
         file.name: file for file in sorted(folder.iterdir()) if file.is_file() and matches_any(file.name, patterns)

@@ -58,17 +58,8 @@ def hub_api(token: str | bool | None = None) -> HfApi:
 def with_retries(request: Callable[[], Result], what: str, repeatable: bool = True) -> Result:
     """Make a request, and repeat it up to three times if the Hub is busy or the connection breaks.
 
-    Args:
-        request (`Callable`): Makes the request. Repeating it after a success must do no harm.
-        what (`str`): What it does, for the log: `"creating org/name"`.
-        repeatable (`bool`): Whether to repeat it after a broken connection too, which may hide a success.
-
-    Returns:
-        What `request` returns.
-
-    Raises:
-        HTTPError: The client's error for the last request; translated by
-            [`readable_errors`][clvq_hf.hub.requests.readable_errors].
+    `what` is for the log (`"creating org/name"`). A request that is not `repeatable`, because doing it twice would do
+    harm, is not repeated after a broken connection, which may hide a success.
     """
     for seconds in BACK_OFF:
         try:
@@ -83,14 +74,9 @@ def with_retries(request: Callable[[], Result], what: str, repeatable: bool = Tr
 
 @contextmanager
 def readable_errors(repo_id: str, writing: bool = False) -> Generator[None]:
-    """Turn the client's errors into a [`HubError`][clvq_hf.hub.HubError] that names the remedy.
+    """Raise a [`HubError`][clvq_hf.hub.HubError] that names the remedy in place of the client's errors.
 
-    Args:
-        repo_id (`str`): The repository.
-        writing (`bool`): Whether it is written to.
-
-    Raises:
-        HubError: Instead of the client's errors. Neither message nor cause holds a token: clients send it in headers.
+    Neither message nor cause holds a token: clients send it in headers.
     """
     try:
         yield

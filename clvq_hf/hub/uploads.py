@@ -42,18 +42,9 @@ def commit_files(
     Args:
         files (`Mapping[str, Path | bytes]`): Content by path in the repository.
         repo_id (`str`): `"org/name"`; created if needed.
-        repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
         stale (`tuple[str, ...]`): Patterns of files to delete unless they are among `files`.
         private (`bool`, *optional*): Whether a new repository is private. If `True`, an existing one must be private.
-        token (`str` or `bool`, *optional*): Default: the token you are logged in with.
         revision (`str`, *optional*): A branch, created if needed, or a pull request (`"refs/pr/1"`).
-        create_pr (`bool`): Whether to open a pull request against the main branch instead.
-        commit_message (`str`): First line of the commit message.
-        commit_description (`str`, *optional*): The other lines.
-        space_sdk (`str`, *optional*): The SDK of a new Space.
-
-    Returns:
-        `huggingface_hub.CommitInfo`: The commit.
 
     Raises:
         HubError: If the Hub cannot be reached, or refuses.
@@ -126,11 +117,7 @@ class Remote:
 def inspect_remote(
     repo_id: str, repo_type: str, revision: str | None, token: str | bool | None, cache_dir: Path
 ) -> Remote:
-    """List the files of a repository that is about to be written to.
-
-    Raises:
-        HubError: If the Hub cannot be reached, or refuses.
-    """
+    """List the files of a repository that is about to be written to."""
     api = hub_api(token)
     with readable_errors(repo_id, writing=True):
         if not with_retries(lambda: api.repo_exists(repo_id, repo_type=repo_type), f"looking up {repo_id}"):
@@ -145,12 +132,7 @@ def inspect_remote(
 
 
 def full_repo_id(repo_id: str, token: str | bool | None) -> str:
-    """The id of a repository with its owner, which is the user if none is named.
-
-    Raises:
-        HubError: If nobody is logged in.
-        ValueError: If it is not a valid id.
-    """
+    """The id of a repository with its owner, which is the user if none is named."""
     check_repo_id(repo_id)
     if "/" in repo_id:
         return repo_id
@@ -167,15 +149,10 @@ def repository_link(name: str | None, kind: str | None = "model") -> Markdown:
 
 
 def card_files(local: Path | None, remote: Path | None, generate: Callable[[], object]) -> dict[str, Path | bytes]:
-    """The card to upload, by its name in the repository: the user's own card takes precedence over a generated one.
+    """The card to upload, by its name; empty if the one in the repository stays.
 
-    Args:
-        local (`Path`, *optional*): The card in the folder that is pushed.
-        remote (`Path`, *optional*): The card in the repository.
-        generate (`Callable`): Writes a card; called only if neither of the two was written by the user.
-
-    Returns:
-        `dict[str, Path | bytes]`: Empty if the card in the repository stays.
+    A card that the user wrote, in the folder (`local`) or else in the repository (`remote`), takes precedence over a
+    generated one.
     """
     if local is not None and MARKER not in local.read_text(encoding="utf-8"):
         return {CARD_NAME: local}

@@ -24,13 +24,7 @@ from .registry import method_class
 
 
 def check_checkpoint(source: Source) -> Path:
-    """Download a checkpoint and check that it is safe to load.
-
-    Args:
-        source ([`Source`][clvq_hf.hub.Source]): A folder or a repository.
-
-    Returns:
-        `Path`: The local folder with config and weights.
+    """Download a checkpoint and return its folder, if it is safe to load.
 
     Raises:
         HubError: If it cannot be downloaded.
@@ -64,11 +58,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def check_concept_type(config: dict[str, Any], name: str) -> None:
-    """Check that a config belongs to a concept model, before a class is chosen by it.
-
-    Raises:
-        ValueError: Naming the type of the model, if it is another one.
-    """
+    """Check that a config belongs to a concept model, before a class is chosen by it."""
     if method_class(config.get("model_type")) is None:
         raise ValueError(
             f"{name} is a model of the type {config.get('model_type')!r}, not a concept model. Is it the host rather "
@@ -77,16 +67,7 @@ def check_concept_type(config: dict[str, Any], name: str) -> None:
 
 
 def class_of_checkpoint(folder: Path, name: str, wanted: Any) -> Any:
-    """The class that loads a checkpoint.
-
-    Args:
-        folder (`Path`): A folder that [`check_checkpoint`][clvq_hf.models.checkpoints.check_checkpoint] has checked.
-        name (`str`): Name of the checkpoint in messages.
-        wanted (`type`): The requested class. [`ConceptModel`][clvq_hf.ConceptModel] stands for the class of any method.
-
-    Raises:
-        ValueError: If the checkpoint belongs to another method than `wanted`.
-    """
+    """The class that loads a checked checkpoint; as `wanted`, `ConceptModel` stands for that of any method."""
     model_type = read_json(folder / CONFIG_NAME).get("model_type")
     expected = getattr(wanted.config_class, "model_type", None)
     if expected is None:
@@ -102,16 +83,9 @@ def class_of_checkpoint(folder: Path, name: str, wanted: Any) -> Any:
 def describe(source: Source) -> dict[str, Any]:
     """Config, results and files of a concept model, without downloading weights or tables.
 
-    Args:
-        source ([`Source`][clvq_hf.hub.Source]): A folder or a repository.
-
     Returns:
         `dict[str, Any]`: `name`, `revision`, `config`, `files` (size in bytes by name), `concepts` (metadata of the
         table, or `None`), `results` (of an evaluation, or `None`), `has_reference`.
-
-    Raises:
-        HubError: If there is no such repository, or the Hub cannot be reached.
-        ValueError: If it contains no concept model.
     """
     table_name, results_name = f"{CONCEPTS_FOLDER}/{TABLE_NAME}", f"{EVALUATION_FOLDER}/{RESULTS_NAME}"
     folder = source.fetch(CONFIG_NAME, table_name, results_name)

@@ -13,21 +13,12 @@ from threadpoolctl import threadpool_limits
 def initial_codebook(
     states: torch.Tensor, codebook_size: int, method: str = "spherical-kmeans++", seed: int = 0
 ) -> torch.Tensor:
-    """Choose the first codebook from a sample of encoder states.
+    """Choose the first codebook from a sample of encoder states `(N, d)`: `(K, d)`, float32, on the CPU.
 
     - `"random"`: distinct states of the sample, drawn without replacement.
     - `"kmeans++"`: mini-batch k-means with k-means++ seeding; a code is the mean of its members.
     - `"spherical-kmeans++"` (the paper's): the same on unit vectors; each centroid is renormalised, then scaled by the
       mean norm of its members.
-
-    Args:
-        states (`torch.Tensor` of shape `(N, d)`): Encoder states of real tokens, any float dtype, any device.
-        codebook_size (`int`): Number of codes `K`, at most `N`.
-        method (`str`): One of the names above.
-        seed (`int`): Seed of every random choice; the global generators are left alone.
-
-    Returns:
-        `torch.Tensor` of shape `(K, d)`, float32, on the CPU.
 
     Raises:
         ValueError: If there are fewer states than codes, a state is not finite, or the method is unknown.

@@ -241,14 +241,7 @@ class ConceptConfig(PreTrainedConfig):
 
 
 def check_version(version: str | None) -> None:
-    """Refuse what a newer major version has written.
-
-    Args:
-        version (`str`, *optional*): The `clvq_version` of a config.
-
-    Raises:
-        ValueError: Naming the version to install.
-    """
+    """Refuse the `clvq_version` of a newer major version, naming what to install."""
     if version is None:
         return
     major = re.match(r"\d+(?=\.)", str(version))

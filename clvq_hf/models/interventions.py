@@ -20,11 +20,7 @@ HOW = ("project", "swap")
 
 
 def check_how(model: BaseConceptModel, how: str) -> None:
-    """Refuse ways of removal that do not exist, or mean nothing for a model.
-
-    Raises:
-        ValueError: Saying which does.
-    """
+    """Refuse ways of removal that do not exist, or mean nothing for a model."""
     if how not in HOW:
         raise ValueError(f"how must be one of {HOW}, got {how!r}.")
     if how == "swap" and not model.codes_are_states:
@@ -183,16 +179,7 @@ def _where(positions: str | torch.Tensor, mask: torch.Tensor, past_length: int |
 
 
 def select_positions(positions: str, mask: torch.Tensor, find_code: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """The real tokens that the name of a position stands for.
-
-    Args:
-        positions (`str`): One of `POSITIONS`.
-        mask (`torch.Tensor` of shape `(B, S)`, bool): Real tokens.
-        find_code (`Callable`): Gives the tokens that have the code, `(B, S)` bool; called for `"code"` only.
-
-    Returns:
-        `torch.Tensor` of shape `(B, S)`, bool.
-    """
+    """The real tokens `(B, S)` that one of `POSITIONS` stands for; `find_code` gives those that have the code."""
     if positions == "code":
         return mask & find_code()
     if positions == "all":

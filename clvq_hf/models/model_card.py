@@ -42,22 +42,10 @@ def model_card(
     mask_toxic: bool = True,
     tags: Sequence[str] = (),
 ) -> ModelCard:
-    """Write the card of a concept model.
+    """Write the card of a concept model, with the purest concepts of its table and the content of `results.json`.
 
-    Args:
-        config ([`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]): The model's config.
-        repo_id (`str`): The model's repository.
-        table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Its purest concepts are shown.
-        results (`dict`, *optional*): Content of `results.json`.
-        has_reference (`bool`): Whether the repository has reference texts.
-        licences (`dict[tuple[str, str], dict]`, *optional*): By (`"model"` or `"dataset"`, Hub id), the entries
-            `license`, `license_name` and `license_link` of their cards. Other datasets are not on the Hub.
-        license (`str`, *optional*): Licence of the concept model. Default: the host's, if known.
-        mask_toxic (`bool`): Whether texts and words of toxic labels are masked.
-        tags (`Sequence[str]`): Additional tags.
-
-    Returns:
-        `huggingface_hub.ModelCard`: With metadata and text.
+    `licences` are, by (`"model"` or `"dataset"`, Hub id), the entries `license`, `license_name` and `license_link` of
+    cards; datasets that it lacks are not on the Hub. `license` is that of the concept model, else the host's.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1] / "rendering" / "templates"),

@@ -256,11 +256,7 @@ class BaseConceptModel(PreTrainedModel):
         return next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
 
     def check_host(self, host: Any) -> None:
-        """Check that the layers of the config exist in `host` and have the widths of the config.
-
-        Raises:
-            ValueError: Naming what the config asks for and what the host has.
-        """
+        """Raise `ValueError` unless `host` has the layers of the config, with the config's widths."""
         config = self.config
         if config.lower_layer is None or config.upper_layer is None:
             raise ValueError(
@@ -308,11 +304,7 @@ class BaseConceptModel(PreTrainedModel):
 
 
 def check_batch(name: str, tensor: torch.Tensor, hidden_states: torch.Tensor) -> None:
-    """Refuse a tensor of other texts: a batch of one would be broadcast, and the loss be of what was never meant.
-
-    Raises:
-        ValueError: If the first two sizes differ from those of `hidden_states`.
-    """
+    """Refuse a tensor of other texts: a batch of one would be broadcast, and the loss be of what was never meant."""
     if tensor.shape[:2] != hidden_states.shape[:2]:
         raise ValueError(
             f"{name} has the shape {tuple(tensor.shape)}, hidden_states {tuple(hidden_states.shape)}: the first two "

@@ -171,21 +171,7 @@ class ClusterModel(ConceptModel):
 def find_centroids(
     algorithm: str, states: torch.Tensor, input_ids: torch.Tensor, num_clusters: int, seed: int
 ) -> torch.Tensor:
-    """Centroids of one of the algorithms of [`ClusterConfig`].
-
-    Args:
-        algorithm (`str`): Its name.
-        states (`torch.Tensor` of shape `(N, d)`, float32): What is clustered.
-        input_ids (`torch.Tensor` of shape `(N,)`): Types of the tokens.
-        num_clusters (`int`): `K`.
-        seed (`int`): Seed of every random choice.
-
-    Returns:
-        `torch.Tensor` of shape `(K, d)`, float32.
-
-    Raises:
-        ValueError: If there are fewer token types than clusters.
-    """
+    """Centroids `(K, d)` of states `(N, d)`, float32, by an algorithm of [`ClusterConfig`]."""
     if algorithm == "kmeans":
         return initial_codebook(states, num_clusters, "kmeans++", seed)
     if algorithm == "random_states":
@@ -203,11 +189,7 @@ def find_centroids(
 
 
 def check_distances(num_tokens: int) -> None:
-    """Refuse a distance matrix that does not fit in half of the memory that is free.
-
-    Raises:
-        ValueError: Naming how many tokens would fit.
-    """
+    """Refuse a distance matrix that does not fit in half of the memory that is free."""
     # SciPy keeps each pair once, in float64; Ward's method works on a copy.
     needed, free = 2 * 8 * num_tokens * (num_tokens - 1) // 2, psutil.virtual_memory().available // 2
     if needed > free:

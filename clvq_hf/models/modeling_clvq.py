@@ -325,12 +325,9 @@ class CLVQModel(ConceptModel):
     def initialize_codebook(
         self, hidden_states: torch.Tensor, target_hidden_states: torch.Tensor | None = None, seed: int = 0
     ) -> None:
-        """Set the codebook and its averages from a sample of host states, with `config.codebook_init`.
+        """Set the codebook and its averages from `K` states or more, by `config.codebook_init`; targets are not read.
 
-        Args:
-            hidden_states (`torch.Tensor` of shape `(N, d)`): States of real tokens at `lower_layer`, `N ≥ K`.
-            target_hidden_states (`torch.Tensor` of shape `(N, d')`, *optional*): Not read.
-            seed (`int`): Seed of the choice.
+        See [`ConceptModel.initialize_codebook`][clvq_hf.ConceptModel.initialize_codebook].
 
         Raises:
             ValueError: If there are fewer states than codes, or one is not finite.

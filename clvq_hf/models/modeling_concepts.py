@@ -493,19 +493,7 @@ class ConceptModel(BaseConceptModel):
 def load_with_host(
     name: str, host: str | None = None
 ) -> tuple[ConceptModel, PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a concept model together with its host and tokenizer.
-
-    Args:
-        name (`str`): Folder or Hub id of the concept model.
-        host (`str`, *optional*): Folder or Hub id of the host; the one that the model names if not given.
-
-    Returns:
-        The model, the host and the host's tokenizer, in evaluation mode.
-
-    Raises:
-        OSError: If one of them does not exist or cannot be downloaded.
-        ValueError: If there is no concept model, or it does not say which host it belongs to.
-    """
+    """Load a concept model with its host and tokenizer: those that the model names, unless `host` names another."""
     model = ConceptModel.from_pretrained(name)
     if host is None:
         return model, model.load_host(), model.load_tokenizer()

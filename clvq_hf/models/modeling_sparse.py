@@ -179,10 +179,7 @@ class SparseDictionary(ConceptModel):
     ) -> None:
         """Set centring, scales and the decoder's bias from a sample; neurons start in the directions of its tokens.
 
-        Args:
-            hidden_states (`torch.Tensor` of shape `(N, d)`): States of real tokens at `lower_layer`.
-            target_hidden_states (`torch.Tensor` of shape `(N, d')`): Those of the same tokens at `upper_layer`.
-            seed (`int`): Seed of the choice of tokens.
+        See [`ConceptModel.initialize_codebook`][clvq_hf.ConceptModel.initialize_codebook]; the target is needed.
 
         Raises:
             ValueError: If a state is not finite, or all are the same.
@@ -225,21 +222,10 @@ class SparseDictionary(ConceptModel):
     ) -> SparseOutput:
         """Encode the states of `lower_layer` and reconstruct those of `upper_layer`.
 
-        Args:
-            hidden_states (`torch.Tensor` of shape `(B, S, d)`): Host states at `lower_layer`.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on real tokens; all real if absent.
-            target_hidden_states (`torch.Tensor` of shape `(B, S, d')`, *optional*): Host states at `upper_layer`.
-                Without it there is no loss.
-            token_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on the real tokens that count for the
-                loss; all real ones if absent.
-            num_items_in_batch (`torch.Tensor` of shape `()` or `int`, *optional*): Number of tokens that losses are
-                divided by; the counting tokens of this batch if absent.
+        Arguments, shapes and errors are those of [`CLVQModel.forward`][clvq_hf.CLVQModel.forward].
 
         Returns:
             [`SparseOutput`]: losses, reconstruction and codes.
-
-        Raises:
-            ValueError: If a width differs from the config's, or there is a target and no decoder.
         """
         self._check_width("hidden_states", hidden_states, self.config.hidden_size)
         mask = self._mask("attention_mask", attention_mask, hidden_states)
@@ -331,14 +317,7 @@ class SparseDictionary(ConceptModel):
 
     @torch.no_grad()
     def activations(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Activations of all neurons.
-
-        Args:
-            hidden_states (`torch.Tensor` of shape `(…, d)`): Host states at `lower_layer`.
-
-        Returns:
-            `torch.Tensor` of shape `(…, K)`, float32.
-        """
+        """Activations `(…, K)` of all neurons, float32, of host states `(…, d)` at `lower_layer`."""
         return self.encoder.activate(self.encoder.scores(hidden_states))
 
     @torch.no_grad()

@@ -5,14 +5,9 @@ import torch.nn.functional as F
 
 
 def orthonormal_rows(vectors: torch.Tensor) -> torch.Tensor:
-    """Orthonormal rows that span the same space.
+    """Orthonormal rows `(…, k, d)`, float32, that span the same space as `vectors`, `(…, k, d)`.
 
-    Args:
-        vectors (`torch.Tensor` of shape `(…, k, d)`): Rows to be spanned.
-
-    Returns:
-        `torch.Tensor` of shape `(…, k, d)`, float32: Each row is what of the vector is new, after those before it. One
-        that depends on them, or is zero, becomes zero.
+    Each row is what of the vector is new, after those before it; one that depends on them, or is zero, becomes zero.
     """
     rows: list[torch.Tensor] = []
     for vector in F.normalize(vectors.double(), dim=-1).unbind(-2):
@@ -27,15 +22,9 @@ def orthonormal_rows(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def project(states: torch.Tensor, basis: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Remove a subspace: `x ← x - Σ q qᵀx` at some positions.
+    """Remove a subspace at the positions `where` `(B, S)`: `x ← x - Σ q qᵀx`, `(B, S, d)`, float32.
 
-    Args:
-        states (`torch.Tensor` of shape `(B, S, d)`): Any float dtype.
-        basis (`torch.Tensor` of shape `(k, d)` or `(B, k, d)`): Orthonormal rows `q`.
-        where (`torch.Tensor` of shape `(B, S)`, bool): Positions that are changed.
-
-    Returns:
-        `torch.Tensor` of shape `(B, S, d)`, float32.
+    `basis`, of shape `(k, d)` or `(B, k, d)`, has the orthonormal rows `q`.
     """
     states = states.float()
     basis = basis.to(states)
@@ -45,16 +34,9 @@ def project(states: torch.Tensor, basis: torch.Tensor, where: torch.Tensor) -> t
 
 
 def swap(states: torch.Tensor, vectors: torch.Tensor, mean: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Replace a concept's vector by the mean state: `x ← x - e + μ` at some positions.
+    """Replace a concept's vector by the mean state `(d,)` at the positions `where` `(B, S)`: `x ← x - e + μ`, float32.
 
-    Args:
-        states (`torch.Tensor` of shape `(B, S, d)`): Any float dtype.
-        vectors (`torch.Tensor` of shape `(d,)`, `(B, d)` or `(B, S, d)`): `e`, of all, of each row, of each token.
-        mean (`torch.Tensor` of shape `(d,)`): `μ`.
-        where (`torch.Tensor` of shape `(B, S)`, bool): Positions that are changed.
-
-    Returns:
-        `torch.Tensor` of shape `(B, S, d)`, float32.
+    `vectors`, of shape `(d,)`, `(B, d)` or `(B, S, d)`, are the `e` of all, of each row, of each token.
     """
     states = states.float()
     shift = mean.to(states) - vectors.to(states)

@@ -442,11 +442,7 @@ def _provenance(plan: Plan, source: Source) -> dict[str, Any]:
 
 
 def _layer(hook: Any, name: str) -> int | None:
-    """The layer of a hook point, `None` if that cannot be told.
-
-    Raises:
-        ValueError: If it lies inside a block.
-    """
+    """The layer of a hook point; `None` if that cannot be told, `ValueError` if it lies inside a block."""
     found = HOOK.fullmatch(hook) if isinstance(hook, str) else None
     if found is None:
         return None

@@ -191,11 +191,7 @@ def _check_fingerprint(fingerprint: str | None, config: ConceptConfig, subject: 
 
 
 def _check_remote(remote: Remote, files: dict[str, Path], config: ConceptConfig, repo_id: str) -> bool:
-    """Whether the repository has a model with the same codes.
-
-    Raises:
-        ValueError: If it has a model of another kind.
-    """
+    """Whether the repository has a model with the same codes; `ValueError` if it has a model of another kind."""
     remedy = "Choose another repository, or delete that one first."
     if CONFIG_NAME not in files:
         names = [name for name in remote.names if "/" not in name]

@@ -142,11 +142,7 @@ class Verification:
         )
 
     def raise_if_wrong(self) -> None:
-        """Raise an error if it is not the right host.
-
-        Raises:
-            ValueError: With all reasons and notes.
-        """
+        """Raise `ValueError` with all reasons and notes if it is not the right host."""
         if not self.ok:
             raise ValueError(str(self))
 
@@ -159,7 +155,6 @@ class _HostOutput:
     predictions: list[int] | None
 
     def sketches(self, layer: int) -> torch.Tensor:
-        """Sketches of all tokens of all texts, `(N, 4)`."""
         return sketch(torch.cat(self.states[layer]))
 
 
@@ -169,13 +164,7 @@ def make_reference(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str] = REFERENCE_TEXTS,
 ) -> Reference:
-    """Run texts through a host and record their codes.
-
-    Args:
-        model ([`ConceptModel`][clvq_hf.ConceptModel]): The concepts.
-        host (`PreTrainedModel`): The model whose concepts these are.
-        tokenizer (`PreTrainedTokenizerBase`): The host's tokenizer.
-        texts (`Sequence[str]`): They are published with the model. The default texts are nobody's data.
+    """Run texts, which are published with the model, through a host and record their codes.
 
     Raises:
         ValueError: If the host does not fit, or a text is empty.
@@ -333,16 +322,10 @@ def _explain(
 
 
 def sketch(states: torch.Tensor) -> torch.Tensor:
-    """Four numbers per state: its products with fixed random sign vectors, divided by `√d`.
+    """Four numbers per state, `(…, d)` → `(…, 4)`, float32: products with fixed random sign vectors, divided by `√d`.
 
     Their mean square is in expectation that of the state's coordinates, and the same holds for differences of states
     (Johnson and Lindenstrauss), so that distant states have distant sketches.
-
-    Args:
-        states (`torch.Tensor` of shape `(…, d)`): Host states.
-
-    Returns:
-        `torch.Tensor` of shape `(…, 4)`, float32.
     """
     # The legacy generator of NumPy, whose numbers never change.
     signs = np.random.RandomState(0).randint(2, size=(states.shape[-1], SKETCH_SIZE)) * 2 - 1

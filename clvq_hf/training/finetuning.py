@@ -127,18 +127,7 @@ def predict(
     max_length: int | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Predicted classes of texts.
-
-    Args:
-        host (`PreTrainedModel`): With a classification head.
-        tokenizer (`PreTrainedTokenizerBase`): The host's.
-        texts (`datasets.Dataset`): With the column `text`; none is empty.
-        max_length (`int`, *optional*): In tokens; the host's limit if not given.
-        batch_size (`int`): Texts a host forward.
-
-    Returns:
-        `np.ndarray` of shape `(N,)`, int64.
-    """
+    """Predicted classes `(N,)`, int64, of the column `text`, by a host with a classification head; no text is empty."""
     tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
     runner, readout = HostRunner(host), Readout.of(host)
     predictions = np.full(len(texts), -1)

@@ -31,11 +31,7 @@ class HubTrainer(Trainer):
     _hub: HfApi
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository, before time is spent.
-
-        Raises:
-            HubError: If the token is missing or wrong, or may not write there.
-        """
+        """Make the repository, or raise `HubError` if the token may not write there, before time is spent."""
         if not self.is_world_process_zero():
             return
         args = self.args

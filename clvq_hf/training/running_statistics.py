@@ -14,11 +14,7 @@ class RunningStatistics:
     set is not the mean of its batches' perplexities. The target's variance is merged from centred batches (Chan et al.,
     1983): the mean of hidden states is large, and the difference of two large sums would lose the digits that matter.
 
-    Args:
-        names (`Sequence[str]`): Figures of an output, each a mean over its tokens, `reconstruction_loss` among them.
-        codebook_size (`int`): Number of codes `K`.
-        target_hidden_size (`int`): Width `d'` of the reconstruction.
-        device (`torch.device`): Where the sums live.
+    `names` are figures of an output, each a mean over its tokens, `reconstruction_loss` among them.
     """
 
     def __init__(
@@ -39,14 +35,7 @@ class RunningStatistics:
         mask: torch.Tensor,
         num_items: torch.Tensor | int,
     ) -> None:
-        """Add a batch.
-
-        Args:
-            outputs (`ModelOutput`): Of the batch, with `codes` and every figure.
-            target_hidden_states (`torch.Tensor` of shape `(B, S, d')`): The target of the batch.
-            mask (`torch.Tensor` of shape `(B, S)`): Tokens that count.
-            num_items (`torch.Tensor` or `int`): Number of tokens that the losses were divided by.
-        """
+        """Add a batch: outputs, target, the tokens that count, and the number that its losses were divided by."""
         mask = mask.bool()
         losses = torch.stack([outputs[name].detach() for name in self.names])
         self.losses += losses.float() * num_items
@@ -59,11 +48,10 @@ class RunningStatistics:
 
     @torch.no_grad()
     def compute(self) -> dict[str, float]:
-        """Reduce over all processes (each must call this) and return the figures.
+        """The figures over all processes, each of which must call this; empty if no token was seen.
 
-        Returns:
-            `dict[str, float]`: The figures by name, `explained_variance` (1 - residual variance ÷ variance of the
-            target about its mean), `perplexity` and `active_codes`; empty if no token was seen.
+        Besides those of the outputs: `explained_variance` (1 - residual variance ÷ variance of the target about its
+        mean), `perplexity` and `active_codes`.
         """
         everything = torch.cat([self.losses, self.code_counts, self.moments])
         losses, code_counts, moments = gather(everything[None]).split(

@@ -441,13 +441,7 @@ def _check_launch(args: CLVQTrainingArguments) -> None:
 def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields: bool = True) -> None:
     """Refuse a folder that holds a checkpoint of another model, or a file.
 
-    Args:
-        output_dir (`str` or `Path`): Where checkpoints will go; it need not exist.
-        config ([`ConceptConfig`]): Of the model that will be saved there.
-        same_fields (`bool`): Whether a model of the same method that is there must agree in `config.identity`.
-
-    Raises:
-        ValueError: Naming the checkpoint, what it is of, and what to do.
+    A model of the same method that is there must agree in `config.identity`, unless `same_fields` is false.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
