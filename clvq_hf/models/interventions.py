@@ -4,6 +4,7 @@ All of them work on `(B, S, d)` states, compute in float32, leave padding alone,
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def steer(
     return hooks.edit(host, model.config.lower_layer, fn, stack=model.config.stack, with_mask=True)
 
 
-class Splice:
+class Splice(AbstractContextManager):
     """What [`ConceptModel.splice`][clvq_hf.ConceptModel.splice] returns: a context manager with `remove()`."""
 
     def __init__(self, model: BaseConceptModel, host: nn.Module) -> None:
@@ -87,24 +88,16 @@ class Splice:
         self._model = model
         self._is_causal = getattr(config, "is_causal", True)
         self._buffer = StepBuffer()
-        # Of several edits of one layer the one registered last runs first: the reading, if the layers are the same.
-        self._handles = [
-            hooks.edit(host, config.upper_layer, self._replace, stack=config.stack),
-        ]
-        try:
+        with ExitStack() as edits:
+            # Of several edits of one layer the one registered last runs first: the reading, if the layers are the same.
+            edits.callback(hooks.edit(host, config.upper_layer, self._replace, stack=config.stack).remove)
             read = hooks.edit(host, config.lower_layer, self._read, stack=config.stack, with_mask=True)
-        except BaseException:
-            self.remove()
-            raise
-        self._handles.append(read)
+            edits.callback(read.remove)
+            self._edits = edits.pop_all()
 
     def remove(self) -> None:
         """Take the hooks off the host. May be called twice."""
-        for handle in reversed(self._handles):
-            handle.remove()
-
-    def __enter__(self) -> "Splice":
-        return self
+        self._edits.close()
 
     def __exit__(self, *exc_info: Any) -> None:
         self.remove()

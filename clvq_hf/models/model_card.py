@@ -58,7 +58,7 @@ def model_card(
     )
     licences = licences or {}
     host, name = config.host_name_or_path, repo_id.split("/")[-1]
-    datasets = _datasets(config, table, results)
+    datasets = datasets_of(config, table, results)
     terms = {"license": license} if license is not None else licences.get(("model", host), {})
     own_tags = (*TAGS, config.hub_tag)
     data = ModelCardData(
@@ -284,7 +284,8 @@ def _licence_rows(
     return rows
 
 
-def _datasets(config: ConceptConfig, table: "ConceptTable | None", results: dict[str, Any] | None) -> list[str]:
+def datasets_of(config: ConceptConfig, table: "ConceptTable | None", results: dict[str, Any] | None) -> list[str]:
+    """Names of the datasets that the model, its table and its results are of."""
     names = [(config.training or {}).get("dataset")]
     names += [] if table is None else _unique(table.texts["dataset"][:])
     names += [] if results is None else [results["texts"].get("dataset")]
@@ -295,4 +296,4 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-__all__ = ["measures_of", "model_card"]
+__all__ = ["datasets_of", "measures_of", "model_card"]

@@ -1,11 +1,10 @@
 """`BaseConceptModel`: what a concept method is. Whoever writes a method reads this file."""
 
-import copy
 import dataclasses
 import hashlib
 import itertools
 import json
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -200,22 +199,6 @@ class BaseConceptModel(PreTrainedModel):
 
     def discard_pending(self) -> None:
         """Forget what forwards have left for an update that never came, as of a run that was broken off."""
-
-    def codebook_only(self) -> Self:
-        """A copy without its decoder: it encodes, attaches and ablates alike, with the same fingerprint.
-
-        Training and splicing need the decoder; of a CLVQ model `d² + K·d` numbers are left. A model that has none is
-        returned itself.
-        """
-        kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
-        if len(kept) == len(self.state_dict()):
-            return self
-        config = copy.deepcopy(self.config)
-        config.has_decoder = False
-        bare = type(self)(config).to(self.device)
-        bare.load_state_dict(kept)
-        bare.train(self.training)
-        return bare
 
     def fingerprint(self) -> str:
         """64 hexadecimal digits of what decides the codes: layers and weights, but not those of the decoder."""

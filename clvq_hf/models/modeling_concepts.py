@@ -1,5 +1,6 @@
 """`ConceptModel`: what one does with a concept method: load it, share it, attach it to a host, intervene."""
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,20 +109,9 @@ class ConceptModel(BaseConceptModel):
         self,
         repo_id: str,
         *,
-        concepts: "ConceptTable | None" = None,
-        concepts_repo: str | None = None,
-        evaluation: str | Path | None = None,
         codebook_only: bool = False,
-        license: str | None = None,
-        mask_toxic: bool = True,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
         max_shard_size: int | str = "50GB",
-        tags: Sequence[str] = (),
-        commit_message: str = "Upload concept model",
-        commit_description: str | None = None,
+        **options: Any,
     ) -> CommitInfo:
         """Upload the model with its card, and what is known of its concepts, in one commit.
 
@@ -131,18 +121,18 @@ class ConceptModel(BaseConceptModel):
 
         Args:
             repo_id (`str`): `"org/name"`; made if needed.
+            codebook_only (`bool`): Leave the decoder out: codes, taps and ablations work without it.
+            max_shard_size (`int` or `str`): Largest file of weights.
             concepts ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Goes to `concepts/`, with its texts.
             concepts_repo (`str`, *optional*): Dataset repository for the concept table instead.
             evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written; its results go to
                 `evaluation/` and into the card.
-            codebook_only (`bool`): Leave the decoder out: codes, taps and ablations work without it.
             license (`str`, *optional*): Of this model; that of the host if not given and known.
             mask_toxic (`bool`): Whether texts with a toxic label are masked in the card.
             private (`bool`, *optional*): Whether a new repository is private.
             token (`str` or `bool`, *optional*): The one you are logged in with if not given.
             revision (`str`, *optional*): A branch, made if needed.
             create_pr (`bool`): Whether to open a pull request instead.
-            max_shard_size (`int` or `str`): Largest file of weights.
             tags (`Sequence[str]`): More tags for the card.
             commit_message (`str`): First line of the commit's message.
             commit_description (`str`, *optional*): The others.
@@ -159,22 +149,7 @@ class ConceptModel(BaseConceptModel):
         model = self.codebook_only() if codebook_only else self
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
-            return publish(
-                Path(folder),
-                repo_id,
-                concepts=concepts,
-                concepts_repo=concepts_repo,
-                evaluation=evaluation,
-                license=license,
-                mask_toxic=mask_toxic,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-                tags=tags,
-                commit_message=commit_message,
-                commit_description=commit_description,
-            )
+            return publish(Path(folder), repo_id, **options)
 
     def codebook_only(self) -> Self:
         """A copy without its decoder: it encodes, attaches and ablates alike, with the same fingerprint.
@@ -182,7 +157,14 @@ class ConceptModel(BaseConceptModel):
         Training and splicing need the decoder; of a CLVQ model `d² + K·d` numbers are left. A model that has none is
         returned itself.
         """
-        bare = super().codebook_only()
+        kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
+        if len(kept) == len(self.state_dict()):
+            return self
+        config = copy.deepcopy(self.config)
+        config.has_decoder = False
+        bare = type(self)(config).to(self.device)
+        bare.load_state_dict(kept)
+        bare.train(self.training)
         bare._source, bare._reference, bare._concepts = self._source, self._reference, self._concepts
         return bare
 
@@ -364,15 +346,7 @@ class ConceptModel(BaseConceptModel):
         host: Any,
         tokenizer: PreTrainedTokenizerBase,
         dataset: "Dataset",
-        *,
-        split: str = "test",
-        dataset_name: str = "",
-        salience: "Dataset | None" = None,
-        text_column: str = "text",
-        label_column: str = "label",
-        max_length: int | None = None,
-        batch_size: int = 32,
-        output_dir: str | Path | None = None,
+        **options: Any,
     ) -> "ConceptTable":
         """The concept of every token of some texts, with labels and predictions: one pass over `host`.
 
@@ -405,20 +379,7 @@ class ConceptModel(BaseConceptModel):
         self.check_host(host)
         if not self.is_initialized:
             raise ValueError("The concepts of this model were never fitted to data; train it first.")
-        return build_table(
-            self,
-            host,
-            tokenizer,
-            dataset,
-            split=split,
-            dataset_name=dataset_name,
-            salience=salience,
-            text_column=text_column,
-            label_column=label_column,
-            max_length=max_length,
-            batch_size=batch_size,
-            output_dir=output_dir,
-        )
+        return build_table(self, host, tokenizer, dataset, **options)
 
     def ablate(
         self,

@@ -18,7 +18,7 @@ from .configuration_sparse import SparseConfig
 from .modeling_base import check_batch
 from .modeling_concepts import ConceptModel
 from .projections import orthonormal_rows
-from .quantizer import Float32Module, is_distributed
+from .quantizer import Float32Module, from_first_process, is_distributed
 
 # Length of an encoder row at the start; with rows of length one the first reconstruction would be far too long.
 INITIAL_NORM = 0.1
@@ -287,17 +287,13 @@ class SparseDictionary(ConceptModel):
         if len(dead) == 0:
             return 0
         # The first process chooses for all, among its own tokens, the worst reconstructed ones most often.
-        available = torch.tensor(len(states), device=dead.device)
-        if is_distributed():
-            torch.distributed.broadcast(available, src=0)
-        if available == 0:
+        if from_first_process(torch.tensor(len(states), device=dead.device)) == 0:
             return 0
         rows = torch.zeros(len(dead), states.shape[1] + errors.shape[1], device=states.device)
         if not is_distributed() or torch.distributed.get_rank() == 0:
             chosen = errors.square().sum(-1).clamp(min=1e-12).multinomial(len(dead), replacement=True)
             rows = torch.cat([F.normalize(states[chosen], dim=-1), F.normalize(errors[chosen], dim=-1)], dim=-1)
-        if is_distributed():
-            torch.distributed.broadcast(rows, src=0)
+        rows = from_first_process(rows)
         alive = encoder.steps_since_use < self.config.revive_after
         length = encoder.weight[alive].norm(dim=-1).mean() if alive.any() else torch.tensor(INITIAL_NORM)
         encoder.weight[dead] = REVIVED_NORM * length * rows[:, : states.shape[1]]

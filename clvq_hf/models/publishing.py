@@ -32,7 +32,7 @@ from ..rendering.text_tables import to_markdown
 from ..tables.concept_table import ConceptTable
 from .checkpoints import check_checkpoint
 from .configuration_concepts import ConceptConfig
-from .model_card import measures_of, model_card
+from .model_card import datasets_of, measures_of, model_card
 from .verification import Reference
 
 logger = logging.get_logger(__name__)
@@ -232,10 +232,8 @@ def _generate_card(
 ) -> ModelCard:
     """The card with the licences that the Hub knows; `arguments` are passed to `model_card`."""
     public = _public_config(config)
-    datasets = [(public.training or {}).get("dataset")]
-    datasets += [] if table is None else table.texts.unique("dataset")
-    datasets += [] if results is None else [results["texts"].get("dataset")]
-    keys = [("model", public.host_name_or_path), *(("dataset", name) for name in dict.fromkeys(datasets))]
+    keys = [("model", public.host_name_or_path)]
+    keys += [("dataset", name) for name in datasets_of(public, table, results)]
     licences = {(kind, name): _read_licence(name, kind, token) for kind, name in keys if is_hub_id(name)}
     licences = {key: licence for key, licence in licences.items() if licence is not None}
     return model_card(public, repo_id, table=table, results=results, licences=licences, **arguments)

@@ -167,17 +167,12 @@ class TopKQuantizer(Float32Module):
         if len(dead) == 0:
             return 0
         # The first process chooses for all; only its pool of recent states is read.
-        revived = torch.tensor(min(len(dead), len(recent)), device=dead.device)
-        if is_distributed():
-            torch.distributed.broadcast(revived, src=0)
-        dead = dead[: int(revived)]
+        dead = dead[: int(from_first_process(torch.tensor(min(len(dead), len(recent)), device=dead.device)))]
         chosen = recent.new_zeros(len(dead), self.ema_sums.shape[1])
         if not is_distributed() or torch.distributed.get_rank() == 0:
             chosen = recent[torch.randperm(len(recent))[: len(dead)].to(recent.device)]
-        if is_distributed():
-            torch.distributed.broadcast(chosen, src=0)
         self.ema_counts[dead] = 1.0
-        self.ema_sums[dead] = chosen
+        self.ema_sums[dead] = from_first_process(chosen)
         self.updates_since_use[dead] = 0
         return len(dead)
 
@@ -199,3 +194,10 @@ def nearness(states: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 def is_distributed() -> bool:
     """Whether this process is one of several."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def from_first_process(tensor: torch.Tensor) -> torch.Tensor:
+    """The first process's tensor, written into that of each."""
+    if is_distributed():
+        torch.distributed.broadcast(tensor, src=0)
+    return tensor

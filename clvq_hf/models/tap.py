@@ -1,5 +1,6 @@
 """The tap that `model.attach(host)` leaves on a host."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from ..hosts.step_buffer import StepBuffer
 from .modeling_base import BaseConceptModel
 
 
-class Tap:
+class Tap(AbstractContextManager):
     """Concepts of a host's latest call, kept up to date by hooks.
 
     Made by [`ConceptModel.attach`][clvq_hf.ConceptModel.attach]. A call of the host replaces what is on the tap; a
@@ -54,9 +55,6 @@ class Tap:
     def remove(self) -> None:
         """Take the hooks off the host; what is on the tap stays readable. May be called twice."""
         self._handle.remove()
-
-    def __enter__(self) -> "Tap":
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.remove()
