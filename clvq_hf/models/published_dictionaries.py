@@ -98,7 +98,8 @@ class Plan:
     Attributes:
         weights (`str`): Name of the file with them.
         tensors (`dict`): Names in the file → ours, and whether theirs are transposed.
-        fields (`dict`): Of [`SparseConfig`][clvq_hf.SparseConfig], but for the layers.
+        fields (`dict`): Of [`SparseConfig`][clvq_hf.SparseConfig], but for layers and host.
+        host (`dict`): Those that name the host, if the files do.
         layers (`tuple[int, int]`, *optional*): The two layers, if the files tell them.
         hooks (`str`): What they do tell.
         dataset (`Any`): Hub id of the texts, if the files name one.
@@ -113,6 +114,7 @@ class Plan:
     weights: str
     tensors: dict[str, tuple[str, bool]]
     fields: dict[str, Any]
+    host: dict[str, str]
     layers: tuple[int, int] | None
     hooks: str
     dataset: Any
@@ -133,11 +135,8 @@ def load_dictionary(
     norm_scaling_factor: float | None = None,
     center_states: bool | None = None,
     subfolder: str = "",
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
     force_download: bool = False,
+    **options: Any,
 ) -> SparseDictionary:
     """Load a dictionary that was trained with SAELens or with EleutherAI's sparsify.
 
@@ -158,11 +157,8 @@ def load_dictionary(
             their dimensions. Then this mean is subtracted before encoding, and reconstructions are without it. Has to
             be given if the files say so.
         subfolder (`str`): Where in it. Of sparsify, the folder of the hookpoint (`"layers.5"`).
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        token (`str` or `bool`, *optional*): The one you are logged in with if not given.
-        cache_dir (`str` or `Path`, *optional*): In place of the usual cache.
-        local_files_only (`bool`): Whether only the cache is looked at.
         force_download (`bool`): Whether to download again what the cache has.
+        **options: `revision`, `token`, `cache_dir` and `local_files_only`, as of [`Source`][clvq_hf.hub.Source].
 
     Returns:
         [`SparseDictionary`][clvq_hf.SparseDictionary]: In evaluation mode.
@@ -172,15 +168,7 @@ def load_dictionary(
         ValueError: If there is no such dictionary, its weights are pickled, incomplete or damaged, it has something
             that is not understood, reads another place than the residual stream, or does not fit `host`.
     """
-    source = Source(
-        name_or_path,
-        subfolder=subfolder,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        force_download=force_download,
-    )
+    source = Source(name_or_path, subfolder=subfolder, force_download=force_download, **options)
     name = f"{source.name}/{subfolder}" if subfolder else source.name
     # The config alone at first: what is refused need not be downloaded.
     file = source.fetch(CONFIG_FILE) / CONFIG_FILE
@@ -202,15 +190,14 @@ def load_dictionary(
     untrained = {"sparsity_cost": 0.0, "scale_states": False}
     fields = {**plan.fields, **untrained, "training": _provenance(plan, source)}
     if host is None:
-        config = SparseConfig(lower_layer=lower_layer, upper_layer=upper_layer, **fields)
+        config = SparseConfig(lower_layer=lower_layer, upper_layer=upper_layer, **plan.host, **fields)
     else:
-        of_host = ("host_name_or_path", "host_revision")
-        fields = {field: value for field, value in fields.items() if field not in of_host}
         config = SparseConfig.from_host(host, lower_layer, upper_layer, **fields)
     source.force_download = force_download  # a source does so once, and that was the config
     file = source.fetch(plan.weights) / plan.weights
     if not file.is_file():
-        raise ValueError(_no_weights(source, name, plan.weights))
+        about_pickles = _about_pickles(_files(source))
+        raise ValueError(f"{name} holds no weights: it has no {plan.weights}." + about_pickles)
     model = _with_weights(plan, config, file, name)
     if host is not None:
         model.check_host(host)
@@ -266,8 +253,8 @@ def _of_sae_lens(
             "activation": form.activation,
             "num_active": _present(config, "k", name) if topk else None,
             "has_skip": form.has_skip,
-            **_host(metadata.get("model_name"), kwargs.get("revision")),
         },
+        host=_host(metadata.get("model_name"), kwargs.get("revision")),
         layers=None if None in layers else tuple(layers),
         hooks=f"hook_name={hooks[0]!r}" + (f", hook_name_out={hooks[1]!r}" if form.is_transcoder else ""),
         dataset=metadata.get("dataset_path"),
@@ -348,8 +335,8 @@ def _of_sparsify(config: dict[str, Any], name: str, source: Source) -> Plan:
             "activation": activation,
             "num_active": config["k"],
             "has_skip": has_skip,
-            **_host(run.get("model"), run.get("revision")),
         },
+        host=_host(run.get("model"), run.get("revision")),
         layers=layers,
         hooks=f"hookpoint {hookpoint!r}",
         dataset=run.get("dataset"),
@@ -569,10 +556,6 @@ def _no_dictionary(source: Source, name: str) -> str:
     if folders:
         return f"{name} holds {len(folders)} dictionaries: name one with subfolder=…, such as {folders[:3]}."
     return f"{name} holds no dictionary: it has no {CONFIG_FILE}." + _about_pickles(files)
-
-
-def _no_weights(source: Source, name: str, weights: str) -> str:
-    return f"{name} holds no weights: it has no {weights}." + _about_pickles(_files(source))
 
 
 def _about_pickles(files: list[str]) -> str:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,8 @@ class HubTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        arguments = {"private": private, "token": token, "revision": revision, **kwargs}
-
-        def push() -> CommitInfo:
-            return self._publish(commit_message, **arguments)
-
+        options = {"private": private, "token": token, "revision": revision, **kwargs}
+        push = partial(self._publish, commit_message, **options)
         return push() if blocking else self._hub.run_as_future(push)
 
     def create_model_card(
@@ -161,28 +159,15 @@ class HubTrainer(Trainer):
             commit_message=f"Training in progress, {when}, checkpoint",
         )
 
-    def _publish(
-        self,
-        commit_message: str,
-        folder: Path | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        **kwargs: Any,
-    ) -> CommitInfo:
+    def _publish(self, commit_message: str, folder: Path | None = None, **options: Any) -> CommitInfo:
         from ..models.publishing import publish  # pulls pandas, scikit-learn and Jinja
 
         args = self.args
+        options = {name: value for name, value in options.items() if value is not None}
+        ours = {"private": args.hub_private_repo, "token": args.hub_token, "revision": args.hub_revision}
+        folder = folder or Path(args.output_dir)
         try:
-            return publish(
-                folder or Path(args.output_dir),
-                self.hub_model_id,
-                private=args.hub_private_repo if private is None else private,
-                token=token or args.hub_token,
-                revision=revision or args.hub_revision,
-                commit_message=commit_message,
-                **kwargs,
-            )
+            return publish(folder, self.hub_model_id, commit_message=commit_message, **{**ours, **options})
         except HubError as error:
             raise HubError(f"{error} {self._how_to_push()}", error.temporary) from error
 

@@ -9,6 +9,10 @@ from transformers import TrainingArguments
 from ..models.configuration_clvq import PAPER_TRAINING
 
 
+def _field(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass
 class CLVQTrainingArguments(TrainingArguments):
     """Arguments of [`CLVQTrainer`]; all of [`~transformers.TrainingArguments`] besides.
@@ -29,42 +33,30 @@ class CLVQTrainingArguments(TrainingArguments):
             of `optim`.
     """
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "What the training texts are called, best their Hub id: for the card."}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
-    label_column: str = field(default="label", metadata={"help": "Column of the labels, if there is one."})
-    max_length: int | None = field(
-        default=None, metadata={"help": "Longest text in tokens; the host's limit if unset."}
-    )
-    train_special_tokens: bool = field(
-        default=False, metadata={"help": "Whether special tokens count for loss and codebook."}
-    )
-    min_token_occurrences: int | None = field(
-        default=None, metadata={"help": "Only tokens that occur at least this often are trained on."}
-    )
-    max_token_occurrences: int | None = field(
-        default=None, metadata={"help": "Only tokens that occur at most this often are trained on."}
-    )
-    init_tokens: int | None = field(
-        default=None, metadata={"help": "States that the codebook is initialised from; 100 per code if unset."}
-    )
-    coupled_weight_decay: bool = field(
-        default=False, metadata={"help": "Adam with weight decay in the gradient (the paper's) in place of `optim`."}
+    dataset_name: str | None = _field(None, "What the training texts are called, best their Hub id: for the card.")
+    text_column: str = _field("text", "Column of the texts.")
+    label_column: str = _field("label", "Column of the labels, if there is one.")
+    max_length: int | None = _field(None, "Longest text in tokens; the host's limit if unset.")
+    train_special_tokens: bool = _field(False, "Whether special tokens count for loss and codebook.")
+    min_token_occurrences: int | None = _field(None, "Only tokens that occur at least this often are trained on.")
+    max_token_occurrences: int | None = _field(None, "Only tokens that occur at most this often are trained on.")
+    init_tokens: int | None = _field(None, "States that the codebook is initialised from; 100 per code if unset.")
+    coupled_weight_decay: bool = _field(
+        False, "Adam with weight decay in the gradient (the paper's) in place of `optim`."
     )
     # Defaults of transformers that do not suit a concept model.
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Texts per device and forward."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Texts per device in evaluation."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Start of the learning rate."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training texts."})
-    logging_steps: float = field(default=50, metadata={"help": "Steps between two logs."})
+    per_device_train_batch_size: int = _field(32, "Texts per device and forward.")
+    per_device_eval_batch_size: int = _field(32, "Texts per device in evaluation.")
+    learning_rate: float = _field(1e-3, "Start of the learning rate.")
+    num_train_epochs: float = _field(10.0, "Passes over the training texts.")
+    logging_steps: float = _field(50, "Steps between two logs.")
     # It replaces NaN losses in the logs by the mean of the others.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses in the logs."})
+    logging_nan_inf_filter: bool = _field(False, "Hide NaN losses in the logs.")
     # The texts are needed: the frozen host reads them on the way to the model.
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay False."})
+    remove_unused_columns: bool | None = _field(False, "Must stay False.")
     # The quantizer adds up its own statistics; a broadcast of rank 0's buffers would overwrite them.
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Must stay False."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+    ddp_broadcast_buffers: bool | None = _field(False, "Must stay False.")
+    ddp_find_unused_parameters: bool | None = _field(False, "All parameters are used.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
