@@ -18,16 +18,7 @@ HUE_STEP = 137.508
 
 @dataclass(frozen=True)
 class Piece:
-    """A token as a button.
-
-    Attributes:
-        before (`str`): The text between the token before it and this one.
-        text (`str`): Its part of the text, without white space around.
-        code (`int`): Its concept.
-        title (`str`): Its concept, in words.
-        style (`str`): Its colour.
-        is_special (`bool`): Whether the tokenizer has added it.
-    """
+    """A token as a button, its concept in words, and the text between the token before and this one."""
 
     before: str
     text: str
@@ -53,16 +44,7 @@ def header_html(explorer: Explorer) -> str:
 
 
 def reading_html(explorer: Explorer, reading: Reading, selected: int | None = None) -> str:
-    """A text whose tokens are buttons in the colour of their concept, and what the host predicts.
-
-    Args:
-        explorer ([`Explorer`][clvq_hf.app.Explorer]): What it was read with.
-        reading ([`Reading`][clvq_hf.app.Reading]): The text.
-        selected (`int`, *optional*): The concept whose tokens are marked.
-
-    Returns:
-        `str`: HTML, to which the style of the header belongs.
-    """
+    """A text whose tokens are buttons in their concept's colour, and the prediction; needs the header's style."""
     labels = [] if explorer.table is None else explorer.table.label_names
     return render_page(
         "app/reading.html",
@@ -90,16 +72,7 @@ def card_html(explorer: Explorer, code: int) -> str:
 
 
 def effect_html(explorer: Explorer, effect: Effect, change: str) -> str:
-    """Prediction and generated text before and after a change.
-
-    Args:
-        explorer ([`Explorer`][clvq_hf.app.Explorer]): What it was made with.
-        effect ([`Effect`][clvq_hf.app.Effect]): The change.
-        change (`str`): What was done, in words.
-
-    Returns:
-        `str`: HTML, to which the style of the header belongs.
-    """
+    """Prediction and generated text before and after a change, which is given in words; needs the header's style."""
     return render_page(
         "app/effect.html",
         change=change,

@@ -44,16 +44,7 @@ QUICK = DemoSizes(host_train=400, codebook_train=400, test=200, ablated=60, host
 
 @dataclass
 class DemoResults:
-    """What the demo measured.
-
-    Attributes:
-        accuracy (`float`): Of the host, on the test texts.
-        majority (`float`): Accuracy of always predicting the most frequent label.
-        figures (`dict[str, float]`): Held-out figures of the concept model.
-        purity (`dict[str, Any]`): Label purity of the concept table.
-        ablation (`dict[str, Any]`): What the host loses without the salient concepts.
-        concepts (`list[Concept]`): The purest concepts.
-    """
+    """What the demo measured; `majority` is the accuracy of always predicting the most frequent label."""
 
     accuracy: float
     majority: float

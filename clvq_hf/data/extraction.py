@@ -88,17 +88,10 @@ def attention_sinks(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def check_finite(
     values: torch.Tensor, text_index: torch.Tensor | Sequence[int], what: str, mask: torch.Tensor | None = None
 ) -> None:
-    """Check that no value of a batch is NaN or Inf.
-
-    Args:
-        values (`torch.Tensor` of shape `(B, …)`): For instance hidden states.
-        text_index (`torch.Tensor` or `Sequence[int]` of length `B`): Indices of the texts, for the message.
-        what (`str`): Name of the values, for the message.
-        mask (`torch.Tensor` of shape `(B, S)`, bool, *optional*): Real tokens; then values are `(B, S, d)`, and those
-            of other positions may be anything.
+    """Check that no value `(B, …)` of a batch is NaN or Inf; with a mask `(B, S)`, only those of real tokens.
 
     Raises:
-        ValueError: If a value is NaN or Inf; the message names the first ten texts and a remedy.
+        ValueError: If one is; the message names the first ten texts and a remedy.
     """
     finite = values.isfinite()
     if mask is not None:
@@ -113,15 +106,7 @@ def check_finite(
 
 
 def check_states(states: Mapping[str, torch.Tensor], batch_name: str) -> None:
-    """Check that the states of real tokens are finite; states of padding may be anything.
-
-    Args:
-        states (`Mapping[str, torch.Tensor]`): A result of [`HiddenStateExtractor`].
-        batch_name (`str`): Name of the batch, for the message.
-
-    Raises:
-        ValueError: If a state is NaN or Inf; the message names the batch and its texts.
-    """
+    """Check that the states of real tokens are finite; states of padding may be anything."""
     for name in ("hidden_states", "target_hidden_states"):
         check_finite(states[name], states["text_index"], f"{name} of {batch_name}", states["attention_mask"].bool())
 

@@ -36,10 +36,6 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
 def check_texts(dataset: Dataset, text_column: str) -> None:
     """Check that a dataset contains texts, before time is spent on it.
 
-    Args:
-        dataset (`datasets.Dataset`): The texts.
-        text_column (`str`): Must exist and contain strings.
-
     Raises:
         ValueError: If it does not, or the dataset is empty or consists of several splits.
     """
@@ -58,15 +54,10 @@ def check_texts(dataset: Dataset, text_column: str) -> None:
 
 
 def check_labels(dataset: Dataset, label_column: str, num_labels: int) -> None:
-    """Check that the labels are those of a classifier, which reveals a wrong host or column.
-
-    Args:
-        dataset (`datasets.Dataset`): With or without labels.
-        label_column (`str`): Column of the labels; nothing is checked if it does not exist.
-        num_labels (`int`): Labels must be integers in `[0, num_labels)`.
+    """Check that labels, if there are any, are those of a classifier, which reveals a wrong host or column.
 
     Raises:
-        ValueError: If a label is not; the message names the first five.
+        ValueError: If a label is not an integer in `[0, num_labels)`; the message names the first five.
     """
     if label_column not in dataset.column_names:
         return
@@ -211,16 +202,7 @@ def filter_by_occurrence(tokenized: Dataset, minimum: int | None, maximum: int |
 
 
 def occurs_between(input_ids: Sequence[np.ndarray], minimum: int | None, maximum: int | None) -> np.ndarray:
-    """Find the token ids that occur `minimum` to `maximum` times.
-
-    Args:
-        input_ids (`Sequence[np.ndarray]`): Ids, in arrays of one dimension.
-        minimum (`int`, *optional*): Default: no lower bound.
-        maximum (`int`, *optional*): Default: no upper bound.
-
-    Returns:
-        `np.ndarray` of shape `(largest id + 1,)`, bool.
-    """
+    """Which ids of these one-dimensional arrays occur `minimum` to `maximum` times: `(largest id + 1,)`, bool."""
     occurrences = np.bincount(np.concatenate(input_ids))
     wanted = occurrences >= (minimum or 0)
     return wanted if maximum is None else wanted & (occurrences <= maximum)

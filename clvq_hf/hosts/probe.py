@@ -210,12 +210,7 @@ def _ancestors(scope: nn.Module, name: str) -> list[nn.Module]:
 def _watch(
     model: PreTrainedModel, base: nn.Module, scope: nn.Module, inputs: dict[str, Any]
 ) -> tuple[dict[str, list[_Call]], list[Any], list[nn.Module]]:
-    """Run the probe.
-
-    Returns:
-        The calls of each list's children, by list name; the outputs of `scope` and `base`; and the modules around the
-        lists that were called with token ids.
-    """
+    """Run the probe: each list's calls by name, outputs of `scope` and `base`, modules called with token ids."""
     lists = {name: module for name, module in scope.named_modules() if isinstance(module, nn.ModuleList)}
     calls: dict[str, list[_Call]] = {name: [] for name in lists}
     homes: dict[nn.Module, list[str]] = {}
@@ -409,11 +404,10 @@ def _is_causal(
 
 @contextmanager
 def _untouched(model: PreTrainedModel) -> Generator[None]:
-    """Run a probe in eval mode, without gradients or autocast, and restore the model.
+    """Run a probe in eval mode, without gradients or autocast, and restore the model and its config.
 
     A forward can leave traces: transformers installs its own capture hooks at the first `output_hidden_states`,
-    BigBird swaps its attention modules for a short input, rotary embeddings cache. So attributes, submodules and hooks
-    of every module, and the attributes of its config, are restored.
+    BigBird swaps its attention modules for a short input, rotary embeddings cache.
     """
     modules = list(model.modules())
     configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}.values()

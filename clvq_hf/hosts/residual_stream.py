@@ -55,15 +55,7 @@ class ResidualStream:
             )
 
     def read(self, state: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
-        """View a block's state as `(B, S, d)`.
-
-        Args:
-            state: A block's input or output, `(B, T, d)` or `(T, B, d)`.
-            batch_size: B of the stack's input.
-            length: S of the stack's input.
-
-        Returns:
-            A view of shape `(B, S, d)`, without positions that the host added.
+        """View a block's state, `(B, T, d)` or `(T, B, d)`, as `(B, S, d)`, without positions that the host added.
 
         Raises:
             UnsupportedHostError: If the state does not have one vector per input position.

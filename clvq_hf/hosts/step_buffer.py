@@ -30,12 +30,10 @@ class StepBuffer:
         return pieces[0]
 
     def add(self, tensors: Mapping[Hashable, torch.Tensor], past_length: int | None) -> None:
-        """Add the tensors of one forward.
+        """Add the `(B, S, …)` tensors of one forward; the same names at each call.
 
-        Args:
-            tensors (`Mapping[Hashable, torch.Tensor]`): Each of shape `(B, S, …)`; the same names at each call.
-            past_length (`int`, *optional*): Number of positions in the host's cache before this forward; `None` if the
-                cache is filled but does not know its length.
+        `past_length` is the length of the host's cache before this forward; `None` if it is filled but does not know
+        its length.
 
         Raises:
             ValueError: In beam search.

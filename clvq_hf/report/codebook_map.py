@@ -32,16 +32,9 @@ def nearest_concepts(model: ConceptModel, codes: Sequence[int], n: int) -> dict[
 
 
 def codebook_map(model: ConceptModel, codes: Sequence[int], seed: int = 0) -> dict[int, list[float]]:
-    """A place in the plane for each of these concepts, near where their directions are near.
+    """`[x, y]` from 0 to 1 by code, near each other where the concepts' directions are.
 
-    Args:
-        model ([`ConceptModel`][clvq_hf.ConceptModel]): The concepts.
-        codes (`Sequence[int]`): Those that are drawn.
-        seed (`int`): Of t-SNE.
-
-    Returns:
-        `dict[int, list[float]]`: `[x, y]` by code, from 0 to 1. By t-SNE of the cosines; by principal components if
-        there are fewer than 20 concepts; empty for fewer than two.
+    By t-SNE of the cosines; by principal components for fewer than 20 concepts; empty for fewer than two.
     """
     if len(codes) < 2:
         return {}

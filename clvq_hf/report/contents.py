@@ -40,17 +40,8 @@ def report_contents(
 ) -> dict[str, Any]:
     """Collect everything that the pages of a report show of concepts and texts.
 
-    Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): The concepts of the texts.
-        model ([`ConceptModel`][clvq_hf.ConceptModel], *optional*): The model of these concepts, for the nearest
-            concepts and the map.
-        results (`dict`, *optional*): What `results.json` of an evaluation holds. Routing comes from it if it is there,
-            else it is measured here.
-        ablations (`dict[int, dict]`, *optional*): Of [`read_ablations`][clvq_hf.report.evaluations.read_ablations].
-        protocol (`str`, *optional*): How they were made, `"code"`, `"all"` or `"probe"`.
-        max_texts (`int`): Maximum number of texts: those of the examples, and others drawn at random.
-        max_concepts (`int`): Maximum number of concepts, the most frequent first.
-        seed (`int`): Random seed of the draw of texts and of the map.
+    A model adds nearest concepts and the map. Routing comes from `results`, or is measured here. `protocol` says how
+    `ablations` were made. Texts of examples come first, others are drawn at random.
 
     Returns:
         `dict[str, Any]`: `labels`, `protocol` (in words), `ablates_labels` (whether predictions of ablations are

@@ -20,13 +20,6 @@ def find_evaluation(table: str | Path) -> Path | None:
 def read_evaluation(folder: str | Path, table: ConceptTable) -> dict[str, Any]:
     """Read the figures of an evaluation.
 
-    Args:
-        folder (`str` or `Path`): What `clvq-hf evaluate` has written.
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): The one whose evaluation it must be.
-
-    Returns:
-        `dict[str, Any]`: What `results.json` holds.
-
     Raises:
         ValueError: If the folder holds no evaluation, one that is not finished, or one of another model or other texts.
     """
@@ -70,10 +63,6 @@ def measured_protocol(results: dict[str, Any] | None) -> str | None:
 
 def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any]]:
     """What ablating the salient concept did, by `text_id`; empty if that was not measured.
-
-    Args:
-        folder (`str` or `Path`): What `clvq-hf evaluate` has written.
-        protocol (`str`): `"code"`, `"all"` or `"probe"`.
 
     Returns:
         `dict[int, dict]`: `code`, `positions` (how many), `before` and `after` (`prediction`, `probability` of the

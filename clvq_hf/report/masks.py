@@ -6,13 +6,7 @@ from ..tables.masking import ToxicMask
 
 
 def mask_contents(contents: dict[str, Any], mask: ToxicMask) -> None:
-    """Mask the words of toxic texts wherever a report shows them: texts, examples, words and names of concepts.
-
-    Args:
-        contents (`dict`): Result of [`report_contents`][clvq_hf.report.contents.report_contents]; changed in place.
-        mask ([`ToxicMask`][clvq_hf.tables.masking.ToxicMask]): From [`mask_of`][clvq_hf.tables.masking.mask_of] and the
-            same table.
-    """
+    """Mask, in place, words of toxic texts wherever a report shows them: texts, examples, words, names of concepts."""
     labels = contents["labels"]
 
     def name(number: int | None) -> str | None:

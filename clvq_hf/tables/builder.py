@@ -40,15 +40,7 @@ BatchCodes = Callable[[Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Te
 
 @dataclass(frozen=True)
 class SourceTexts:
-    """The texts that a table is made from.
-
-    Attributes:
-        dataset (`datasets.Dataset`): The texts; row numbers become `text_id`.
-        text_column (`str`): Column of the texts.
-        label_column (`str`): Column of the labels; without it labels are `-1`.
-        split (`str`): Name of the split of all texts.
-        dataset_name (`str`): Name of the dataset of all texts.
-    """
+    """The texts that a table is made from: row numbers become `text_id`, and labels are -1 without a column of them."""
 
     dataset: Dataset
     text_column: str = "text"

@@ -21,14 +21,9 @@ _WORD = re.compile(r"\w+")
 
 
 def toxic_labels(label_names: Iterable[str], about: str) -> frozenset[str | None]:
-    """The labels whose texts are masked.
+    """Names of the labels whose texts are masked; empty if nothing is.
 
-    Args:
-        label_names (`Iterable[str]`): Names of all labels.
-        about (`str`): Names of dataset and host. They decide if the labels have only numbers: then all are masked.
-
-    Returns:
-        `frozenset[str | None]`: Names of labels; empty if nothing is masked.
+    If labels have only numbers, `about` (names of dataset and host) decides: then all are masked.
     """
     names = list(label_names)
     named = [name for name in names if not _UNNAMED.match(name)]
@@ -39,12 +34,7 @@ def toxic_labels(label_names: Iterable[str], about: str) -> frozenset[str | None
 
 @dataclass(frozen=True)
 class ToxicMask:
-    """Masks words: only their first letters stay, and the length of every string.
-
-    Attributes:
-        labels (`frozenset[str | None]`): Names of the toxic labels.
-        shown_words (`frozenset[str]`): Lower-case words of the texts that are not masked.
-    """
+    """Masks words but the lower-case `shown_words`: only first letters stay, and the length of every string."""
 
     labels: frozenset[str | None]
     shown_words: frozenset[str] = frozenset()

@@ -12,13 +12,7 @@ from ..rendering.pages import visible
 
 
 class TokenIndex:
-    """Indices of the N tokens and M texts of a [`ConceptTable`][clvq_hf.ConceptTable], as arrays.
-
-    Args:
-        tokens (`datasets.Dataset`): One row per token, in the order of the texts.
-        texts (`datasets.Dataset`): One row per text.
-        codebook_size (`int`): K.
-    """
+    """Indices of N tokens, in the order of their M texts, of a [`ConceptTable`][clvq_hf.ConceptTable], as arrays."""
 
     def __init__(self, tokens: Dataset, texts: Dataset, codebook_size: int) -> None:
         self.tokens = tokens

@@ -53,14 +53,7 @@ class AnswerCache:
         os.close(self._descriptor)
 
     def get(self, judge: Judge, messages: Sequence[Message], max_tokens: int, attempt: int) -> Reply | None:
-        """Look up the answer to exactly this question.
-
-        Args:
-            judge ([`Judge`][clvq_hf.judging.language_models.Judge]): Who was asked.
-            messages (`Sequence[dict[str, str]]`): The chat.
-            max_tokens (`int`): Maximum number of tokens of the answer.
-            attempt (`int`): How often the question was asked before.
-        """
+        """Look up the answer to exactly this question, asked `attempt` times before."""
         return self._replies.get(_key(judge, messages, max_tokens, attempt))
 
     def put(self, judge: Judge, messages: Sequence[Message], max_tokens: int, attempt: int, reply: Reply) -> None:

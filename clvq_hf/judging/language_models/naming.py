@@ -53,12 +53,7 @@ class NamingSettings:
 class Evidence:
     """Words and sentences of a concept, in two parts that share no text.
 
-    Attributes:
-        code (`int`): The concept.
-        words (`list[str]`): Its most frequent words, without those of the held-out texts.
-        sentences (`list[str]`): Sentences with its words marked.
-        held_out (`list[str]`): Sentences with and without it, shuffled, nothing marked; empty if it occurs in one text.
-        belongs (`list[bool]`): Which of these have it.
+    `held_out` are sentences with and without it, shuffled, nothing marked; `belongs` says which of them have it.
     """
 
     code: int
@@ -181,14 +176,9 @@ def gather_evidence(table: ConceptTable, code: int, settings: NamingSettings) ->
 
 
 def balanced_accuracy(chosen: Sequence[int] | None, belongs: Sequence[bool]) -> float | None:
-    """Mean of the share of sentences with the concept that were picked and of those without that were not.
+    """Mean share of sentences with the concept that were picked, by number from 1, and of those without that were not.
 
-    Args:
-        chosen (`Sequence[int]`, *optional*): The numbers that were picked, from 1.
-        belongs (`Sequence[bool]`): Which sentences have the concept.
-
-    Returns:
-        `float` or `None`: 0.5 by chance; `None` without a choice, or if all or none of the sentences belong.
+    `None` without a choice, or if all or none of the sentences belong; 0.5 by chance.
     """
     truth = np.asarray(belongs, dtype=bool)
     if chosen is None or truth.all() or not truth.any():

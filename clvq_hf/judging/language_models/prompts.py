@@ -52,25 +52,13 @@ EXHIBIT_DESCRIPTIONS = {
 
 
 def rating_prompt(item: Item, shown: Exhibit, classes: Sequence[str]) -> list[Message]:
-    """Ask for a rating of a concept for a text.
-
-    Args:
-        item ([`Item`][clvq_hf.judging.exhibits.Item]): The text.
-        shown ([`Exhibit`][clvq_hf.judging.exhibits.Exhibit]): The concept; nothing reveals its method.
-        classes (`Sequence[str]`): All classes of the classifier.
-    """
+    """Ask for a rating of a concept for a text; nothing reveals the method. `classes` are all of the classifier."""
     material = {"text": item.text, "classes": list(classes), "class": item.prediction, "concept": _lines(shown)}
     return _chat(RATE.format(shown=EXHIBIT_DESCRIPTIONS[shown.kind], material=_json(material)))
 
 
 def ranking_prompt(item: Item, shown: Mapping[str, Exhibit], classes: Sequence[str]) -> list[Message]:
-    """Ask for a ranking of concepts for a text.
-
-    Args:
-        item ([`Item`][clvq_hf.judging.exhibits.Item]): The text.
-        shown (`Mapping[str, Exhibit]`): Concepts by letter, in the order in which they are shown.
-        classes (`Sequence[str]`): All classes of the classifier.
-    """
+    """Ask for a ranking of concepts, by letter and in the order in which they are shown."""
     letters = list(shown)
     material = {
         "text": item.text,

@@ -27,13 +27,7 @@ MAX_DRAWS = 20
 
 @dataclass(frozen=True)
 class Trial:
-    """A text with what every arm shows for it.
-
-    Attributes:
-        item ([`Item`][clvq_hf.judging.exhibits.Item]): The text.
-        kind (`str`): `"words"` or `"sentences"`.
-        exhibits (`dict[str, Exhibit]`): Exhibits by arm, in the order in which they are shown.
-    """
+    """A text with the exhibits of every arm, in the order in which they are shown."""
 
     item: Item
     kind: Kind
@@ -47,15 +41,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Task:
-    """A question with what its answer is about.
+    """A question with what its answer is about; without a question the answer follows from what is empty.
 
-    Attributes:
-        judge (`str`): Name of the judge.
-        trial ([`Trial`][clvq_hf.judging.language_models.protocol.Trial]): The text.
-        what (`str`): `"rating"` or `"ranking"`.
-        arms (`tuple[str, …]`): The rated arm, or the ranked ones in the order in which they are shown.
-        backwards (`bool`): Whether this is the reversed order.
-        question (`Question` or `None`): `None` if the answer follows from what is empty.
+    `arms` is the rated arm, or the ranked ones in the order in which they are shown.
     """
 
     judge: str
@@ -71,12 +59,6 @@ def make_trials(tables: Mapping[str, ConceptTable], items: Sequence[Item], kind:
 
     The controls are the salient word by itself, and a random active code. Methods take turns in providing the latter,
     so that it disadvantages no method.
-
-    Args:
-        tables (`Mapping[str, ConceptTable]`): Tables by method.
-        items (`Sequence[Item]`): The texts.
-        kind (`str`): How concepts are shown.
-        seed (`int`): Random seed of orders and random codes.
 
     Raises:
         ValueError: If a method is named like a control, or there are too many.
@@ -109,18 +91,10 @@ def make_trials(tables: Mapping[str, ConceptTable], items: Sequence[Item], kind:
 
 
 def latin_orders(number: int, arms: int, generator: np.random.Generator) -> list[list[int]]:
-    """Draw orders in which every arm is equally often in every place and equally often after every other one.
+    """Orders of the arms in which each is equally often in every place, and equally often after every other one.
 
-    Args:
-        number (`int`): Number of orders.
-        arms (`int`): Number of arms A.
-        generator (`np.random.Generator`): Source of randomness.
-
-    Returns:
-        `list[list[int]]`: Permutations of `0 … A-1`. Each block of A is a Latin square.
-
-    Source: Williams (1949), Experimental designs balanced for the estimation of residual effects of treatments. For odd
-    A this needs the reversed orders as well, which are also asked.
+    Each block of as many orders is a Latin square. Source: Williams (1949), Experimental designs balanced for the
+    estimation of residual effects of treatments. An odd number needs the reversed orders as well, which are also asked.
     """
     # 0, 1, A-1, 2, A-2, …: all differences between neighbours are different.
     zigzag = [0, *((step + 1) // 2 if step % 2 else arms - step // 2 for step in range(1, arms))]
@@ -138,12 +112,6 @@ def make_tasks(
     """Make all questions for the judges: a rating of every arm, and two rankings, one in reversed order.
 
     They are in the order of the texts, so that a run that stops early has finished whole texts.
-
-    Args:
-        judges (`Sequence[Judge]`): The judges.
-        trials (`Sequence[Trial]`): The texts with their exhibits.
-        classes (`Sequence[str]`): Names of all labels that the host chooses from.
-        max_tokens (`int`): Maximum number of tokens of an answer.
     """
     tasks = []
     for trial in trials:

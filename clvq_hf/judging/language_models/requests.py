@@ -37,15 +37,7 @@ REMINDER = "That was not what I asked for. Answer with the JSON object alone, in
 
 @dataclass(frozen=True)
 class Question:
-    """A question for a judge.
-
-    Attributes:
-        judge ([`Judge`][clvq_hf.judging.language_models.Judge]): Who is asked.
-        messages (`list[dict[str, str]]`): The chat.
-        parse (`Callable[[str], Any]`): Reads an answer; raises
-            [`MalformedAnswer`][clvq_hf.judging.language_models.parsing.MalformedAnswer].
-        max_tokens (`int`): Maximum number of tokens of the answer.
-    """
+    """A question for a judge; `parse` reads an answer, and raises a `MalformedAnswer`."""
 
     judge: Judge
     messages: list[Message]
@@ -60,14 +52,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a question.
-
-    Attributes:
-        value (`Any`): The parsed answer; `None` without a valid one.
-        malformed (`int`): Number of malformed answers.
-        error (`str` or `None`): Why there is no answer at all.
-        replies (`tuple[Reply, …]`): The answers.
-    """
+    """The parsed answer, `None` without a valid one, the number of malformed ones, or why there is none at all."""
 
     value: Any
     malformed: int
@@ -99,11 +84,7 @@ class LimitReached(OSError):
 
 
 class Budget:
-    """A limit for the number of requests, shared by threads.
-
-    Args:
-        limit (`int`, *optional*): Maximum number of requests; unlimited if not given.
-    """
+    """A limit for the number of requests, shared by threads."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
@@ -150,13 +131,6 @@ def ask_all(
     description: str = "Judging",
 ) -> list[Outcome]:
     """Ask everything that is not answered yet, several questions per judge at a time.
-
-    Args:
-        questions (`Sequence[Question]`): In any order, for any judges. Equal ones are asked once.
-        cache ([`AnswerCache`][clvq_hf.judging.language_models.AnswerCache]): Answers are read from it and added to it.
-        budget (`Budget`): Limit of requests.
-        concurrency (`int`): Number of questions that a judge is asked at the same time, unless it allows fewer.
-        description (`str`): Title of the progress bar.
 
     Returns:
         `list[Outcome]`: In the order of the questions.

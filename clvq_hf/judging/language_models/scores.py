@@ -90,10 +90,6 @@ def collect_judgements(rows: Sequence[Row], kind: str, methods: Sequence[str]) -
 def score_judgements(judgements: Judgements, seed: int = 0) -> dict[str, Any]:
     """Compute everything that is reported about one kind of exhibit.
 
-    Args:
-        judgements ([`Judgements`][clvq_hf.judging.language_models.scores.Judgements]): The judgements.
-        seed (`int`): Random seed of the bootstrap, and of ties where judges are compared.
-
     Returns:
         `dict`: `arms`, `pairs`, `judges`, `positions`, `agreement`, ready for JSON; figures that cannot be computed
             are `None`. Means are over the judges of a text first, then over texts; intervals are 95 % bootstrap
@@ -109,30 +105,16 @@ def score_judgements(judgements: Judgements, seed: int = 0) -> dict[str, Any]:
 
 
 def bootstrap_mean(values: np.ndarray, seed: int) -> dict[str, Any]:
-    """Mean over texts and its 95 % bootstrap interval.
-
-    Args:
-        values (`np.ndarray` of shape `(T,)`): NaN for texts without a value.
-        seed (`int`): Random seed of the resamples.
-
-    Returns:
-        `dict`: `mean`, `low`, `high` (`None` without a text) and `num_texts`.
-    """
+    """`mean`, `low`, `high` (95 % bootstrap interval) and `num_texts` of `(T,)` values, NaN for texts without one."""
     values = values[~np.isnan(values)]
     return _bootstrap(lambda rows: values[rows].mean(-1), len(values), seed) if len(values) else NO_FIGURE
 
 
 def bootstrap_rating(ratings: np.ndarray, shown: np.ndarray, seed: int) -> dict[str, Any]:
-    """Mean rating over texts, 1 where nothing was shown, and its 95 % bootstrap interval.
+    """Mean rating `(T,)` over texts, 1 where nothing was shown, and its 95 % bootstrap interval.
 
-    Args:
-        ratings (`np.ndarray` of shape `(T,)`): NaN without a valid answer.
-        shown (`np.ndarray` of shape `(T,)`): Whether there was something to show.
-        seed (`int`): Random seed of the resamples.
-
-    Returns:
-        `dict`: `mean`, `low`, `high` (`None` without any answer) and `num_texts`. Shown exhibits are weighted by their
-            share of all texts, answered or not; otherwise malformed answers would pull the mean towards 1.
+    Shown exhibits are weighted by their share of all texts, answered (not NaN) or not; otherwise malformed answers
+    would pull the mean towards 1.
     """
     known = ~np.isnan(ratings)
     if not known.any():

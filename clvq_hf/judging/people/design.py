@@ -45,18 +45,10 @@ def items_needed(p1: float, p0: float, power: float = 0.8, alpha: float = 0.05) 
 
 
 def group_of(annotator: int, num_groups: int, raters: int) -> int:
-    """The group of an annotator: numbers 1 to `raters` form the first group, the next as many the second, and so on.
+    """The group of an annotator, from 0: numbers 1 to `raters` form the first group, the next as many the second.
 
     After the last group the first one follows again. Members of a group see the same texts under the same conditions;
     agreement is computed from them.
-
-    Args:
-        annotator (`int`): Number of the annotator, from 1.
-        num_groups (`int`): Number of groups G.
-        raters (`int`): Number of annotators per group.
-
-    Returns:
-        `int`: From 0 to G - 1.
     """
     return (annotator - 1) // raters % num_groups
 
