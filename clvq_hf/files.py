@@ -43,7 +43,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} is damaged: it contains no JSON object.")

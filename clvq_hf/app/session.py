@@ -149,9 +149,6 @@ class Explorer:
     def read(self, text: str) -> Reading:
         """The concepts of a text, and what the host predicts.
 
-        Args:
-            text (`str`): The text.
-
         Raises:
             ValueError: If it is empty.
         """

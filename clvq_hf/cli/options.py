@@ -1,6 +1,7 @@
 """What several commands share: options, the texts they select, and how errors are shown."""
 
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,18 +90,13 @@ def make_confirmation(yes: bool, console: "Console") -> "Callable[[list[Estimate
     """A function that shows an estimate of the requests, and asks unless there is nothing to send."""
     import sys
 
-    from rich.markup import escape
-    from rich.table import Table
+    from ..rendering.text_tables import ReportTable, print_tables
 
     def confirm(estimates: "list[Estimate]") -> None:
         new_requests = sum(estimate.requests for estimate in estimates)
-        grid = Table(title="Estimate", title_justify="left")
-        for column in ("judge", "questions", "new requests", "input tokens, about", "output tokens, at most"):
-            grid.add_column(column, justify="left" if column == "judge" else "right")
-        for estimate in estimates:
-            counts = (estimate.questions, estimate.requests, estimate.input_tokens, estimate.output_tokens)
-            grid.add_row(escape(estimate.judge), *(f"{count:,}" for count in counts))
-        console.print(grid)
+        header = ["judge", "questions", "new requests", "input tokens, about", "output tokens, at most"]
+        rows = [[judge, *(f"{count:,}" for count in counts)] for judge, *counts in map(astuple, estimates)]
+        print_tables([ReportTable("Estimate", header, rows)], console)
         if not new_requests or yes:
             return
         if not sys.stdin.isatty():

@@ -135,13 +135,9 @@ def bradley_terry(wins: np.ndarray) -> np.ndarray:
 def chance_agreement(num_judges: int, num_methods: int) -> dict[str, float]:
     """What agreement judges would show who rank at random.
 
-    Args:
-        num_judges (`int`): J.
-        num_methods (`int`): M.
-
     Returns:
         `dict`: `unanimous_first` and `majority_first`, the share of items on which all judges, or more than half, put
-            the same method first; `kendall_w`, its mean, `1/J`; `krippendorff_alpha`, 0.
+            the same method first; `kendall_w`, its mean, `1 / num_judges`; `krippendorff_alpha`, 0.
     """
     first = 1 / num_methods
     majority = sum(

@@ -73,7 +73,7 @@ def write_report(
     mask = mask_of(table) if mask_toxic else None
     if mask is not None:
         mask_contents(contents, mask)
-    write_whole(file, _fitting(contents, lambda some: _render(table, model, results, some, mask is not None)))
+    write_whole(file, _fitting(contents, lambda some: _render(table, results, some, mask is not None)))
 
 
 def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> str:
@@ -99,18 +99,23 @@ def pack_contents(contents: dict[str, Any]) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode("ascii")
 
 
-def _render(
-    table: ConceptTable,
-    model: ConceptModel | None,
-    results: dict[str, Any] | None,
-    contents: dict[str, Any],
-    is_masked: bool,
-) -> str:
+def _render(table: ConceptTable, results: dict[str, Any] | None, contents: dict[str, Any], is_masked: bool) -> str:
     script = "\n".join(read_asset(f"report/{name}.js") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render_page(
         "report/report.html",
-        **_overview(table, model, results, contents, is_masked),
+        title=f"Concepts of {public_name(table.metadata['host_name_or_path'])}",
+        facts=table.facts(),
+        label_names=table.label_names,
+        predicts_labels=table.predicts_labels,
+        num_words=NUM_WORDS,
+        num_colours=NUM_COLOURS,
+        plots=_plots(table, results, contents),
+        purest=_purest(table, contents),
+        min_tokens=MIN_TOKENS,
+        min_texts=MIN_PUREST_TEXTS,
+        is_masked=is_masked,
+        tables=[] if results is None else measures_of(results, is_masked),
         notes=_notes(table, contents),
         contents=pack_contents(contents),
         settings={"num_colours": NUM_COLOURS},
@@ -135,30 +140,6 @@ def _notes(table: ConceptTable, contents: dict[str, Any]) -> list[str]:
     if (shown := len(contents["concepts"])) < len(table.active_codes):
         notes.append(f"The {shown:,} most frequent of {len(table.active_codes):,} concepts are shown.")
     return notes
-
-
-def _overview(
-    table: ConceptTable,
-    model: ConceptModel | None,
-    results: dict[str, Any] | None,
-    contents: dict[str, Any],
-    is_masked: bool,
-) -> dict[str, Any]:
-    host = public_name(table.metadata["host_name_or_path"])
-    return {
-        "title": f"Concepts of {host}",
-        "facts": table.facts(),
-        "label_names": table.label_names,
-        "predicts_labels": table.predicts_labels,
-        "num_words": NUM_WORDS,
-        "num_colours": NUM_COLOURS,
-        "plots": _plots(table, results, contents),
-        "purest": _purest(table, contents),
-        "min_tokens": MIN_TOKENS,
-        "min_texts": MIN_PUREST_TEXTS,
-        "is_masked": is_masked,
-        "tables": [] if results is None else measures_of(results, is_masked),
-    }
 
 
 def _purest(table: ConceptTable, contents: dict[str, Any]) -> list[dict[str, Any]]:

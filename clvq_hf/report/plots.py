@@ -46,16 +46,7 @@ FAINTEST = 0.15
 
 @dataclass(frozen=True)
 class Dot:
-    """A concept in the map.
-
-    Attributes:
-        code (`int`): The concept.
-        x (`float`): From 0 to 1.
-        y (`float`): From 0 to 1.
-        tokens (`int`): How often it occurs.
-        shade ([`Shade`][clvq_hf.tables.shading.Shade]): Its colour.
-        label (`int` or `None`): The label that most of its tokens have.
-    """
+    """A concept in the map: its place from 0 to 1, number of tokens, colour, and the label that most of them have."""
 
     code: int
     x: float
@@ -66,11 +57,7 @@ class Dot:
 
 
 def plot_usage(table: ConceptTable) -> Figure:
-    """How many concepts have how many tokens (special ones left out): a histogram over powers of two.
-
-    Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): The concepts.
-    """
+    """How many concepts have how many tokens (special ones left out): a histogram over powers of two."""
     counts = np.bincount(table.column("code")[~table.column("special")], minlength=table.codebook_size)
     figure, axes = _figure()
     steps = np.arange(int(np.log2(counts.max())) + 2)
@@ -87,9 +74,6 @@ def plot_usage(table: ConceptTable) -> Figure:
 
 def plot_purity(results: dict[str, Any]) -> Figure:
     """Label purity on held-out halves of the texts with its controls, and 95 % intervals over texts.
-
-    Args:
-        results (`dict`): What `results.json` of an evaluation holds.
 
     Raises:
         ValueError: If it was not measured, for lack of labels.
@@ -108,9 +92,6 @@ def plot_purity(results: dict[str, Any]) -> Figure:
 
 def plot_routing(results: dict[str, Any]) -> Figure:
     """How far labels separate the concepts of a word, compared with chance.
-
-    Args:
-        results (`dict`): What `results.json` of an evaluation holds.
 
     Raises:
         ValueError: If it was not measured.
@@ -227,10 +208,7 @@ def draw_map(dots: Sequence[Dot], label_names: Sequence[str]) -> Figure:
 def to_svg(figure: Figure, description: str, identity: str) -> Markup:
     """A figure as SVG for a page that has base.css: its colours follow the theme, its text is text.
 
-    Args:
-        figure (`matplotlib.figure.Figure`): One of the above.
-        description (`str`): For those who cannot see it.
-        identity (`str`): `id` of the element.
+    `description` is for those who cannot see it, `identity` the `id` of the element.
     """
     file = io.StringIO()
     # The salt makes the same figure the same file.

@@ -18,10 +18,6 @@ NUM_EXAMPLES = 5
 def text_html(table: ConceptTable, text_id: int) -> str:
     """A text with every token in the colour of its concept, and the salient token outlined.
 
-    Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): The table.
-        text_id (`int`): The text.
-
     Returns:
         `str`: A `<div>` with its style, all text escaped. The colour is that of the concept's most frequent label, and
         stronger for purer concepts.
@@ -63,10 +59,6 @@ def text_html(table: ConceptTable, text_id: int) -> str:
 
 def concept_html(table: ConceptTable, code: int) -> str:
     """A concept: its frequency, labels and words, and sentences with these words marked.
-
-    Args:
-        table ([`ConceptTable`][clvq_hf.ConceptTable]): The table.
-        code (`int`): The concept.
 
     Returns:
         `str`: A `<div>` with its style, all text escaped.

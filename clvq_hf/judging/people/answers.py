@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .design import group_of
-from .key import KEY_FORMAT, SCORES_FORMAT, StudyKey, StudyQuestion, format_of, read_json
+from .key import KEY_FORMAT, SCORES_FORMAT, StudyKey, StudyQuestion, format_of, read_study_file
 
 ANSWERS_FORMAT = "clvq-hf study answers"
 # Thirty years.
@@ -98,7 +98,7 @@ def read_answers(files: Sequence[str | Path], key: StudyKey) -> list[AnswerFile]
 
 
 def _read_file(file: str | Path, key: StudyKey) -> AnswerFile:
-    content = read_json(file, ANSWERS_FORMAT, "an answer file, as the page of a study lets annotators download it")
+    content = read_study_file(file, ANSWERS_FORMAT, "an answer file, as annotators download it from a study's page")
     if content.get("study") != key.study:
         raise ValueError(f"{file} is from the study {content.get('study')!r}, but the key is for {key.study!r}.")
     annotator, rows = content.get("annotator"), content.get("answers")

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...files import write_whole
+from ...files import read_json, write_whole
 from ...version import __version__
 from ..exhibits import Kind
 
@@ -107,7 +107,7 @@ class StudyKey:
         Raises:
             ValueError: If the file does not exist, or is not a key.
         """
-        content = read_json(
+        content = read_study_file(
             file,
             KEY_FORMAT,
             "the key of a study, which `clvq-hf study build` writes beside its page; if it was one, delete it and "
@@ -122,22 +122,17 @@ class StudyKey:
             ) from error
 
 
-def read_json(file: str | Path, wanted: str, what: str) -> dict[str, Any]:
+def read_study_file(file: str | Path, wanted: str, what: str) -> dict[str, Any]:
     """Read a JSON file that names its format.
 
     Raises:
         ValueError: If it is missing, truncated, or has another format; the message names it.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}. It should be {what}.") from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: not UTF-8, not JSON, or a number of thousands of digits
-        raise ValueError(f"{file} is damaged, or not JSON ({error}). It should be {what}.") from error
-    if not isinstance(content, dict) or content.get("format") != wanted:
+        content = read_json(Path(file))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error} {file} should be {what}.") from error
+    if content.get("format") != wanted:
         raise ValueError(f"{file} is something else. It should be {what}.")
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
@@ -150,10 +145,9 @@ def read_json(file: str | Path, wanted: str, what: str) -> dict[str, Any]:
 def format_of(file: str | Path) -> str | None:
     """The format that a JSON file names; `None` if it names none or cannot be read."""
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(Path(file)).get("format")
+    except (OSError, ValueError):
         return None
-    return content.get("format") if isinstance(content, dict) else None
 
 
 __all__ = [
@@ -165,5 +159,5 @@ __all__ = [
     "StudyKey",
     "StudyQuestion",
     "format_of",
-    "read_json",
+    "read_study_file",
 ]

@@ -1,8 +1,9 @@
 """The scores of a study as tables: for Markdown files and for terminals."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from ...rendering.text_tables import ReportTable, number, percent
+from ...rendering.text_tables import NOTHING, ReportTable, number, percent
 from .scoring import ALL_KINDS
 
 METHODS_NOTE = (
@@ -27,31 +28,32 @@ def score_tables(scores: dict[str, Any]) -> list[ReportTable]:
 
 def _methods(scores: dict[str, Any]) -> ReportTable:
     baseline = max(scores["chance"], scores["majority"])
-    rows = []
-    for row in scores["methods"]:
+
+    def against_chance(row: Mapping[str, Any]) -> str:
         low, high = row["accuracy_low"], row["accuracy_high"]
-        against = "–" if low is None else "above" if low > baseline else "below" if high < scores["chance"] else "–"
-        agreement = f"{number(row['fleiss_kappa'])} ({row['fleiss_items']} × {row['fleiss_raters']})"
-        rows.append(
-            [
-                row["method"],
-                _kind(row["kind"]),
-                str(row["num_answers"]),
-                str(row["num_texts"]),
-                _interval(row["accuracy"], low, high),
-                against,
-                percent(row["accuracy_where_model_is_right"]),
-                percent(row["accuracy_where_model_is_wrong"]),
-                "–" if row["fleiss_kappa"] is None else agreement,
-                number(row["krippendorff_alpha"]),
-                number(row["median_seconds"], 1),
-                str(row["num_empty"]),
-            ]
-        )
-    header = [
-        *("method", "shown as", "answers", "texts", "accuracy [95 %]", "chance", "model right", "model wrong"),
-        *("κ (items × raters)", "α", "seconds", "nothing shown"),
-    ]
+        if low is None or low <= baseline:
+            return NOTHING if low is None or high >= scores["chance"] else "below"
+        return "above"
+
+    def kappa(row: Mapping[str, Any]) -> str | None:
+        if row["fleiss_kappa"] is None:
+            return None
+        return f"{number(row['fleiss_kappa'])} ({row['fleiss_items']} × {row['fleiss_raters']})"
+
+    columns = {
+        "method": "method",
+        "shown as": _kind,
+        "answers": "num_answers",
+        "texts": "num_texts",
+        "accuracy [95 %]": lambda row: _interval(row, "accuracy"),
+        "chance": against_chance,
+        "model right": lambda row: percent(row["accuracy_where_model_is_right"]),
+        "model wrong": lambda row: percent(row["accuracy_where_model_is_wrong"]),
+        "κ (items × raters)": kappa,
+        "α": lambda row: number(row["krippendorff_alpha"]),
+        "seconds": lambda row: number(row["median_seconds"], 1),
+        "nothing shown": "num_empty",
+    }
     note = METHODS_NOTE.format(
         bootstrap=scores["settings"]["num_bootstrap"],
         chance=percent(scores["chance"]),
@@ -60,65 +62,55 @@ def _methods(scores: dict[str, Any]) -> ReportTable:
     )
     if sum(row["counted"] for row in scores["annotators"]) < 2:
         note += " One annotator: the intervals do not include differences between people."
-    return ReportTable(
-        "Do people recover the model's prediction?",
-        header,
-        rows,
-        note,
-        optional=("texts", "model right", "model wrong", "nothing shown"),
+    optional = ("texts", "model right", "model wrong", "nothing shown")
+    return ReportTable.from_rows(
+        "Do people recover the model's prediction?", scores["methods"], columns, note, optional
     )
 
 
 def _comparisons(scores: dict[str, Any]) -> ReportTable:
-    rows = [
-        [
-            f"{row['first']} − {row['second']}",
-            _kind(row["kind"]),
-            _interval(row["difference"], row["difference_low"], row["difference_high"], signed=True),
-            "–" if row["difference"] is None else row["winner"] or "tie",
-        ]
-        for row in scores["comparisons"]
-    ]
-    return ReportTable(
-        "Methods compared", ["methods", "shown as", "accuracy, difference [95 %]", "winner"], rows, COMPARISONS_NOTE
-    )
+    columns = {
+        "methods": lambda row: f"{row['first']} − {row['second']}",
+        "shown as": _kind,
+        "accuracy, difference [95 %]": lambda row: _interval(row, "difference", "+"),
+        "winner": lambda row: None if row["difference"] is None else row["winner"] or "tie",
+    }
+    return ReportTable.from_rows("Methods compared", scores["comparisons"], columns, COMPARISONS_NOTE)
 
 
 def _annotators(scores: dict[str, Any]) -> ReportTable:
-    rows = []
-    for row in scores["annotators"]:
-        answered = row["checks_answered"]
-        state = [] if row["is_complete"] else ["unfinished"]
-        if not row["passed"]:
-            state.append("fails the checks" + (", counted anyway" if row["counted"] else ", not counted"))
-        rows.append(
-            [
-                str(row["annotator"]),
-                str(row["group"]),
-                f"{row['num_answers']} of {row['num_questions']}",
-                f"{answered - row['checks_missed']} of {answered}",
-                percent(row["accuracy"]),
-                number(row["median_seconds"], 1),
-                "; ".join(state) or "–",
-            ]
-        )
+    columns = {
+        "annotator": "annotator",
+        "group": "group",
+        "answers": lambda row: f"{row['num_answers']} of {row['num_questions']}",
+        "checks passed": lambda row: f"{row['checks_answered'] - row['checks_missed']} of {row['checks_answered']}",
+        "accuracy": lambda row: percent(row["accuracy"]),
+        "seconds": lambda row: number(row["median_seconds"], 1),
+        "remarks": _remarks,
+    }
     settings = scores["settings"]
     note = (
         f"Annotators who miss more than {settings['max_missed']} attention checks, or pass none, fail them and are "
         + ("counted anyway." if settings["include_failed"] else "not counted.")
     )
-    header = ["annotator", "group", "answers", "checks passed", "accuracy", "seconds", "remarks"]
-    return ReportTable("Annotators", header, rows, note)
+    return ReportTable.from_rows("Annotators", scores["annotators"], columns, note)
 
 
-def _kind(kind: str) -> str:
-    return "either" if kind == ALL_KINDS else kind
+def _remarks(row: Mapping[str, Any]) -> str:
+    remarks = [] if row["is_complete"] else ["unfinished"]
+    if not row["passed"]:
+        remarks.append("fails the checks" + (", counted anyway" if row["counted"] else ", not counted"))
+    return "; ".join(remarks) or NOTHING
 
 
-def _interval(value: float | None, low: float | None, high: float | None, signed: bool = False) -> str:
+def _kind(row: Mapping[str, Any]) -> str:
+    return "either" if row["kind"] == ALL_KINDS else row["kind"]
+
+
+def _interval(row: Mapping[str, Any], name: str, sign: str = "") -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if value is None or low is None:
         return percent(value)
-    sign = "+" if signed else ""
     return f"{100 * value:{sign}.1f} % [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 

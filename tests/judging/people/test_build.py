@@ -190,8 +190,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("", "not JSON.*delete it"),
-            ("[]", "something else"),
+            ("", "damaged.*delete it"),
+            ("[]", "no JSON object.*delete it"),
             ('{"format": "clvq-hf study answers", "format_version": 1}', "something else"),
             ('{"format": "clvq-hf study key", "format_version": 2, "clvq_version": "9"}', "9"),
             ('{"format": "clvq-hf study key", "format_version": 1}', "damaged"),
