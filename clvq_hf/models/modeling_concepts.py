@@ -111,7 +111,18 @@ class ConceptModel(BaseConceptModel):
         *,
         codebook_only: bool = False,
         max_shard_size: int | str = "50GB",
-        **options: Any,
+        concepts: "ConceptTable | None" = None,
+        concepts_repo: str | None = None,
+        evaluation: str | Path | None = None,
+        license: str | None = None,
+        mask_toxic: bool = True,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tags: Sequence[str] = (),
+        commit_message: str = "Upload concept model",
+        commit_description: str | None = None,
     ) -> CommitInfo:
         """Upload the model with its card, and what is known of its concepts, in one commit.
 
@@ -149,7 +160,22 @@ class ConceptModel(BaseConceptModel):
         model = self.codebook_only() if codebook_only else self
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
-            return publish(Path(folder), repo_id, **options)
+            return publish(
+                Path(folder),
+                repo_id,
+                concepts=concepts,
+                concepts_repo=concepts_repo,
+                evaluation=evaluation,
+                license=license,
+                mask_toxic=mask_toxic,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                tags=tags,
+                commit_message=commit_message,
+                commit_description=commit_description,
+            )
 
     def codebook_only(self) -> Self:
         """A copy without its decoder: it encodes, attaches and ablates alike, with the same fingerprint.
@@ -346,7 +372,15 @@ class ConceptModel(BaseConceptModel):
         host: Any,
         tokenizer: PreTrainedTokenizerBase,
         dataset: "Dataset",
-        **options: Any,
+        *,
+        split: str = "test",
+        dataset_name: str = "",
+        salience: "Dataset | None" = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        max_length: int | None = None,
+        batch_size: int = 32,
+        output_dir: str | Path | None = None,
     ) -> "ConceptTable":
         """The concept of every token of some texts, with labels and predictions: one pass over `host`.
 
@@ -379,7 +413,20 @@ class ConceptModel(BaseConceptModel):
         self.check_host(host)
         if not self.is_initialized:
             raise ValueError("The concepts of this model were never fitted to data; train it first.")
-        return build_table(self, host, tokenizer, dataset, **options)
+        return build_table(
+            self,
+            host,
+            tokenizer,
+            dataset,
+            split=split,
+            dataset_name=dataset_name,
+            salience=salience,
+            text_column=text_column,
+            label_column=label_column,
+            max_length=max_length,
+            batch_size=batch_size,
+            output_dir=output_dir,
+        )
 
     def ablate(
         self,

@@ -136,7 +136,10 @@ def load_dictionary(
     center_states: bool | None = None,
     subfolder: str = "",
     force_download: bool = False,
-    **options: Any,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> SparseDictionary:
     """Load a dictionary that was trained with SAELens or with EleutherAI's sparsify.
 
@@ -158,7 +161,10 @@ def load_dictionary(
             be given if the files say so.
         subfolder (`str`): Where in it. Of sparsify, the folder of the hookpoint (`"layers.5"`).
         force_download (`bool`): Whether to download again what the cache has.
-        **options: `revision`, `token`, `cache_dir` and `local_files_only`, as of [`Source`][clvq_hf.hub.Source].
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        token (`str` or `bool`, *optional*): The one you are logged in with if not given.
+        cache_dir (`str` or `Path`, *optional*): Instead of the usual cache.
+        local_files_only (`bool`): Whether only the cache is looked at.
 
     Returns:
         [`SparseDictionary`][clvq_hf.SparseDictionary]: In evaluation mode.
@@ -168,7 +174,15 @@ def load_dictionary(
         ValueError: If there is no such dictionary, its weights are pickled, incomplete or damaged, it has something
             that is not understood, reads another place than the residual stream, or does not fit `host`.
     """
-    source = Source(name_or_path, subfolder=subfolder, force_download=force_download, **options)
+    source = Source(
+        name_or_path,
+        subfolder=subfolder,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
     name = f"{source.name}/{subfolder}" if subfolder else source.name
     # The config alone at first: what is refused need not be downloaded.
     file = source.fetch(CONFIG_FILE) / CONFIG_FILE

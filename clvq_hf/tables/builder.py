@@ -102,14 +102,14 @@ def build_table(
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     *,
-    split: str = "test",
-    dataset_name: str = "",
-    salience: Dataset | None = None,
-    text_column: str = "text",
-    label_column: str = "label",
-    max_length: int | None = None,
-    batch_size: int = 32,
-    output_dir: str | Path | None = None,
+    split: str,
+    dataset_name: str,
+    salience: Dataset | None,
+    text_column: str,
+    label_column: str,
+    max_length: int | None,
+    batch_size: int,
+    output_dir: str | Path | None,
 ) -> ConceptTable:
     """See [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]."""
     check_texts(dataset, text_column)

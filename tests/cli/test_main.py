@@ -27,6 +27,7 @@ def test_every_command_has_an_example_in_its_help():
         assert f"clvq-hf {name} " in succeed(*name.split(), "--help"), name
 
 
+@pytest.mark.slow
 def test_starting_is_quiet_and_loads_nothing_that_is_slow():
     # Config and model are registered at once: otherwise AutoModel would not know "clvq".
     code = (

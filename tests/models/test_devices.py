@@ -166,12 +166,14 @@ def outcomes():
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_no_operation_mixes_devices(outcomes):
     failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
     assert set(failed) == {"planted mixture of devices"}, failed
     assert "device" in failed["planted mixture of devices"]
 
 
+@pytest.mark.slow
 def test_only_known_places_read_values_back(outcomes):
     copies = {name: set(outcome) for name, outcome in outcomes.items() if isinstance(outcome, list) and outcome}
     assert copies == EXPECTED

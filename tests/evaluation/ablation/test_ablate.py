@@ -358,6 +358,7 @@ class TestReferences:
         assert len(references.word_ids) == len(references.word_means) > 50
 
 
+@pytest.mark.slow
 class TestProbe:
     def test_conditions_and_folds(self, setting):
         outcome = ablate_texts(*setting, protocol="probe", num_draws=2)

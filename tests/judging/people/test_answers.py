@@ -48,7 +48,7 @@ def row(**change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda sheet: sheet.update(format="something"), "something else.*lets annotators download"),
+        (lambda sheet: sheet.update(format="something"), "something else.*annotators download it"),
         (lambda sheet: sheet.pop("format"), "something else"),
         (lambda sheet: sheet.update(format_version=2, clvq_version="9.9"), "Install.*9.9"),
         (lambda sheet: sheet.update(study="0000"), "is from the study '0000'"),
