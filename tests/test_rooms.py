@@ -175,3 +175,19 @@ def test_a_planted_violation_is_found(module, line, complaint):
 def test_the_package_opens_quickly():
     lines = (PACKAGE / "__init__.py").read_text(encoding="utf-8").splitlines()
     assert len(lines) < MAX_LINES_OF_INIT
+
+
+# Tests of a whole room: its commands, its metrics, its methods on a GPU, its page in a browser.
+WHOLE_ROOM = {"cli/test_main.py", "metrics/test_metrics.py", "models/test_devices.py", "report/test_browser.py"}
+
+
+def test_tests_mirror_the_package():
+    tests = Path(__file__).parent
+    for file in sorted(tests.rglob("test_*.py")):
+        place = file.relative_to(tests)
+        if place.parent == Path() or place.parts[0] == "helpers" or place.as_posix() in WHOLE_ROOM:
+            continue
+        # test_trainer_distributed.py tests trainer.py, as test_trainer.py does.
+        names = {tested.stem for tested in (PACKAGE / place.parent).rglob("*.py")} | {place.parent.name}
+        subject = place.stem.removeprefix("test_")
+        assert any(subject == name or subject.startswith(f"{name}_") for name in names), f"{place} tests no file"

@@ -4,10 +4,14 @@ The three ways share one signature and one seed, and run on one thread: with sev
 and so the codebook, would depend on the machine's cores and on the number of processes.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
+
+if TYPE_CHECKING:
+    from sklearn.cluster import MiniBatchKMeans
 
 
 def initial_codebook(
@@ -43,7 +47,9 @@ def initial_codebook(
     raise ValueError(f"Unknown method {method!r}; choose 'spherical-kmeans++', 'kmeans++' or 'random'.")
 
 
-def _cluster(sample: np.ndarray, codebook_size: int, seed: int) -> MiniBatchKMeans:
+def _cluster(sample: np.ndarray, codebook_size: int, seed: int) -> "MiniBatchKMeans":
+    from sklearn.cluster import MiniBatchKMeans  # at use: it takes longer to import than all of this package
+
     kmeans = MiniBatchKMeans(
         codebook_size, init="k-means++", n_init=1, batch_size=4096, max_iter=50, random_state=seed, compute_labels=True
     )

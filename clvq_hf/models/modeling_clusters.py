@@ -6,7 +6,6 @@ import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import AgglomerativeClustering
 from torch import nn
 from transformers import initialization as init
 
@@ -177,6 +176,8 @@ def find_centroids(
     if algorithm == "random_states":
         return initial_codebook(states, num_clusters, "random", seed)
     if algorithm == "agglomerative":
+        from sklearn.cluster import AgglomerativeClustering  # at use: it takes long to import
+
         groups = AgglomerativeClustering(n_clusters=num_clusters, linkage="ward").fit_predict(states.numpy())
         return _means(states, torch.from_numpy(groups), num_clusters)
     types, groups, counts = input_ids.unique(return_inverse=True, return_counts=True)

@@ -21,15 +21,17 @@ Example:
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from .markdown import escape_markdown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Where there is no figure.
 NOTHING = "–"
@@ -62,7 +64,7 @@ class ReportTable:
     def from_rows(
         cls,
         title: str,
-        rows: Iterable[Mapping[str, Any]] | pd.DataFrame,
+        rows: "Iterable[Mapping[str, Any]] | pd.DataFrame",
         columns: Mapping[str, Column] | Sequence[str] | None = None,
         note: str = "",
         optional: tuple[str, ...] = (),
@@ -82,7 +84,7 @@ class ReportTable:
             [`ReportTable`][clvq_hf.rendering.ReportTable]: Values that are not strings are formatted by
             [`cell`][clvq_hf.rendering.text_tables.cell]. A missing key is an empty value.
         """
-        if isinstance(rows, pd.DataFrame):
+        if hasattr(rows, "to_dict"):  # a data frame, without an import of pandas
             columns = list(rows.columns) if columns is None else columns
             rows = rows.to_dict("records")
         records = list(rows)

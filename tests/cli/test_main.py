@@ -33,7 +33,7 @@ def test_starting_is_quiet_and_loads_nothing_that_is_slow():
     code = (
         "import sys; from transformers import AutoConfig; import clvq_hf; AutoConfig.for_model('clvq');"
         "from clvq_hf.cli import app;"
-        "slow = ('clvq_hf.training.trainer', 'datasets', 'evaluate', 'gradio', 'matplotlib');"
+        "slow = ('clvq_hf.training.trainer', 'datasets', 'evaluate', 'gradio', 'matplotlib', 'pandas', 'sklearn');"
         "print([name for name in slow if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
