@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PrinterCallback
 
 from ..data.activation_cache import ActivationCache
 from ..models import ConceptModel, load_dictionary
-from ..models.registry import method_class, method_classes
+from ..models.registry import method_classes
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
 
@@ -26,7 +26,7 @@ class Method:
 
     Attributes:
         title (`str`): Name for tables and figures.
-        family (`str`): The `model_type` of a registered method; `"dictionary"` or `"saved"` for one that is loaded.
+        family (`str`): The `family` of a registered method; `"dictionary"` or `"saved"` for one that is loaded.
         config (`Mapping[str, Any]`): Fields of the model's config; of a loaded one its `path`, and arguments of
             [`load_dictionary`][clvq_hf.models.load_dictionary] or `from_pretrained`.
         training (`Mapping[str, Any]`): Fields of
@@ -65,13 +65,22 @@ _OWN: dict[str, Method] = {
 }
 
 
+def _family(model_class: type[ConceptModel]) -> str:
+    config_class = model_class.config_class
+    return config_class.family or config_class.model_type
+
+
 def known_methods() -> dict[str, Method]:
     """Return every method that a grid can name: presets of all registered methods, loaded models, and controls."""
     presets = {
-        name: Method(family=model_class.config_class.model_type, **vars(preset))
+        name: Method(family=_family(model_class), **vars(preset))
         for model_class in method_classes()
         for name, preset in model_class.config_class.presets.items()
     }
+    if taken := sorted(set(presets) & set(_OWN)):
+        raise ValueError(
+            f"A registered method has the preset {taken[0]!r}, a name of the comparison's own; rename it."
+        )
     controls = {name: method for name, method in presets.items() if method.control}
     methods = {name: method for name, method in presets.items() if not method.control}
     return {**methods, **_OWN, **controls}
@@ -94,7 +103,7 @@ def check_fields(name: str, method: Method) -> None:
         if "path" not in method.config:
             raise ValueError(f"The method {name} is loaded: say from where with config: {{path: …}}.")
         return
-    model_class = method_class(method.family)
+    model_class = next(each for each in method_classes() if _family(each) == method.family)
     config = model_class.config_class
     known = {
         "config": {each.name for each in dataclasses.fields(config)},
@@ -133,7 +142,7 @@ def make_model(
                 f"{upper_layer}. Name it for a host with its layers."
             )
         return model.eval()
-    model_class = method_class(method.family)
+    model_class = next(each for each in method_classes() if _family(each) == method.family)
     return model_class(model_class.config_class.from_host(host, lower_layer, upper_layer, stack, **method.config))
 
 

@@ -48,6 +48,11 @@ class ProgressView:
         self._started[name] = time.monotonic()
         self._show()
 
+    def put_aside(self, name: str) -> None:
+        """A task has stopped, and will begin again later."""
+        self._started.pop(name)
+        self._show()
+
     def end(self, name: str, note: str = "") -> None:
         """A task has ended; `note` says how if not well."""
         seconds = time.monotonic() - self._started.pop(name)

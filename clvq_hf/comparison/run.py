@@ -5,11 +5,11 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -126,6 +126,9 @@ class _Run:
         self.hosts = [key for key in needed if open_host(grid, *key, output_dir) is None]
         self.unprepared = set(self.hosts)
         self.failures: dict[str, str] = {}
+        # Tasks whose process died beside others: they are tried once more alone, with all the memory that there is.
+        self.put_aside: list[Task] = []
+        self.tried_again: list[Task] = []
         kinds = {_name(key): "host" for key in self.hosts} | {cell.name: cell.method for cell in self.cells}
         self.view = ProgressView(kinds, len(cells) - len(self.cells), processes, console)
 
@@ -133,11 +136,12 @@ class _Run:
         context = get_context("spawn")  # not forks, which would inherit threads that they cannot have
         # Workers end when it is closed: with this run, or with this process, however that ends.
         lifeline, end = context.Pipe(duplex=False)
-        setup = (int(os.environ["OMP_NUM_THREADS"]), self.grid.imports, lifeline)
+        setup = (int(os.environ["OMP_NUM_THREADS"]), lifeline)
 
         def start_worker() -> ProcessPoolExecutor:
             return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=setup)
 
+        others = active_children()
         # A pool per worker, not one of several: a process that dies breaks its whole pool.
         idle = [start_worker() for _ in range(self.processes)]
         running: dict[Future, tuple[Task, ProcessPoolExecutor]] = {}
@@ -158,7 +162,11 @@ class _Run:
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         task, worker = running.pop(future)
                         has_died = isinstance(future.exception(), BrokenProcessPool)
-                        self._finish(task, _DIED if has_died else future.result())
+                        if has_died and running and task not in self.tried_again:
+                            self.put_aside.append(task)
+                            self.view.put_aside(_name(task))
+                        else:
+                            self._finish(task, _DIED if has_died else future.result())
                         idle.append(start_worker() if has_died else worker)
         finally:
             # Also when the user interrupts it: cells that are half done are worth nothing.
@@ -166,19 +174,29 @@ class _Run:
             lifeline.close()
             for worker in [*idle, *(worker for _, worker in running.values())]:
                 worker.shutdown(wait=False, cancel_futures=True)
+            # A worker in a call that keeps the interpreter's lock does not notice the end of the pipe.
+            for process in set(active_children()) - set(others):
+                process.terminate()
 
     def _host_of(self, cell: Cell) -> HostKey:
         return cell.host, cell.dataset, self.grid.methods[cell.method].host
 
     def _next(self, running: list[Task]) -> Task | None:
-        """The next task that can start: a cell whose host is ready and whose first seed is done, else a host."""
-        waiting = {cell.name for cell in [*self.cells, *running] if isinstance(cell, Cell)}
+        """The next task that can start: a cell whose host and first seed are done, a host, or one to try again."""
+        if self.tried_again and self.tried_again[-1] in running:
+            return None
+        waiting = {cell.name for cell in [*self.cells, *running, *self.put_aside] if isinstance(cell, Cell)}
         for cell in self.cells:
             first = Cell(cell.host, cell.dataset, cell.method, self.grid.seeds[0])
             if self._host_of(cell) not in self.unprepared and (first == cell or first.name not in waiting):
                 self.cells.remove(cell)
                 return cell
-        return self.hosts.pop(0) if self.hosts else None
+        if self.hosts:
+            return self.hosts.pop(0)
+        if running or not self.put_aside:
+            return None
+        self.tried_again.append(self.put_aside.pop(0))
+        return self.tried_again[-1]
 
     def _finish(self, task: Task, failure: Failure | None) -> None:
         """Note how a task ended: a host that failed takes its cells along."""
@@ -211,8 +229,8 @@ def _name(task: Task) -> str:
     return task.name if isinstance(task, Cell) else "_".join(task)
 
 
-def _begin(threads: int, imports: Sequence[str], lifeline: Connection) -> None:
-    """Set up a process: its share of the cores, methods from outside, no bars, and an end when the run ends."""
+def _begin(threads: int, lifeline: Connection) -> None:
+    """Set up a process: its share of the cores, no bars, and an end when the run ends."""
     import datasets
     import transformers
 
@@ -229,12 +247,12 @@ def _begin(threads: int, imports: Sequence[str], lifeline: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    import_methods(imports)
 
 
 def _work(grid: Grid, task: Task, output_dir: Path) -> Failure | None:
     """Run a task; reason and whole story if it failed."""
     try:
+        import_methods(grid.imports)
         if isinstance(task, Cell):
             run_cell(grid, task, output_dir)
         else:

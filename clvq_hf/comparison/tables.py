@@ -476,7 +476,12 @@ def _controls_table(summary: Summary) -> ReportTable:
     titles = {OURS: "CLVQ-VAE, for comparison", **controls}
     controlled = {record["setting"] for record in summary.first_records(controls)}
     records = [
-        {**record, "title": titles[record["cell.method"]]}
+        {
+            **record,
+            "title": titles[record["cell.method"]],
+            # Of one direction, whatever the sweep begins with.
+            **{f"one.{name}": value for name, value in (swept(record["source"], 1) or {}).items()},
+        }
         for record in summary.first_records(titles)
         if record["setting"] in controlled
     ]
@@ -486,7 +491,7 @@ def _controls_table(summary: Summary) -> ReportTable:
         "purity (permuted)": f"{{{PURITY}:.3f}} ({{table.label_purity.null_purity:.3f}})",
         "lexical gain": "{table.label_purity.lexical_gain:[]}",
         "excess routing": "{table.routing_divergence.excess_jsd:[]}",
-        "token specificity": "{sweep.token_specificity_matched:[]}",
+        "token specificity": "{one.token_specificity_matched:[]}",
     }
     note = (
         "A re-initialised host must fall to the baseline of the words (lexical gain 0), permuted labels to that of "

@@ -75,7 +75,9 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         if self.how not in HOW:
             raise ValueError(f"how must be one of {HOW}, got {self.how!r}.")
-        check_conditions(self.conditions)
+        # The probe has conditions of its own; the others are compared with the salient concept.
+        in_model = set(self.protocols) - {"probe"}
+        check_conditions(self.conditions if in_model else {*self.conditions, "salient"})
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ValueError(f"There is no protocol {unknown[0]!r}; there are {', '.join(PROTOCOLS)}.")
 

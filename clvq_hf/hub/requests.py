@@ -92,6 +92,8 @@ def _readable(error: Exception, repo_id: str, writing: bool) -> HubError:
         file = getattr(cause, "filename", None)
         where = f" for {file}" if file else ""
         return HubError(f"No space is left on the disk{where}. Free some, or choose another folder with cache_dir=….")
+    if writing and isinstance(cause, OfflineModeIsEnabled):
+        return HubError(f"{repo_id} cannot be written to offline. Unset HF_HUB_OFFLINE.")
     if isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return HubError(
             f"{repo_id} is not in the cache, and the Hub may not be asked. Load it once without local_files_only and "

@@ -30,10 +30,11 @@ class ClusterConfig(ConceptConfig):
 
     source = f"It is one of the methods that {PAPER} compares CLVQ-VAE with."
     hub_tag = "clustering"
+    family = "clusters"
     card_settings = ("algorithm", "codebook_size")
     identity = (*ConceptConfig.identity, "algorithm")
     presets: ClassVar[Mapping[str, Preset]] = {
-        "kmeans": Preset("K-means"),
+        "kmeans": Preset("K-means", config={"algorithm": "kmeans"}),
         "agglomerative": Preset(
             "agglomerative",
             config={"algorithm": "agglomerative"},

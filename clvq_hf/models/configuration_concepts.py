@@ -109,6 +109,8 @@ class ConceptConfig(PreTrainedConfig):
     identity: ClassVar[tuple[str, ...]] = (
         *("hidden_size", "target_hidden_size", "codebook_size", "lower_layer", "upper_layer", "stack"),
     )
+    # What the method is called in the records of a comparison; the `model_type` if it has no other name there.
+    family: ClassVar[str | None] = None
     # Settings that `clvq-hf compare` offers, by name.
     presets: ClassVar[Mapping[str, Preset]] = {}
 

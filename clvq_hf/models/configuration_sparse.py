@@ -41,6 +41,7 @@ class SparseConfig(ConceptConfig):
     revive_after: int | None = None
     has_skip: bool = False
 
+    family = "sparse"
     source = f"It is one of the methods that {PAPER} compares CLVQ-VAE with."
     card_settings = (*("activation", "num_active", "sparsity_cost", "scale_states", "codebook_size", "revive_after"),)
     identity = (*ConceptConfig.identity, "activation", "num_active", "scale_states", "has_skip")

@@ -27,12 +27,17 @@ def register_method(model_class: Any) -> Any:
     if not model_type:
         raise ValueError(f"{model_class.__name__} needs a config_class with a model_type.")
     known = _METHODS.get(model_type)
-    if known is not None and known.__qualname__ != model_class.__qualname__:
+    if known is not None and _path_of(known) != _path_of(model_class):
         raise ValueError(f"The model_type {model_type!r} belongs to {known.__name__} already; choose another.")
     AutoConfig.register(model_type, config_class, exist_ok=True)
     AutoModel.register(config_class, model_class, exist_ok=True)
     _METHODS[model_type] = model_class
     return model_class
+
+
+def _path_of(model_class: Any) -> tuple[str, str]:
+    # A cell of a notebook that runs again defines another class of the same path.
+    return model_class.__module__, model_class.__qualname__
 
 
 def method_class(model_type: Any) -> Any:

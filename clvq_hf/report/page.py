@@ -73,7 +73,8 @@ def write_report(
     mask = mask_of(table) if mask_toxic else None
     if mask is not None:
         mask_contents(contents, mask)
-    write_whole(file, _fitting(contents, lambda some: _render(table, results, some, mask is not None)))
+    facts = table.facts(None if model is None else model.config.title)
+    write_whole(file, _fitting(contents, lambda some: _render(table, facts, results, some, mask is not None)))
 
 
 def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> str:
@@ -99,13 +100,19 @@ def pack_contents(contents: dict[str, Any]) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode("ascii")
 
 
-def _render(table: ConceptTable, results: dict[str, Any] | None, contents: dict[str, Any], is_masked: bool) -> str:
+def _render(
+    table: ConceptTable,
+    facts: list[tuple[str, str]],
+    results: dict[str, Any] | None,
+    contents: dict[str, Any],
+    is_masked: bool,
+) -> str:
     script = "\n".join(read_asset(f"report/{name}.js") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render_page(
         "report/report.html",
         title=f"Concepts of {public_name(table.metadata['host_name_or_path'])}",
-        facts=table.facts(),
+        facts=facts,
         label_names=table.label_names,
         predicts_labels=table.predicts_labels,
         num_words=NUM_WORDS,

@@ -233,8 +233,12 @@ class ConceptTable:
         ]
         return render_summary("ConceptTable", self.facts(), rows)
 
-    def facts(self) -> list[tuple[str, str]]:
-        """Name and value of each fact about the table: host, layers, method, texts, concepts, labels, salience."""
+    def facts(self, method: str | None = None) -> list[tuple[str, str]]:
+        """Name and value of each fact about the table: host, layers, method, texts, concepts, labels, salience.
+
+        Args:
+            method (`str`, *optional*): What the method is called; tables of earlier versions know only its type.
+        """
         metadata, texts = self.metadata, self.texts
         labels, predictions = self._index.labels, np.asarray(texts["prediction"][:])
         comparable = (labels >= 0) & (predictions >= 0) & self.predicts_labels
@@ -245,7 +249,7 @@ class ConceptTable:
         facts = [
             ("Host", public_name(metadata["host_name_or_path"]) or "not recorded"),
             ("Layers", f"{metadata['lower_layer']} → {metadata['upper_layer']}{stack}"),
-            ("Method", metadata.get("method") or metadata["model_type"]),
+            ("Method", method or metadata.get("method") or metadata["model_type"]),
             ("Texts", f"{len(texts):,} of {datasets} ({', '.join(dict.fromkeys(texts['split'][:]))})"),
             ("Tokens", f"{len(self):,}"),
             ("Concepts in use", f"{len(self.active_codes):,} of {self.codebook_size:,}"),

@@ -25,6 +25,13 @@ class TestModels:
         assert type(model) is kind and not model.is_initialized
         assert (model.config.lower_layer, model.config.upper_layer) == layers
 
+    def test_records_of_earlier_runs_stay_valid(self):
+        # `family` and `config` are in the digest by which a cell that has run is known again.
+        recorded = {name: (method.family, dict(method.config)) for name, method in known_methods().items()}
+        assert recorded["kmeans"] == ("clusters", {"algorithm": "kmeans"})
+        assert recorded["random-states"] == ("clusters", {"algorithm": "random_states"})
+        assert recorded["sae"] == ("sparse", {}) and recorded["clvq"] == ("clvq", {})
+
     def test_the_paper_leaves_the_memory_open(self, host):
         assert make_model(known_methods()["clvq-paper"], host, 1, 3, None).config.decoder_memory == "encoder"
         assert make_model(known_methods()["clvq"], host, 1, 3, None).config.decoder_memory == "quantized"

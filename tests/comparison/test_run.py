@@ -1,11 +1,13 @@
 """Whole runs in real processes, on a host that is trained from scratch in a second."""
 
+import ctypes
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +220,64 @@ def deadly_work(grid, task, output_dir):
     return work(grid, task, output_dir)
 
 
+def deadly_once_work(grid, task, output_dir):
+    """One task kills its process the first time; the others begin when it has."""
+    died = output_dir / "died"
+    if getattr(task, "name", "") == "tiny_reviews_transcoder_0" and not died.exists():
+        died.touch()
+        os._exit(9)
+    end = time.monotonic() + 300
+    while not died.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return work(grid, task, output_dir)
+
+
+def stuck_work(grid, task, output_dir):
+    """A task in a call that keeps the interpreter's lock: no thread of its process runs."""
+    (output_dir / "stuck").touch()
+    ctypes.PyDLL(None).sleep(900)
+
+
 class TestCellsThatFail:
+    def test_a_process_that_dies_beside_others_is_tried_again_alone(self, copy, monkeypatch):
+        file, folder = copy
+        for name in ("transcoder_0", "kmeans_0"):
+            shutil.rmtree(folder / "cells" / f"tiny_reviews_{name}")
+        monkeypatch.setattr("clvq_hf.comparison.run._work", deadly_once_work)
+        assert run(load_grid(file), folder, processes=2) == {}
+        assert (folder / "died").exists() and len(cells(folder)) == 4
+
+    def test_an_interrupted_run_leaves_no_process(self, copy, monkeypatch):
+        file, folder = copy
+        shutil.rmtree(folder / "cells" / "tiny_reviews_kmeans_0")
+
+        def interrupt(*_, **__):
+            end = time.monotonic() + 300
+            while not (folder / "stuck").exists() and time.monotonic() < end:
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("clvq_hf.comparison.run._work", stuck_work)
+        monkeypatch.setattr("clvq_hf.comparison.run.wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(load_grid(file), folder)
+        assert (folder / "stuck").exists()
+        end = time.monotonic() + 300
+        while active_children():
+            assert time.monotonic() < end, "a worker outlives the run"
+            time.sleep(0.1)
+
+    def test_an_import_that_fails_in_a_worker_is_named(self, copy, tmp_path, monkeypatch):
+        file, folder = copy
+        shutil.rmtree(folder / "cells" / "tiny_reviews_kmeans_1")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        code = "from multiprocessing import parent_process\nassert parent_process() is None, 'not in a worker'\n"
+        (tmp_path / "only_in_the_parent.py").write_text(code)
+        file.write_text(f"imports: [only_in_the_parent]\n{file.read_text()}")
+        [reason] = run(load_grid(file), folder).values()
+        assert "only_in_the_parent" in reason and "not in a worker" in reason
+
     def test_cost_no_other(self, copy, monkeypatch):
         """One kills its process, the other wants more clusters than there are tokens."""
         file, folder = copy

@@ -212,6 +212,14 @@ def test_tables_are_of_the_first_seed_and_spread_is_over_all():
     assert tables["Stability over seeds"].rows[0][2:4] == ["3", "0.500"]
 
 
+def test_controls_are_shown_for_one_direction_whatever_the_sweep_begins_with():
+    cells = [cell("clvq", STRONG), cell("random-states", WEAK, control=True)]
+    cells[0]["sweep"], cells[1]["sweep"] = [entry(STRONG, 5)], [entry(STRONG, 5), entry(WEAK, 1)]
+    [table] = [table for table in report_tables(Summary(cells)) if table.title == "Sanity controls"]
+    shown = {row[1]: row[-1] for row in table.rows}
+    assert shown["CLVQ-VAE, for comparison"] == "–" and shown["RANDOM-STATES"].startswith("-0.500")
+
+
 def test_a_sweep_is_found_by_k_and_variant():
     sparse = cell("sae", WEAK)
     sparse["sweep"] = [entry(WEAK, 1, "encoder"), entry(STRONG, 10, "encoder"), entry(WEAK, 10, "decoder")]

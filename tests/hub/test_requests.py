@@ -43,6 +43,12 @@ def test_offline(error):
     assert not caught.value.temporary
 
 
+def test_offline_nothing_can_be_written():
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE") as caught, readable_errors("org/x", writing=True):
+        raise OfflineModeIsEnabled("Offline")
+    assert "cache" not in str(caught.value)
+
+
 def test_addresses_are_shown_without_their_parameters():
     error = ConnectionError("Cannot read https://store.example/file?signature=secret now.")
     with pytest.raises(HubError, match=r"\(Cannot read https://store.example/file now\)"), readable_errors("org/x"):
