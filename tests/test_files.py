@@ -1,6 +1,5 @@
 """A text file is whole or not there; JSON and file names from elsewhere are not trusted."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ class TestWriteWhole:
         write_whole(tmp_path / "file.txt", "one")
         write_whole(str(tmp_path / "file.txt"), "zwei: ü 😀")
         assert (tmp_path / "file.txt").read_text(encoding="utf-8") == "zwei: ü 😀"
-        assert os.listdir(tmp_path) == ["file.txt"]
+        assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 
     def test_half_a_character_does_not_lose_the_file(self, tmp_path):
         write_whole(tmp_path / "file.txt", "a\ud83db")
@@ -29,7 +28,7 @@ class TestWriteWhole:
         with pytest.raises(OSError, match="No space"):
             write_whole(tmp_path / "file.txt", "two")
         assert (tmp_path / "file.txt").read_text() == "one"
-        assert os.listdir(tmp_path) == ["file.txt"]
+        assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 
     def test_a_missing_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError):

@@ -43,7 +43,8 @@ def run_app(
     from ..app.interface import import_gradio
 
     if export_space is not None:
-        return _export(model, host, table, export_space)
+        _export(model, host, table, export_space)
+        return
     # What can go wrong quickly comes before anything is loaded.
     import_gradio()
     if port is not None:

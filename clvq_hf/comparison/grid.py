@@ -229,10 +229,7 @@ def load_grid(file: str | Path) -> Grid:
       minilm: {model: sentence-transformers/all-MiniLM-L6-v2, lower_layer: 3, upper_layer: 6}
     datasets:
       ag-news: {texts: fancyzhx/ag_news}
-    methods:
-      - clvq
-      - kmeans
-      - {name: clvq-50, method: clvq, config: {codebook_size: 50}}
+    methods: [clvq, kmeans, {name: clvq-50, method: clvq, config: {codebook_size: 50}}]
     seeds: [0]
     sizes: {train_texts: 2000, test_texts: 300, max_length: 64}
     evaluation: {num_draws: 5}
@@ -306,7 +303,7 @@ def import_methods(modules: Sequence[str]) -> None:
     Raises:
         ValueError: If a module does not exist, or fails while it is imported.
     """
-    if modules and (folder := os.getcwd()) not in sys.path:  # an installed command does not look there
+    if modules and (folder := str(Path.cwd())) not in sys.path:  # an installed command does not look there
         sys.path.insert(0, folder)
     for module in modules:
         if not isinstance(module, str):

@@ -184,8 +184,10 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
 
 
 def _linear_explained_variance(train: ActivationCache, validation: ActivationCache) -> float:
-    """How much of the upper states the best linear map of a token's lower state explains: what to expect of a method
-    that, like it, sees one token at a time."""
+    """Share of the upper states' variance that the best linear map of a token's lower state explains.
+
+    It tells what to expect of a method that, like this map, sees one token at a time.
+    """
     names = ("hidden_states", "target_hidden_states")
     states, targets = (train.counted(name).float().numpy() for name in names)
     held_out, target = (validation.counted(name).float().numpy() for name in names)

@@ -73,6 +73,24 @@ def check_labels(dataset: Dataset, label_column: str, num_labels: int) -> None:
         )
 
 
+class _Fingerprinted:
+    """A tokenizer that `Dataset.map` fingerprints by what decides its tokens.
+
+    Its whole state has the vocabulary a second time, which takes longer to pickle than a thousand texts to tokenize.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.tokenizer.is_fast:
+            return _Fingerprinted, (self.tokenizer,)
+        settings = {name: value for name, value in vars(self.tokenizer).items() if isinstance(value, str | int)}
+        # Before the added tokens are truncation and padding of the last call, which the next call sets anew.
+        backend = self.tokenizer.backend_tokenizer.to_str().partition('"added_tokens"')[2]
+        return _Fingerprinted, (type(self.tokenizer), sorted(settings.items()), backend)
+
+
 def tokenize_texts(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -107,8 +125,10 @@ def tokenize_texts(
             "AutoTokenizer.from_pretrained(…, use_fast=True)."
         )
 
+    fingerprinted = _Fingerprinted(tokenizer)
+
     def encode(texts: list[str], limit: int | None) -> dict[str, list[Any]]:
-        encoded = tokenizer(
+        encoded = fingerprinted.tokenizer(
             texts,
             truncation=limit is not None,
             max_length=limit,

@@ -42,9 +42,15 @@ def commit_files(
     Args:
         files (`Mapping[str, Path | bytes]`): Content by path in the repository.
         repo_id (`str`): `"org/name"`; created if needed.
+        repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
         stale (`tuple[str, ...]`): Patterns of files to delete unless they are among `files`.
         private (`bool`, *optional*): Whether a new repository is private. If `True`, an existing one must be private.
+        token (`str` or `bool`, *optional*): Access token. Default: the one of `hf auth login`.
         revision (`str`, *optional*): A branch, created if needed, or a pull request (`"refs/pr/1"`).
+        create_pr (`bool`): Whether to open a pull request instead of committing.
+        commit_message (`str`): Title of the commit.
+        commit_description (`str`, *optional*): Its description.
+        space_sdk (`str`, *optional*): `"gradio"` or another kind of Space, if one is created.
 
     Raises:
         HubError: If the Hub cannot be reached, or refuses.

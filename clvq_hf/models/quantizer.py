@@ -177,6 +177,7 @@ class TopKQuantizer(Float32Module):
         return len(dead)
 
     def extra_repr(self) -> str:
+        """Sizes, for `repr`."""
         return f"codebook_size={self.codebook_size}, dim={self.ema_sums.shape[1]}, top_k={self.top_k}"
 
 

@@ -14,7 +14,7 @@ class Markdown(str):
 
 
 def escape_markdown(text: object) -> Markdown:
-    """Escape everything that Markdown or HTML would read as markup; line breaks become spaces.
+    r"""Escape everything that Markdown or HTML would read as markup; line breaks become spaces.
 
     Args:
         text (`object`): Converted by `str`; [`Markdown`][clvq_hf.rendering.Markdown] is returned unchanged.
@@ -25,7 +25,7 @@ def escape_markdown(text: object) -> Markdown:
     Example:
         ```python
         >>> escape_markdown("<b>|a_b</b>")
-        '&lt;b&gt;\\\\|a\\\\_b&lt;/b&gt;'
+        '&lt;b&gt;\\|a\\_b&lt;/b&gt;'
 
         ```
     """

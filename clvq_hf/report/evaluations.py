@@ -56,7 +56,7 @@ def _check_texts(folder: Path, table: ConceptTable) -> None:
 
 
 def measured_protocol(results: dict[str, Any] | None) -> str | None:
-    """The protocol whose ablations are shown, the first that was measured: in the model where the concept occurs, …"""
+    """Protocol whose ablations are shown: the first of [`PROTOCOLS`] that was measured, None if none was."""
     measured = (results or {}).get("ablation", {})
     return next((protocol for protocol in PROTOCOLS if protocol in measured), None)
 

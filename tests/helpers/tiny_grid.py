@@ -42,7 +42,7 @@ def make_reviews(folder: Path) -> Path:
     generator = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     for split, number in (("train", 700), ("test", 60)):
-        with open(folder / f"{split}.jsonl", "w") as file:
+        with (folder / f"{split}.jsonl").open("w") as file:
             for row in range(number):
                 label = row % 2
                 words = [*generator.choice(REST, 8), *generator.choice(WORDS[label], 2)]

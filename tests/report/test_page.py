@@ -4,7 +4,6 @@ import base64
 import hashlib
 import importlib
 import json
-import os
 import re
 import sys
 import zlib
@@ -96,7 +95,7 @@ def test_a_failure_leaves_the_earlier_report(table, model, tmp_path, monkeypatch
     monkeypatch.setattr(page, "render_page", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(table, tmp_path / "report.html", model)
-    assert os.listdir(tmp_path) == ["report.html"]
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "earlier"
 
 

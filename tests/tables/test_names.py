@@ -1,7 +1,6 @@
 """Names of concepts in their file: read with suspicion, written whole or not at all."""
 
 import json
-import os
 
 import pytest
 
@@ -52,4 +51,4 @@ def test_a_failure_leaves_the_earlier_names_and_nothing_else(tmp_path, monkeypat
     monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="No space"):
         write_names(tmp_path, {4: NAME})
-    assert os.listdir(tmp_path) == [NAMES_FILE] and list(read_names(tmp_path)) == [3]
+    assert [path.name for path in tmp_path.iterdir()] == [NAMES_FILE] and list(read_names(tmp_path)) == [3]

@@ -98,7 +98,8 @@ def routing_divergence(
 
     Args:
         table ([`TokenTable`]): The tokens.
-        min_count, min_texts (`int`): Tokens, and texts, that a type needs under a label, and under at least two.
+        min_count (`int`): Tokens that a type needs under a label, and under at least two labels.
+        min_texts (`int`): Texts that it needs under each of them.
         num_permutations (`int`): Draws of permuted labels.
         num_bootstrap (`int`): Draws of texts for the 95 % interval.
         seed (`int`): Of all draws.
@@ -198,7 +199,8 @@ def eligible_types(
         table ([`TokenTable`]): Where types and labels are numbered.
         occurrences ([`Occurrences`]): The tokens that count.
         label (`np.ndarray` of shape `(n,)`, int64): Label of each text.
-        min_count, min_texts (`int`): How many tokens and texts are enough.
+        min_count (`int`): How many tokens are enough.
+        min_texts (`int`): How many texts are enough.
     """
     shape = len(table.type_names), len(table.label_names)
     place = occurrences.types[occurrences.pair_type] * shape[1] + label[occurrences.pair_text]
