@@ -111,6 +111,11 @@ document.addEventListener("visibilitychange", () => {
   stopClock();
   startClock();
 });
+// While the page is being left, "pagehide" may come after the next page has read what is kept.
+addEventListener("beforeunload", () => {
+  stopClock();
+  startClock();
+});
 addEventListener("pagehide", stopClock);
 
 /* ---------------------------------------------------------------------------------------- what is shown */
