@@ -116,7 +116,7 @@ class TokenIndex:
     def word_strings(self, places: np.ndarray) -> list[str]:
         """The words of these tokens; white space in a word that is nothing else is replaced by visible signs."""
         rows, numbers = np.unique(self.owners[places], return_inverse=True)
-        texts = self.texts.select_columns("text").select(rows)["text"][:] if len(rows) else []
+        texts = self.texts["text"][rows] if len(rows) else []
         starts, ends = self.spans(places)
         pieces = [
             texts[number][start:end]
