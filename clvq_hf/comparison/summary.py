@@ -1,7 +1,7 @@
 """What the cells of a grid say together: who wins against whom, ranks, and figures by name."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -176,26 +176,21 @@ class Summary:
 
         Those that have too few texts to tell are left out.
         """
-        ranked = {}
-        for host, dataset in self.settings():
-            known = {}
-            for method in self.rivals(host, dataset):
-                score = effect(self.cell(host, dataset, method), k, matched)
-                if score is not None:
-                    known[method] = score[0]
-            ranked[host, dataset] = sorted(known, key=known.__getitem__)
-        return {setting: methods for setting, methods in ranked.items() if methods}
+        name = f"k{k}.on_matched" if matched else f"k{k}.on_all"
+        return self._ranked(lambda record: record.get(name))
 
     def probe_ranks(self) -> dict[tuple[str, str], list[str]]:
         """The paper's way: those first whose probe loses most accuracy."""
+        plain, without = "ablation.probe.accuracy", "ablation.probe.salient_accuracy"
+        return self._ranked(lambda record: record[without] - record[plain] if plain in record else None)
+
+    def _ranked(self, score: Callable[[Record], float | None]) -> dict[tuple[str, str], list[str]]:
+        """The rivals of each host and dataset that have a score, the lowest first; settings without any left out."""
         ranked = {}
-        for host, dataset in self.settings():
-            drops = {}
-            for method in self.rivals(host, dataset):
-                figures = self.cell(host, dataset, method)["ablation"].get("probe")
-                if figures:
-                    drops[method] = figures["salient_accuracy"] - figures["accuracy"]
-            ranked[host, dataset] = sorted(drops, key=drops.__getitem__)
+        for setting in self.settings():
+            scores = {method: score(self.record(*setting, method)) for method in self.rivals(*setting)}
+            known = [method for method, value in scores.items() if value is not None]
+            ranked[setting] = sorted(known, key=scores.__getitem__)
         return {setting: methods for setting, methods in ranked.items() if methods}
 
 

@@ -1,4 +1,4 @@
-"""What the tests of every trained method call `forward` with."""
+"""What the tests of every method call it, and its host, with."""
 
 import pytest
 import torch
@@ -28,3 +28,10 @@ def wrong_shapes(request, batch):
         "target batch": (states, mask, target[:1]),
         "token mask": (states, mask, target, mask[:1]),
     }[request.param]
+
+
+@pytest.fixture
+def inputs(tokenizer):
+    """Two texts for a host, the second of which is padded."""
+    batch = tokenizer(["a truly wonderful film", "dull"], padding=True, return_tensors="pt")
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}

@@ -566,11 +566,6 @@ class TestOnAHost:
     def model(self, make_sparse, host, tokenizer, texts, fit):
         return fit(make_sparse(activation="topk", num_active=4), host, tokenizer, texts)
 
-    @pytest.fixture
-    def inputs(self, tokenizer):
-        batch = tokenizer(["a truly wonderful film", "dull"], padding=True, return_tensors="pt")
-        return {name: batch[name] for name in ("input_ids", "attention_mask")}
-
     def states(self, host, inputs, layer):
         with torch.no_grad():
             return hooks.run(host, inputs, [layer])[layer]
