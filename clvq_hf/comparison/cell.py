@@ -4,8 +4,9 @@ import json
 import math
 import shutil
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -66,20 +67,13 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the method does not fit the host or its texts.
     """
-    method, (settings, sweep) = grid.methods[cell.method], grid.measures(cell)
-    prepared = open_host(grid, cell.host, cell.dataset, method.host, output_dir)
     folder = cell_folder(output_dir, cell)
     building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     set_seed(cell.seed)
-    clock = _Clock()
-    host, tokenizer = prepared.load()
-    if torch.accelerator.is_available():
-        host.to(torch.accelerator.current_accelerator())
-    spec = grid.hosts[cell.host]
-    model = make_model(method, host, spec.lower_layer, spec.upper_layer, spec.stack)
-    clock.lap("load")
+    trial = _Trial.begin(grid, cell, output_dir, building)
+    method, model, prepared, clock = trial.method, trial.model, trial.prepared, trial.clock
     validation = fit(
         method, model, prepared.cache("train"), prepared.cache("validation"), building / "trainer", cell.seed
     )
@@ -100,14 +94,13 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
         "first_seed": grid.seeds[0],
         "validation": validation,
     }
-    ablates = method.ablates and not prepared.record["at_chance"]
-    if method.ablates and not ablates:
+    if method.ablates and not trial.ablates:
         accuracy, majority = prepared.record["accuracy"], prepared.record["majority"]
         result["refused"] = (
             f"The host is at chance: it is right on {accuracy:.1%} of the test texts, and {majority:.1%} of them have "
             "one label. There is nothing that an ablation could take away."
         )
-    result |= _measure(method, model, host, tokenizer, prepared, building, settings, cell, sweep, ablates, clock)
+    result |= trial.measure()
     reference = Cell(cell.host, cell.dataset, cell.method, grid.seeds[0])
     if reference != cell and (cell_folder(output_dir, reference) / RESULT_NAME).is_file():
         result["stability"] = _stability(building, cell_folder(output_dir, reference))
@@ -134,76 +127,130 @@ class _Clock:
         self._last = now
 
 
-def _measure(
-    method: Method,
-    model: ConceptModel,
-    host: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prepared: PreparedHost,
-    building: Path,
-    settings: EvaluationSettings,
-    cell: Cell,
-    sweep: tuple[int, ...],
-    ablates: bool,
-    clock: _Clock,
-) -> dict[str, Any]:
-    texts, train = prepared.texts("test"), prepared.texts("train")
-    if method.permute_labels:
-        labels = np.random.default_rng(cell.seed).permutation(texts["label"])
-        feature = texts.features["label"]
-        texts = texts.remove_columns("label").add_column("label", labels).cast_column("label", feature)
-    evaluation = building / "evaluation"
-    if not ablates:
-        model.concept_table(
+@dataclass(frozen=True)
+class _Trial:
+    """The model of a cell on its host, and what is asked of it; `folder` is where all that it leaves goes."""
+
+    cell: Cell
+    method: Method
+    prepared: PreparedHost
+    model: ConceptModel
+    host: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: EvaluationSettings
+    ks: tuple[int, ...]
+    ablates: bool
+    folder: Path
+    clock: _Clock
+
+    @classmethod
+    def begin(cls, grid: Grid, cell: Cell, output_dir: Path, folder: Path) -> Self:
+        """Load the host, and make a model for it that is not fitted yet."""
+        clock = _Clock()
+        method, spec, (settings, ks) = grid.methods[cell.method], grid.hosts[cell.host], grid.measures(cell)
+        prepared = open_host(grid, cell.host, cell.dataset, method.host, output_dir)
+        ablates = method.ablates and not prepared.record["at_chance"]
+        if not ablates:
+            settings = replace(settings, protocols=())
+        host, tokenizer = prepared.load()
+        if torch.accelerator.is_available():
+            host.to(torch.accelerator.current_accelerator())
+        model = make_model(method, host, spec.lower_layer, spec.upper_layer, spec.stack)
+        clock.lap("load")
+        return cls(cell, method, prepared, model, host, tokenizer, settings, ks, ablates, folder, clock)
+
+    def measure(self) -> dict[str, Any]:
+        """Return all figures of the fitted model but for its stability."""
+        model, host, tokenizer, settings = self.model, self.host, self.tokenizer, self.settings
+        texts, train = self._texts(), self.prepared.texts("train") if self.ablates else None
+        evaluation = self.folder / "evaluation"
+        if not self.ablates:  # without salience, which an evaluation would look for
+            model.concept_table(
+                host,
+                tokenizer,
+                texts,
+                dataset_name=self.cell.dataset,
+                max_length=settings.max_length,
+                batch_size=settings.batch_size,
+                output_dir=evaluation / "concept_table",
+            )
+        self.clock.lap("table")
+        references = None
+        if self.ablates:
+            cache = of_its_layers(self.prepared.cache("train"), model)
+            references = fit_references(
+                model, host, tokenizer, train, max_length=settings.max_length, batch_size=256, cache=cache
+            )
+            self.clock.lap("references")
+        results = evaluate_concepts(
+            model,
             host,
             tokenizer,
             texts,
-            dataset_name=cell.dataset,
-            max_length=settings.max_length,
-            batch_size=settings.batch_size,
-            output_dir=evaluation / "concept_table",
+            evaluation,
+            train=train,
+            dataset_name=self.cell.dataset,
+            settings=settings,
+            salience=self.prepared.salience if self.ablates else None,
+            references=references,
         )
-        settings = EvaluationSettings(**{**vars(settings), "protocols": ()})
-    clock.lap("table")
-    references = None
-    if ablates:
-        cache = of_its_layers(prepared.cache("train"), model)
-        references = fit_references(
-            model, host, tokenizer, train, max_length=settings.max_length, batch_size=256, cache=cache
-        )
-        clock.lap("references")
-    results = evaluate_concepts(
-        model,
-        host,
-        tokenizer,
-        texts,
-        evaluation,
-        train=train if ablates else None,
-        dataset_name=cell.dataset,
-        settings=settings,
-        salience=prepared.salience if ablates else None,
-        references=references,
-    )
-    clock.lap("evaluate")
-    table = ConceptTable.load_from_disk(evaluation / "concept_table")
-    figures: dict[str, Any] = {
-        "texts": results["texts"],
-        "table": {name: _shortened(values) for name, values in results["table"].items()},
-        "ablation": {name: _shortened(values) for name, values in results.get("ablation", {}).items()},
-        "bottleneck": _shortened(results.get("bottleneck", {}).get("splice", {})),
-    }
-    splice = figures["bottleneck"]
-    if splice:
-        figures["undertrained"] = undertrained(
-            model, splice["num_active"], splice["explained_variance"], prepared.record["linear_explained_variance"]
-        )
-    if ablates and "code" in settings.protocols:
-        # Also without a sweep: its first entry holds the differences that methods are compared by.
-        figures["sweep"] = _sweep(model, host, tokenizer, table, evaluation, references, settings, sweep)
-        clock.lap("sweep")
-        if "word_residual" in settings.conditions:
-            figures["beyond_word"] = _beyond_word(load_from_disk(evaluation / "ablation-code"))
-    return figures
+        self.clock.lap("evaluate")
+        splice = _shortened(results.get("bottleneck", {}).get("splice", {}))
+        figures: dict[str, Any] = {
+            "texts": results["texts"],
+            "table": {name: _shortened(values) for name, values in results["table"].items()},
+            "ablation": {name: _shortened(values) for name, values in results.get("ablation", {}).items()},
+            "bottleneck": splice,
+        }
+        if splice:
+            linear = self.prepared.record["linear_explained_variance"]
+            figures["undertrained"] = undertrained(model, splice["num_active"], splice["explained_variance"], linear)
+        if "code" in settings.protocols:
+            # Also without a sweep: its first entry holds the differences that methods are compared by.
+            figures["sweep"] = self._sweep(evaluation, references)
+            self.clock.lap("sweep")
+            if "word_residual" in settings.conditions:
+                figures["beyond_word"] = _beyond_word(load_from_disk(evaluation / "ablation-code"))
+        return figures
+
+    def _texts(self) -> Dataset:
+        """The test texts; their labels permuted for the control that asks for it."""
+        texts = self.prepared.texts("test")
+        if not self.method.permute_labels:
+            return texts
+        labels = np.random.default_rng(self.cell.seed).permutation(texts["label"])
+        feature = texts.features["label"]
+        return texts.remove_columns("label").add_column("label", labels).cast_column("label", feature)
+
+    def _sweep(self, evaluation: Path, references: AblationReferences) -> list[dict[str, Any]]:
+        """The headline for other numbers of directions, and at the largest for the model's other variants."""
+        model, settings, ks = self.model, self.settings, self.ks or (self.settings.k,)
+        table = ConceptTable.load_from_disk(evaluation / "concept_table")
+        default, *others = model.ablation_variants if self.ks else model.ablation_variants[:1]
+        if model.config.hidden_size != model.config.target_hidden_size:
+            others = [name for name in others if not name.startswith("decoder")]
+        entries = []
+        for variant, k in [(default, k) for k in ks] + [(name, max(ks)) for name in others]:
+            if variant == default and k == settings.k:
+                outcome = load_from_disk(evaluation / "ablation-code")
+                outcome = outcome.select(np.flatnonzero(np.isin(outcome["condition"][:], SWEPT)))
+            else:
+                outcome = ablate_texts(
+                    model,
+                    self.host,
+                    self.tokenizer,
+                    table,
+                    how=settings.how,
+                    references=references,
+                    conditions=SWEPT,
+                    k=k,
+                    variant=variant,
+                    num_draws=settings.num_draws,
+                    batch_size=settings.batch_size,
+                    seed=settings.seed,
+                )
+            entries.append({"variant": variant, "k": k, **_headline(outcome, settings)})
+        return entries
 
 
 def _beyond_word(outcome: Dataset) -> dict[str, list]:
@@ -212,45 +259,6 @@ def _beyond_word(outcome: Dataset) -> dict[str, list]:
     rows = rows[rows["condition"] == "word_residual"]
     changes = rows["margin"] - rows["margin_plain"]
     return {"text_id": rows["text_id"].tolist(), "differences": [round(change, 5) for change in changes.tolist()]}
-
-
-def _sweep(
-    model: ConceptModel,
-    host: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    table: ConceptTable,
-    evaluation: Path,
-    references: AblationReferences,
-    settings: EvaluationSettings,
-    ks: tuple[int, ...],
-) -> list[dict[str, Any]]:
-    """The headline for other numbers of directions, and at the largest for the model's other variants."""
-    default, *others = model.ablation_variants if ks else model.ablation_variants[:1]
-    ks = ks or (settings.k,)
-    if model.config.hidden_size != model.config.target_hidden_size:
-        others = [name for name in others if not name.startswith("decoder")]
-    entries = []
-    for variant, k in [(default, k) for k in ks] + [(name, max(ks)) for name in others]:
-        if variant == default and k == settings.k:
-            outcome = load_from_disk(evaluation / "ablation-code")
-            outcome = outcome.select(np.flatnonzero(np.isin(outcome["condition"][:], SWEPT)))
-        else:
-            outcome = ablate_texts(
-                model,
-                host,
-                tokenizer,
-                table,
-                how=settings.how,
-                references=references,
-                conditions=SWEPT,
-                k=k,
-                variant=variant,
-                num_draws=settings.num_draws,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-            )
-        entries.append({"variant": variant, "k": k, **_headline(outcome, settings)})
-    return entries
 
 
 def _headline(outcome: Dataset, settings: EvaluationSettings) -> dict[str, Any]:

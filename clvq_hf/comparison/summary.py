@@ -1,7 +1,7 @@
 """What the cells of a grid say together: who wins against whom, ranks, and figures by name."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -16,8 +16,13 @@ from .cell import RESULT_NAME
 from .methods import known_methods
 
 NUM_BOOTSTRAP = 2000
-# The columns of a cell's host and dataset.
+# The columns of a cell's host and dataset, and of its method.
 SETTING = ["cell.host", "cell.dataset"]
+CELL = [*SETTING, "cell.method"]
+# Two figures that are looked at from several sides, and the parts of a cell's time.
+SPECIFICITY = "ablation.code.token_specificity_matched"
+PURITY = "table.label_purity.cross_fitted_purity"
+SECONDS = ("load", "fit", "table", "references", "evaluate", "sweep", "stability")
 # Every figure of a cell by its path, such as "table.label_purity.null_purity", and what tables derive from them.
 Record = dict[str, Any]
 # A percentile bootstrap over fewer texts is far too narrow.
@@ -58,17 +63,21 @@ class Summary:
 
     @cached_property
     def records(self) -> list[Record]:
-        """Return the figures of each cell by their paths; the cell itself is `source`, `sweep` the first entry's."""
-        ks = self.ks()
+        """Return the figures of each cell by their paths; the cell itself is `source`.
+
+        Those of its sweep's first variant are `k1.…` for one direction: also `k1.matched`, the share of matched texts,
+        and [`effect`] on matched draws and on all as `k1.on_matched` and `k1.on_all`, with their intervals.
+        """
         records = []
         for cell in self.cells:
-            entries = {k: swept(cell, k) for k in ks}
-            entry = entries[ks[0]] if ks else None
-            figures = dict(_flatten({**cell, "sweep": entry or {}}))
+            entries = {k: entry for k in self.ks() if (entry := swept(cell, k)) is not None}
+            figures = dict(_flatten({**cell, **{f"k{k}": entry for k, entry in entries.items()}}))
             figures |= {f"host.layers.{place}": layer for place, layer in enumerate(cell["host"]["layers"])}
-            figures |= {f"removed_energy.{k}": each["removed_energy"] for k, each in entries.items() if each}
-            if entry:
-                figures["sweep.matched"] = entry["num_matched"] / entry["num_texts"]
+            for k, entry in entries.items():
+                figures[f"k{k}.matched"] = entry["num_matched"] / entry["num_texts"]
+                for name, matched in (("on_matched", True), ("on_all", False)):
+                    names = (f"k{k}.{name}{end}" for end in ("", "_low", "_high"))
+                    figures |= zip(names, effect(cell, k, matched) or (None,) * 3, strict=False)
             # A sparse model passes many neurons, and the permuted code is one: its leak would be low by construction.
             if figures.get("bottleneck.num_active") == 1:
                 figures["bottleneck.code_leak"] = figures["bottleneck.leak"]
@@ -81,22 +90,36 @@ class Summary:
         """Return a row for each cell and a column for each figure, for what is averaged."""
         return pd.DataFrame(self.records)
 
+    def seed_records(self, host: str, dataset: str, method: str) -> list[Record]:
+        """Return the figures of the cells of one host, dataset and method, by seed."""
+        key = (host, dataset, method)
+        found = [record for record in self.records if tuple(record[name] for name in CELL) == key]
+        return sorted(found, key=lambda record: record["cell.seed"])
+
     def record(self, host: str, dataset: str, method: str) -> Record | None:
         """Return the figures of a cell of the first seed, `None` if it is not there."""
-        cell = self.cell(host, dataset, method)
-        return next((record for record in self.records if record["source"] is cell), None)
+        records = self.seed_records(host, dataset, method)
+        return next((record for record in records if record["cell.seed"] == self.first_seed), None)
 
     def first_records(self, methods: Iterable[str]) -> list[Record]:
         """Return the cells of the first seed of some methods, by host and dataset, methods in the order given."""
         records = (self.record(*setting, method) for setting in self.settings() for method in methods)
         return [record for record in records if record is not None]
 
-    def labels(self, groups: Mapping[tuple[str, str, str], Any]) -> Iterator[tuple[tuple[str, str, str], Record]]:
-        """Yield host, dataset and method of groups without controls, in order, with what tables call them."""
+    def over_seeds(self, *figures: str) -> dict[tuple[str, str, str], Record]:
+        """Return mean, deviation (`…_sd`) and number (`…_count`) of figures over the seeds of each cell."""
+        frame = self.frame.reindex(columns=[*CELL, *figures])
+        groups = frame.astype(dict.fromkeys(figures, float)).groupby(CELL)
+        statistics = {"": groups.mean(), "_sd": groups.std().fillna(0.0), "_count": groups.count()}
+        joined = pd.concat([each.add_suffix(suffix) for suffix, each in statistics.items()], axis=1)
+        return joined.to_dict("index")
+
+    def labelled(self, groups: Mapping[tuple[str, str, str], Record]) -> Iterator[Record]:
+        """Yield the groups of cells without controls, in order, with what tables call host, dataset and method."""
         for host, dataset in self.settings():
             for method, title in self.methods().items():
                 if (host, dataset, method) in groups:
-                    yield (host, dataset, method), {"setting": f"{host}, {dataset}", "title": title}
+                    yield {"setting": f"{host}, {dataset}", "title": title, **groups[host, dataset, method]}
 
     @property
     def first_seed(self) -> int:
@@ -120,8 +143,7 @@ class Summary:
 
     def seeds(self, host: str, dataset: str, method: str) -> list[dict[str, Any]]:
         """Return the cells of one host, dataset and method, by seed."""
-        key = {"host": host, "dataset": dataset, "method": method}
-        return sorted((cell for cell in self.cells if cell["cell"].items() >= key.items()), key=_seed)
+        return [record["source"] for record in self.seed_records(host, dataset, method)]
 
     def ks(self) -> list[int]:
         """Numbers of directions that cells were swept over."""
@@ -154,26 +176,21 @@ class Summary:
 
         Those that have too few texts to tell are left out.
         """
-        ranked = {}
-        for host, dataset in self.settings():
-            known = {}
-            for method in self.rivals(host, dataset):
-                score = effect(self.cell(host, dataset, method), k, matched)
-                if score is not None:
-                    known[method] = score[0]
-            ranked[host, dataset] = sorted(known, key=known.__getitem__)
-        return {setting: methods for setting, methods in ranked.items() if methods}
+        name = f"k{k}.on_matched" if matched else f"k{k}.on_all"
+        return self._ranked(lambda record: record.get(name))
 
     def probe_ranks(self) -> dict[tuple[str, str], list[str]]:
         """The paper's way: those first whose probe loses most accuracy."""
+        plain, without = "ablation.probe.accuracy", "ablation.probe.salient_accuracy"
+        return self._ranked(lambda record: record[without] - record[plain] if plain in record else None)
+
+    def _ranked(self, score: Callable[[Record], float | None]) -> dict[tuple[str, str], list[str]]:
+        """The rivals of each host and dataset that have a score, the lowest first; settings without any left out."""
         ranked = {}
-        for host, dataset in self.settings():
-            drops = {}
-            for method in self.rivals(host, dataset):
-                figures = self.cell(host, dataset, method)["ablation"].get("probe")
-                if figures:
-                    drops[method] = figures["salient_accuracy"] - figures["accuracy"]
-            ranked[host, dataset] = sorted(drops, key=drops.__getitem__)
+        for setting in self.settings():
+            scores = {method: score(self.record(*setting, method)) for method in self.rivals(*setting)}
+            known = [method for method, value in scores.items() if value is not None]
+            ranked[setting] = sorted(known, key=scores.__getitem__)
         return {setting: methods for setting, methods in ranked.items() if methods}
 
 
@@ -249,14 +266,6 @@ def over_seeds(cells: Sequence[dict[str, Any]], k: int = 1) -> dict[str, Any]:
     return merged
 
 
-def figure(cell: dict[str, Any] | None, *path: str) -> float | None:
-    """A figure of a cell by its path, `None` if it has none."""
-    value: Any = cell
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
@@ -296,11 +305,7 @@ def by_method(duels: Sequence[Duel], methods: Sequence[str]) -> dict[str, dict[s
     return table
 
 
-def _seed(cell: dict[str, Any]) -> int:
-    return cell["cell"]["seed"]
-
-
 __all__ = [
-    *("Duel", "Summary", "by_method", "effect", "figure", "load_cells", "mean_and_spread", "paired_difference"),
+    *("Duel", "Summary", "by_method", "effect", "load_cells", "mean_and_spread", "paired_difference"),
     *("study_cells", "swept"),
 ]

@@ -1,6 +1,5 @@
 """The tables of a comparison: templates that are filled in with figures of cells."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +12,22 @@ from ..rendering.text_tables import NOTHING, ReportTable, interval, number, perc
 from .methods import MAX_ACTIVE, MIN_EXPLAINED_VARIANCE
 from .summary import (
     MIN_TEXTS,
+    PURITY,
+    SECONDS,
     SETTING,
+    SPECIFICITY,
     Record,
     Summary,
     by_method,
-    effect,
     over_seeds,
     paired_difference,
     study_cells,
-    swept,
 )
 
 # The method that the others are compared with.
 OURS = "clvq"
-SECONDS = ("load", "fit", "table", "references", "evaluate", "sweep", "stability")
-SPECIFICITY = "ablation.code.token_specificity_matched"
-PURITY = "table.label_purity.cross_fitted_purity"
+# Columns with which the rows of many tables begin.
+LABELS = {"host, dataset": "{setting}", "method": "{title}"}
 _FIELD = re.compile(r"\{([\w.]+)(?::([^}]*))?\}")
 
 
@@ -52,7 +51,7 @@ def fill(template: str, figures: Mapping[str, Any], section: str = "") -> str:
     def text(match: re.Match[str]) -> str:
         name, form = section + match[1], match[2] or ""
         value = figures.get(name)
-        if _is_missing(value):
+        if pd.isna(value):
             return NOTHING
         if form == "[]":
             return interval(figures, name)
@@ -63,53 +62,37 @@ def fill(template: str, figures: Mapping[str, Any], section: str = "") -> str:
     return _FIELD.sub(text, template)
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 @dataclass(frozen=True)
 class CellTable:
     """A table with a row for each host and dataset, and a column for each method that has a figure.
 
     Attributes:
         title (`str`): Heading.
-        section (`str`): What precedes the names of the figures.
-        needs (`str`): The figure without which a cell stays empty.
-        template (`str`): What a cell shows, for [`fill`].
+        figure (`str`): The figure without which a cell stays empty.
+        template (`str`): What a cell shows, for [`fill`]: names of figures of the same section.
         note (`str`): A sentence below the table.
         controls (`bool`): Whether sanity controls have columns too.
     """
 
     title: str
-    section: str
-    needs: str
+    figure: str
     template: str
     note: str
     controls: bool = False
 
     def build(self, summary: Summary) -> ReportTable:
         """Fill in the table."""
+        section = self.figure.rpartition(".")[0] + "."
 
         def text(record: Record) -> str | None:
-            if _is_missing(record.get(self.section + self.needs)):
-                return None
-            return fill(self.template, record, self.section)
+            return None if pd.isna(record.get(self.figure)) else fill(self.template, record, section)
 
         return _setting_table(summary, self.title, text, self.note, self.controls)
 
 
-PROBE_TABLE = CellTable(
-    "The paper's protocol: accuracy of a probe",
-    "ablation.probe.",
-    "accuracy",
-    "{accuracy:.1%} → {salient_accuracy:.1%} ({random_active_code_accuracy:.1%})",
-    "Plain → salient concept removed (a random active code removed), one direction, from the representation at the "
-    "lower layer. Accuracies of a probe, not of the model; below chance labels flip.",
-)
 TEXT_SPECIFICITY_TABLE = CellTable(
     "Text specificity",
-    "ablation.code.",
-    "text_specificity",
+    "ablation.code.text_specificity",
     "{text_specificity:[]}",
     "Change of the margin when the salient concept is removed, minus that of another text's salient concept with the "
     "same prediction, at the same tokens. What is left of token specificity if the place is the same: negative where "
@@ -118,9 +101,15 @@ TEXT_SPECIFICITY_TABLE = CellTable(
 )
 ABLATION_TABLES = [
     CellTable(
+        "The paper's protocol: accuracy of a probe",
+        "ablation.probe.accuracy",
+        "{accuracy:.1%} → {salient_accuracy:.1%} ({random_active_code_accuracy:.1%})",
+        "Plain → salient concept removed (a random active code removed), one direction, from the representation at the "
+        "lower layer. Accuracies of a probe, not of the model; below chance labels flip.",
+    ),
+    CellTable(
         "Controls of the ablation",
-        "ablation.code.",
-        "salient_margin_change",
+        "ablation.code.salient_margin_change",
         "{salient_margin_change:.3f} / {random_active_code_margin_change:.3f} / {random_direction_margin_change:.3f} / "
         "{class_ceiling_margin_change:.3f}",
         "Change of the margin in logits, where the salient concept occurs: salient concept / random active code / "
@@ -128,8 +117,7 @@ ABLATION_TABLES = [
     ),
     CellTable(
         "What concepts say beyond their word",
-        "ablation.code.",
-        "word_residual_margin_change",
+        "ablation.code.word_residual_margin_change",
         "{salient_margin_change:.3f} / {word_ceiling_margin_change:.3f} / {word_residual_margin_change:[]}",
         "Change of the margin in logits, where the salient concept occurs: salient concept / mean state of each "
         "token's type / salient concept orthogonal to that. Near 0: the dictionary says no more than the word.",
@@ -139,36 +127,31 @@ ABLATION_TABLES = [
 TOKEN_TABLES = [
     CellTable(
         "Label purity and exclusive codes",
-        "table.label_purity.",
-        "cross_fitted_purity",
+        "table.label_purity.cross_fitted_purity",
         "{cross_fitted_purity:.3f} ({null_purity:.3f}); {exclusive_share:%}",
         "Cross-fitted purity (labels permuted by text); share of the codes that have one label only.",
     ),
     CellTable(
         "Routing: does a word go elsewhere under another label?",
-        "table.routing_divergence.",
-        "excess_jsd",
+        "table.routing_divergence.excess_jsd",
         "{excess_jsd:[]}",
         "Jensen–Shannon divergence in bits, minus its mean over permutations of the labels.",
     ),
     CellTable(
         "Overlap of the codes of two texts",
-        "table.codebook_overlap.",
-        "ratio",
+        "table.codebook_overlap.ratio",
         "{ratio:[]}",
         "Pairs with the same label ÷ pairs with different ones, of like TF-IDF similarity.",
     ),
     CellTable(
         "Cosine of the codes in use",
-        "table.codebook_similarity.",
-        "active_mean_cosine",
+        "table.codebook_similarity.active_mean_cosine",
         "{active_mean_cosine:.3f} ({active_mean_centred_cosine:.3f})",
         "Mean over pairs; in brackets after the mean code is subtracted.",
     ),
     CellTable(
         "What passes the bottleneck",
-        "bottleneck.",
-        "splice_fidelity",
+        "bottleneck.splice_fidelity",
         "{splice_fidelity:.3f} / {code_leak:.3f} / {explained_variance:.3f}",
         "Splice fidelity / leak (the same with permuted codes; for methods of one code a token) / explained variance "
         "at the upper layer, for single-layer methods at the lower one.",
@@ -184,8 +167,7 @@ def report_tables(summary: Summary, studies: dict[str, Sequence[str]] | None = N
         studies (`dict[str, Sequence[str]]`, *optional*): Title → methods that differ in one setting.
     """
     studies = studies or {}
-    common = set.intersection(*map(set, studies.values())) if studies else set()
-    reference = min(common) if common else None
+    reference = min(set.intersection(*map(set, studies.values())), default=None) if studies else None
     tables = [
         _hosts_table(summary),
         *(_study_table(summary, title, methods, reference) for title, methods in studies.items()),
@@ -193,7 +175,6 @@ def report_tables(summary: Summary, studies: dict[str, Sequence[str]] | None = N
         TEXT_SPECIFICITY_TABLE.build(summary),
         _wins_table(summary),
         _ranks_table(summary),
-        PROBE_TABLE.build(summary),
         *(table.build(summary) for table in ABLATION_TABLES),
         _beyond_word_table(summary),
         _k_sweep_table(summary),
@@ -214,17 +195,14 @@ def _setting_table(
 ) -> ReportTable:
     """A row for each host and dataset, a column for each method that `text` has something to say of."""
     settings, names = summary.settings(), summary.methods()
-    names = {**names, **summary.methods(control=True)} if controls else names
-    columns = {}
-    for method, name in names.items():
+    columns = {"host, dataset": [", ".join(setting) for setting in settings]}
+    for method, name in {**names, **(summary.methods(control=True) if controls else {})}.items():
         records = [summary.record(*setting, method) for setting in settings]
         texts = [None if record is None else text(record) for record in records]
         if any(texts):
             columns[name] = [each or NOTHING for each in texts]
-    rows = [
-        [", ".join(setting), *(column[place] for column in columns.values())] for place, setting in enumerate(settings)
-    ]
-    return ReportTable(title, ["host, dataset", *columns], rows if columns else [], note)
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    return ReportTable(title, list(columns), rows if len(columns) > 1 else [], note)
 
 
 def _record_table(title: str, columns: Mapping[str, str], records: Iterable[Record], note: str = "") -> ReportTable:
@@ -234,10 +212,8 @@ def _record_table(title: str, columns: Mapping[str, str], records: Iterable[Reco
 
 
 def _hosts_table(summary: Summary) -> ReportTable:
-    # A control's host differs.
-    first = (
-        summary.frame.sort_values(["control", *SETTING], kind="stable").drop_duplicates(SETTING).sort_values(SETTING)
-    )
+    cells = summary.frame.sort_values(["control", *SETTING], kind="stable")  # a control's host differs
+    first = cells.drop_duplicates(SETTING).sort_values(SETTING)
     first = first.assign(parameters=first["host.num_parameters"] / 1e6)
     columns = {
         "host, dataset": "{setting}",
@@ -255,20 +231,17 @@ def _hosts_table(summary: Summary) -> ReportTable:
 
 
 def _token_specificity_table(summary: Summary, k: int, matched: bool) -> ReportTable:
+    draws, count, note = ("matched", "num_matched", _MATCHED_NOTE) if matched else ("all", "num_texts", _ALL_NOTE)
+
     def text(record: Record) -> str | None:
-        cell = record["source"]
-        entry = swept(cell, k)
-        if entry is None:
+        if f"k{k}.{count}" not in record:
             return None
-        figures = effect(cell, k, matched)
-        count = f" (n = {entry['num_matched' if matched else 'num_texts']})" if matched or figures is None else ""
-        mark = " †" if record.get("undertrained") else ""
-        return (NOTHING if figures is None else with_range(*figures[:3])) + count + mark
+        figure = interval(record, f"k{k}.on_{draws}")
+        texts = f" (n = {record[f'k{k}.{count}']})" if matched or figure == NOTHING else ""
+        return figure + texts + (" †" if record.get("undertrained") else "")
 
     title = f"Token specificity, {k} direction{'s' if k > 1 else ''} removed, "
-    return _setting_table(
-        summary, title + ("matched draws" if matched else "all texts"), text, _MATCHED_NOTE if matched else _ALL_NOTE
-    )
+    return _setting_table(summary, title + ("matched draws" if matched else "all texts"), text, note)
 
 
 _MATCHED_NOTE = (
@@ -307,23 +280,26 @@ def _wins_table(summary: Summary) -> ReportTable:
 
 def _ranks_table(summary: Summary) -> ReportTable:
     k, *_ = summary.ks() or [1]
-    ways = (summary.ranks(k), summary.ranks(k, matched=False), summary.probe_ranks())
+    ways = {
+        "": summary.ranks(k),
+        ", all texts": summary.ranks(k, matched=False),
+        ", the paper's way": summary.probe_ranks(),
+    }
     rows = []
     for method, name in summary.methods().items():
-        cells = []
-        for ranked in ways:
+        row = {"method": name}
+        for way, ranked in ways.items():
             places = [methods.index(method) for methods in ranked.values() if method in methods]
-            for best in (1, 2):
-                cells.append(f"{sum(place < best for place in places)} of {len(places)}" if places else NOTHING)
-        if any(cell != NOTHING for cell in cells):
-            rows.append([name, *cells])
-    header = ["method", "first", "first or second", "first, all texts", "first or second, all texts"]
-    header += ["first, the paper's way", "first or second, the paper's way"]
+            for best, header in enumerate(("first", "first or second"), start=1):
+                first = sum(place < best for place in places)
+                row[header + way] = f"{first} of {len(places)}" if places else NOTHING
+        if set(row.values()) - {name, NOTHING}:
+            rows.append(row)
     note = (
         f"By the mean of token specificity, k = {k}, on matched draws and on all texts; the paper's way by the "
         "accuracy that the probe loses. Means alone, without intervals, as the paper counts."
     )
-    return ReportTable("Who is first", header, rows, note)
+    return ReportTable.from_rows("Who is first", rows, note=note)
 
 
 def _beyond_word_table(summary: Summary) -> ReportTable:
@@ -345,12 +321,10 @@ def _k_sweep_table(summary: Summary) -> ReportTable:
         entries = record["source"].get("sweep", [])
         if len({entry["variant"] for entry in entries}) > 1:
             for entry in entries:
-                derived = {"rows": entry["variant"].replace("_", " ")}
-                derived["matched"] = entry["num_matched"] / entry["num_texts"]
-                records.append({**record, **entry, **derived})
+                rows, matched = entry["variant"].replace("_", " "), entry["num_matched"] / entry["num_texts"]
+                records.append({**record, **entry, "rows": rows, "matched": matched})
     columns = {
-        "host, dataset": "{setting}",
-        "method": "{title}",
+        **LABELS,
         "rows, chosen by": "{rows}",
         "k": "{k}",
         "token specificity": "{token_specificity:[]}",
@@ -368,16 +342,13 @@ def _k_sweep_table(summary: Summary) -> ReportTable:
 def _transcoder_table(summary: Summary) -> ReportTable:
     records = []
     for record in summary.first_records(["transcoder"]):
-        sides = {"theirs": record["source"], "ours": summary.cell(record["cell.host"], record["cell.dataset"], OURS)}
+        sides = {"theirs": record, "ours": summary.record(record["cell.host"], record["cell.dataset"], OURS) or {}}
         for k in summary.ks():
-            entries = {side: swept(cell, k) for side, cell in sides.items()}
-            if None in entries.values():
-                continue
-            row = {**record, "k": k, "undertrained": record.get("undertrained") or "no"}
-            for side, cell in sides.items():
-                row[side] = entries[side]["token_specificity"]
-                row[f"{side}_matched"] = (effect(cell, k) or [None])[0]
-            records.append(row)
+            if all(f"k{k}.num_texts" in figures for figures in sides.values()):
+                row = {**record, "k": k, "undertrained": record.get("undertrained") or "no"}
+                for side, figures in sides.items():
+                    row[side], row[f"{side}_matched"] = figures[f"k{k}.token_specificity"], figures[f"k{k}.on_matched"]
+                records.append(row)
     columns = {
         "host, dataset": "{setting}",
         "k": "{k}",
@@ -394,22 +365,18 @@ def _transcoder_table(summary: Summary) -> ReportTable:
 
 def _footing_table(summary: Summary) -> ReportTable:
     ks = summary.ks()
+    first = f"k{min(ks, default=1)}"
     records = []
     for method, title in summary.methods().items():
         cells = summary.first_records([method])
         if not cells:
             continue
-        medians = pd.DataFrame(cells).median(numeric_only=True).to_dict()
-        undertrained = sum(bool(cell.get("undertrained")) for cell in cells)
-        records.append(
-            {
-                **medians,
-                "title": title,
-                "entropy": np.log2(medians.get("table.codebook_usage.perplexity", np.nan)),
-                "energies": " / ".join(percent(medians.get(f"removed_energy.{k}")) for k in ks),
-                "undertrained": f"{undertrained} of {len(cells)}",
-            }
-        )
+        figures = pd.DataFrame(cells).median(numeric_only=True).to_dict()
+        figures["title"] = title
+        figures["entropy"] = np.log2(figures.get("table.codebook_usage.perplexity", np.nan))
+        figures["energies"] = " / ".join(percent(figures.get(f"k{k}.removed_energy")) for k in ks)
+        figures["undertrained"] = f"{sum(bool(cell.get('undertrained')) for cell in cells)} of {len(cells)}"
+        records.append(figures)
     columns = {
         "method": "{title}",
         "K": "{codebook_size:.0f}",
@@ -417,35 +384,24 @@ def _footing_table(summary: Summary) -> ReportTable:
         "entropy, bits": "{entropy:.1f}",
         "explained variance": "{bottleneck.explained_variance:.3f}",
         "L0": "{bottleneck.num_active:.0f}",
-        "positions": "{sweep.num_positions:.1f}",
-        "norm removed": "{sweep.removed_norm:.1f}",
-        "matched texts": "{sweep.matched:%}",
+        "positions": f"{{{first}.num_positions:.1f}}",
+        "norm removed": f"{{{first}.removed_norm:.1f}}",
+        "matched texts": f"{{{first}.matched:%}}",
         f"energy removed, k = {' / '.join(map(str, ks))}": "{energies}",
         "undertrained": "{undertrained}",
     }
     return _record_table("On what footing", columns, records, "Medians over hosts and datasets, of the first seed.")
 
 
-def _over_seeds(summary: Summary, *figures: str) -> dict[tuple[str, str, str], Record]:
-    """Mean, deviation (`…_sd`) and number (`…_count`) of figures over the seeds of each host, dataset and method."""
-    frame = summary.frame.reindex(columns=[*SETTING, "cell.method", *figures])
-    groups = frame.astype(dict.fromkeys(figures, float)).groupby([*SETTING, "cell.method"])
-    statistics = {"": groups.mean(), "_sd": groups.std().fillna(0.0), "_count": groups.count()}
-    joined = pd.concat([each.add_suffix(suffix) for suffix, each in statistics.items()], axis=1)
-    return joined.to_dict("index")
-
-
 def _stability_table(summary: Summary) -> ReportTable:
-    names = ("ami", "active_matched_cosine", "null_active_matched_cosine")
-    means = _over_seeds(summary, *(f"stability.{name}" for name in names))
+    names = [f"stability.{name}" for name in ("ami", "active_matched_cosine", "null_active_matched_cosine")]
     records = [
-        {**labels, **means[key], "seeds": means[key]["stability.ami_count"] + 1}
-        for key, labels in summary.labels(means)
-        if means[key]["stability.ami_count"]
+        {**record, "seeds": record["stability.ami_count"] + 1}
+        for record in summary.labelled(summary.over_seeds(*names))
+        if record["stability.ami_count"]
     ]
     columns = {
-        "host, dataset": "{setting}",
-        "method": "{title}",
+        **LABELS,
         "seeds": "{seeds:.0f}",
         "AMI of codes": "{stability.ami:.3f}",
         "cosine of matched codes (null)": "{stability.active_matched_cosine:.3f} "
@@ -456,13 +412,10 @@ def _stability_table(summary: Summary) -> ReportTable:
 
 
 def _seeds_table(summary: Summary) -> ReportTable:
-    means = _over_seeds(summary, SPECIFICITY, PURITY)
-    records = [
-        {**labels, **means[key]} for key, labels in summary.labels(means) if means[key][f"{SPECIFICITY}_count"] > 1
-    ]
+    means = summary.over_seeds(SPECIFICITY, PURITY)
+    records = [record for record in summary.labelled(means) if record[f"{SPECIFICITY}_count"] > 1]
     columns = {
-        "host, dataset": "{setting}",
-        "method": "{title}",
+        **LABELS,
         "seeds": f"{{{SPECIFICITY}_count:.0f}}",
         "token specificity": f"{{{SPECIFICITY}:±}}",
         "label purity": f"{{{PURITY}:±}}",
@@ -476,12 +429,7 @@ def _controls_table(summary: Summary) -> ReportTable:
     titles = {OURS: "CLVQ-VAE, for comparison", **controls}
     controlled = {record["setting"] for record in summary.first_records(controls)}
     records = [
-        {
-            **record,
-            "title": titles[record["cell.method"]],
-            # Of one direction, whatever the sweep begins with.
-            **{f"one.{name}": value for name, value in (swept(record["source"], 1) or {}).items()},
-        }
+        {**record, "title": titles[record["cell.method"]]}
         for record in summary.first_records(titles)
         if record["setting"] in controlled
     ]
@@ -491,7 +439,8 @@ def _controls_table(summary: Summary) -> ReportTable:
         "purity (permuted)": f"{{{PURITY}:.3f}} ({{table.label_purity.null_purity:.3f}})",
         "lexical gain": "{table.label_purity.lexical_gain:[]}",
         "excess routing": "{table.routing_divergence.excess_jsd:[]}",
-        "token specificity": "{one.token_specificity_matched:[]}",
+        # Of one direction, whatever the sweep begins with.
+        "token specificity": "{k1.token_specificity_matched:[]}",
     }
     note = (
         "A re-initialised host must fall to the baseline of the words (lexical gain 0), permuted labels to that of "
@@ -503,18 +452,16 @@ def _controls_table(summary: Summary) -> ReportTable:
 def _time_table(summary: Summary) -> ReportTable:
     titles = {**summary.methods(), **summary.methods(control=True)}
     names = [f"seconds.{name}" for name in SECONDS]
-    groups = summary.frame.reindex(columns=["cell.method", *names]).fillna(dict.fromkeys(names, 0.0))
-    means = groups.groupby("cell.method")[names].mean()
-    counts = summary.frame["cell.method"].value_counts()
-    records = [
-        {**means.loc[method].to_dict(), "title": title, "cells": counts[method]} for method, title in titles.items()
-    ]
+    cells = summary.frame.reindex(columns=["cell.method", *names]).fillna(dict.fromkeys(names, 0.0))
+    means = cells.groupby("cell.method").mean()
+    means = means.assign(title=pd.Series(titles), cells=cells["cell.method"].value_counts())
+    records = means.loc[list(titles)].to_dict("records")
     columns = {"method": "{title}", "cells": "{cells}"} | {name: f"{{seconds.{name}:.1f}}" for name in SECONDS}
     return _record_table("Seconds a cell", columns, records, "Means over the cells, as they were run.")
 
 
 def _study_table(summary: Summary, title: str, methods: Sequence[str], reference: str | None) -> ReportTable:
-    means = _over_seeds(summary, SPECIFICITY, "stability.ami")
+    means = summary.over_seeds(SPECIFICITY, "stability.ami")
     records = []
     for host, dataset, method in study_cells(summary, methods):
         seeds, others = (summary.seeds(host, dataset, each) for each in (method, reference or method))
@@ -546,8 +493,7 @@ def _study_table(summary: Summary, title: str, methods: Sequence[str], reference
 
 def _refusals_table(summary: Summary) -> ReportTable:
     refused = {record["setting"]: record["refused"] for record in summary.records if record.get("refused")}
-    rows = sorted([setting, reason] for setting, reason in refused.items())
-    return ReportTable("Not ablated", ["host, dataset", "why"], rows)
+    return ReportTable("Not ablated", ["host, dataset", "why"], sorted(map(list, refused.items())))
 
 
 __all__ = ["CellTable", "fill", "report_tables"]

@@ -118,7 +118,7 @@ class _Handle:
 
     def _see(self, layer: int, state: torch.Tensor) -> torch.Tensor | None:
         """Handle one state `(B, S, d)`; a returned tensor of the same shape replaces it, None leaves it."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def _enter(self, scope: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if probing():

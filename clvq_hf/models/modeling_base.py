@@ -273,6 +273,16 @@ class BaseConceptModel(PreTrainedModel):
             )
         return variant or self.ablation_variants[0]
 
+    def _real_tokens(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """`(B, S)` bool: which tokens are no padding; refuses states that are not `(B, S, d)`."""
+        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
+        return self._mask("attention_mask", attention_mask, hidden_states)
+
+    def _check_target(self, target_hidden_states: torch.Tensor, hidden_states: torch.Tensor) -> None:
+        self._check_decoder()
+        self._check_width("target_hidden_states", target_hidden_states, self.config.target_hidden_size)
+        check_batch("target_hidden_states", target_hidden_states, hidden_states)
+
     @staticmethod
     def _mask(name: str, mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor:
         if mask is None:

@@ -146,8 +146,7 @@ class ClusterModel(ConceptModel):
 
     @torch.no_grad()
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        mask = self._real_tokens(hidden_states, attention_mask)
         return self.nearest(torch.where(mask[..., None], hidden_states, 0), 1)[..., 0].masked_fill(~mask, -1)
 
     @torch.no_grad()

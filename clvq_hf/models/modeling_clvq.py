@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from ..hosts import hooks
 from .codebook_init import initial_codebook
 from .configuration_clvq import CLVQConfig
-from .modeling_base import check_batch, masked_mse
+from .modeling_base import masked_mse
 from .modeling_concepts import ConceptModel
 from .quantizer import Float32Module, TopKQuantizer
 
@@ -175,8 +175,6 @@ class CLVQModel(ConceptModel):
     """
 
     config_class = CLVQConfig
-    # The Trainer passes the number of tokens of the whole optimizer step to forward.
-    accepts_loss_kwargs = True
     _keep_in_fp32_modules_strict = ["encoder", "quantizer"]
     _no_split_modules = ["CLVQDecoderLayer"]
     _not_in_fingerprint = ("decoder.", "quantizer.updates_since_use")
@@ -256,8 +254,7 @@ class CLVQModel(ConceptModel):
         Raises:
             ValueError: If a width differs from the config's, or there is a target and no decoder.
         """
-        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        mask = self._real_tokens(hidden_states, attention_mask)
         counted = mask & self._mask("token_mask", token_mask, hidden_states)
         # What lies on padding is arbitrary, NaN at times, and NaN times zero is NaN.
         hidden_states = torch.where(mask[..., None], hidden_states, 0)
@@ -275,9 +272,7 @@ class CLVQModel(ConceptModel):
             perplexity=self._perplexity(codes, counted),
         )
         if target_hidden_states is not None:
-            self._check_decoder()
-            self._check_width("target_hidden_states", target_hidden_states, self.config.target_hidden_size)
-            check_batch("target_hidden_states", target_hidden_states, hidden_states)
+            self._check_target(target_hidden_states, hidden_states)
             tokens = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             output.reconstruction_loss = masked_mse(reconstruction, target_hidden_states, counted, tokens)
             output.commitment_loss = masked_mse(encoder_states, vectors.detach(), counted, tokens)
@@ -286,8 +281,7 @@ class CLVQModel(ConceptModel):
 
     @torch.no_grad()
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        mask = self._real_tokens(hidden_states, attention_mask)
         return self.quantizer.encode(self.encoder(torch.where(mask[..., None], hidden_states, 0)), mask)
 
     @torch.no_grad()
@@ -310,8 +304,7 @@ class CLVQModel(ConceptModel):
         codes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         self._check_decoder()
-        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        mask = self._real_tokens(hidden_states, attention_mask)
         hidden_states = torch.where(mask[..., None], hidden_states, 0)
         with hooks.evaluation_mode(self):
             encoder_states = self.encoder(hidden_states)

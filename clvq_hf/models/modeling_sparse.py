@@ -15,7 +15,6 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_sparse import SparseConfig
-from .modeling_base import check_batch
 from .modeling_concepts import ConceptModel
 from .projections import orthonormal_rows
 from .quantizer import Float32Module, from_first_process, is_distributed
@@ -121,7 +120,6 @@ class SparseDictionary(ConceptModel):
     """
 
     config_class = SparseConfig
-    accepts_loss_kwargs = True
     loss_names = ("reconstruction_loss", "sparsity_loss", "num_active")
     codes_are_states = False
     ablation_variants = ("encoder", "decoder", "encoder_by_gradient", "decoder_by_gradient")
@@ -227,24 +225,21 @@ class SparseDictionary(ConceptModel):
         Returns:
             [`SparseOutput`]: losses, reconstruction and codes.
         """
-        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        mask = self._real_tokens(hidden_states, attention_mask)
         counted = (mask & self._mask("token_mask", token_mask, hidden_states))[mask]
         # Real tokens alone: with thousands of neurons, padding is what there is to save.
         states = hidden_states[mask]
         scores = self.encoder.scores(states)
         activations = self.encoder.activate(scores)
         output = SparseOutput(codes=_unpacked(self.encoder.codes(scores, activations), mask, -1))
+        if target_hidden_states is not None:
+            self._check_target(target_hidden_states, hidden_states)
         if self.decoder is None:
-            if target_hidden_states is not None:
-                self._check_decoder()
             return output
         scaled = self.decoder(activations, states.float() * self.encoder.input_scale)
         output.reconstruction = _unpacked(scaled / self.decoder.output_scale, mask, 0)
         if target_hidden_states is None:
             return output
-        self._check_width("target_hidden_states", target_hidden_states, self.config.target_hidden_size)
-        check_batch("target_hidden_states", target_hidden_states, hidden_states)
         tokens = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         error = scaled - target_hidden_states[mask].float() * self.decoder.output_scale
         scaled_loss = error[counted].square().sum() / (tokens * error.shape[-1])
@@ -306,8 +301,7 @@ class SparseDictionary(ConceptModel):
 
     @torch.no_grad()
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        mask = self._real_tokens(hidden_states, attention_mask)
         scores = self.encoder.scores(hidden_states[mask])
         return _unpacked(self.encoder.codes(scores, self.encoder.activate(scores)), mask, -1)
 
@@ -376,8 +370,7 @@ class SparseDictionary(ConceptModel):
         With `codes`, each token has the one neuron of its code, with the activation of its own strongest one.
         """
         self._check_decoder()
-        self._check_width("hidden_states", hidden_states, self.config.hidden_size)
-        mask = self._mask("attention_mask", attention_mask, hidden_states)
+        mask = self._real_tokens(hidden_states, attention_mask)
         states = hidden_states[mask]
         activations = self.activations(states)
         if codes is not None:

@@ -9,7 +9,6 @@ from clvq_hf.comparison.summary import (
     Summary,
     by_method,
     effect,
-    figure,
     load_cells,
     mean_and_spread,
     over_seeds,
@@ -229,8 +228,6 @@ def test_a_sweep_is_found_by_k_and_variant():
 
 
 def test_what_is_missing_is_none():
-    assert figure({"a": {"b": 0.0}}, "a", "b") == 0.0
-    assert figure({"a": {}}, "a", "b") is None and figure(None, "a") is None
     assert mean_and_spread([None]) is None
     assert mean_and_spread([1.0, None, 3.0]) == (2.0, pytest.approx(2**0.5))
 

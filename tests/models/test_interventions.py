@@ -27,12 +27,6 @@ def encoder_model(make_model):
     return model
 
 
-@pytest.fixture
-def inputs(tokenizer):
-    batch = tokenizer(["a truly wonderful film", "dull"], padding=True, return_tensors="pt")
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
-
-
 def states_with(handle, model, host, inputs):
     """Codes of the untouched host, and its states at `lower_layer` without and with an intervention."""
     with torch.no_grad():

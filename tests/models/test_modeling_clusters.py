@@ -376,11 +376,6 @@ class TestSaveAndLoad:
 
 
 class TestOnAHost:
-    @pytest.fixture
-    def inputs(self, tokenizer):
-        batch = tokenizer(["a truly wonderful film", "dull"], padding=True, return_tensors="pt")
-        return {name: batch[name] for name in ("input_ids", "attention_mask")}
-
     def states(self, host, inputs, layer):
         with torch.no_grad():
             return hooks.run(host, inputs, [layer])[layer]

@@ -10,16 +10,6 @@ from transformers import AutoConfig, AutoModel
 from clvq_hf import CLVQConfig, CLVQModel
 
 
-@pytest.fixture
-def batch():
-    """States, mask with padding on both sides, and targets."""
-    generator = torch.Generator().manual_seed(1)
-    states = torch.randn(3, 6, 32, generator=generator)
-    target = torch.randn(3, 6, 32, generator=generator)
-    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]])
-    return states, mask, target
-
-
 class TestEncoder:
     def test_starts_as_the_formula_says(self, make_model):
         encoder = make_model().encoder
@@ -133,21 +123,9 @@ class TestForward:
         for name, parameter in model.named_parameters():
             assert torch.allclose(parameter.grad, whole[name], atol=1e-6), name
 
-    @pytest.mark.parametrize("bad", ["width", "target", "mask", "rank", "target length", "target batch", "token mask"])
-    def test_wrong_shapes_are_refused(self, make_model, batch, bad):
-        states, mask, target = batch
-        arguments = {
-            "width": (states[..., :-1], mask, target),
-            "target": (states, mask, target[..., :-1]),
-            "mask": (states, mask[:, :-1], target),
-            "rank": (states[0], mask[0], target[0]),
-            # These would broadcast.
-            "target length": (states, mask, target[:, :1]),
-            "target batch": (states, mask, target[:1]),
-            "token mask": (states, mask, target, mask[:1]),
-        }[bad]
+    def test_wrong_shapes_are_refused(self, make_model, wrong_shapes):
         with pytest.raises(ValueError, match="shape"):
-            make_model()(*arguments)
+            make_model()(*wrong_shapes)
 
 
 class TestDecoder:

@@ -50,16 +50,6 @@ SCALED = {
 CODES = {"relu": [0, 2, 1], "topk": [0, 2, 1], "jumprelu": [1, 2, 1]}
 
 
-@pytest.fixture
-def batch():
-    """States, mask with padding on both sides, and targets."""
-    generator = torch.Generator().manual_seed(1)
-    states = torch.randn(3, 6, 32, generator=generator)
-    target = torch.randn(3, 6, 32, generator=generator)
-    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]])
-    return states, mask, target
-
-
 class TestByHand:
     @pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu"])
     def test_forward(self, activation):
@@ -167,21 +157,9 @@ class TestForward:
         output.loss.backward()
         assert output.loss == 0 and (output.codes == -1).all()
 
-    @pytest.mark.parametrize("bad", ["width", "target", "mask", "rank", "target length", "target batch", "token mask"])
-    def test_wrong_shapes_are_refused(self, make_sparse, batch, bad):
-        states, mask, target = batch
-        arguments = {
-            "width": (states[..., :-1], mask, target),
-            "target": (states, mask, target[..., :-1]),
-            "mask": (states, mask[:, :-1], target),
-            "rank": (states[0], mask[0], target[0]),
-            # These would broadcast.
-            "target length": (states, mask, target[:, :1]),
-            "target batch": (states, mask, target[:1]),
-            "token mask": (states, mask, target, mask[:1]),
-        }[bad]
+    def test_wrong_shapes_are_refused(self, make_sparse, wrong_shapes):
         with pytest.raises(ValueError, match="shape"):
-            make_sparse()(*arguments)
+            make_sparse()(*wrong_shapes)
 
     @given(st.integers(0, 10_000), st.integers(1, 12))
     @settings(max_examples=25, deadline=None)
@@ -587,11 +565,6 @@ class TestOnAHost:
     @pytest.fixture
     def model(self, make_sparse, host, tokenizer, texts, fit):
         return fit(make_sparse(activation="topk", num_active=4), host, tokenizer, texts)
-
-    @pytest.fixture
-    def inputs(self, tokenizer):
-        batch = tokenizer(["a truly wonderful film", "dull"], padding=True, return_tensors="pt")
-        return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
     def states(self, host, inputs, layer):
         with torch.no_grad():

@@ -70,6 +70,25 @@ def assert_equal_states(first, second):
         assert torch.equal(tensor, second[name]), name
 
 
+def accumulation_agrees(make_trainer, make):
+    """Micro-batches of unlike length: 56 of 60 texts make full global batches of 8."""
+    states = []
+    for batch, accumulation in ((8, 1), (2, 4)):
+        trainer = make_trainer(
+            make(),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=7,
+            optim="sgd",
+            learning_rate=0.1,
+            per_device_eval_batch_size=8,
+        )
+        trainer.train()
+        states.append(state(trainer.model))
+    for name, tensor in states[0].items():
+        assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-5), name
+
+
 def grown(host):
     """While it lasts, the host's first token after [CLS] is an attention sink at layer 1."""
     return hooks.edit(host, 1, lambda states: torch.cat([states[:, :1], 100 * states[:, 1:2], states[:, 2:]], dim=1))
@@ -143,22 +162,7 @@ class TestTraining:
         assert len(updates) == trainer.state.global_step == 8
 
     def test_accumulation_gives_the_step_of_the_whole_batch(self, make_trainer, make_model):
-        # Micro-batches of unlike length: 56 of 60 texts make full global batches of 8.
-        states = []
-        for batch, accumulation in ((8, 1), (2, 4)):
-            trainer = make_trainer(
-                make_model(top_k=1, dropout=0.0),
-                per_device_train_batch_size=batch,
-                gradient_accumulation_steps=accumulation,
-                max_steps=7,
-                optim="sgd",
-                learning_rate=0.1,
-                per_device_eval_batch_size=8,
-            )
-            trainer.train()
-            states.append(state(trainer.model))
-        for name, tensor in states[0].items():
-            assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-5), name
+        accumulation_agrees(make_trainer, lambda: make_model(top_k=1, dropout=0.0))
 
     def test_special_tokens_do_not_train_unless_asked(self, make_trainer, texts, tokenizer):
         tokens = sum(len(ids) for ids in tokenizer(texts["text"][:])["input_ids"])
@@ -498,21 +502,7 @@ class TestSparseDictionaries:
             assert torch.allclose(tensor.float(), state(again.model)[name].float(), atol=1e-4), name
 
     def test_accumulation_gives_the_step_of_the_whole_batch(self, make_trainer, make_sparse):
-        states = []
-        for batch, accumulation in ((8, 1), (2, 4)):
-            trainer = make_trainer(
-                make_sparse(sparsity_cost=0.01),
-                per_device_train_batch_size=batch,
-                gradient_accumulation_steps=accumulation,
-                max_steps=7,
-                optim="sgd",
-                learning_rate=0.1,
-                per_device_eval_batch_size=8,
-            )
-            trainer.train()
-            states.append(state(trainer.model))
-        for name, tensor in states[0].items():
-            assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-5), name
+        accumulation_agrees(make_trainer, lambda: make_sparse(sparsity_cost=0.01))
 
     def test_revival_is_logged(self, make_trainer, make_sparse):
         model = make_sparse(codebook_size=60, activation="topk", num_active=1, revive_after=2)
