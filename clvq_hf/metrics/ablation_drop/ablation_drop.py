@@ -16,10 +16,10 @@ from .accuracies import rate_matched_accuracy
 from .conditions import CONTRASTS
 from .numerics import ablation_drop
 from .outcomes import COLUMNS
-from .statistics import NUM_BOOTSTRAP, NUM_PERMUTATIONS
+from .statistics import bootstrap_interval
 
 # evaluate.load copies only the sibling files from which this one imports: hence the names beside the class.
-__all__ = ["CONTRASTS", "AblationDrop", "rate_matched_accuracy"]
+__all__ = ["CONTRASTS", "AblationDrop", "bootstrap_interval", "rate_matched_accuracy"]
 
 _INPUTS_DESCRIPTION = f"""
 {getdoc(ablation_drop)}
@@ -71,9 +71,7 @@ _CITATION = """\
 
 
 def _feature(kind: str) -> Any:
-    if kind == "list<float32>":
-        return datasets.Sequence(datasets.Value("float32"))
-    return datasets.Value(kind)
+    return datasets.Sequence(datasets.Value("float32")) if kind == "list<float32>" else datasets.Value(kind)
 
 
 @evaluate.utils.file_utils.add_start_docstrings(__doc__, _INPUTS_DESCRIPTION)
@@ -87,12 +85,6 @@ class AblationDrop(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2506.20040"],
         )
 
-    def _compute(
-        self,
-        num_bootstrap: int = NUM_BOOTSTRAP,
-        num_permutations: int = NUM_PERMUTATIONS,
-        seed: int = 0,
-        details: bool = False,
-        **columns: list,
-    ) -> dict[str, Any]:
-        return ablation_drop(columns, num_bootstrap, num_permutations, seed, details)
+    def _compute(self, **inputs: Any) -> dict[str, Any]:
+        columns = {name: inputs.pop(name) for name in COLUMNS}
+        return ablation_drop(columns, **inputs)

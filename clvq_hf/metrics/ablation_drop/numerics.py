@@ -157,8 +157,6 @@ def _plain_figures(outcomes: Outcomes) -> dict[str, Any]:
 def _condition_figures(outcomes: Outcomes, condition: Condition, num_bootstrap: int, seed: int) -> dict[str, Any]:
     """The figures of one condition, on the texts that have it."""
     columns = condition.columns
-    margin_change = _margin_change(condition)
-    low, high = bootstrap_interval(margin_change, num_bootstrap=num_bootstrap, seed=seed)
     labelled = outcomes.labelled[condition.texts]
     labels = outcomes.plain["label"][condition.texts[labelled]]
     correct = condition.mean(columns["prediction"] == columns["label"])[labelled]
@@ -168,9 +166,7 @@ def _condition_figures(outcomes: Outcomes, condition: Condition, num_bootstrap: 
         return mean_or_none(condition.mean(values))
 
     return {
-        "margin_change": mean_or_none(margin_change),
-        "margin_change_low": low,
-        "margin_change_high": high,
+        **_with_interval("margin_change", _margin_change(condition), num_bootstrap, seed),
         "flip_rate": mean(_flipped(condition)),
         "accuracy": mean_or_none(correct),
         "balanced_accuracy": balanced_accuracy(correct, labels),
@@ -233,22 +229,17 @@ class _Differences:
         self.first_draws = tuple(_flipped(condition)[condition.starts[row]] for condition, row in both)
 
     def margin_figures(self, name: str, num_bootstrap: int, num_permutations: int, seed: int) -> dict[str, Any]:
-        low, high = bootstrap_interval(self.margin, num_bootstrap=num_bootstrap, seed=seed)
+        figures = _with_interval(name, self.margin, num_bootstrap, seed)
         return {
-            name: mean_or_none(self.margin),
-            f"{name}_low": low,
-            f"{name}_high": high,
+            **figures,
             f"{name}_p_value": sign_flip_p_value(self.margin, num_permutations=num_permutations, seed=seed),
-            f"{name}_verdict": _verdict(low, high),
+            f"{name}_verdict": _verdict(figures[f"{name}_low"], figures[f"{name}_high"]),
             f"{name}_num_texts": len(self.texts),
         }
 
     def flip_figures(self, name: str, num_bootstrap: int, seed: int) -> dict[str, float | None]:
-        low, high = bootstrap_interval(self.flips, num_bootstrap=num_bootstrap, seed=seed)
         return {
-            f"{name}_flip_change": mean_or_none(self.flips),
-            f"{name}_flip_change_low": low,
-            f"{name}_flip_change_high": high,
+            **_with_interval(f"{name}_flip_change", self.flips, num_bootstrap, seed),
             f"{name}_mcnemar_p_value": mcnemar_p_value(*self.first_draws),
         }
 
@@ -258,6 +249,12 @@ class _Differences:
             "margin_change": self.margin.tolist(),
             "flip_rate": self.flips.tolist(),
         }
+
+
+def _with_interval(name: str, values: np.ndarray, num_bootstrap: int, seed: int) -> dict[str, float | None]:
+    """The mean of one value per text, and its interval."""
+    low, high = bootstrap_interval(values, num_bootstrap=num_bootstrap, seed=seed)
+    return {name: mean_or_none(values), f"{name}_low": low, f"{name}_high": high}
 
 
 def _verdict(low: float | None, high: float | None) -> str | None:
