@@ -1,6 +1,7 @@
 """What all metrics have in common: they stand alone, agree with themselves however they are used, and have a card."""
 
 import ast
+import doctest
 import json
 import os
 import re
@@ -201,6 +202,12 @@ def test_results_are_flat_and_details_are_json(name):
     detailed = metric.compute(**columns, **settings, details=True)
     assert {key: detailed[key] for key in results} == results and len(detailed) > len(results)
     json.dumps(detailed, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_examples_of_the_docstring(name):
+    results = doctest.testmod(sys.modules[getattr(metrics, CLASSES[name]).__module__])
+    assert results.attempted > 0 and results.failed == 0
 
 
 @pytest.mark.parametrize("name", CLASSES)
