@@ -4,16 +4,20 @@
     python scripts/push_metrics.py org --names label_purity ablation_drop --private
 
 Afterwards `evaluate.load("org/label_purity")` gives what `evaluate.load(clvq_hf.metrics.path("label_purity"))` gives,
-without this library. The page to try a metric on, its requirements and the standard parts of its card are written here.
+without this library. The page to try a metric on and its requirements are written here. Its card is the README of its
+folder, with inputs, figures and examples out of the docstrings.
 A push that failed is repeated by the same command; files that a metric no longer has are deleted.
 """
 
 import argparse
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import dedent
+from types import ModuleType
 
 from tqdm.auto import tqdm
 
@@ -56,10 +60,37 @@ launch_gradio_widget(metric)
 APP_SETTINGS = {"codebook_usage": {"codebook_size": 400}}
 
 
-def metric_files(name: str) -> dict[str, Path | bytes]:
+# What comes between a README's description of the metric and the rest of it.
+USAGE = """## How to Use
+
+```python
+import evaluate
+
+metric = evaluate.load("{organization}/{name}")
+```
+
+Rows can be added in batches (`add_batch`); their size changes nothing.
+
+### Inputs
+
+{inputs}
+
+### Output Values
+
+{outputs}
+
+### Examples
+
+{examples}
+
+"""
+
+
+def metric_files(organization: str, name: str) -> dict[str, Path | bytes]:
     """The files of a metric by their place in its Space, with those that are the same for all metrics.
 
     Args:
+        organization (`str`): Owner of the Space.
         name (`str`): One of `clvq_hf.metrics.names`.
 
     Returns:
@@ -68,19 +99,39 @@ def metric_files(name: str) -> dict[str, Path | bytes]:
     folder = Path(metrics.path(name))
     modules = {file.name: file for file in sorted(folder.glob("*.py")) if file.name != "__init__.py"}
     written = {
-        "README.md": write_card(name),
+        "README.md": write_card(organization, name),
         "app.py": APP.format(name=name, settings=APP_SETTINGS.get(name, {})),
         "requirements.txt": "".join(f"{line}\n" for line in sorted(read_requirements(modules.values()))),
     }
     return {**modules, **{place: text.encode() for place, text in written.items()}}
 
 
-def write_card(name: str) -> str:
-    """The metric's README with the settings of its Space and its citation."""
+def write_card(organization: str, name: str) -> str:
+    """The metric's README with the settings of its Space, how to use it, and its citation."""
     _, settings, card = Path(metrics.path(name), "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    citation = importlib.import_module(f"clvq_hf.metrics.{name}.{name}")._CITATION
-    body, separator, references = card.partition("\n## Further References\n")
-    return f"---\n{settings}{SPACE}---\n{body}\n## Citation\n\n```bibtex\n{citation}```\n{separator}{references}"
+    module = importlib.import_module(f"clvq_hf.metrics.{name}.{name}")
+    description, rest = re.split(r"^(?=## (?:Values|Limitations))", card, maxsplit=1, flags=re.MULTILINE)
+    body, separator, references = rest.partition("\n## Further References\n")
+    arguments = re.sub(r"^(\w.*?) (\(.+?\)):", r"- **\1** \2:", read_sections(module, "Args"), flags=re.MULTILINE)
+    examples = re.sub(r"^>>> metric = .*\n", "", read_sections(module, "Examples"), flags=re.MULTILINE)
+    usage = USAGE.format(
+        organization=organization,
+        name=name,
+        inputs=arguments,
+        outputs=read_sections(module, "Returns"),
+        examples=examples.replace("\n>>> ", "\n```python\n>>> ", 1) + "\n```",
+    )
+    title, question = name.replace("_", " ").title(), module.__doc__.partition("\n")[0]
+    front_matter = f'---\ntitle: {title}\n{settings}description: "{question}"\n{SPACE}---\n'
+    citation = f"## Citation\n\n```bibtex\n{module._CITATION}```\n"
+    return f"{front_matter}{description}{usage}{body}\n{citation}{separator}{references}"
+
+
+def read_sections(module: ModuleType, title: str) -> str:
+    """The sections of a metric's docstring whose title begins so, as Markdown."""
+    found = re.findall(rf"^{title}.*:\n((?: .*\n|\n)+)", module._INPUTS_DESCRIPTION, re.MULTILINE)
+    # References to other docstrings lead nowhere from here.
+    return re.sub(r"\[(`\w+`)\](?!\()", r"\1", "\n".join(dedent(text).strip() for text in found))
 
 
 def read_requirements(modules: Iterable[Path]) -> set[str]:
@@ -104,7 +155,7 @@ def main() -> None:
     for name in tqdm(args.names, desc="Pushing metrics", unit="metric"):
         try:
             commit = commit_files(
-                metric_files(name),
+                metric_files(args.organization, name),
                 f"{args.organization}/{name}",
                 repo_type="space",
                 space_sdk="gradio",

@@ -1,5 +1,6 @@
 """Metrics as Spaces: `evaluate.load` from the Hub gives what it gives from the package's folder."""
 
+import importlib
 import importlib.util
 import inspect
 import json
@@ -47,7 +48,7 @@ def push(script, hub, monkeypatch):
 
 @pytest.mark.parametrize("name", metrics.names)
 def test_the_card_is_that_of_a_space(script, name):
-    files = script.metric_files(name)
+    files = script.metric_files("org", name)
     _, front_matter, card = files["README.md"].decode().split("---\n", 2)
     front_matter = yaml.safe_load(front_matter)
     assert {"title", "emoji", "colorFrom", "colorTo", "sdk_version", "description"} <= set(front_matter)
@@ -57,14 +58,21 @@ def test_the_card_is_that_of_a_space(script, name):
     headings = re.findall(r"^#+ (.*)$", card, re.MULTILINE)
     assert headings[0].startswith("Metric Card for")
     assert [heading for heading in headings if heading in SECTIONS] == list(SECTIONS)
-    parameters = inspect.signature(getattr(metrics, CLASSES[name])._compute).parameters
-    assert [parameter for parameter in parameters if parameter != "self" and parameter not in card] == []
+    numerics = importlib.import_module(f"clvq_hf.metrics.{name}.numerics")
+    features = getattr(metrics, CLASSES[name])(keep_in_memory=True).features
+    inputs = card[card.index("### Inputs") : card.index("### Output Values")]
+    for parameter in {*inspect.signature(getattr(numerics, name)).parameters} - {"table"} | {*features} | {"details"}:
+        assert re.search(rf"^ *- .*\*\*{parameter}\*\*", inputs, re.MULTILINE), parameter
+    outputs = card[card.index("### Output Values") : card.index("### Examples")]
+    assert len(re.findall(r"^- \*\*\w+\*\*", outputs, re.MULTILINE)) > 5
+    assert f'evaluate.load("org/{name}")' in card
+    assert re.search(r"^```python\n>>> (.*\n)+```\n", card, re.MULTILINE)
     compile(files["app.py"], "app.py", "exec")
     assert f'with_name("{name}.py")' in files["app.py"].decode()
 
 
 def test_requirements_are_what_the_modules_import(script):
-    lines = {name: script.metric_files(name)["requirements.txt"].decode().split() for name in metrics.names}
+    lines = {name: script.metric_files("org", name)["requirements.txt"].decode().split() for name in metrics.names}
     assert lines["codebook_similarity"] == ["datasets>=4.0", "evaluate>=0.4.6", "numpy>=1.26"]
     assert "scikit-learn>=1.5" in lines["stability"] and "scikit-learn>=1.5" not in lines["label_purity"]
 

@@ -1,6 +1,5 @@
 """Hand-computed figures, invariances, unusable input, and the metric as `evaluate` loads it."""
 
-import doctest
 import itertools
 import json
 
@@ -451,10 +450,6 @@ def test_unusable_settings():
 
 
 class TestMetric:
-    def test_doctest(self):
-        results = doctest.testmod(script)
-        assert results.attempted > 0 and results.failed == 0
-
     @pytest.mark.parametrize("stored", [True, False])
     def test_same_as_the_numerics(self, stored):
         columns = random_table(0, stored=stored)

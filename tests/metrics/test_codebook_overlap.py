@@ -1,4 +1,3 @@
-import doctest
 import json
 from itertools import combinations
 
@@ -8,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from clvq_hf.metrics.codebook_overlap import codebook_overlap as module
+from clvq_hf.metrics import CodebookOverlap
 from clvq_hf.metrics.codebook_overlap.numerics import codebook_overlap, read_corpus, sample_pairs
 
-CodebookOverlap = module.CodebookOverlap
 STRATA = [(0.0, 0.05), (0.05, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 1.01)]
 QUICK = {"num_bootstrap": 20, "num_permutations": 20}
 
@@ -274,8 +272,3 @@ def test_bad_input_is_refused(change, message):
     good = {"texts": ["a", "b"], "codes": [[1], [3]], "tokens": [["x"], ["x"]], "labels": [0, 1]}
     with pytest.raises(ValueError, match=message):
         codebook_overlap(**{**good, **change})
-
-
-def test_examples_of_the_docstring():
-    results = doctest.testmod(module)
-    assert results.attempted > 0 and results.failed == 0

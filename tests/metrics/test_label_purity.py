@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import numpy as np
@@ -6,11 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clvq_hf.metrics.label_purity import label_purity as module
+from clvq_hf.metrics import LabelPurity
 from clvq_hf.metrics.label_purity.numerics import Votes, cast_votes, cross_fitted_purity, label_purity
 from clvq_hf.metrics.label_purity.token_table import draw_halves, read_token_table
 
-LabelPurity = module.LabelPurity
 QUICK = {"num_permutations": 20, "num_bootstrap": 20}
 
 # Six texts. Code 7 has four tokens of label 0 (in three texts) and one of label 1; code 8 two of label 0 in two texts;
@@ -294,8 +292,3 @@ def test_metric_takes_arrays_and_empty_rows():
     columns["codes"] = [np.array(row, int) for row in columns["codes"]]
     results = LabelPurity(keep_in_memory=True).compute(**columns, min_count=2, min_texts=2, **QUICK)
     assert results == {**compute(SIX_TEXTS, min_count=2, min_texts=2), "num_empty": 1}
-
-
-def test_examples_of_the_docstring():
-    results = doctest.testmod(module)
-    assert results.attempted > 0 and results.failed == 0

@@ -1,8 +1,10 @@
 """What all metrics have in common: they stand alone, agree with themselves however they are used, and have a card."""
 
 import ast
+import doctest
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ CLASSES = {
     "codebook_usage": "CodebookUsage",
     "stability": "Stability",
 }
+CONTRASTS = {"token_specificity", "token_specificity_matched", "text_specificity", "class_specificity"}
 # Loads every folder named in a JSON file where clvq_hf cannot be imported, and computes.
 STRANGER = """
 import json, sys, traceback
@@ -199,6 +202,28 @@ def test_results_are_flat_and_details_are_json(name):
     detailed = metric.compute(**columns, **settings, details=True)
     assert {key: detailed[key] for key in results} == results and len(detailed) > len(results)
     json.dumps(detailed, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_examples_of_the_docstring(name):
+    results = doctest.testmod(sys.modules[getattr(metrics, CLASSES[name]).__module__])
+    assert results.attempted > 0 and results.failed == 0
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_everything_is_described(name):
+    columns, settings = example(name)
+    metric = getattr(metrics, CLASSES[name])(keep_in_memory=True)
+    assert metric.description.count("\n") > 2 and "@article{" in metric.citation
+    assert metric.description in type(metric).__doc__ and metric.inputs_description in type(metric).__doc__
+    described = {*re.findall(r"\*\*(\S+)\*\*", metric.inputs_description)}
+    described |= {*re.findall(r"^ {4}(\w+) \(", metric.inputs_description, re.MULTILINE)}
+    assert {*columns, *settings, "details"} <= described
+    figures = metric.compute(**columns, **settings, details=True)
+    if name == "ablation_drop":  # names of conditions and contrasts stand in front of its figures
+        fronts = ["salient_", "other_code_", *(f"{front}_" for front in sorted(CONTRASTS, reverse=True))]
+        figures = {re.sub(f"^({'|'.join(fronts)})", "", figure) for figure in figures} - CONTRASTS
+    assert set(figures) <= described
 
 
 @pytest.mark.parametrize("name", CLASSES)

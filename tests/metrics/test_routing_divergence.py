@@ -1,4 +1,3 @@
-import doctest
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clvq_hf.metrics import RoutingDivergence
 from clvq_hf.metrics.label_purity import token_table as table_of_label_purity
-from clvq_hf.metrics.routing_divergence import routing_divergence as module
 from clvq_hf.metrics.routing_divergence import token_table as table_of_routing
 from clvq_hf.metrics.routing_divergence.numerics import (
     count_occurrences,
@@ -18,7 +17,6 @@ from clvq_hf.metrics.routing_divergence.numerics import (
 )
 from clvq_hf.metrics.routing_divergence.token_table import read_token_table
 
-RoutingDivergence = module.RoutingDivergence
 QUICK = {"num_permutations": 20, "num_bootstrap": 20}
 
 
@@ -278,8 +276,3 @@ def test_metric_takes_arrays_and_empty_rows():
     with_empty = {name: [*arrays[name], empty] for name, empty in zip(arrays, ["none", [], [], 1], strict=True)}
     results = RoutingDivergence(keep_in_memory=True).compute(**with_empty, min_count=5, **QUICK)
     assert results == {**compute(columns, min_count=5), "num_empty": 1}
-
-
-def test_examples_of_the_docstring():
-    results = doctest.testmod(module)
-    assert results.attempted > 0 and results.failed == 0

@@ -1,4 +1,3 @@
-import doctest
 import json
 from itertools import permutations
 
@@ -7,10 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clvq_hf.metrics.stability import stability as module
+from clvq_hf.metrics import Stability
 from clvq_hf.metrics.stability.numerics import match, matched_cosine, shuffled_axes, stability
-
-Stability = module.Stability
 
 
 def make_codebook(generator: np.random.Generator, num_codes=60, width=16, skewed=False) -> np.ndarray:
@@ -193,8 +190,3 @@ def test_a_single_vector_has_no_match():
 def test_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         stability(**{"codes": [[0, 1]], "reference_codes": [[0, 1]], **change})
-
-
-def test_examples_of_the_docstring():
-    results = doctest.testmod(module)
-    assert results.attempted > 0 and results.failed == 0

@@ -20,23 +20,80 @@ def ablation_drop(
 ) -> dict[str, Any]:
     """Effects of an ablation experiment on a classifier, with contrasts and references.
 
-    The unit is the text: draws are averaged within it first. Intervals are percentile bootstraps over texts. The
+    The unit is the text: draws are averaged within it first. Intervals are 95 % percentile bootstraps over texts. The
     primary endpoint is the change of the margin, the logit of the plain prediction minus the best other logit.
 
     Args:
-        columns (`Mapping[str, array-like]`): The outcome dataset, one row per text, condition and draw; names and types
-            in `COLUMNS`.
-        num_bootstrap (`int`): Resamples of each interval.
-        num_permutations (`int`): Random sign flips of each test.
-        seed (`int`): Seed of both.
-        details (`bool`): Whether to add `flip_matrix`, `strata` and `differences`.
+        columns (`Mapping[str, array-like]`): The outcome dataset, one row per text, condition and draw. A metric takes
+            each column by its name:
+
+            - **text_id** (`int`), **condition** (`str`), **draw** (`int`): The text, what was removed, and the number
+              of the random draw, 0 where nothing is drawn. `salient` is required; `other_code`, `other_text_same` and
+              `other_text_opposite` (the salient code of another text with the same or the opposite prediction) enter
+              the contrasts; any other name is a reference, such as `random_direction`, `random_active_code`,
+              `mean_direction`, `class_ceiling`, `class_residual`, `leace`, `word_ceiling` and `word_residual`. A text
+              may lack a condition.
+            - **label** (`int`): Class of the text; -1 if it is missing.
+            - **prediction_plain**, **prediction** (`int`): Predicted class without and with removal. All columns that
+              end in `_plain`, and the label, repeat in every row of a text.
+            - **margin_plain**, **margin** (`float`): In logits, of the plain prediction: negative once it has flipped.
+            - **probability_plain**, **probability** (`float`): Of the plain prediction.
+            - **gold_probability_plain**, **gold_probability** (`float`): Of the label; -1 if it is missing.
+            - **kl** (`float`): KL(plain ‖ ablated) over all classes, in nats.
+            - **probabilities_plain**, **probabilities** (`list[float]`): Of all classes. All empty if they are too many
+              to store; macro-AUC and rate-matched accuracy are None then.
+            - **num_positions** (`int`): Number of positions at which something was removed.
+            - **removed_norm** (`float`): Root of the summed squared norm of what was removed.
+            - **matched** (`bool`): Whether the draw met the matching caliper; true where nothing is matched.
+        num_bootstrap (`int`, defaults to 2,000): Draws of texts for each interval.
+        num_permutations (`int`, defaults to 10,000): Random sign flips of each test; up to 12 texts all are counted.
+        seed (`int`, defaults to 0): Of all draws.
+        details (`bool`, defaults to `False`): Whether to add `flip_matrix`, `strata` and `differences`.
 
     Returns:
-        `dict[str, Any]`: Flat scalars, `None` where undefined; with `details`, three nested entries.
+        `dict[str, Any]`: None stands for what is undefined. Label-based figures use the texts that have one.
+
+        The model without removal:
+
+        - **accuracy**, **balanced_accuracy**, **macro_auc**, **majority_accuracy** (`float`): The last is the share of
+          the most frequent label.
+        - **num_texts**, **num_unlabelled** (`int`).
+
+        For each condition, each name with the condition in front (`salient_margin_change`), on the texts that have it:
+
+        - **margin_change**, **margin_change_low**, **margin_change_high** (`float`): Mean of margin - margin_plain.
+        - **flip_rate** (`float`): Share of predictions that changed.
+        - **accuracy**, **balanced_accuracy**, **macro_auc** (`float`).
+        - **rate_matched_accuracy** (`float`): Accuracy if every class is predicted as often as without removal.
+        - **kl**, **probability_change**, **gold_probability_change** (`float`): Means.
+        - **num_positions**, **removed_norm**, **matched_share** (`float`): Means: how much was removed.
+        - **num_texts**, **num_labelled** (`int`).
+
+        For each contrast, `token_specificity` (salient - other_code, the primary one; negative if the salient code
+        matters more), `text_specificity` (salient - other_text_same) and `class_specificity` (other_text_same -
+        other_text_opposite), on the texts that have both; each name with the contrast and `_` in front:
+
+        - the contrast itself, **low**, **high** (`float`): Mean difference in margin change.
+        - **verdict** (`str`): "lower" or "higher" if the interval excludes 0, else "tie".
+        - **p_value**, **p_holm** (`float`): Of a two-sided sign-flip test; adjusted for the contrasts that could be
+          tested.
+        - **flip_change**, **flip_change_low**, **flip_change_high** (`float`): Mean difference in the share of flips.
+        - **mcnemar_p_value** (`float`): Exact, on the first draw of each text.
+        - **num_texts** (`int`).
+
+        `token_specificity_matched` is the primary contrast on matched draws only, without flips and `p_holm`.
+
+        With details:
+
+        - **flip_matrix** (`dict[str, list[dict]]`): Per condition the number of texts `from` a class `to` another one.
+        - **strata** (`dict[str, dict]`): Per condition and contrast margin change, flip rate and number of texts, by
+          plain `prediction` and by whether it was `correct`. For contrasts these are differences.
+        - **differences** (`dict[str, dict]`): Per contrast the differences of each text.
 
     Raises:
-        ValueError: If the outcomes are unusable (see `read_outcomes`), a number of resamples is not positive, or the
-            name of a condition makes two figures share a name.
+        ValueError: If the outcomes are unusable (see `read_outcomes`: no rows, none is `salient`, a row occurs twice,
+            plain outcomes differ within a text, a number is not finite, the numbers of classes differ), a number of
+            resamples is not positive, or the name of a condition makes two figures share a name.
     """
     outcomes = read_outcomes(columns)
     present = {*outcomes.columns["condition"].tolist()}
@@ -100,8 +157,6 @@ def _plain_figures(outcomes: Outcomes) -> dict[str, Any]:
 def _condition_figures(outcomes: Outcomes, condition: Condition, num_bootstrap: int, seed: int) -> dict[str, Any]:
     """The figures of one condition, on the texts that have it."""
     columns = condition.columns
-    margin_change = _margin_change(condition)
-    low, high = bootstrap_interval(margin_change, num_bootstrap=num_bootstrap, seed=seed)
     labelled = outcomes.labelled[condition.texts]
     labels = outcomes.plain["label"][condition.texts[labelled]]
     correct = condition.mean(columns["prediction"] == columns["label"])[labelled]
@@ -111,9 +166,7 @@ def _condition_figures(outcomes: Outcomes, condition: Condition, num_bootstrap: 
         return mean_or_none(condition.mean(values))
 
     return {
-        "margin_change": mean_or_none(margin_change),
-        "margin_change_low": low,
-        "margin_change_high": high,
+        **_with_interval("margin_change", _margin_change(condition), num_bootstrap, seed),
         "flip_rate": mean(_flipped(condition)),
         "accuracy": mean_or_none(correct),
         "balanced_accuracy": balanced_accuracy(correct, labels),
@@ -176,22 +229,17 @@ class _Differences:
         self.first_draws = tuple(_flipped(condition)[condition.starts[row]] for condition, row in both)
 
     def margin_figures(self, name: str, num_bootstrap: int, num_permutations: int, seed: int) -> dict[str, Any]:
-        low, high = bootstrap_interval(self.margin, num_bootstrap=num_bootstrap, seed=seed)
+        figures = _with_interval(name, self.margin, num_bootstrap, seed)
         return {
-            name: mean_or_none(self.margin),
-            f"{name}_low": low,
-            f"{name}_high": high,
+            **figures,
             f"{name}_p_value": sign_flip_p_value(self.margin, num_permutations=num_permutations, seed=seed),
-            f"{name}_verdict": _verdict(low, high),
+            f"{name}_verdict": _verdict(figures[f"{name}_low"], figures[f"{name}_high"]),
             f"{name}_num_texts": len(self.texts),
         }
 
     def flip_figures(self, name: str, num_bootstrap: int, seed: int) -> dict[str, float | None]:
-        low, high = bootstrap_interval(self.flips, num_bootstrap=num_bootstrap, seed=seed)
         return {
-            f"{name}_flip_change": mean_or_none(self.flips),
-            f"{name}_flip_change_low": low,
-            f"{name}_flip_change_high": high,
+            **_with_interval(f"{name}_flip_change", self.flips, num_bootstrap, seed),
             f"{name}_mcnemar_p_value": mcnemar_p_value(*self.first_draws),
         }
 
@@ -201,6 +249,12 @@ class _Differences:
             "margin_change": self.margin.tolist(),
             "flip_rate": self.flips.tolist(),
         }
+
+
+def _with_interval(name: str, values: np.ndarray, num_bootstrap: int, seed: int) -> dict[str, float | None]:
+    """The mean of one value per text, and its interval."""
+    low, high = bootstrap_interval(values, num_bootstrap=num_bootstrap, seed=seed)
+    return {name: mean_or_none(values), f"{name}_low": low, f"{name}_high": high}
 
 
 def _verdict(low: float | None, high: float | None) -> str | None:

@@ -1,14 +1,4 @@
-"""How many concepts texts of one label share, against texts of different labels that share as many words."""
-
-from typing import Any
-
-import datasets
-import evaluate
-
-from .numerics import codebook_overlap
-
-_DESCRIPTION = """
-Do texts of one label share more concepts than texts of different labels, if they share as many words?
+"""Do texts of one label share more concepts than texts of different labels, if they share as many words?
 
 The overlap of two texts is the Jaccard index of their sets of distinct codes. Its mean over pairs of texts with the
 same label is divided by its mean over pairs with different labels, in strata of TF-IDF cosine similarity, among pairs
@@ -16,49 +6,37 @@ of about the same length. Intervals draw texts, not pairs. The same ratio of the
 labels permuted by text, stands beside it, as do the counts of arXiv 2506.20040.
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    texts (`list[str]`): The texts, one a row. Equal texts count once.
-    codes (`list[list[int]]`): One code per token of each text. A token with a negative code is left out.
-    tokens (`list[list[str]]`): Types of the same tokens (words or pieces of words), from which TF-IDF is computed.
-    labels (`list[int]`): Class of each text; a negative one is missing.
-    num_pairs (`int`, defaults to 10,000): At most so many pairs of each stratum and arm (of each of matched and
-        unmatched lengths) are sampled; at least 30.
-    num_bootstrap (`int`, defaults to 2,000): Draws of texts for the 95 % percentile intervals.
-    num_permutations (`int`, defaults to 200): Draws of labels permuted by text.
-    length_caliper (`float`, defaults to 0.25): Two texts match in length if the logs of their numbers of tokens differ
-        by less.
-    seed (`int`, defaults to 0): Of all draws.
-    details (`bool`, defaults to `False`): Whether to return everything about every stratum and threshold.
+from inspect import getdoc
+from typing import Any
 
-Returns:
-    `dict`: None stands for what is undefined.
-    - **ratio**, **ratio_low**, **ratio_high** (`float`): Mean Jaccard index of same-label pairs ÷ that of
-      different-label pairs, standardised to the similarities of same-label pairs. 1 if labels make no difference.
-    - **token_ratio**, **token_ratio_low**, **token_ratio_high** (`float`): The same of the sets of token types.
-    - **permuted_ratio** (`float`): Mean of `ratio` over label permutations.
-    - **p_value** (`float`): Share of label permutations with as large a `ratio`.
-    - **ratio_0.00_0.05**, ... **ratio_0.30_1.00** (`float`): The ratio in each stratum; None with fewer than 30
-      matched pairs in either arm.
-    - **shared_ratio_0.05**, ... **shared_ratio_0.30** (`float`): The paper's counts: mean number of distinct codes
-      shared by same-label pairs ÷ by different-label pairs, from this similarity up, of any lengths.
-    - **num_same_pairs**, **num_different_pairs** (`int`): Matched pairs in the strata that enter `ratio`.
-    - **num_strata** (`int`): Strata that enter `ratio`.
-    - **num_texts**, **num_duplicates**, **num_unlabelled**, **num_empty** (`int`): Distinct texts used, rows that
-      repeat a text, texts left out for want of a label, and of a token.
-    - **num_sampled_texts** (`int`): Texts among which pairs were sought.
-    - **strata**, **thresholds** (`list[dict]`): With `details=True`.
+import datasets
+import evaluate
 
-Raises:
-    ValueError: If codes and tokens differ in length, fewer than two labels occur, or a setting is out of range.
+from .numerics import codebook_overlap
+
+_INPUTS_DESCRIPTION = f"""
+{getdoc(codebook_overlap)}
+
+Args of the metric alone:
+    details (`bool`, defaults to `False`): Whether to return `strata` and `thresholds`.
+
+Returns of the metric alone:
+    - **ratio_0.00_0.05**, **ratio_0.05_0.10**, **ratio_0.10_0.20**, **ratio_0.20_0.30**, **ratio_0.30_1.00** (`float`):
+      The ratio in each stratum; None with fewer than 30 matched pairs in either arm.
+    - **shared_ratio_0.05**, **shared_ratio_0.10**, **shared_ratio_0.20**, **shared_ratio_0.30** (`float`): The paper's
+      counts, from this similarity up; None with fewer than 30 pairs in either arm.
+    - **num_same_pairs**, **num_different_pairs** (`int`): Pairs of matched lengths in the strata that enter `ratio`, of
+      which the sample was drawn.
+    - **num_strata** (`int`): Those strata.
 
 Examples:
-    Texts of label 0 use the codes 1 and 2, those of label 1 the codes 3 and 2, whatever their words.
+    Texts of label 0 use the codes 3 and 2, those of label 1 the codes 1 and 2, whatever their words. Same-label pairs
+    share 2 of 2 codes, different-label pairs 1 of 3.
 
     >>> numbers = range(24)
     >>> metric = CodebookOverlap(keep_in_memory=True)
     >>> results = metric.compute(
-    ...     texts=[f"text {number}" for number in numbers],
+    ...     texts=[str(number) for number in numbers],
     ...     codes=[[-1, 1, 2] if number % 2 else [-1, 3, 2] for number in numbers],
     ...     tokens=[["[CLS]", "text", str(number)] for number in numbers],
     ...     labels=[number % 2 for number in numbers],
@@ -79,13 +57,13 @@ _CITATION = """\
 """
 
 
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+@evaluate.utils.file_utils.add_start_docstrings(__doc__, _INPUTS_DESCRIPTION)
 class CodebookOverlap(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description=__doc__,
             citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
+            inputs_description=_INPUTS_DESCRIPTION,
             features=datasets.Features(
                 {
                     "texts": datasets.Value("string"),
@@ -97,22 +75,8 @@ class CodebookOverlap(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2506.20040"],
         )
 
-    def _compute(
-        self,
-        texts: list[str],
-        codes: list[list[int]],
-        tokens: list[list[str]],
-        labels: list[int],
-        num_pairs: int = 10_000,
-        num_bootstrap: int = 2000,
-        num_permutations: int = 200,
-        length_caliper: float = 0.25,
-        seed: int = 0,
-        details: bool = False,
-    ) -> dict[str, Any]:
-        results = codebook_overlap(
-            texts, codes, tokens, labels, num_pairs, num_bootstrap, num_permutations, length_caliper, seed
-        )
+    def _compute(self, details: bool = False, **inputs: Any) -> dict[str, Any]:
+        results = codebook_overlap(**inputs)
         strata, thresholds = results.pop("strata"), results.pop("thresholds")
         used = [stratum for stratum in strata if stratum["ratio"] is not None]
         results["num_strata"] = len(used)

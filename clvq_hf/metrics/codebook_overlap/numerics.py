@@ -97,21 +97,39 @@ def codebook_overlap(
     share ÷ that of different-label pairs, among pairs of a similarity from a threshold up, whatever their lengths.
 
     Args:
-        texts (`Sequence[str]`): The texts; equal ones are one.
-        codes (`Sequence[Sequence[int]]`): One code per token; tokens with a negative one are left out.
-        tokens (`Sequence[Sequence[str]]`): Types of the same tokens.
-        labels (`Sequence[int]`): Class of each text; texts with a negative one are left out.
-        num_pairs (`int`): At most so many pairs of each stratum, arm, and matched or unmatched lengths.
-        num_bootstrap (`int`): Draws of texts with replacement, for the 95 % percentile intervals.
-        num_permutations (`int`): Draws of labels permuted by text, for the null and the one-sided p-value.
-        length_caliper (`float`): Pairs are matched if |Δ log(number of tokens)| is less.
-        seed (`int`): Of all draws.
-        max_texts (`int`): Pairs are sought among at most so many texts.
+        texts (`Sequence[str]`): The texts, one a row. Equal texts count once, with the row of the smallest label.
+        codes (`Sequence[Sequence[int]]`): One code per token. Tokens with a negative code (padding, special tokens) are
+            left out.
+        tokens (`Sequence[Sequence[str]]`): Types of the same tokens, from which TF-IDF is computed. Words make a
+            stricter control than pieces of words.
+        labels (`Sequence[int]`): Class of each text. Texts with a negative label are left out.
+        num_pairs (`int`, defaults to 10,000): At most so many pairs of each stratum, arm, and matched or unmatched
+            lengths are sampled; at least 30.
+        num_bootstrap (`int`, defaults to 2,000): Draws of texts with replacement, for the 95 % percentile intervals.
+        num_permutations (`int`, defaults to 200): Draws of labels permuted by text, for the null and the one-sided
+            p-value. The smallest possible one is 1 ÷ (this + 1).
+        length_caliper (`float`, defaults to 0.25): Pairs are matched if |Δ log(number of tokens)| is less.
+        seed (`int`, defaults to 0): Of all draws.
+        max_texts (`int`, defaults to 10,000): Pairs are sought among at most so many texts.
 
     Returns:
-        `dict[str, Any]`: `ratio`, `token_ratio` (the same of sets of token types), each with `_low` and `_high`,
-        `permuted_ratio` (mean over permutations), `p_value`, the tallies of [`Corpus`], `num_sampled_texts`, `strata`
-        and `thresholds` (lists of dicts). None stands for what is undefined.
+        `dict[str, Any]`: None stands for what is undefined.
+
+        - **ratio**, **ratio_low**, **ratio_high** (`float`): The ratio over all strata. From 0 up; 1 if labels make no
+          difference; higher is more specific. None if no stratum has 30 pairs in both arms, or different-label pairs
+          share no codes at all.
+        - **token_ratio**, **token_ratio_low**, **token_ratio_high** (`float`): The same of the sets of token types.
+        - **permuted_ratio** (`float`): Mean of `ratio` over label permutations; near 1.
+        - **p_value** (`float`): Share of permutations with a ratio as large, the real labels counted as one of them.
+          One-sided.
+        - **num_texts**, **num_duplicates**, **num_unlabelled**, **num_empty** (`int`): Distinct texts used; rows that
+          repeat a text; texts left out for want of a label, and for want of a token with a code.
+        - **num_sampled_texts** (`int`): Texts among which pairs were sought.
+        - **strata** (`list[dict]`): Of each stratum its bounds (`low`, `high`); `ratio` and `token_ratio` with
+          intervals; `permuted_ratio` and `p_value`; the numbers of pairs seen and sampled; and of each arm the mean
+          `jaccard`, `token_jaccard`, number of `shared` codes and TF-IDF `similarity`.
+        - **thresholds** (`list[dict]`): Of each of the paper's counts its ratio with interval, the number of pairs and
+          the mean number of shared codes of each arm.
 
     Raises:
         ValueError: If a setting is out of range, the inputs don't fit each other, or fewer than two labels occur.

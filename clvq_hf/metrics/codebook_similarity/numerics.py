@@ -58,19 +58,29 @@ def codebook_similarity(vectors: ArrayLike, counts: ArrayLike, details: bool = F
     """Mean cosine and distance of distinct codes, and cosine to the nearest, of all codes and of those in use.
 
     Args:
-        vectors (`ArrayLike` of shape `(K, d)`): The codebook.
-        counts (`ArrayLike` of shape `(K,)`, integers): Tokens that use each code; a code in use has one or more.
-        details (`bool`): Whether to describe each code.
+        vectors (`ArrayLike` of shape `(K, d)`): The vector of each code, one a row.
+        counts (`ArrayLike` of shape `(K,)`, integers): Number of tokens that use each code, in the same order; a code
+            in use has one or more.
+        details (`bool`, defaults to `False`): Whether to describe each code.
 
     Returns:
-        `dict[str, Any]`: `num_codes`, `num_active`, `num_zero` (vectors without a direction), and of all codes and,
-        with the prefix `active_`, of those in use:
-        - `mean_cosine`, `mean_centred_cosine` (of the vectors less their mean), `mean_euclidean`;
-        - `nearest_cosine`, `nearest_centred_cosine`: mean over codes of the largest cosine to another code;
-        - `mean_norm_ratio`: norm of the mean vector ÷ mean norm.
+        `dict[str, Any]`: None stands for what is undefined: fewer than two codes in use (`num_active`), or fewer than
+        two vectors with a direction.
 
-        With details, `codes`: for each its `code` (row), `count`, `norm`, and nearest other code with its cosine, plain
-        and centred. None stands for what is undefined.
+        - **mean_cosine** (`float`, from -1 to 1): Mean cosine of the pairs of distinct codes.
+        - **mean_centred_cosine** (`float`, from -1 to 1): The same of the vectors less their mean.
+        - **mean_euclidean** (`float`, from 0 up, in the units of the vectors): Mean Euclidean distance of the pairs.
+        - **nearest_cosine**, **nearest_centred_cosine** (`float`, from -1 to 1): Mean over codes of the largest cosine
+          to another code: 1 if every code has a duplicate.
+        - **mean_norm_ratio** (`float`, from 0 to 1): Norm of the mean vector ÷ mean norm: 0 without a common mean.
+        - **active_mean_cosine**, **active_mean_centred_cosine**, **active_mean_euclidean**, **active_nearest_cosine**,
+          **active_nearest_centred_cosine**, **active_mean_norm_ratio** (`float`): The same of the codes in use, centred
+          on their own mean.
+        - **num_codes**, **num_active** (`int`): Codes, and those in use.
+        - **num_zero** (`int`): Vectors of zero norm (a millionth of the longest, or less), which have no cosine and are
+          left out of it. So is a vector at the mean from the centred ones. Distances and means include them.
+        - **codes** (`list[dict]`, details): In the order of the rows `code`, `count`, `norm`, `nearest_code`,
+          `nearest_cosine`, `nearest_centred_code`, `nearest_centred_cosine`.
 
     Raises:
         ValueError: If there are fewer than two codes, vectors differ in width or are not finite, or counts are not

@@ -15,13 +15,24 @@ def codebook_usage(codes: Sequence[Sequence[int]], codebook_size: int, details: 
     """Figures of how often each code of a codebook occurs.
 
     Args:
-        codes (`Sequence[Sequence[int]]`): One code per token of each text; negative ones are left out.
-        codebook_size (`int`): Number of codes `K`.
-        details (`bool`): Whether to add `counts`, the tokens of each code.
+        codes (`Sequence[Sequence[int]]`): One code per token of each text, one text a row. Negative codes (padding,
+            special tokens) are left out.
+        codebook_size (`int`): Number of codes of the codebook, used or not.
+        details (`bool`, defaults to `False`): Whether to add `counts`.
 
     Returns:
-        `dict[str, Any]`: `perplexity` (`exp(H)`, from 1 to `K`), `entropy` (`H` in bits), `gini` (over all `K` codes),
-        `active_codes`, `active_share`, `codes_per_text`, `num_tokens`, `num_texts`, `num_empty`.
+        `dict[str, Any]`:
+
+        - **perplexity** (`float`): exp of the entropy of the codes' frequencies, from 1 to `codebook_size`; higher is
+          more even.
+        - **entropy** (`float`): That entropy, from 0 to log2(`codebook_size`) bits.
+        - **gini** (`float`): Gini index over all codes of the codebook, from 0 (all equally often) to
+          1 − 1 ÷ `codebook_size` (one has all tokens).
+        - **active_codes** (`int`), **active_share** (`float`): Codes that occur, and their share of the codebook.
+        - **codes_per_text** (`float`): Mean number of distinct codes of a text.
+        - **num_tokens**, **num_texts** (`int`): Tokens with a code, and texts with such a token.
+        - **num_empty** (`int`): Texts without one.
+        - **counts** (`list[int]`, details): Tokens of each code.
 
     Raises:
         ValueError: If `codebook_size` is below 1, a code is None or not in the codebook, or no token has a code.

@@ -54,30 +54,58 @@ def label_purity(
 ) -> dict[str, Any]:
     """Share of tokens whose text has the label that their code mostly has, where the code was learned or elsewhere.
 
-    `purity` takes the majority label of each code and counts on the same tokens, as arXiv 2506.20040 does.
-    `cross_fitted_purity` splits the texts in halves and gives each token the majority label that its code has in the
-    *other* half. Both halves are scored, and each token weighs the same. Its null permutes the labels of texts, and
-    draws new halves, each time. `token_purity` has token types in place of codes; `lexical_gain` is the difference of
-    the two over the tokens that both can score, so that it compares two rules on the same tokens.
-
     Intervals draw texts with replacement; halves and majority labels stay as they are (drawn anew, copies of a text
     would be in both halves).
 
     Args:
         table ([`TokenTable`]): The tokens.
-        min_count (`int`): A code needs so many tokens: altogether for `purity`, in the half where its label is learned
-            for `cross_fitted_purity`.
-        min_texts (`int`): A code in fewer texts is rare, and enters `rare_purity` alone.
-        num_permutations (`int`): Draws of labels permuted by text.
-        num_bootstrap (`int`): Draws of texts for the 95 % percentile intervals.
-        seed (`int`): Of all draws.
-        details (`bool`): Whether to add `labels` and `codes`, a dict per code.
+        min_count (`int`, defaults to 10): Tokens that a code needs: altogether for `purity`, in the half where its
+            label is learned for `cross_fitted_purity`. The same holds of token types.
+        min_texts (`int`, defaults to 5): A code in fewer texts is rare, and enters `rare_purity` alone.
+        num_permutations (`int`, defaults to 200): Draws of labels permuted by text. The smallest possible p-value is
+            1 ÷ (this + 1).
+        num_bootstrap (`int`, defaults to 2,000): Draws of texts for the 95 % percentile intervals.
+        seed (`int`, defaults to 0): Of the halves and all draws.
+        details (`bool`, defaults to `False`): Whether to add `labels` and `codes`.
 
     Returns:
-        `dict[str, Any]`: See the card of the metric. None stands for what is undefined.
+        `dict[str, Any]`: None stands for what is undefined: nothing is frequent enough.
+
+        - **cross_fitted_purity**, **cross_fitted_purity_low**, **cross_fitted_purity_high** (`float`): Share of tokens
+          whose text has the label that their code mostly has in the *other* half of the texts. Both halves are scored,
+          and each token weighs the same. From 0 to 1; higher is purer. Compare it with its null, not with 0 or with
+          1 ÷ labels.
+        - **null_purity**, **null_low**, **null_high** (`float`): Mean and middle 95 % of the same for permuted labels,
+          with new halves each time.
+        - **excess_purity** (`float`): `cross_fitted_purity` − `null_purity`.
+        - **p_value** (`float`): (1 + permutations with a figure as large) ÷ (1 + permutations).
+        - **purity** (`float`): Share of tokens with the most frequent label of their code, counted on the same tokens,
+          as arXiv 2506.20040 does: over codes with at least `min_count` tokens in at least `min_texts` texts.
+        - **majority_share** (`float`): Share of all tokens with the most frequent label: what purity is by doing
+          nothing.
+        - **token_purity** (`float`): `cross_fitted_purity` with token types in place of codes.
+        - **lexical_gain**, **lexical_gain_low**, **lexical_gain_high** (`float`): `cross_fitted_purity` −
+          `token_purity`, both over the tokens that both can score, so that two rules are compared on the same tokens.
+          From −1 to 1; above 0, codes know more of the label than the words do.
+        - **lexical_gain_unmatched**, **lexical_gain_unmatched_low**, **lexical_gain_unmatched_high** (`float`): The
+          same, each over the tokens that it can score.
+        - **coverage**, **token_coverage**, **common_coverage** (`float`): Share of all tokens that enter
+          `cross_fitted_purity`, `token_purity` and `lexical_gain`.
+        - **exclusive_share**, **null_exclusive_share** (`float`): Share of eligible codes all of whose tokens have one
+          label, and its mean over permutations.
+        - **rare_purity** (`float`): `purity` of the rare codes.
+        - **num_codes**, **num_eligible_codes**, **num_rare_codes** (`int`): Codes that occur; those that enter
+          `purity`; those in fewer than `min_texts` texts.
+        - **num_texts**, **num_tokens** (`int`): Distinct texts used, and their tokens.
+        - **num_duplicates**, **num_unlabelled**, **num_empty** (`int`): Rows that repeat a text; texts left out for
+          want of a label, and for want of a token with a code.
+        - **labels** (`list[int]`, details): The labels, in the order of `label_counts` and `text_counts`.
+        - **codes** (`list[dict]`, details): Of each code its number (`code`), `tokens` and `texts`; the most frequent
+          `label` (the smallest of those that tie) and in-sample `purity`; `label_counts` (tokens) and `text_counts`
+          (texts) by label; `p_value` and `adjusted_p_value`, None if it is not eligible.
 
     Raises:
-        ValueError: If a setting is below 1.
+        ValueError: If a setting is below 1 or, in a metric, [`read_token_table`] refuses the columns.
     """
     check_settings(
         min_count=min_count, min_texts=min_texts, num_permutations=num_permutations, num_bootstrap=num_bootstrap

@@ -92,24 +92,52 @@ def routing_divergence(
     labels permuted among all texts, words that occur mostly under one label would become even, and chance lifts even
     words less: any such word would seem to be routed.
 
-    The p-value is that of a test of texts, because the codes of one text depend on each other: see
-    [`permutation_test`]. The interval of `excess_jsd` draws texts with replacement, which adds chance a second time; it
-    is the spread of the draws about their own mean, put about `excess_jsd`.
+    The interval of `excess_jsd` draws texts with replacement, which adds chance a second time; it is the spread of the
+    draws about their own mean, put about `excess_jsd`.
 
     Args:
         table ([`TokenTable`]): The tokens.
-        min_count (`int`): Tokens that a type needs under a label, and under at least two labels.
-        min_texts (`int`): Texts that it needs under each of them.
-        num_permutations (`int`): Draws of permuted labels.
-        num_bootstrap (`int`): Draws of texts for the 95 % interval.
-        seed (`int`): Of all draws.
-        details (`bool`): Whether to add `labels`, `types` and `examples`.
+        min_count (`int`, defaults to 10): Tokens that a type needs under a label, and under at least two labels.
+        min_texts (`int`, defaults to 5): Texts that it needs under each of them.
+        num_permutations (`int`, defaults to 100): Draws of permuted labels. The smallest possible p-value is
+            1 ÷ (this + 1).
+        num_bootstrap (`int`, defaults to 2,000): Draws of texts for the 95 % interval.
+        seed (`int`, defaults to 0): Of all draws.
+        details (`bool`, defaults to `False`): Whether to add `labels`, `types` and `examples`.
 
     Returns:
-        `dict[str, Any]`: See the card of the metric. None stands for what is undefined.
+        `dict[str, Any]`: None stands for what is undefined: `num_types` is 0, no type is frequent enough.
+
+        - **jsd** (`float`): Mean divergence over types, from 0 to 1 bit; higher is more routed. Compare it with
+          `null_jsd`.
+        - **null_jsd** (`float`): Its mean for permuted labels.
+        - **excess_jsd**, **excess_jsd_low**, **excess_jsd_high** (`float`): `jsd` − `null_jsd`.
+        - **p_value** (`float`): (1 + permutations as extreme) ÷ (1 + permutations), of a test of whole texts, because
+          the codes of one text depend on each other: see [`permutation_test`].
+        - **routed_share**, **null_routed_share** (`float`): Share of types whose usual (most frequent) code differs
+          between labels, and its mean for permuted labels. From 0 to 1; labels with a usual code in common don't
+          differ. With several labels, the share of the pairs of eligible ones. The null is high where types have many
+          codes.
+        - **token_weighted_jsd**, **null_token_weighted_jsd**, **token_weighted_routed_share**,
+          **null_token_weighted_routed_share** (`float`): The same where each type weighs what it has of tokens.
+        - **coverage** (`float`): Share of all tokens that enter.
+        - **num_types** (`int`): Types that enter.
+        - **num_texts**, **num_tokens** (`int`): Distinct texts used, and their tokens.
+        - **num_duplicates**, **num_unlabelled**, **num_empty** (`int`): Rows that repeat a text; texts left out for
+          want of a label, and for want of a token with a code.
+        - **labels** (`list[int]`, details): The labels.
+        - **types** (`list[dict]`, details): Of each type its spelling (`type`); its eligible `labels` and, in their
+          order, `tokens`, `texts` and `usual_codes` (a list of those that tie); `jsd`, `null_jsd`, `excess_jsd` and
+          `routed_share`.
+        - **examples** (`list[dict]`, details): Up to 20 types for a table in a paper. They, their usual codes and the
+          labels of those are chosen on half of the texts, by `excess_jsd`; *all figures come from the other half*,
+          where the best of many no longer look better than they are. A type must be eligible in both halves. Of each:
+          `word`, `jsd`, `null_jsd`, and for each of its `labels`: `label`, `tokens`, usual `code`, `share` of the
+          word's tokens with it, the majority label of that code (`code_label`) and the share of the code's tokens, of
+          any word, with that label (`code_purity`).
 
     Raises:
-        ValueError: If a setting is below 1.
+        ValueError: If a setting is below 1 or, in a metric, [`read_token_table`] refuses the columns.
     """
     check_settings(
         min_count=min_count, min_texts=min_texts, num_permutations=num_permutations, num_bootstrap=num_bootstrap

@@ -3,9 +3,11 @@
 A metric folder must stand alone, so each metric that needs this file has a copy of it, letter for letter.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import getdoc
 from itertools import chain
 from typing import Any
 
@@ -56,10 +58,13 @@ def read_token_table(
     then the first by its tokens and by the pattern of its codes.
 
     Args:
-        texts (`Sequence[str]`): The texts.
-        codes (`Sequence[Sequence[int]]`): One code per token; tokens with a negative one are left out.
-        tokens (`Sequence[Sequence[str]]`): Types of the same tokens.
-        labels (`Sequence[int]`): Class of each text; negative if it is missing.
+        texts (`Sequence[str]`): The texts, one a row. Equal texts count once: a row with a label and a token goes
+            first, then that of the smallest label.
+        codes (`Sequence[Sequence[int]]`): One code per token. Tokens with a negative code (padding, special tokens,
+            stop words) are left out.
+        tokens (`Sequence[Sequence[str]]`): Types of the same tokens (words or pieces of words), compared as they are
+            written: lower-case them first if case is not to matter. Words make a stricter control.
+        labels (`Sequence[int]`): Class of each text. Texts with a negative label are left out.
 
     Returns:
         [`TokenTable`]
@@ -113,6 +118,12 @@ def read_token_table(
             "num_empty": len(labelled) - len(rows),
         },
     )
+
+
+def describe_with_columns(function: Callable) -> str:
+    """The docstring of a function with the columns of [`read_token_table`] in place of its `table`."""
+    columns = re.search(r"(?<=Args:\n).*?(?=\n\n)", getdoc(read_token_table), re.DOTALL)[0]
+    return re.sub(r"    table .*?(?=\n    \w)", lambda _: columns, getdoc(function), count=1, flags=re.DOTALL)
 
 
 def check_settings(**settings: int) -> None:

@@ -32,21 +32,31 @@ def stability(
     """Agreement of two models' codes of the same tokens, and of their codebooks.
 
     Args:
-        codes (`Sequence[Sequence[int]]`): One code per token of each text; a token counts if both its codes are >= 0.
-        reference_codes (`Sequence[Sequence[int]]`): The other model's codes of the same tokens.
-        codebook (`ArrayLike` of shape `(K, d)`, *optional*): Vectors of the codes, row *i* that of code *i*.
-        reference_codebook (`ArrayLike` of shape `(K', d)`, *optional*): Those of the other model.
-        num_null (`int`): Draws of [`shuffled_axes`] for the null.
-        seed (`int`): Of those draws.
+        codes (`Sequence[Sequence[int]]`): One code per token of each text, a text a row.
+        reference_codes (`Sequence[Sequence[int]]`): The other model's codes of the same tokens. A token counts if both
+            its codes are 0 or more.
+        codebook (`ArrayLike` of shape `(K, d)`, *optional*): Vectors of the codes; row *i* is that of code *i*.
+        reference_codebook (`ArrayLike` of shape `(K', d)`, *optional*): Vectors of the reference codes. K and K' may
+            differ, the width not: both must live in the same layer of the same host.
+        num_null (`int`, defaults to 10): Draws of unrelated codebooks ([`shuffled_axes`]) for the null.
+        seed (`int`, defaults to 0): Of those draws.
 
     Returns:
-        `dict[str, Any]`:
-        - `ami`: adjusted mutual information of the two labellings of tokens, 0 in the mean for unrelated ones, 1 for
-          the same up to names;
-        - `num_tokens`, `num_codes`, `num_reference_codes`: tokens that count, codes that they use;
-        - with both codebooks, else None: `matched_cosine`, mean cosine of the [`match`]; `active_matched_cosine`, that
-          of the codes in use, weighted by use; `null_matched_cosine` and `null_active_matched_cosine`, means over draws
-          of the same with the reference codebook replaced by [`shuffled_axes`] of it; `match`, a list of dicts.
+        `dict[str, Any]`: None stands for what is undefined: all cosines without codebooks, or with fewer than two codes
+        to match.
+
+        - **ami** (`float`): Adjusted mutual information of the two labellings of tokens: 1 for the same up to names, 0
+          in the mean for unrelated ones, may be a little below. Higher is more stable.
+        - **num_tokens** (`int`): Tokens that have both codes.
+        - **num_codes**, **num_reference_codes** (`int`): Codes that they use.
+        - **matched_cosine** (`float`, from -1 to 1): Mean cosine of the [`match`]. Higher is more stable, but only
+          beside the null.
+        - **active_matched_cosine** (`float`, from -1 to 1): The same of the codes in use, each match weighted by the
+          tokens that use either of its codes.
+        - **null_matched_cosine**, **null_active_matched_cosine** (`float`): Means over draws of the same with an
+          unrelated codebook of the same shape in place of the reference codebook.
+        - **match** (`list[dict]`): Of all codes `code`, `reference_code`, `cosine`, `count`, `reference_count`. The
+          larger codebook has codes left over; a code at the mean has no direction and is matched with none.
 
     Raises:
         ValueError: If codes don't pair up, no token counts, only one codebook is given, the codebooks differ in width,
