@@ -25,10 +25,10 @@ def run_app(
     ] = False,
     export_space: Annotated[
         Path | None,
-        typer.Option(help="Run nothing: write the files of a Space that runs this app to this folder."),
+        typer.Option(help="Do not run the app; write the files of a Space that runs it to this folder."),
     ] = None,
 ) -> None:
-    """Type a text, see the concepts of its tokens, and watch the prediction change without one of them.
+    """Type a text, see the concepts of its tokens, and see how the prediction changes when one is removed.
 
     Click a token to see its concept: words, labels, sentences. Remove the concept or steer the host towards it, and
     compare the predictions and, for a causal language model, the generated text. Stop with Ctrl-C.

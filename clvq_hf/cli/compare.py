@@ -16,11 +16,11 @@ def run_compare(
     processes: Annotated[int, typer.Option(help="Number of cells that run at once; they share the cores.")] = 1,
     report: Annotated[
         bool,
-        typer.Option("--report", help="Run nothing: write the report of the cells that are finished."),
+        typer.Option("--report", help="Do not run cells; only write the report of those that are finished."),
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait if another run is using the folder.")] = False,
 ) -> None:
-    """Compare concept methods on the same activations: the paper's tables, on any hosts and datasets.
+    """Compare concept methods on the same activations, and write the paper's tables for any hosts and datasets.
 
     Each cell fits a method, measures everything and writes one JSON file. Stop and restart at any time: finished cells
     are skipped. `report.md` and its figures are written at the end, and with `--report` at any time.
@@ -51,9 +51,9 @@ def run_compare(
         failures = run_grid(plan, output_dir, processes=processes, wait_for_lock=wait, console=Console())
     if set(failures) >= {cell.name for cell in plan.cells()}:
         raise ValueError(f"Every cell failed; see {output_dir / 'failures'} for the reasons.")
-    print_written(write_report(output_dir, grid=plan), ", with its figures beside it.")
+    print_written(write_report(output_dir, grid=plan), "; its figures are in the same folder.")
     if failures:
         raise ValueError(
-            f"{len(failures)} tasks failed, the others are done; see {output_dir / 'failures'} for the reasons. Run "
-            "the same command again to retry those that failed."
+            f"{len(failures)} tasks failed, the others are finished; see {output_dir / 'failures'} for the reasons. "
+            "Run the same command again to retry those that failed."
         )

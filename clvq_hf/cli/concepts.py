@@ -102,10 +102,12 @@ def label_concepts(
         list[int] | None,
         typer.Option(help="A concept to name. Repeat the option for several. Default: the most frequent ones."),
     ] = None,
-    concepts: Annotated[int, typer.Option(help="How many of the most frequent ones.")] = 50,
+    concepts: Annotated[int, typer.Option(help="Number of the most frequent concepts to name.")] = 50,
     sentences: Annotated[
         int,
-        typer.Option(help="Sentences to read, others to detect, and as many without the concept mixed in."),
+        typer.Option(
+            help="Number of sentences that the judge reads; the detector gets as many with the concept, and without."
+        ),
     ] = 5,
     max_tokens: MaxTokens = 256,
     concurrency: Concurrency = 4,
@@ -115,11 +117,12 @@ def label_concepts(
     send_token: SendToken = False,
     seed: Seed = 0,
 ) -> None:
-    """Let a language model name concepts, and measure how informative the names are.
+    """Have a language model name concepts, and measure how informative the names are.
 
     The judge reads a concept's words and sentences, and names it. The detector then sees only the name, and picks from
-    other sentences those that have the concept: the detection score, 50 % by chance. The names go to
-    `concept_names.json` beside the table. Answers are kept: running the same command again repeats no question.
+    other sentences those that have the concept; its accuracy is the detection score, 50 % by chance. The names are
+    written to `concept_names.json` in the table's folder. Answers are kept: running the same command again
+    repeats no question.
 
     Examples:
 
@@ -153,7 +156,7 @@ def label_concepts(
     write_names(table, {**concept_table.names, **names})
     _print_names(concept_table, names, console)
     if not other_detector:
-        console.print("The same judge named and detected, which inflates the score; --detector names another one.")
+        console.print("The same judge named and detected, which inflates the score; --detector chooses another model.")
     print_written(table / "concept_names.json", ".")
 
 
@@ -196,4 +199,4 @@ def _print_names(table: "ConceptTable", names: "dict[int, ConceptName]", console
         words = ", ".join(word for word, _ in table.top_words(code, 6))
         grid.add_row(str(code), escape(name.name), score, escape(words))
     console.print(grid)
-    console.print("Detection: balanced accuracy of picking the sentences that belong by the name only. Chance: 50 %.")
+    console.print("Detection: balanced accuracy of picking the concept's sentences by its name only. Chance: 50 %.")

@@ -63,7 +63,9 @@ def run_demo(
         int | None, typer.Option(help="Layer that is reconstructed. Default: the last layer.")
     ] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for the trained concept model.")] = Path("clvq-demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the texts: quick, rough concepts.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Use a tenth of the texts, for quick but rough concepts.")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Learn the concepts of a real model from real text, and print the purest ones.

@@ -1,4 +1,4 @@
-"""`clvq-hf evaluate`: everything that is measured of one concept model."""
+"""`clvq-hf evaluate`: all measurements of one concept model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +42,7 @@ def run_evaluate(
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="*code*: at the tokens that have the concept (the headline). *all*: at every token. *probe*: the "
+            help="*code*: at the tokens that have the concept (the main result). *all*: at every token. *probe*: the "
             "paper's protocol. Repeat the option for several. Default: all three."
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""`clvq-hf info`: what a concept model is, without its weights."""
+"""`clvq-hf info`: the description of a concept model, without its weights."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ def run_info(
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything, as JSON.")] = False,
 ) -> None:
-    """Show what a concept model is, without downloading its weights.
+    """Describe a concept model without downloading its weights.
 
     Examples:
 
@@ -61,7 +61,7 @@ def _rows(description: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, int | float):
             yield f"held-out {name.replace('_', ' ')}", f"{value:.4g}"
     yield "concept table", config.get("concepts_repo") if table is None else f"{_counts(table)} texts, tokens"
-    yield "host can be verified", "yes" if description["has_reference"] else "no: there are no reference texts"
+    yield "host can be verified", "yes" if description["has_reference"] else "no, there are no reference texts"
     results = description["results"] or {}
     for protocol, outcome in results.get("ablation", {}).items():
         if (value := outcome.get("token_specificity")) is not None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 def run_judge(
     tables: Tables,
-    judge: Annotated[list[str], typer.Option(help=f"Who judges. {JUDGE_HELP} Repeat the option for several.")],
+    judge: Annotated[
+        list[str], typer.Option(help=f"A model that judges. {JUDGE_HELP} Repeat the option for several.")
+    ],
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="Folder for results and answers. Run again to resume.")
     ] = Path("judged"),
@@ -48,11 +50,12 @@ def run_judge(
     send_token: SendToken = False,
     seed: Seed = 0,
 ) -> None:
-    """Let language models rate and rank the salient concepts of several methods, next to two controls.
+    """Have language models rate and rank the salient concepts of several methods, next to two controls.
 
     Each concept is rated from 1 to 3; then all are ranked, without names, in a balanced order and once more in reverse:
-    a pair counts as won only if both orders agree. Controls: only the salient word, and a random active code. Answers
-    are kept: running the same command again repeats no question. The token is that of `HF_TOKEN` or `hf auth login`.
+    a pair counts as won only if both orders agree. The controls are only the salient word, and a random active code.
+    Answers are kept: running the same command again repeats no question. The token is that of `HF_TOKEN` or
+    `hf auth login`.
 
     Examples:
 
@@ -91,7 +94,7 @@ def _print_problems(results: dict[str, Any], console: "Console") -> None:
         if not any(score["answered"] for score in scores) and any(score["malformed"] for score in scores):
             console.print(
                 f"No answer of {escape(name)} was valid, so it is not counted. Does it follow instructions, and is "
-                "--max-tokens enough for it?",
+                "--max-tokens large enough?",
                 soft_wrap=True,
             )
     if results["failed"]:

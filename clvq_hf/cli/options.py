@@ -26,7 +26,7 @@ Part = Annotated[
 Host = Annotated[str | None, typer.Option(help="Folder or Hub id of the host. Default: the one the model names.")]
 MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens per text. Default: the host's limit.")]
 MaxTexts = Annotated[int | None, typer.Option(help="Maximum number of texts, drawn at random.")]
-BatchSize = Annotated[int, typer.Option(help="Texts per host forward.")]
+BatchSize = Annotated[int, typer.Option(help="Texts per forward pass of the host.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
 
@@ -49,7 +49,7 @@ MaxRequests = Annotated[
     typer.Option(min=1, help="Stop after this many requests. Answers are kept: run again to continue."),
 ]
 MaxTokens = Annotated[
-    int, typer.Option(help="Maximum tokens per answer. More for judges that reason before they answer.")
+    int, typer.Option(help="Maximum tokens per answer. Use more for judges that reason before they answer.")
 ]
 Concurrency = Annotated[int, typer.Option(help="Questions that a judge is asked at the same time.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer from an endpoint.")]

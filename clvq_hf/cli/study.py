@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ..rendering.text_tables import ReportTable
     from ..tables import ConceptTable
 
-study_group = typer.Typer(no_args_is_help=True, help="Ask people: does a concept show them what the model predicted?")
+study_group = typer.Typer(
+    no_args_is_help=True, help="Ask people what the model predicted, given a concept, and score their answers."
+)
 
 
 @study_group.command("build")

@@ -74,7 +74,7 @@ def with_retries(request: Callable[[], Result], what: str, repeatable: bool = Tr
 
 @contextmanager
 def readable_errors(repo_id: str, writing: bool = False) -> Generator[None]:
-    """Raise a [`HubError`][clvq_hf.hub.HubError] that names the remedy in place of the client's errors.
+    """Raise a [`HubError`][clvq_hf.hub.HubError] that names the remedy instead of the client's errors.
 
     Neither message nor cause holds a token: clients send it in headers.
     """

@@ -153,8 +153,8 @@ class ConceptConfig(PreTrainedConfig):
         known = {field.name for field in dataclasses.fields(cls)} | _OF_TRANSFORMERS
         if unknown := sorted(set(config_dict) - known):
             logger.warning(
-                f"Version {__version__} of clvq_hf does not know the fields {unknown} of this config, which version "
-                f"{config_dict.get('clvq_version')} has written; they are left out."
+                f"Version {__version__} of clvq_hf does not know the fields {unknown} of this config, which was "
+                f"written by version {config_dict.get('clvq_version')}; they are ignored."
             )
             config_dict = {name: value for name, value in config_dict.items() if name not in unknown}
         return super().from_dict(config_dict, **kwargs)

@@ -76,7 +76,7 @@ class SparseConfig(ConceptConfig):
             if self.num_active > self.codebook_size:
                 raise ValueError(f"num_active={self.num_active} is more than codebook_size={self.codebook_size}.")
         elif self.num_active is not None:
-            raise ValueError(f"num_active is of 'topk', and activation={self.activation!r}.")
+            raise ValueError(f"num_active applies only to activation='topk', got activation={self.activation!r}.")
         if self.sparsity_cost < 0:
             raise ValueError(f"sparsity_cost must not be negative, got {self.sparsity_cost}.")
         if self.revive_after is not None and self.revive_after < 1:

@@ -166,7 +166,9 @@ def read_plan(
     if not {"d_in", "k"} <= set(described):
         raise ValueError(f"{name}: {CONFIG_FILE} is neither of SAELens nor of sparsify. It has {sorted(described)}.")
     if norm_scaling_factor is not None or center_states is not None:
-        raise ValueError(f"{name} is a dictionary of sparsify; norm_scaling_factor and center_states are of SAELens.")
+        raise ValueError(
+            f"{name} is a dictionary of sparsify; norm_scaling_factor and center_states are for SAELens only."
+        )
     return _of_sparsify(config, source)
 
 

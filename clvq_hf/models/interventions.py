@@ -26,8 +26,8 @@ def check_how(model: BaseConceptModel, how: str) -> None:
         raise ValueError(f"how must be one of {HOW}, got {how!r}.")
     if how == "swap" and not model.codes_are_states:
         raise ValueError(
-            f"swap takes a code's state out of another one, and the concepts of a {type(model).__name__} are "
-            "directions: use how='project'."
+            f"swap replaces a concept's state, but the concepts of a {type(model).__name__} are directions: "
+            "use how='project'."
         )
 
 
@@ -46,13 +46,13 @@ def ablate(
     codes, per_row = _checked_codes(model, codes)
     basis = orthonormal_rows(model.directions(codes.flatten()).flatten(1, 2).unflatten(0, codes.shape))
     if how == "swap" and codes.shape[-1] > 1:
-        raise ValueError("swap takes the vector of one code away; give one, or use how='project' for several.")
+        raise ValueError("swap replaces the vector of one code: pass one, or use how='project' for several.")
     vectors = F.embedding(codes[..., 0], model.codebook) if how == "swap" else None
     mean = model.mean_state if mean is None else mean
 
     def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
         if per_row and len(codes) != len(states):
-            raise ValueError(f"codes are of {len(codes)} texts, and the host was called with {len(states)}.")
+            raise ValueError(f"codes has rows for {len(codes)} texts, but the host was called with {len(states)}.")
         where = _where(positions, mask, past_length, lambda: _has_code(model, states, mask, codes))
         if how == "project":
             return project(states, basis.to(states.device), where)
@@ -107,7 +107,8 @@ class Splice(AbstractContextManager):
             if not self._is_causal:
                 raise ValueError(
                     "This concept model looks at the whole text (is_causal=False), so it cannot be spliced into a "
-                    "host that goes on from a cache. Train it on a causal host, or call the host with use_cache=False."
+                    "host that continues from a cache. Train it on a causal host, or call the host with "
+                    "use_cache=False."
                 )
             if past_length is not None and past_length > len(self._buffer):
                 raise ValueError(

@@ -104,8 +104,8 @@ class ClusterModel(ConceptModel):
             cache ([`ActivationCache`][clvq_hf.ActivationCache]): States of training texts, of the config's layers.
             min_token_occurrences (`int`, *optional*): Only tokens that occur at least this often (the paper: 5).
             max_token_occurrences (`int`, *optional*): Only tokens that occur at most this often (the paper: 20).
-            max_tokens (`int`, *optional*): Cluster at most so many tokens, drawn by the seed; all if not given. Means
-                and counts are of all of them anyway.
+            max_tokens (`int`, *optional*): Maximum number of tokens to cluster, drawn with the seed; all if not given.
+                Means and counts are of all tokens anyway.
             seed (`int`): Seed of every random choice.
 
         Returns:

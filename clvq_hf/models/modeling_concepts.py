@@ -195,7 +195,7 @@ class ConceptModel(BaseConceptModel):
         return bare
 
     def load_host(self, **kwargs: Any) -> PreTrainedModel:
-        """Load the very host that the concepts were learned from: its id, commit, class and dtype.
+        """Load exactly the host that the concepts were learned from: the same id, commit, class and dtype.
 
         Args:
             kwargs: For the host's `from_pretrained`: `token`, `cache_dir`, `device_map`, …
@@ -221,7 +221,7 @@ class ConceptModel(BaseConceptModel):
         if info["missing_keys"]:
             logger.warning(
                 f"{name} lacks {sorted(info['missing_keys'])[:3]}, which are random now. If the host was fine-tuned "
-                "after it was loaded, this is not it: model.verify(host) tells."
+                "after it was loaded, this is another host: check it with model.verify(host)."
             )
         return host
 
@@ -323,7 +323,8 @@ class ConceptModel(BaseConceptModel):
     def verify(self, host: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> Verification:
         """Check that a host is the one that the concepts were learned from, by texts whose codes are known.
 
-        A codebook gives codes for any states of its width, so a wrong host, layer or normalisation shows nowhere else.
+        A codebook gives codes for any states of its width, so nothing else reveals a wrong host, layer or
+        normalisation.
 
         Args:
             host (`PreTrainedModel`): What is in question.
@@ -333,16 +334,16 @@ class ConceptModel(BaseConceptModel):
             [`Verification`][clvq_hf.models.Verification]: True if it is; print it to see why not.
 
         Raises:
-            ValueError: If the model has no reference texts, or they are of other weights.
+            ValueError: If the model has no reference texts, or they belong to other weights.
         """
         reference = self.reference
         if reference is None:
             raise ValueError(
-                "This model has no reference texts to verify a host by. Who has the right host makes them with "
-                "model.record_host(host, tokenizer)."
+                "This model has no reference texts with which a host can be verified. If you have the right host, "
+                "record them with model.record_host(host, tokenizer)."
             )
         if reference.model_fingerprint != self.fingerprint():
-            raise ValueError("The reference texts are of other weights than this model's; make them again.")
+            raise ValueError("The reference texts belong to other weights than this model's; record them again.")
         return verify_host(self, reference, host, tokenizer)
 
     def attach(self, host: Any, keep_states: bool = True) -> Tap:

@@ -114,7 +114,7 @@ def _layers(plan: Plan, name: str, lower: int | None, upper: int | None) -> tupl
     if lower is None:
         if plan.layers is None:
             raise ValueError(
-                f"{name} does not tell the layers of its states ({plan.hooks}). If they are of the residual stream, "
+                f"{name} does not name the layers of its states ({plan.hooks}). If they are of the residual stream, "
                 "name lower_layer and upper_layer, counted as in output_hidden_states (0: the first block's input); "
                 "of an autoencoder they are the same."
             )
@@ -125,7 +125,7 @@ def _layers(plan: Plan, name: str, lower: int | None, upper: int | None) -> tupl
             "counted as in output_hidden_states (0: the first block's input)."
         )
     if not plan.is_transcoder and lower != upper:
-        raise ValueError(f"{name} is an autoencoder: its two layers are one, not {lower} and {upper}.")
+        raise ValueError(f"{name} is an autoencoder: its two layers must be the same, got {lower} and {upper}.")
     return lower, upper
 
 
@@ -175,7 +175,7 @@ def _check_tensors(plan: Plan, config: SparseConfig, tensors: Any, name: str) ->
         unknown.remove(LENS_SCALING)
     if unknown:
         raise ValueError(
-            f"{name} has the tensors {sorted(unknown)}, which its config says nothing of. Is it of another "
+            f"{name} has the tensors {sorted(unknown)}, which its config does not mention. Is it of another "
             "architecture, or a training checkpoint?"
         )
     for theirs, (ours, transposed) in plan.tensors.items():

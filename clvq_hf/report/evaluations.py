@@ -25,9 +25,7 @@ def read_evaluation(folder: str | Path, table: ConceptTable) -> dict[str, Any]:
     """
     file = Path(folder) / RESULTS_NAME
     if not file.is_file():
-        raise ValueError(
-            f"{folder} holds no {RESULTS_NAME}. Make it with `clvq-hf evaluate`, or leave the evaluation out."
-        )
+        raise ValueError(f"{folder} holds no {RESULTS_NAME}. Make it with `clvq-hf evaluate`, or omit the evaluation.")
     results = read_json(file)
     if results.get("model_fingerprint") != table.metadata["model_fingerprint"]:
         raise ValueError(
@@ -44,8 +42,8 @@ def _check_texts(folder: Path, table: ConceptTable) -> None:
     """The model alone does not tell: an evaluation and a table of one model may be of other texts."""
     if not (folder / "concept_table" / TABLE_NAME).is_file():
         raise ValueError(
-            f"{folder} holds no concept_table, so nothing tells which texts were evaluated. Give the folder that "
-            "`clvq-hf evaluate` has written, as a whole."
+            f"{folder} holds no concept_table, so it is unknown which texts were evaluated. Pass the whole folder "
+            "that `clvq-hf evaluate` has written."
         )
     evaluated = ConceptTable.load_from_disk(folder / "concept_table")
     if any(evaluated.texts[column][:] != table.texts[column][:] for column in ("text_id", "text")):

@@ -25,8 +25,8 @@ logger = logging.get_logger(__name__)
 class HubTrainer(Trainer):
     """A [`~transformers.Trainer`] that pushes concept models: weights, config, reference texts and card, no pickles.
 
-    A repository that cannot be written to is told before training. A Hub that is down later costs nothing: the model is
-    on disk, training goes on, and the command that pushes it is printed.
+    A repository that cannot be written to is reported before training. If the Hub is down later, the model is
+    on disk, training continues, and the command that pushes it is printed.
     """
 
     _hub: HfApi
@@ -50,7 +50,7 @@ class HubTrainer(Trainer):
         except HubError as error:
             if not error.temporary:
                 raise
-            logger.warning(f"{error} Training begins all the same. {self._how_to_push()}")
+            logger.warning(f"{error} Training starts anyway. {self._how_to_push()}")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model and, with `push_to_hub=True`, push it; if the Hub is down it is saved, and that is told."""
@@ -75,8 +75,8 @@ class HubTrainer(Trainer):
         Args:
             commit_message (`str`): Of the commit.
             blocking (`bool`): Whether to wait until it is there.
-            token (`str`, *optional*): In place of `args.hub_token`.
-            revision (`str`, *optional*): A branch, in place of `args.hub_revision`.
+            token (`str`, *optional*): Replaces `args.hub_token`.
+            revision (`str`, *optional*): A branch; replaces `args.hub_revision`.
             private (`bool`, *optional*): Whether a new repository is private.
             **kwargs: As for [`ConceptModel.push_to_hub`][clvq_hf.ConceptModel.push_to_hub]: `concepts`, `evaluation`,
                 `license`, `mask_toxic`, `tags`, …
@@ -107,7 +107,7 @@ class HubTrainer(Trainer):
         Args:
             license (`str`, *optional*): Of this model; that of the host if not given and known.
             tags (`str` or `Sequence[str]`): More tags.
-            model_name (`str`, *optional*): Id of the repository, in place of `args.hub_model_id`.
+            model_name (`str`, *optional*): Id of the repository; replaces `args.hub_model_id`.
         """
         from ..models.publishing import card_of_folder  # pulls pandas, scikit-learn and Jinja
 
@@ -140,7 +140,7 @@ class HubTrainer(Trainer):
                     if args.hub_strategy in place:
                         self._push_checkpoint(Path(folder), place[args.hub_strategy], when)
             except Exception as error:  # of a job in the background nobody else would hear
-                logger.warning(f"Pushing at {when} failed; training goes on. {error}")
+                logger.warning(f"Pushing at {when} failed; training continues. {error}")
 
         job = self._hub.run_as_future(push)
         if busy:

@@ -60,7 +60,7 @@ class CLVQTrainer(HubTrainer):
         eval_dataset (the same, or a `dict` of them, *optional*): Texts or states to evaluate on.
         processing_class (`PreTrainedTokenizerBase`, *optional*): The host's tokenizer; needed with texts.
         callbacks (`list`, *optional*): Callbacks besides ours.
-        optimizers (`tuple`, *optional*): Optimizer and scheduler, in place of those that `args` name.
+        optimizers (`tuple`, *optional*): Optimizer and scheduler, instead of those that `args` name.
 
     Raises:
         ValueError: For bad input, before time is spent: see the messages.
@@ -83,7 +83,7 @@ class CLVQTrainer(HubTrainer):
         if not isinstance(model, ConceptModel):
             raise ValueError(f"model must be a concept model, got {type(model).__name__}.")
         if not model.loss_names:
-            raise ValueError(f"A {type(model).__name__} has no gradients to train it by: fit it with its method fit.")
+            raise ValueError(f"A {type(model).__name__} cannot be trained by gradients: call its method fit instead.")
         if not model.config.has_decoder:
             raise ValueError("This is a codebook without its decoder, which training needs: load the whole model.")
         _check_launch(args)
@@ -432,8 +432,8 @@ def _check_launch(args: CLVQTrainingArguments) -> None:
         )
     if args.n_gpu > 1:
         raise ValueError(
-            f"Started with plain python on {args.n_gpu} GPUs, Trainer would use DataParallel, which throws the "
-            "replicas' codebook statistics away. Start it with "
+            f"Started with plain python on {args.n_gpu} GPUs, Trainer would use DataParallel, which would "
+            "discard the replicas' codebook statistics. Start it with "
             f"'accelerate launch --multi_gpu --num_processes {args.n_gpu} train.py', or set CUDA_VISIBLE_DEVICES=0."
         )
 

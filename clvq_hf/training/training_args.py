@@ -42,7 +42,7 @@ class CLVQTrainingArguments(TrainingArguments):
     max_token_occurrences: int | None = _field(None, "Only tokens that occur at most this often are trained on.")
     init_tokens: int | None = _field(None, "States that the codebook is initialised from; 100 per code if unset.")
     coupled_weight_decay: bool = _field(
-        False, "Adam with weight decay in the gradient (the paper's) in place of `optim`."
+        False, "Adam with weight decay in the gradient (as in the paper), instead of `optim`."
     )
     # Defaults of transformers that do not suit a concept model.
     per_device_train_batch_size: int = _field(32, "Texts per device and forward.")

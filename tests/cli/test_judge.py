@@ -143,7 +143,7 @@ def test_label(word_table, tmp_path):
         command = ["concepts", "label", tmp_path / "table", "--judge", stub.url, "--yes"]
         result = run(*command, "--concepts", 20)
         assert result.exit_code == 0, result.output
-        assert "--detector names another" in result.output
+        assert "--detector chooses another model" in result.output
         before = ConceptTable.load_from_disk(tmp_path / "table").names
         assert {name.name for name in before.values()} >= {"warm", "dull"}
         # Others stay as they are.

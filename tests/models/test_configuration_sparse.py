@@ -19,7 +19,7 @@ def test_defaults_are_those_of_the_design():
         ({"activation": "topk"}, "num_active must be an integer of at least 1, got None"),
         ({"activation": "topk", "num_active": 0}, "num_active must be an integer of at least 1"),
         ({"activation": "topk", "num_active": 9}, "num_active=9 is more than codebook_size=8"),
-        ({"num_active": 4}, "num_active is of 'topk', and activation='relu'"),
+        ({"num_active": 4}, "num_active applies only to activation='topk', got activation='relu'"),
         ({"sparsity_cost": -1.0}, "sparsity_cost must not be negative"),
         ({"sparsity_cost": "much"}, "sparsity_cost must be a number"),
         ({"revive_after": 0}, "revive_after counts optimizer steps"),

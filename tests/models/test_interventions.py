@@ -171,7 +171,7 @@ class TestAblate:
             ({"codes": 1, "how": "delete"}, "how must be one of"),
             ({"codes": 1, "positions": "first"}, "positions must be one of"),
             ({"codes": 1, "positions": torch.ones(2, 6)}, "must be bool"),
-            ({"codes": [1, 2], "how": "swap"}, "swap takes the vector of one code"),
+            ({"codes": [1, 2], "how": "swap"}, "swap replaces the vector of one code"),
         ],
     )
     def test_bad_arguments(self, encoder_model, host, arguments, message):
@@ -181,7 +181,7 @@ class TestAblate:
 
     def test_codes_of_another_number_of_texts(self, encoder_model, host, inputs):
         with (
-            pytest.raises(ValueError, match="codes are of 3 texts"),
+            pytest.raises(ValueError, match="codes has rows for 3 texts"),
             encoder_model.ablate(host, torch.tensor([1, 2, 3])),
         ):
             host(**inputs)

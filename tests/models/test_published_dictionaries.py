@@ -216,7 +216,7 @@ def test_transcoders_of_an_mlp_are_refused(edited):
 @pytest.mark.parametrize("hook", [None, "hook_embed", "decoder.layers.2", "encoder.layer.2", "something"])
 def test_where_the_files_do_not_tell_the_layers_they_are_named(edited, hook):
     folder = edited("standard", metadata__hook_name=hook)
-    with pytest.raises(ValueError, match="does not tell the layers") as error:
+    with pytest.raises(ValueError, match="does not name the layers") as error:
         load_dictionary(folder)
     assert repr(hook) in str(error.value)
     model = load_dictionary(folder, lower_layer=4, upper_layer=4)
@@ -377,7 +377,7 @@ def test_the_scaling_factor_is_of_dictionaries_that_want_one():
     for factor in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="must be positive"):
             load("standard_scaled", norm_scaling_factor=factor)
-    with pytest.raises(ValueError, match="center_states are of SAELens"):
+    with pytest.raises(ValueError, match="center_states are for SAELens only"):
         load("sparsify/layers.1", center_states=True)
 
 

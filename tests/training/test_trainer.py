@@ -704,7 +704,7 @@ class TestBadInput:
 
     def test_a_method_without_gradients(self, make_args, host, texts, tokenizer):
         model = ClusterModel(ClusterConfig.from_host(host, 1, 3, codebook_size=5))
-        with pytest.raises(ValueError, match="A ClusterModel has no gradients to train it by: fit it"):
+        with pytest.raises(ValueError, match="A ClusterModel cannot be trained by gradients: call its method fit"):
             CLVQTrainer(model=model, host=host, args=make_args(), train_dataset=texts, processing_class=tokenizer)
 
     def test_a_codebook_without_its_decoder(self, make_trainer, make_model, make_sparse):
