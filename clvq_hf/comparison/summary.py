@@ -15,8 +15,6 @@ from ..metrics.ablation_drop.statistics import holm, sign_flip_p_value, studenti
 from .cell import RESULT_NAME
 from .methods import known_methods
 
-# Sign patterns behind each p-value: Holm's correction multiplies it by the number of duels.
-NUM_PERMUTATIONS = 20_000
 ALPHA = 0.05
 # Standard errors between 0 and a mean difference that is found with 80 % power at a level of 5 %: 1.96 + 0.84.
 DETECTABLE = 2.80
@@ -199,25 +197,40 @@ class Summary:
         return {setting: methods for setting, methods in ranked.items() if methods}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Difference:
-    """Mean difference of two methods over the texts that both have.
+    """Difference of two methods, text by text.
 
-    Attributes:
-        mean, low, high (`float`): With a 95 % bootstrap-t interval over texts.
-        p_value (`float`): Two-sided, by sign flips.
-        num_texts (`int`): Texts that both have.
-        margin (`float`): The two are equal within ± this: the 90 % interval lies inside (two one-sided tests at 5 %).
-        detectable (`float`): A true difference of this size is found in 80 % of the cases.
+    Args:
+        values (`np.ndarray` of shape `(n,)`): First minus second, of the texts that both have.
     """
 
-    mean: float
-    low: float
-    high: float
-    p_value: float
-    num_texts: int
-    margin: float
-    detectable: float
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Mean over texts."""
+        return float(self.values.mean())
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap-t interval of the mean."""
+        return studentized_interval(self.values)
+
+    @cached_property
+    def p_value(self) -> float:
+        """Two-sided p-value of the mean, by sign flips."""
+        return sign_flip_p_value(self.values)
+
+    @cached_property
+    def margin(self) -> float:
+        """The methods are equal within ± this: the 90 % interval lies inside (two one-sided tests at 5 %)."""
+        return max(map(abs, studentized_interval(self.values, confidence=0.9)))
+
+    @property
+    def detectable(self) -> float:
+        """A true mean of this size is found in 80 % of the cases."""
+        return float(DETECTABLE * self.values.std(ddof=1) / np.sqrt(len(self.values)))
 
 
 @dataclass(frozen=True)
@@ -273,17 +286,7 @@ def paired_difference(first: dict[str, Any], second: dict[str, Any], matched: bo
     if len(common) < MIN_TEXTS:
         return None
     values = np.asarray([sides[0][text] - sides[1][text] for text in common])
-    low, high = studentized_interval(values)
-    narrow = studentized_interval(values, confidence=0.9)
-    return Difference(
-        mean=float(values.mean()),
-        low=low,
-        high=high,
-        p_value=sign_flip_p_value(values, num_permutations=NUM_PERMUTATIONS),
-        num_texts=len(values),
-        margin=max(map(abs, narrow)),
-        detectable=float(DETECTABLE * values.std(ddof=1) / np.sqrt(len(values))),
-    )
+    return Difference(values)
 
 
 def over_seeds(cells: Sequence[dict[str, Any]], k: int = 1) -> dict[str, Any]:

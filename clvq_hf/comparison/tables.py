@@ -267,7 +267,7 @@ def _duels_table(summary: Summary) -> ReportTable:
         if OURS not in (duel.first, duel.second):
             continue
         found, sign = duel.difference, 1 if duel.first == OURS else -1
-        low, high = sorted((sign * found.low, sign * found.high))
+        low, high = sorted(sign * bound for bound in found.interval)
         rows.append(
             {
                 "host, dataset": f"{duel.host}, {duel.dataset}",
@@ -277,14 +277,14 @@ def _duels_table(summary: Summary) -> ReportTable:
                 "verdict": duel.outcome(OURS),
                 "equal within": f"± {number(found.margin, 3)}",
                 "could have seen": number(found.detectable, 3),
-                "texts": str(found.num_texts),
+                "texts": str(len(found.values)),
             }
         )
     note = (
-        f"Token specificity of {names.get(OURS, OURS)} minus that of the rival, k = {k}, matched draws, paired by text; "
-        "95 % bootstrap-t intervals; p by sign flips, corrected for all duels of all methods. A tie does not mean "
-        "equal: the two are equal within the margin given (90 % interval), and a true difference of the size in the "
-        "last column but one is found in 80 % of the cases."
+        f"Token specificity of {names.get(OURS, OURS)} minus that of the rival, k = {k}, matched draws, paired by "
+        "text; 95 % bootstrap-t intervals; p by sign flips, corrected for all duels of all methods. A tie does not "
+        "mean equal: the two are equal within the margin given (90 % interval), and a true difference of the size in "
+        "the last column but one is found in 80 % of the cases."
     )
     return ReportTable.from_rows(f"Duels of {names.get(OURS, OURS)}", rows, note=note)
 
@@ -337,7 +337,7 @@ def _beyond_word_table(summary: Summary) -> ReportTable:
         if ours is None or ours is cell or not (ours.get("beyond_word") and cell.get("beyond_word")):
             return None
         difference = paired_difference(ours["beyond_word"], cell["beyond_word"], matched=False)
-        return None if difference is None else with_range(difference.mean, difference.low, difference.high)
+        return None if difference is None else with_range(difference.mean, *difference.interval)
 
     title = "What concepts say beyond their word: CLVQ-VAE minus the others"
     note = (
@@ -503,8 +503,8 @@ def _study_table(summary: Summary, title: str, methods: Sequence[str], reference
         if method != reference and others and reference is not None:
             difference = paired_difference(over_seeds(seeds), over_seeds(others))
             if difference is not None:
-                bounds = difference.mean, difference.low, difference.high
-                record |= zip(("against", "against_low", "against_high"), bounds, strict=True)
+                names = ("against", "against_low", "against_high")
+                record |= zip(names, (difference.mean, *difference.interval), strict=True)
         records.append(record)
     columns = {
         "setting": "{title}",
@@ -519,8 +519,8 @@ def _study_table(summary: Summary, title: str, methods: Sequence[str], reference
     }
     note = (
         "Ranked by token specificity on matched draws, the most negative first; then look at fidelity and stability. "
-        "Differences are paired by text, averaged over seeds, with 95 % bootstrap-t intervals that are not corrected for "
-        "their number."
+        "Differences are paired by text, averaged over seeds, with 95 % bootstrap-t intervals that are not corrected "
+        "for their number."
     )
     records.sort(key=lambda record: record.get(SPECIFICITY) or 0.0)
     return _record_table(f"Study: {title}", columns, records, note)

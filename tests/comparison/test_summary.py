@@ -130,10 +130,11 @@ def test_a_difference_is_paired_by_text():
     second["differences"] = [10.0 * text for text in second["text_id"]]
     found = paired_difference(first, second, matched=False)
     assert found.mean == pytest.approx(np.mean(np.arange(25) - 10 * np.arange(25)))
-    assert found.low <= found.mean <= found.high and found.num_texts == 25
+    low, high = found.interval
+    assert low <= found.mean <= high and len(found.values) == 25
     # The standard deviation of 0, 9, …, 216 is 9·√(25·26/12), a standard error a fifth of it.
     assert found.detectable == pytest.approx(2.8 * 9 * np.sqrt(25 * 26 / 12) / 5)
-    assert -found.low > found.margin > -found.mean
+    assert -low > found.margin > -found.mean
 
 
 def test_matched_draws_are_those_that_both_have():
