@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..metrics.ablation_drop.statistics import bootstrap_interval
+from ..metrics.ablation_drop.statistics import holm, sign_flip_p_value, studentized_interval
 from .cell import RESULT_NAME
 from .methods import known_methods
 
-NUM_BOOTSTRAP = 2000
+ALPHA = 0.05
+# Standard errors between 0 and a mean difference that is found with 80 % power at a level of 5 %: 1.96 + 0.84.
+DETECTABLE = 2.80
 # The columns of a cell's host and dataset, and of its method.
 SETTING = ["cell.host", "cell.dataset"]
 CELL = [*SETTING, "cell.method"]
@@ -25,7 +27,7 @@ PURITY = "table.label_purity.cross_fitted_purity"
 SECONDS = ("load", "fit", "table", "references", "evaluate", "sweep", "stability")
 # Every figure of a cell by its path, such as "table.label_purity.null_purity", and what tables derive from them.
 Record = dict[str, Any]
-# A percentile bootstrap over fewer texts is far too narrow.
+# Over fewer texts no interval covers what it says.
 MIN_TEXTS = 20
 
 
@@ -156,20 +158,21 @@ class Summary:
         return [method for method, cell in cells.items() if cell.get("sweep") and not cell.get("undertrained")]
 
     def duels(self, k: int = 1, matched: bool = True) -> list["Duel"]:
-        """Every pair of rivals on every host and dataset, compared text by text.
+        """Every pair of rivals on every host and dataset, compared text by text; p-values corrected for all of them.
 
         Args:
             k (`int`): Directions that are removed.
             matched (`bool`): Whether only draws count that are matched in positions and norm.
         """
-        duels = []
-        for host, dataset in self.settings():
-            for first, second in combinations(self.rivals(host, dataset), 2):
-                sides = [swept(self.cell(host, dataset, method), k) for method in (first, second)]
+        found = []
+        for setting in self.settings():
+            for pair in combinations(self.rivals(*setting), 2):
+                sides = [swept(self.cell(*setting, method), k) for method in pair]
                 difference = None if None in sides else paired_difference(*sides, matched=matched)
                 if difference is not None:
-                    duels.append(Duel(host, dataset, first, second, *difference))
-        return duels
+                    found.append((*setting, *pair, difference))
+        corrected = holm([difference.p_value for *_, difference in found])
+        return [Duel(*each, float(p_value)) for each, p_value in zip(found, corrected, strict=True)]
 
     def ranks(self, k: int = 1, matched: bool = True) -> dict[tuple[str, str], list[str]]:
         """The rivals of each host and dataset, those first whose salient concept matters most by token specificity.
@@ -194,23 +197,61 @@ class Summary:
         return {setting: methods for setting, methods in ranked.items() if methods}
 
 
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """Difference of two methods, text by text.
+
+    Args:
+        values (`np.ndarray` of shape `(n,)`): First minus second, of the texts that both have.
+    """
+
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Mean over texts."""
+        return float(self.values.mean())
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap-t interval of the mean."""
+        return studentized_interval(self.values)
+
+    @cached_property
+    def p_value(self) -> float:
+        """Two-sided p-value of the mean, by sign flips."""
+        return sign_flip_p_value(self.values)
+
+    @cached_property
+    def margin(self) -> float:
+        """The methods are equal within ± this: the 90 % interval lies inside (two one-sided tests at 5 %)."""
+        return max(map(abs, studentized_interval(self.values, confidence=0.9)))
+
+    @property
+    def detectable(self) -> float:
+        """A true mean of this size is found in 80 % of the cases."""
+        return float(DETECTABLE * self.values.std(ddof=1) / np.sqrt(len(self.values)))
+
+
 @dataclass(frozen=True)
 class Duel:
-    """Token specificity of one method minus that of another, on the same texts; negative: the first's matters more."""
+    """Token specificity of one method minus that of another, on the same texts; negative: the first's matters more.
+
+    `p_value` is that of the difference after Holm's correction for all duels of the same question.
+    """
 
     host: str
     dataset: str
     first: str
     second: str
-    difference: float
-    low: float
-    high: float
+    difference: Difference
+    p_value: float
 
     def outcome(self, method: str) -> str:
-        """`"win"`, `"tie"` or `"loss"` of one of the two: only an interval that excludes 0 decides."""
-        if self.low <= 0 <= self.high:
+        """`"win"`, `"tie"` or `"loss"` of one of the two: only a corrected p-value of at most 0.05 decides."""
+        if self.p_value > ALPHA:
             return "tie"
-        return "win" if (self.high < 0) == (method == self.first) else "loss"
+        return "win" if (self.difference.mean < 0) == (method == self.first) else "loss"
 
 
 def swept(cell: dict[str, Any] | None, k: int, variant: str | None = None) -> dict[str, Any] | None:
@@ -235,13 +276,8 @@ def effect(
     return entry[name], entry[f"{name}_low"], entry[f"{name}_high"], entry[number]
 
 
-def paired_difference(
-    first: dict[str, Any], second: dict[str, Any], matched: bool = True, seed: int = 0
-) -> tuple[float, float, float] | None:
-    """Mean difference of two sweep entries over the texts that both have, with a 95 % bootstrap interval.
-
-    `None` if there are too few such texts for an interval to mean anything.
-    """
+def paired_difference(first: dict[str, Any], second: dict[str, Any], matched: bool = True) -> Difference | None:
+    """Compare two sweep entries on the texts that both have; `None` if these are too few for a verdict."""
     name = "matched_differences" if matched else "differences"
     sides = []
     for entry in (first, second):
@@ -250,8 +286,7 @@ def paired_difference(
     if len(common) < MIN_TEXTS:
         return None
     values = np.asarray([sides[0][text] - sides[1][text] for text in common])
-    low, high = bootstrap_interval(values, num_bootstrap=NUM_BOOTSTRAP, seed=seed)
-    return float(values.mean()), low, high
+    return Difference(values)
 
 
 def over_seeds(cells: Sequence[dict[str, Any]], k: int = 1) -> dict[str, Any]:
@@ -306,6 +341,6 @@ def by_method(duels: Sequence[Duel], methods: Sequence[str]) -> dict[str, dict[s
 
 
 __all__ = [
-    *("Duel", "Summary", "by_method", "effect", "load_cells", "mean_and_spread", "paired_difference"),
+    *("Difference", "Duel", "Summary", "by_method", "effect", "load_cells", "mean_and_spread", "paired_difference"),
     *("study_cells", "swept"),
 ]

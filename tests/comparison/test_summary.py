@@ -128,15 +128,19 @@ def test_a_difference_is_paired_by_text():
     first, second = entry(np.arange(25)), entry(np.zeros(25))
     second["text_id"] = list(range(24, -1, -1))
     second["differences"] = [10.0 * text for text in second["text_id"]]
-    difference, low, high = paired_difference(first, second, matched=False)
-    assert difference == pytest.approx(np.mean(np.arange(25) - 10 * np.arange(25)))
-    assert low <= difference <= high
+    found = paired_difference(first, second, matched=False)
+    assert found.mean == pytest.approx(np.mean(np.arange(25) - 10 * np.arange(25)))
+    low, high = found.interval
+    assert low <= found.mean <= high and len(found.values) == 25
+    # The standard deviation of 0, 9, …, 216 is 9·√(25·26/12), a standard error a fifth of it.
+    assert found.detectable == pytest.approx(2.8 * 9 * np.sqrt(25 * 26 / 12) / 5)
+    assert -low > found.margin > -found.mean
 
 
 def test_matched_draws_are_those_that_both_have():
     first, second = entry(np.arange(30), unmatched=2), entry(np.zeros(30), unmatched=5)
-    assert paired_difference(first, second)[0] == pytest.approx(np.mean(np.arange(25)))
-    assert paired_difference(first, second, matched=False)[0] == pytest.approx(np.mean(np.arange(30)))
+    assert paired_difference(first, second).mean == pytest.approx(np.mean(np.arange(25)))
+    assert paired_difference(first, second, matched=False).mean == pytest.approx(np.mean(np.arange(30)))
 
 
 def test_too_few_texts_give_no_verdict():
@@ -154,7 +158,31 @@ def test_too_few_texts_give_no_verdict():
     assert table.rows[0][2:] == ["– (n = 0)", "– (n = 14)"] and table.rows[0][1].endswith("(n = 24)")
 
 
-def test_only_an_interval_without_zero_decides():
+def test_p_values_are_corrected_for_all_duels():
+    # One method of ten differs from the others, and by itself would barely be told from any of them.
+    generator = np.random.default_rng(0)
+    names = [f"m{number}" for number in range(9)]
+    cells = [cell(name, generator.normal(0, 1, 24)) for name in names]
+    cells.append(cell("clvq", generator.normal(-0.5, 1, 24)))
+    duels = Summary(cells).duels()
+    assert len(duels) == 45
+    alone = [duel.difference.p_value for duel in duels]
+    assert min(alone) < 0.05 and all(duel.p_value >= p for duel, p in zip(duels, alone, strict=True))
+    assert min(duel.p_value for duel in duels) == pytest.approx(min(1, 45 * min(alone)))
+    assert all(duel.outcome("clvq") == "tie" for duel in duels if "clvq" in (duel.first, duel.second))
+
+
+def test_a_duel_is_shown_with_what_it_could_have_seen():
+    noise = np.random.default_rng(0).normal(0, 1, 24)
+    cells = [cell("kmeans", WEAK), cell("clvq", STRONG), cell("vqvae", WEAK + noise - noise.mean())]
+    [table] = [table for table in report_tables(Summary(cells)) if table.title == "Duels of CLVQ"]
+    by_rival = {row[1]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert by_rival["KMEANS"]["verdict"] == by_rival["VQVAE"]["verdict"] == "win"
+    assert all(row["texts"] == "24" and row["equal within"].startswith("± ") for row in by_rival.values())
+    assert all(float(row["could have seen"]) > 0 for row in by_rival.values())
+
+
+def test_only_a_corrected_p_value_decides():
     noise = np.random.default_rng(0).normal(0, 1, 24)
     summary = Summary([cell("clvq", STRONG), cell("kmeans", WEAK), cell("vqvae", WEAK + noise - noise.mean())])
     outcomes = {(duel.first, duel.second): duel.outcome(duel.first) for duel in summary.duels()}
@@ -185,8 +213,8 @@ def test_ranks_ours_and_the_papers():
     assert summary.probe_ranks() == {("bert", "news"): ["kmeans", "clvq"]}
     [table] = [table for table in report_tables(summary) if table.title == "Who is first"]
     assert table.rows == [
-        ["CLVQ", *["1 of 1"] * 4, "0 of 1", "1 of 1"],
-        ["KMEANS", *["0 of 1", "1 of 1"] * 2, "1 of 1", "1 of 1"],
+        ["1", "CLVQ", *["1 of 1"] * 4, "0 of 1", "1 of 1"],
+        ["1", "KMEANS", *["0 of 1", "1 of 1"] * 2, "1 of 1", "1 of 1"],
     ]
 
 

