@@ -100,7 +100,10 @@ def _pair(name: str, null: str) -> Cell:
 
 def _p_value(figures: Figures) -> str:
     value = figures.get("_p_holm", figures.get("_p_value"))
-    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if value is None:
+        return NOTHING
+    text = "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return text if "_p_holm" in figures else f"{text} uncorrected"
 
 
 def _stratum(figures: Figures) -> str:
