@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Seed, Tables, print_written
+from .options import ReadableErrors, Seed, Tables, print_written
 
 if TYPE_CHECKING:
     from ..judging.people import StudyKey
     from ..rendering.text_tables import ReportTable
     from ..tables import ConceptTable
 
-study_group = typer.Typer(no_args_is_help=True, help="Ask people: does a concept show them what the model predicted?")
+study_group = typer.Typer(
+    cls=ReadableErrors, no_args_is_help=True, help="Ask people: does a concept show them what the model predicted?"
+)
 
 
 @study_group.command("build")
