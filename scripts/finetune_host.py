@@ -77,8 +77,10 @@ def main() -> None:
     )
     host.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
-    accuracy = (predict(host, tokenizer, test, args.max_length) == np.asarray(test["label"])).mean()
-    print(f"{len(texts)} training texts; accuracy {accuracy:.3f} on {len(test)} other texts")
+    predictions = predict(host, tokenizer, test, args.max_length)
+    read = predictions >= 0
+    accuracy = (predictions == np.asarray(test["label"]))[read].mean()
+    print(f"{len(texts)} training texts; accuracy {accuracy:.3f} on {read.sum()} other texts")
 
 
 if __name__ == "__main__":

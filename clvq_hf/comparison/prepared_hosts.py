@@ -139,8 +139,9 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
         parts[part].save_to_disk(building / "texts" / part)
     seconds["activations"] = time.monotonic() - started - sum(seconds.values())
     linear = _linear_explained_variance(*(ActivationCache.load(building / "cache" / part) for part in CACHED))
-    labels = np.asarray(parts["test"]["label"])
-    correct = predict(model, tokenizer, parts["test"], sizes.max_length, settings.batch_size) == labels
+    predictions = predict(model, tokenizer, parts["test"], sizes.max_length, settings.batch_size)
+    labels = np.asarray(parts["test"]["label"])[predictions >= 0]
+    correct = predictions[predictions >= 0] == labels
     by_majority = labels == np.bincount(labels).argmax()
     # Paired by text, one-sided at 5 %.
     gain = correct.astype(float) - by_majority

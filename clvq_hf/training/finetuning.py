@@ -88,12 +88,8 @@ def fine_tune(
             reached_blocks = reached_blocks or name.startswith(tuple(blocks))
             parameter.requires_grad_(reached_blocks and not name.startswith(tuple(blocks[:above_layer])))
     limit = hooks.max_length(host, tokenizer, max_length)
-    tokenized = texts.map(
-        lambda batch: tokenizer(batch, truncation=limit is not None, max_length=limit),
-        input_columns="text",
-        batched=True,
-        remove_columns="text",
-    ).rename_column("label", "labels")
+    tokenized = tokenize_texts(texts, tokenizer, "text", limit)
+    tokenized = tokenized.add_column("labels", texts.select(tokenized["text_index"])["label"][:])
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
@@ -127,7 +123,7 @@ def predict(
     max_length: int | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Predicted classes `(N,)`, int64, of the column `text`, by a host with a classification head; no text is empty."""
+    """Classes `(N,)`, int64, that a host with a classification head predicts of `text`; -1 where a text is empty."""
     tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
     runner, readout = HostRunner(host), Readout.of(host)
     predictions = np.full(len(texts), -1)
