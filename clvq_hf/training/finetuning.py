@@ -15,7 +15,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainingArguments,
 )
 
@@ -23,6 +22,7 @@ from ..data.tokenization import TextCollator, tokenize_texts
 from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
+from .finite_loss import FiniteLossTrainer
 
 
 def load_classifier(
@@ -71,6 +71,9 @@ def fine_tune(
 ) -> None:
     """Train a classifier on labelled texts, in place.
 
+    Weights of less than 32 bits become float32: in float16 the steps of an optimizer overflow or vanish. `bf16=True`
+    among the arguments computes in bfloat16, with weights in float32.
+
     Args:
         host (`PreTrainedModel`): With a classification head.
         tokenizer (`PreTrainedTokenizerBase`): The host's.
@@ -79,7 +82,12 @@ def fine_tune(
             those of the pretrained model. Everything is trained if not given.
         max_length (`int`, *optional*): In tokens; the host's limit if not given.
         training_args: Fields of `TrainingArguments` (`num_train_epochs`, `learning_rate`, `seed`, …).
+
+    Raises:
+        ValueError: If the loss becomes NaN or infinite.
     """
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in host.parameters()):
+        host.float()
     blocks = [f"{block}." for block in hooks.residual_stream(host).block_names]
     if above_layer is not None:
         reached_blocks = False
@@ -105,7 +113,7 @@ def fine_tune(
                 **training_args,
             },
         )
-        trainer = Trainer(
+        trainer = FiniteLossTrainer(
             model=host, args=args, train_dataset=tokenized, data_collator=DataCollatorWithPadding(tokenizer)
         )
         if args.disable_tqdm:
