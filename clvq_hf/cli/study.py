@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Seed, Tables, print_written
+from .options import ReadableErrors, Seed, Tables, print_written
 
 if TYPE_CHECKING:
     from ..judging.people import StudyKey
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ..tables import ConceptTable
 
 study_group = typer.Typer(
-    no_args_is_help=True, help="Ask people what the model predicted, given a concept, and score their answers."
+    cls=ReadableErrors,
+    no_args_is_help=True,
+    help="Ask people what the model predicted, given a concept, and score their answers.",
 )
 
 

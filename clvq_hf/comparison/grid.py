@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import Dataset
 from transformers import TrainingArguments
 
-from ..data.texts import PARTS
+from ..data.texts import PARTS, load_texts
 from ..evaluation.evaluate import EvaluationSettings
 from ..version import __version__
 from .methods import Method, check_fields, known_methods
@@ -74,6 +75,8 @@ class DatasetSpec:
         name (`str`): What the grid calls it.
         texts (`str`): Whatever [`load_texts`][clvq_hf.data.load_texts] takes.
         subset (`str` or `None`): Configuration of a Hub dataset.
+        text_column (`str` or `None`): Column of the texts; by default the first of the usual names.
+        label_column (`str` or `None`): Column of the labels; by default the first of the usual names.
         train_split (`str`): Cut by text hash into `host_train`, `codebook_train` and `select`.
         eval_split (`str`): What is measured on.
         eval_part (`str` or `None`): Only this part of it: `"select"`, for studies and where there is no other split.
@@ -82,6 +85,8 @@ class DatasetSpec:
     name: str
     texts: str
     subset: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
     train_split: str = "train"
     eval_split: str = "test"
     eval_part: str | None = None
@@ -89,6 +94,17 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         if self.eval_part is not None and self.eval_part not in PARTS:
             raise ValueError(f"The dataset {self.name} asks for the part {self.eval_part!r}; there are {list(PARTS)}.")
+
+    def load(self, split: str, label_names: list[str] | None = None) -> Dataset:
+        """The texts of a split, with labels."""
+        return load_texts(
+            self.texts,
+            split,
+            subset=self.subset,
+            text_column=self.text_column,
+            label_column=self.label_column,
+            label_names=label_names,
+        )
 
 
 @dataclass(frozen=True)
@@ -172,11 +188,16 @@ class Grid:
         evaluation = dataclasses.asdict(self.evaluation_of(host))
         # What it was trained with; what is measured on it, and with which seeds, may change.
         spec = {name: value for name, value in dataclasses.asdict(self.hosts[host]).items() if name not in _OTHER}
+        # A column that is not named is left out, as by versions that could name none: their folders stay usable.
+        texts = dataclasses.asdict(self.datasets[dataset])
+        for column in ("text_column", "label_column"):
+            if texts[column] is None:
+                del texts[column]
         salience = ("attribution", "n_steps", "max_steps", "sign", "batch_size")
         return _plain(
             {
                 "host": spec,
-                "dataset": dataclasses.asdict(self.datasets[dataset]),
+                "dataset": texts,
                 "variant": variant,
                 "sizes": dataclasses.asdict(self.sizes_of(host)),
                 "salience": {name: evaluation[name] for name in salience},

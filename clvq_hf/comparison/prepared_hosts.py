@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from ..data.activation_cache import ActivationCache
-from ..data.texts import PARTS, label_names, load_texts, split_texts, without_texts
+from ..data.texts import PARTS, label_names, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
 from ..evaluation.attribution import salient_tokens
 from ..hosts import hooks
@@ -139,8 +139,9 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
         parts[part].save_to_disk(building / "texts" / part)
     seconds["activations"] = time.monotonic() - started - sum(seconds.values())
     linear = _linear_explained_variance(*(ActivationCache.load(building / "cache" / part) for part in CACHED))
-    labels = np.asarray(parts["test"]["label"])
-    correct = predict(model, tokenizer, parts["test"], sizes.max_length, settings.batch_size) == labels
+    predictions = predict(model, tokenizer, parts["test"], sizes.max_length, settings.batch_size)
+    labels = np.asarray(parts["test"]["label"])[predictions >= 0]
+    correct = predictions[predictions >= 0] == labels
     by_majority = labels == np.bincount(labels).argmax()
     # Paired by text, one-sided at 5 %.
     gain = correct.astype(float) - by_majority
@@ -202,10 +203,10 @@ def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], list[st
         texts = without_texts(texts, [""]).shuffle(seed=0)
         return texts if number is None else texts.select(range(min(number, len(texts))))
 
-    whole = load_texts(spec.texts, spec.train_split, subset=spec.subset)
+    whole = spec.load(spec.train_split)
     names = label_names(whole)
     split = split_texts(whole, PARTS)
-    test = load_texts(spec.texts, spec.eval_split, subset=spec.subset, label_names=names)
+    test = spec.load(spec.eval_split, names)
     if spec.eval_part is not None:
         test = split_texts(test, PARTS)[spec.eval_part]
     test = without_texts(test, [*split["host_train"]["text"], *split["codebook_train"]["text"]])

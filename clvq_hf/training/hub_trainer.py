@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
-from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
 from ..hub.repositories import CARD_NAME
 from ..hub.requests import HubError, hub_api, readable_errors, with_retries
 from ..hub.uploads import commit_files
+from .finite_loss import FiniteLossTrainer
 
 logger = logging.get_logger(__name__)
 
 
-class HubTrainer(Trainer):
+class HubTrainer(FiniteLossTrainer):
     """A [`~transformers.Trainer`] that pushes concept models: weights, config, reference texts and card, no pickles.
 
     A repository that cannot be written to is reported before training. If the Hub is down later, the model is

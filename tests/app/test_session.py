@@ -86,6 +86,11 @@ class TestRead:
         assert (len(cut.tokens), cut.limit) == (6, 6)
         assert cut.tokens[-1].name == "[SEP]"
 
+    @pytest.mark.parametrize("text", ["\u200b", "\ufeff", " "])
+    def test_a_text_of_which_nothing_is_left(self, minilm, text):
+        with pytest.raises(ValueError, match=r"Type (another )?one"):
+            minilm.read(text)
+
     def test_the_hosts_own_limit_leaves_room_for_what_is_generated(self, llama):
         assert llama.max_length == 128 - llama.max_new_tokens
         effect = llama.ablate("film " * 500, 0, positions="all", max_new_tokens=64)

@@ -1,7 +1,8 @@
 import json
+import re
 
 import pytest
-from datasets import ClassLabel, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from clvq_hf.data.texts import label_names, load_texts
 
@@ -95,7 +96,7 @@ def test_columns_by_name(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"text": "a", "body": "b", "label": 0, "stars": 4}])
     dataset = load_texts(str(path), text_column="body", label_column="stars")
     assert dataset["text"][:] == ["b"] and dataset["label"][:] == [4]
-    with pytest.raises(ValueError, match=r"no column 'title'; there are \['text', 'body', 'label', 'stars'\]"):
+    with pytest.raises(ValueError, match=r"'title'; set text_column=… to one of \['text', 'body', 'label', 'stars'\]"):
         load_texts(str(path), text_column="title")
 
 
@@ -126,6 +127,65 @@ def test_files_that_are_not_there_or_empty(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(ValueError, match="is empty"):
         load_texts(str(tmp_path / "empty.jsonl"))
+
+
+def test_a_single_file_is_the_training_split_and_the_one_of_its_name(tmp_path):
+    rows = [{"text": f"t{number}", "label": number % 2} for number in range(10)]
+    path, test = write(tmp_path / "reviews.jsonl", rows), write(tmp_path / "test.jsonl", rows[:3])
+    assert load_texts(str(path), "train[:20%]")["text"][:] == ["t0", "t1"]
+    assert load_texts(str(path), "reviews[8:]")["text"][:] == ["t8", "t9"]
+    assert len(load_texts(str(test), "test")) == 3
+    for split in ("test", "nonsense", "test[:10%]"):
+        with pytest.raises(ValueError, match=rf"no split '{re.escape(split)}'; it has \['reviews', 'train'\]"):
+            load_texts(str(path), split)
+    with pytest.raises(ValueError, match="is not understood"):
+        load_texts(str(path), "train[:10percent]")
+    with pytest.raises(ValueError, match="has no texts"):
+        load_texts(str(path), "train[10:]")
+    with pytest.raises(ValueError, match="no subset"):
+        load_texts(str(path), subset="plain")
+
+
+def test_splits_of_folders_of_save_to_disk(tmp_path):
+    texts = Dataset.from_dict({"text": [f"t{number}" for number in range(10)]})
+    DatasetDict(train=texts, test=texts.select(range(4))).save_to_disk(tmp_path / "both")
+    assert load_texts(str(tmp_path / "both"), "train[:10%]")["text"][:] == ["t0"]
+    assert load_texts(str(tmp_path / "both"), "train[9:]+test[:1]")["text"][:] == ["t9", "t0"]
+    texts.save_to_disk(tmp_path / "one")
+    assert len(load_texts(str(tmp_path / "one"), "train[:30%]")) == 3
+    with pytest.raises(ValueError, match=r"no split 'test'; it has \['train'\]"):
+        load_texts(str(tmp_path / "one"), "test")
+    DatasetDict(test=texts).save_to_disk(tmp_path / "measured")
+    assert len(load_texts(str(tmp_path / "measured" / "test"), "train")) == 10
+    with pytest.raises(ValueError, match=r"no split 'train'; it has \['test'\]"):
+        load_texts(str(tmp_path / "measured"))
+    with pytest.raises(ValueError, match="no subset"):
+        load_texts(str(tmp_path / "one"), subset="plain")
+
+
+def test_a_folder_with_only_a_test_split(tmp_path):
+    write(tmp_path / "test.jsonl", [{"text": "a", "label": 0}])
+    with pytest.raises(ValueError, match=r"no split 'train'; it has \['test'\]"):
+        load_texts(str(tmp_path))
+    write(tmp_path / "test.csv", [])
+    with pytest.raises(ValueError, match=r"both test\.csv and test\.jsonl"):
+        load_texts(str(tmp_path), "test")
+
+
+def test_subsets(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: first\n  data_files: a/*.csv\n- config_name: second\n  data_files: b/*.tsv\n"
+        '  sep: "\\t"\n---\n'
+    )
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / "texts.csv").write_text("text,label\nNA,1\nnull,0\n")
+    (tmp_path / "b" / "texts.tsv").write_text('text\tlabel\n"So, he said.\t1\nNone\t0\n')
+    assert load_texts(str(tmp_path), subset="first")["text"][:] == ["NA", "null"]
+    assert load_texts(str(tmp_path), subset="second")["text"][:] == ['"So, he said.', "None"]
+    for subset in (None, "third"):
+        with pytest.raises(ValueError, match=r"subsets \['first', 'second'\]; name one with subset=…"):
+            load_texts(str(tmp_path), subset=subset)
 
 
 def test_an_unknown_format(tmp_path):

@@ -91,6 +91,16 @@ class TestTokenize:
         with pytest.raises(ValueError, match="Every one of the 2 texts is empty"):
             tokenize_texts(Dataset.from_dict({"text": ["", " "]}), tokenizer)
 
+    def test_texts_of_which_the_tokenizer_leaves_nothing_are_empty(self, tokenizer, warnings_of):
+        dataset = Dataset.from_dict({"text": ["\u200b", "good", "\ufeff", "", "bad \u200b", "\u00ad"]})
+        tokenized = tokenize_texts(dataset, tokenizer, with_words=True, count_special_tokens=True)
+        assert tokenized["text_index"][:] == [1, 4] and tokenized["length"][:] == [3, 3]
+        assert warnings_of == ["Skipped 4 empty texts of 6."]
+        with pytest.raises(ValueError, match="Every one of the 1 texts is empty"):
+            tokenize_texts(dataset.select([0]), tokenizer)
+        with pytest.raises(ValueError, match="is empty within 2 tokens, which count special ones"):
+            tokenize_texts(dataset, tokenizer, max_length=2)
+
     def test_a_whole_batch_of_empty_texts(self, tokenizer, warnings_of):
         # datasets maps batches of 1,000.
         tokenized = tokenize_texts(Dataset.from_dict({"text": [""] * 1000 + ["good"]}), tokenizer)

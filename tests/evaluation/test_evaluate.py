@@ -1,9 +1,11 @@
 """The whole evaluation of a small model on real sentences: from the command line, resumed, refused, rendered."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from datasets import Dataset, concatenate_datasets
 from typer.testing import CliRunner
 
 from clvq_hf import CLVQModel, ConceptTable
@@ -104,6 +106,33 @@ class TestEvaluate:
         assert results["ablation"]["code"]["accuracy"] is None
         assert results["ablation"]["code"]["salient_margin_change"] is not None
         assert "fewer than two labels" in caplog.text
+
+    def test_texts_of_which_the_tokenizer_leaves_nothing(self, model, host, tokenizer, texts, test_texts, tmp_path):
+        # In the texts that are measured, and in those for the references.
+        for blank in ("\u200b", "\ufeff"):
+            train, measured = (
+                concatenate_datasets(
+                    [
+                        Dataset.from_dict({"text": [text], "label": [1]}, features=texts.features),
+                        each.select(range(30)),
+                    ]
+                )
+                for text, each in (("\u00ad", texts), (blank, test_texts))
+            )
+            results = evaluate_concepts(
+                model,
+                host,
+                tokenizer,
+                measured,
+                tmp_path / str(ord(blank)),
+                train=train,
+                settings=dataclasses.replace(QUICK, protocols=("code", "probe"), attribution="gradient_x_input"),
+            )
+            assert (
+                set(results["ablation"]) == {"code", "probe"} and "splice_fidelity" in results["bottleneck"]["splice"]
+            )
+            table = ConceptTable.load_from_disk(tmp_path / str(ord(blank)) / "concept_table")
+            assert table.texts["text_id"][:] == list(range(1, 31)) and table.metadata["num_empty"] == 1
 
     def test_unknown_protocol(self):
         with pytest.raises(ValueError, match="no protocol 'magic'"):

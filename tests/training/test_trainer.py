@@ -642,6 +642,13 @@ class TestBadInput:
         with pytest.raises(ValueError, match="empty"):
             make_trainer(train_dataset=texts.select([]))
 
+    def test_nan_in_the_loss_stops_the_run(self, make_trainer):
+        trainer = make_trainer(max_steps=3)
+        with torch.no_grad():
+            next(trainer.model.decoder.parameters()).view(-1)[0] = float("nan")
+        with pytest.raises(ValueError, match=r"loss is nan after 0 steps.*learning_rate"):
+            trainer.train()
+
     def test_nan_in_the_host_stops_the_run_with_the_texts(self, make_trainer, host, texts, tokenizer):
         trainer = make_trainer()
         trainer.initialize_codebook()
