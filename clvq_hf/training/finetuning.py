@@ -109,8 +109,9 @@ def fine_tune(
                 **training_args,
             },
         )
+        runner, pad = HostRunner(host), DataCollatorWithPadding(tokenizer)
         trainer = Trainer(
-            model=host, args=args, train_dataset=tokenized, data_collator=DataCollatorWithPadding(tokenizer)
+            model=host, args=args, train_dataset=tokenized, data_collator=lambda rows: runner.pad(pad(rows))
         )
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)
@@ -129,7 +130,8 @@ def predict(
 ) -> np.ndarray:
     """Predicted classes `(N,)`, int64, of the column `text`, by a host with a classification head; no text is empty."""
     tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
-    runner, readout = HostRunner(host), Readout.of(host)
+    readout = Readout.of(host)
+    runner = HostRunner(host, readout=readout)
     predictions = np.full(len(texts), -1)
     with hooks.evaluation_mode(host):
         for batch in DataLoader(tokenized, batch_size=batch_size, collate_fn=TextCollator(tokenizer)):
