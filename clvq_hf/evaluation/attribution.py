@@ -127,11 +127,11 @@ def salient_tokens(
         ```
     """
     _check(method, sign, n_steps, max_steps, max_error, batch_size)
-    runner = HostRunner(host, stack)
     stream = hooks.residual_stream(host, stack)
     stream.check_layer(layer)
     _check_baseline(baseline, stream.hidden_sizes[layer], layer)
     readout = readout or Readout.of(host)
+    runner = HostRunner(host, stack, readout)
     check_texts(dataset, text_column)
     ensure_pad_token(tokenizer)
     limit = hooks.max_length(host, tokenizer, max_length)

@@ -61,7 +61,7 @@ def splice_texts(
     readout = Readout.of(host) if readout is None else readout
     ensure_pad_token(tokenizer)
     config = model.config
-    runner = HostRunner(host, config.stack)
+    runner = HostRunner(host, config.stack, readout)
     tokenized = tokenize_texts(table.texts, tokenizer, "text", table.metadata["max_length"])
     generator = torch.Generator().manual_seed(seed)
     columns: dict[str, list] = defaultdict(list)

@@ -440,6 +440,17 @@ def _untouched(model: PreTrainedModel) -> Generator[None]:
 
 
 @contextmanager
+def undisturbed(model: PreTrainedModel) -> Generator[dict[str, Any]]:
+    """Like a probe, run a tiny batch of `2 x 7` tokens, whose arguments this yields; captures and edits ignore it."""
+    base: Any = model.base_model
+    stack = _resolve_stack(model, None)
+    with _untouched(model):
+        inputs = _probe_inputs(model, base, stack)
+        del inputs["output_hidden_states"]
+        yield inputs
+
+
+@contextmanager
 def _no_autocast(devices: set[torch.device]) -> Generator[None]:
     with ExitStack() as stack:
         for kind in {"cpu"} | ({device.type for device in devices} & {"cuda"}):

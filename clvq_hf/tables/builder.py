@@ -79,7 +79,7 @@ class TableWriter:
 def host_codes(model: CodeModel, host: PreTrainedModel, readout: Readout | None) -> BatchCodes:
     """A function that runs the host on a batch; without a readout the host stops at `lower_layer`."""
     layer, stack = model.config.lower_layer, model.config.stack
-    runner = HostRunner(host, stack)
+    runner = HostRunner(host, stack, readout)
 
     @torch.no_grad()
     def run(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:

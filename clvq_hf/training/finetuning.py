@@ -113,8 +113,9 @@ def fine_tune(
                 **training_args,
             },
         )
+        runner, pad = HostRunner(host), DataCollatorWithPadding(tokenizer)
         trainer = FiniteLossTrainer(
-            model=host, args=args, train_dataset=tokenized, data_collator=DataCollatorWithPadding(tokenizer)
+            model=host, args=args, train_dataset=tokenized, data_collator=lambda rows: runner.pad(pad(rows))
         )
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)
@@ -133,7 +134,8 @@ def predict(
 ) -> np.ndarray:
     """Classes `(N,)`, int64, that a host with a classification head predicts of `text`; -1 where a text is empty."""
     tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
-    runner, readout = HostRunner(host), Readout.of(host)
+    readout = Readout.of(host)
+    runner = HostRunner(host, readout=readout)
     predictions = np.full(len(texts), -1)
     with hooks.evaluation_mode(host):
         for batch in DataLoader(tokenized, batch_size=batch_size, collate_fn=TextCollator(tokenizer)):

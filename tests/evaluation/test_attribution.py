@@ -212,10 +212,14 @@ class TestBatches:
             np.testing.assert_allclose(row["scores"], expected["scores"], atol=1e-5)
             assert row["salient_position"] == expected["salient_position"]
 
-    def test_next_tokens_of_texts_of_unlike_length(self, causal_host, tokenizer, texts):
-        together = salient_tokens(causal_host, tokenizer, texts.select(range(8)), 2, method="gradient_x_input")
+    @pytest.mark.parametrize("kind", ["next tokens", "classes by another padding token"])
+    def test_texts_of_unlike_length(self, causal_host, llama_classifier, tokenizer, texts, kind):
+        host = causal_host if kind == "next tokens" else llama_classifier
+        host.config.pad_token_id = 7
+        assert tokenizer.pad_token_id == 0
+        together = salient_tokens(host, tokenizer, texts.select(range(8)), 2, method="gradient_x_input")
         for index in range(8):
-            alone = salient_tokens(causal_host, tokenizer, texts.select([index]), 2, method="gradient_x_input")[0]
+            alone = salient_tokens(host, tokenizer, texts.select([index]), 2, method="gradient_x_input")[0]
             assert alone["prediction"] == together[index]["prediction"]
             np.testing.assert_allclose(alone["scores"], together[index]["scores"], atol=1e-5)
 

@@ -38,7 +38,7 @@ class Reader:
         self.model, self.host, self.texts, self.readout = model, host, texts, readout
         self.how, self.k, self.variant = how, k, variant
         self.mean = model.mean_state.cpu() if references is None else references.mean
-        self._runner = HostRunner(host, model.config.stack)
+        self._runner = HostRunner(host, model.config.stack, readout)
         self._collate, self._batch_size = TextCollator(tokenizer), batch_size
 
     def batches(self, description: str) -> Iterator[tuple[Mapping[str, torch.Tensor], Resume, torch.Tensor | None]]:
