@@ -114,6 +114,15 @@ def input_device(host: nn.Module) -> torch.device:
     return model.device
 
 
+def num_embeddings(model: nn.Module) -> int | None:
+    """How many token ids the embedding of a model or a stack has; None if it does not say."""
+    try:
+        embedding = model.get_input_embeddings()  # pyrefly: ignore[not-callable]
+    except (AttributeError, NotImplementedError):
+        return None
+    return getattr(embedding, "num_embeddings", None)
+
+
 def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int | None = None) -> int | None:
     """The length, in tokens, of the longest text that a host can read.
 

@@ -441,7 +441,7 @@ class TestNothingIsLeft:
         with hooks.capture(toy, [2]):
             toy(ids)
         toy(ids)
-        assert count_hooks(toy) == 1 and len(calls) == 4  # two forwards of the probe
+        assert count_hooks(toy) == 1 and len(calls) == 5  # three forwards of the probe
 
     @pytest.mark.parametrize("fault", [{"drop": 0}, {"drop": 1}, {"drop": 2}, {"repeat": 1}])
     def test_blocks_out_of_turn(self, toy, ids, fault):
@@ -454,6 +454,14 @@ class TestNothingIsLeft:
     def test_block_run_alone(self, toy):
         with pytest.raises(RuntimeError, match="outside of its stack's forward"), hooks.capture(toy, [3]):
             toy.blocks[0](torch.zeros(1, 2, 4))
+
+    def test_usual_norms_are_of_tokens_from_the_whole_vocabulary(self):
+        host = tiny_hosts.tiny_host("llama", vocab_size=600)
+        with torch.no_grad():
+            host.embed_tokens.weight[:40] *= 1000
+        norms = torch.tensor(hooks.residual_stream(host).usual_norms)
+        assert norms.shape == (4, 14)
+        assert norms[0].median() < 10 * host.embed_tokens.weight[40:].norm(dim=-1).median()
 
     def test_output_changed_in_place(self, toy):
         toy.mutate = True
