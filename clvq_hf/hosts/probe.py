@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .host import input_device, num_embeddings, refusal, unwrap
+from .host import input_device, num_embeddings, refusal, unwrap, warn_of_untested_transformers
 from .residual_stream import ResidualStream
 
 # The probe's shape. Batch and length differ and the length is odd, so that a swapped layout and padding to a multiple
@@ -49,6 +49,7 @@ def residual_stream(host: nn.Module, stack: str | None = None) -> ResidualStream
         UnsupportedHostError: If the blocks cannot be found with certainty.
         ValueError: If `stack` does not fit the host.
     """
+    warn_of_untested_transformers()
     model = unwrap(host)
     stack = _resolve_stack(model, stack)
     known = _KNOWN_STREAMS.setdefault(model, {})
