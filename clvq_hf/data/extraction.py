@@ -55,8 +55,9 @@ class HiddenStateExtractor:
         with hooks.evaluation_mode(runner.host):
             states = hooks.run(runner.host, runner.inputs(batch), layers, stack=runner.stack)
         token_mask = batch["token_mask"]
-        for state in states.values():
-            sinks = attention_sinks(state, batch["attention_mask"].bool().to(state.device))
+        usual_norms = hooks.residual_stream(runner.host, runner.stack).usual_norms
+        for layer, state in states.items():
+            sinks = attention_sinks(state, batch["attention_mask"].bool().to(state.device), usual_norms[layer])
             token_mask = token_mask * ~sinks.to(token_mask.device)
         result = {
             "hidden_states": states[self.lower_layer],
@@ -68,8 +69,8 @@ class HiddenStateExtractor:
         return result if device is None else {name: tensor.to(device) for name, tensor in result.items()}
 
 
-def attention_sinks(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Find tokens whose state is far longer than is usual in their text.
+def attention_sinks(states: torch.Tensor, mask: torch.Tensor, usual_norms: Sequence[float] = ()) -> torch.Tensor:
+    """Find tokens whose state is far longer than is usual: more than ten times the median.
 
     Decoders park attention on a token without content, mostly the first one, whose state grows a hundredfold (massive
     activations, arXiv 2402.17762). Any product with such states reflects the sink and nothing else.
@@ -77,12 +78,16 @@ def attention_sinks(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Args:
         states (`torch.Tensor` of shape `(B, S, d)`): States of one layer.
         mask (`torch.Tensor` of shape `(B, S)`, bool): Real tokens.
+        usual_norms (`Sequence[float]`): What else the median of each text is over, so that a text of one token, or of
+            sinks alone, has something to be compared with:
+            [`residual_stream(host, stack).usual_norms[layer]`][clvq_hf.hosts.ResidualStream].
 
     Returns:
         `torch.Tensor` of shape `(B, S)`, bool.
     """
     norms = torch.where(mask, states.float().norm(dim=-1), torch.nan)
-    return mask & (norms > MASSIVE_NORM * norms.nanmedian(dim=-1, keepdim=True).values)
+    usual = torch.cat([norms, norms.new_tensor(usual_norms).expand(len(norms), -1)], dim=-1)
+    return mask & (norms > MASSIVE_NORM * usual.nanmedian(dim=-1, keepdim=True).values)
 
 
 def check_finite(

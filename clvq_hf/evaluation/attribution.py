@@ -206,7 +206,9 @@ class _Path:
         self._upper = resume(runner.host, inputs, layer, runner.stack)
         self.state = self._upper.state.float()
         real = batch["attention_mask"].bool().to(self.state.device)
-        self.counted = batch["token_mask"].bool().to(self.state.device) & ~attention_sinks(self.state, real)
+        usual_norms = hooks.residual_stream(runner.host, runner.stack).usual_norms[layer]
+        sinks = attention_sinks(self.state, real, usual_norms)
+        self.counted = batch["token_mask"].bool().to(self.state.device) & ~sinks
         self.baseline = torch.where(real[..., None], baseline.to(self.state.device), self.state)
         logits = readout(self._upper.output, self._mask)
         self.target = logits.argmax(-1)

@@ -10,13 +10,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import batches_by_length
-from ..data.extraction import attention_sinks
 from ..data.tokenization import TextCollator, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.resume import resume
 from ..hosts.runner import HostRunner
 from ..metrics.label_purity.token_table import interval
+from ..models.interventions import spliced_positions
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 
@@ -75,9 +75,7 @@ def splice_texts(
             device = upper.state.device
             lower = states[config.lower_layer].to(model.device)
             inside = mask.to(model.device)
-            # No method is trained on attention sinks, and no reconstruction replaces one: all attention leans on it.
-            sinks = attention_sinks(lower, inside).to(device) | attention_sinks(upper.state, mask.to(device))
-            kept = ~mask[..., None].to(device) | sinks[..., None]
+            where = spliced_positions(model, host, lower, upper.state, mask.to(device))
             codes = model.encode(lower, inside)
             permuted = codes.clone()
             permuted[inside] = codes[inside][torch.randperm(int(mask.sum()), generator=generator).to(codes.device)]
@@ -88,7 +86,7 @@ def splice_texts(
             }
             plain = readout(upper.output, mask).cpu().double()
             rows = batch["text_index"].numpy()
-            counted = (batch["token_mask"].bool().to(device) & ~sinks).double()
+            counted = (batch["token_mask"].bool().to(device) & where).double()
 
             def summed(values: torch.Tensor, counted: torch.Tensor = counted) -> list[float]:
                 return (values.double() * counted).sum(-1).tolist()
@@ -104,7 +102,7 @@ def splice_texts(
                 "variance": summed((target - upper_mean.to(target)).square().sum(-1)),
             }
             for name, new in replaced.items():
-                new = torch.where(kept, upper.state, new.to(upper.state))
+                new = torch.where(where[..., None], new.to(upper.state), upper.state)
                 logits = readout(upper(new), mask).cpu().double()
                 kl = F.kl_div(logits.log_softmax(-1), plain.log_softmax(-1), reduction="none", log_target=True)
                 new_columns |= {

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
+import transformers
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers import Cache
 
 from .host import (
     UnsupportedHostError,
@@ -28,6 +30,7 @@ from .host import (
     input_device,
     max_length,
     refuse_compiled,
+    reserved_positions,
     unwrap,
 )
 from .probe import probing, residual_stream
@@ -49,9 +52,6 @@ __all__ = [
 ]
 
 CaptureCallback = Callable[[dict[int, torch.Tensor], torch.Tensor, int | None], None]
-
-# Arguments that hold keys and values, or a recurrent state, of earlier positions: transformers' caches, XLNet, RWKV.
-_CACHE_ARGUMENTS = ("past_key_values", "cache_params", "mems", "state")
 
 # Inverted masks, true on padding: FSMT's decoder, XLNet.
 _PADDING_ARGUMENTS = ("decoder_padding_mask", "input_mask")
@@ -362,6 +362,7 @@ class _Arguments:
     def __init__(
         self, stream: ResidualStream, scope: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        self._scope = scope
         names = stream.scope_parameters
         self._values = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
         tokens = self._values.get("input_ids")
@@ -392,16 +393,50 @@ class _Arguments:
 
     def past_length(self) -> int | None:
         """Number of earlier positions in the cache when the stack was called; None if filled but without a length."""
-        lengths = [_cached_length(self._values.get(name)) for name in _CACHE_ARGUMENTS]
+        # By what they are: releases of transformers, and models, call them by different names.
+        caches = [value for value in self._values.values() if _is_cache(value)]
+        if not caches:
+            self._check_whole()
+        lengths = [_cached_length(cache) for cache in caches]
         known = [length for length in lengths if length is not None]
-        return max(known) if len(known) == len(lengths) else None
+        return max(known, default=0) if len(known) == len(lengths) else None
+
+    def _check_whole(self) -> None:
+        """Refuse a call that goes on with a text although no cache is found: it would be taken for a new text."""
+        mask, positions = self._values.get("attention_mask"), self._values.get("position_ids")
+        reason = None
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] > self.length:
+            reason = f"an attention mask of {mask.shape[1]} positions for {self.length} tokens"
+        elif isinstance(positions, torch.Tensor) and positions.numel():
+            first = int(positions.min())
+            # RoBERTa reserves the first positions for padding.
+            if first > 0 and first > max(reserved_positions(module) for module in self._scope.modules()):
+                reason = f"position_ids from {first} on"
+        if reason is not None:
+            raise ValueError(
+                f"{type(self._scope).__name__} was called with {reason}, but with no cache that is known here, so how "
+                f"the text began is unknown (transformers {transformers.__version__}). Call the host on the whole text "
+                "with use_cache=False."
+            )
+
+
+def _is_cache(value: Any) -> bool:
+    """Whether an argument holds keys and values, or a recurrent state, of earlier positions.
+
+    These are transformers' caches, lists of states (XLNet, RWKV) and classes of models' own (xLSTM).
+    """
+    if isinstance(value, Cache):
+        return True
+    if isinstance(value, (tuple, list)):
+        return any((isinstance(item, torch.Tensor) and item.is_floating_point()) or _is_cache(item) for item in value)
+    return type(value).__name__.endswith("Cache")
 
 
 def _cached_length(cache: Any) -> int | None:
     cache = getattr(cache, "self_attention_cache", cache)
-    layers = getattr(cache, "layers", None)
-    if layers is None:  # XLNet's list of memories, RWKV's state
-        return 0 if cache is None or (isinstance(cache, (tuple, list)) and not cache) else None
+    if not isinstance(cache, Cache):
+        return None
+    layers = cache.layers
     lengths = [int(layer.get_seq_length()) for layer in layers if hasattr(layer, "get_seq_length")]
     if any(lengths):
         return max(lengths)

@@ -9,6 +9,25 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# The release of scripts/constraints.txt, with which all tests pass.
+TESTED_TRANSFORMERS = "5.23.0"
+
+
+def warn_of_untested_transformers() -> None:
+    """Say once that this release of transformers (5.24, not 5.23.1) is newer than what hooks were tested with."""
+    release, tested = (
+        tuple(int(part) for part in version.split(".")[:2])
+        for version in (transformers.__version__, TESTED_TRANSFORMERS)
+    )
+    if release > tested:
+        logger.warning_once(
+            f"transformers {transformers.__version__} is newer than {TESTED_TRANSFORMERS}, the newest release that "
+            "clvq-hf was tested with: hosts may have changed in ways that hooks do not notice."
+        )
 
 
 class UnsupportedHostError(ValueError):
@@ -114,6 +133,20 @@ def input_device(host: nn.Module) -> torch.device:
     return model.device
 
 
+def num_embeddings(model: nn.Module) -> int | None:
+    """How many token ids the embedding of a model or a stack has; None if it does not say."""
+    try:
+        embedding = model.get_input_embeddings()  # pyrefly: ignore[not-callable]
+    except (AttributeError, NotImplementedError):
+        return None
+    return getattr(embedding, "num_embeddings", None)
+
+
+def reserved_positions(module: nn.Module) -> int:
+    """How many of the first rows of an embedding are for padding (RoBERTa's positions begin after them)."""
+    return module.padding_idx + 1 if isinstance(module, nn.Embedding) and module.padding_idx is not None else 0
+
+
 def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int | None = None) -> int | None:
     """The length, in tokens, of the longest text that a host can read.
 
@@ -134,8 +167,7 @@ def max_length(host: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int 
     ]
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            limits.append(module.num_embeddings - reserved)
+            limits.append(module.num_embeddings - reserved_positions(module))
     # Tokenizers without a limit have a huge one (1e30).
     return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9), default=None)
 

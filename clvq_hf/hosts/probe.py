@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .host import input_device, refusal, unwrap
+from .host import input_device, num_embeddings, refusal, unwrap, warn_of_untested_transformers
 from .residual_stream import ResidualStream
 
 # The probe's shape. Batch and length differ and the length is odd, so that a swapped layout and padding to a multiple
@@ -35,8 +35,8 @@ _PADS_THE_END = {"big_bird", "bigbird_pegasus", "pegasus_x"}
 def residual_stream(host: nn.Module, stack: str | None = None) -> ResidualStream:
     """Find the residual stream of a host with a tiny probe; the result is cached.
 
-    The probe takes two forwards of 2 x 7 tokens in eval mode without gradients. It leaves the host unchanged (training
-    flags, attributes, hooks, random states).
+    The probe takes three forwards of 2 x 7 tokens in eval mode without gradients. It leaves the host unchanged
+    (training flags, attributes, hooks, random states).
 
     Args:
         host: A transformers model, with or without a task head, PEFT adapters or `DistributedDataParallel`.
@@ -49,6 +49,7 @@ def residual_stream(host: nn.Module, stack: str | None = None) -> ResidualStream
         UnsupportedHostError: If the blocks cannot be found with certainty.
         ValueError: If `stack` does not fit the host.
     """
+    warn_of_untested_transformers()
     model = unwrap(host)
     stack = _resolve_stack(model, stack)
     known = _KNOWN_STREAMS.setdefault(model, {})
@@ -141,6 +142,7 @@ def _find(model: PreTrainedModel, stack: str | None) -> ResidualStream:
         calls, returned, readers = _watch(model, base, scope, inputs)
         chain, layout = _choose(model, calls, _reported(returned, stack))
         is_causal = _is_causal(model, chain, layout, inputs, stack)
+        usual_norms = _usual_norms(model, chain, layout, inputs)
     prefix = names[scope] + "." if names[scope] else ""
     # Every call of the blocks passes through the innermost module that reads token ids: some heads bypass the body and
     # call its decoder (TrOCR).
@@ -150,6 +152,7 @@ def _find(model: PreTrainedModel, stack: str | None) -> ResidualStream:
         stack=stack,
         num_blocks=len(chain.calls),
         hidden_sizes=tuple(state.shape[-1] for state in chain.states),
+        usual_norms=usual_norms,
         is_causal=is_causal,
         scope_name=names[entry],
         scope_parameters=_parameters(entry),
@@ -183,6 +186,45 @@ def _probe_inputs(model: PreTrainedModel, base: nn.Module, stack: str | None) ->
     if stack is not None:
         inputs["decoder_input_ids"] = ids.flip(0)
     return inputs
+
+
+def _usual_norms(
+    model: PreTrainedModel, chain: _Chain, layout: _Layout, inputs: dict[str, Any]
+) -> tuple[tuple[float, ...], ...]:
+    """The norms of the states of tokens from all over the vocabulary, at each layer.
+
+    The first ids, which the probe takes, are of rare tokens in some vocabularies: most of them make attention sinks.
+    """
+    base: Any = model.base_model
+    readers = [base.get_encoder(), base.get_decoder()] if "decoder_input_ids" in inputs else [base]
+    sizes = [size for reader in readers if (size := num_embeddings(reader)) is not None]
+    ids = inputs["input_ids"]
+    if len(sizes) == len(readers):
+        special = set(_special_ids(model.config.to_dict()))
+        ordinary = [token for token in range(min(sizes)) if token not in special] or [0]
+        spread = [ordinary[len(ordinary) * (place + 1) // (ids.numel() + 1)] for place in range(ids.numel())]
+        ids = torch.tensor(spread, device=ids.device).view(ids.shape)
+    states: list[torch.Tensor] = []
+
+    def before(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not states:
+            states.append(args[chain.input_key] if isinstance(chain.input_key, int) else kwargs[chain.input_key])
+
+    def after(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        states.append(output if chain.output_index is None else output[chain.output_index])
+
+    handles = [chain.calls[0].block.register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [block.register_forward_hook(after) for block in {call.block for call in chain.calls}]
+    names = [name for name in ("input_ids", "decoder_input_ids") if name in inputs]
+    try:
+        base(**{**inputs, **dict.fromkeys(names, ids), "output_hidden_states": False})
+    finally:
+        for handle in handles:
+            handle.remove()
+    time_first, start, _ = layout
+    batch_first = [state.transpose(0, 1) if time_first else state for state in states]
+    norms = [state[:, start : start + _PROBE_LENGTH].float().norm(dim=-1) for state in batch_first]
+    return tuple(tuple(norm.flatten().tolist()) for norm in norms)
 
 
 def _special_ids(config: Mapping[Any, Any]) -> Iterator[int]:

@@ -15,6 +15,7 @@ class ResidualStream:
         stack: `"encoder"` or `"decoder"` on encoder-decoder hosts, otherwise `None`.
         num_blocks: Number of block calls in one forward, L. Valid layers are 0 to L.
         hidden_sizes: Width of the stream at layers 0 to L, a tuple of length L + 1.
+        usual_norms: Norms of the states of 14 tokens at layers 0 to L; what is far longer is an attention sink.
         is_causal: Whether no position attends to a later one (found by perturbing the last token).
         scope_name: Name of the module whose forward is one pass through the stack (`""`: the host itself).
         scope_parameters: Names of that forward's parameters, in order.
@@ -30,6 +31,7 @@ class ResidualStream:
     stack: str | None
     num_blocks: int
     hidden_sizes: tuple[int, ...]
+    usual_norms: tuple[tuple[float, ...], ...]
     is_causal: bool
     scope_name: str
     scope_parameters: tuple[str, ...]

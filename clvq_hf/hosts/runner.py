@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .host import UnsupportedHostError, input_device, unwrap
+from .host import UnsupportedHostError, input_device, num_embeddings, unwrap
 from .probe import residual_stream, undisturbed
 from .readout import Readout
 
@@ -73,7 +73,7 @@ class HostRunner:
         model = unwrap(self.host)
         mask, ids = batch["attention_mask"].bool(), batch["input_ids"]
         ids = ids.masked_fill(~mask, _padding_id(model))
-        size = _num_embeddings(model)
+        size = num_embeddings(model)
         if size is not None and len(beyond := ids[ids >= size]):
             raise ValueError(
                 f"Token {int(beyond[0])} of the texts is beyond the host's embedding, which has {size} rows. Is this "
@@ -83,18 +83,10 @@ class HostRunner:
         return {**batch, "input_ids": ids}
 
 
-def _num_embeddings(model: PreTrainedModel) -> int | None:
-    try:
-        embedding: Any = model.get_input_embeddings()
-    except NotImplementedError:  # hosts whose embedding is in several parts
-        return None
-    return getattr(embedding, "num_embeddings", None)
-
-
 def _padding_id(model: PreTrainedModel) -> int:
     """The id that the host takes for padding, or 0 if it names none that its embedding has."""
     wanted = getattr(model.config.get_text_config(), "pad_token_id", None)
-    size = _num_embeddings(model)
+    size = num_embeddings(model)
     return wanted if wanted is not None and wanted >= 0 and (size is None or wanted < size) else 0
 
 

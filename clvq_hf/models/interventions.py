@@ -1,6 +1,7 @@
 """Interventions on a host's residual stream: remove a concept, steer towards one, or put the reconstruction through.
 
-All of them work on `(B, S, d)` states, compute in float32, leave padding alone, and hold inside `generate()`.
+All of them work on `(B, S, d)` states, compute in float32, leave padding and attention sinks alone (no method is
+trained on sinks, and all attention leans on them), and hold inside `generate()`. Measurements use the same positions.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..data.extraction import attention_sinks
 from ..hosts import hooks
 from ..hosts.step_buffer import StepBuffer
 from .modeling_base import BaseConceptModel
@@ -53,7 +55,7 @@ def ablate(
     def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
         if per_row and len(codes) != len(states):
             raise ValueError(f"codes has rows for {len(codes)} texts, but the host was called with {len(states)}.")
-        where = _where(positions, mask, past_length, lambda: _has_code(model, states, mask, codes))
+        where = _where(model, host, positions, states, mask, past_length, codes)
         if how == "project":
             return project(states, basis.to(states.device), where)
         return swap(states, vectors.to(states.device), mean.to(states.device), where)
@@ -71,7 +73,7 @@ def steer(
     direction = model.directions(codes)[0, 0]
 
     def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
-        where = _where(positions, mask, past_length, lambda: _has_code(model, states, mask, codes))
+        where = _where(model, host, positions, states, mask, past_length, codes)
         states = states.float()
         shift = strength * states.norm(dim=-1, keepdim=True) * direction.to(states.device)
         return torch.where(where[..., None], states + shift, states)
@@ -85,7 +87,7 @@ class Splice(AbstractContextManager):
     def __init__(self, model: BaseConceptModel, host: nn.Module) -> None:
         model.check_host(host)
         config = model.config
-        self._model = model
+        self._model, self._host = model, host
         self._is_causal = getattr(config, "is_causal", True)
         self._buffer = StepBuffer()
         with ExitStack() as edits:
@@ -122,8 +124,8 @@ class Splice(AbstractContextManager):
         device = self._model.device
         seen, mask = self._buffer["states"].to(device), self._buffer["mask"].to(device)
         rebuilt = self._model.reconstruct(seen, mask)[:, -states.shape[1] :].to(states)
-        # Padding goes on as it was.
-        return torch.where(mask[:, -states.shape[1] :, None].to(states.device), rebuilt, states)
+        where = spliced_positions(self._model, self._host, seen, states, mask)
+        return torch.where(where[..., None], rebuilt, states)
 
 
 def _checked_codes(model: BaseConceptModel, codes: int | Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, bool]:
@@ -157,7 +159,15 @@ def _check_positions(positions: str | torch.Tensor) -> None:
         )
 
 
-def _where(positions: str | torch.Tensor, mask: torch.Tensor, past_length: int | None, with_code: Any) -> torch.Tensor:
+def _where(
+    model: BaseConceptModel,
+    host: nn.Module,
+    positions: str | torch.Tensor,
+    states: torch.Tensor,
+    mask: torch.Tensor,
+    past_length: int | None,
+    codes: torch.Tensor,
+) -> torch.Tensor:
     """The `(B, S)` bool mask of the positions that are meant, among those of this forward."""
     if isinstance(positions, torch.Tensor):
         # They are positions of the prompt; what is generated after it is none of them.
@@ -169,17 +179,41 @@ def _where(positions: str | torch.Tensor, mask: torch.Tensor, past_length: int |
         return mask & wanted
     if positions == "cls" and past_length != 0:
         return torch.zeros_like(mask)
-    return select_positions(positions, mask, with_code)
+    sinks = find_sinks(host, model.config.stack, model.config.lower_layer, states, mask)
+    return select_positions(positions, mask, sinks, lambda: _has_code(model, states, mask, codes))
 
 
-def select_positions(positions: str, mask: torch.Tensor, find_code: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """The real tokens `(B, S)` that one of `POSITIONS` stands for; `find_code` gives those that have the code."""
+def select_positions(
+    positions: str, mask: torch.Tensor, sinks: torch.Tensor, find_code: Callable[[], torch.Tensor]
+) -> torch.Tensor:
+    """The real tokens `(B, S)` that one of `POSITIONS` stands for, without sinks; `find_code` finds the code's."""
     if positions == "code":
-        return mask & find_code()
+        return mask & ~sinks & find_code()
     if positions == "all":
-        return mask
+        return mask & ~sinks
     order = mask.cumsum(-1)
-    return mask & (order == (1 if positions == "cls" else order[:, -1:]))
+    return mask & ~sinks & (order == (1 if positions == "cls" else order[:, -1:]))
 
 
-__all__ = ["Splice", "ablate", "select_positions", "steer"]
+def find_sinks(
+    host: nn.Module, stack: str | None, layer: int, states: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """The attention sinks among a host's states `(B, S, d)` at a layer: `(B, S)`, bool."""
+    return attention_sinks(states, mask, hooks.residual_stream(host, stack).usual_norms[layer])
+
+
+def spliced_positions(
+    model: BaseConceptModel, host: nn.Module, lower: torch.Tensor, upper: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Where a reconstruction replaces the states `upper` `(B, S, d')`: at real tokens that are sinks at neither layer.
+
+    `lower` `(B, P + S, d)` and `mask` `(B, P + S)` may begin earlier, with what is in the host's cache.
+    """
+    config, length = model.config, upper.shape[1]
+    inside = mask.to(lower.device)
+    low = find_sinks(host, config.stack, config.lower_layer, lower, inside)[:, -length:].to(upper.device)
+    inside = mask[:, -length:].to(upper.device)
+    return inside & ~low & ~find_sinks(host, config.stack, config.upper_layer, upper, inside)
+
+
+__all__ = ["Splice", "ablate", "find_sinks", "select_positions", "spliced_positions", "steer"]

@@ -91,6 +91,13 @@ class TestAttentionSinks:
     def test_a_text_of_padding_alone_has_none(self):
         assert not attention_sinks(torch.ones(2, 3, 4), torch.zeros(2, 3).bool()).any()
 
+    def test_a_text_of_one_token_or_of_sinks_alone_is_compared_with_what_is_usual(self):
+        states = torch.tensor([[500.0, 0], [500, 400], [2, 0], [2, 500]])[..., None]
+        mask = torch.tensor([[1, 0], [1, 1], [1, 0], [1, 1]]).bool()
+        found = attention_sinks(states, mask, usual_norms=(1.0, 2.0, 3.0, 900.0))
+        assert found.tolist() == [[True, False], [True, True], [False, False], [False, True]]
+        assert not attention_sinks(states, mask)[:3].any()
+
     def test_norms_that_half_precision_does_not_hold(self):
         states = torch.full((1, 5, 4096), 1.0, dtype=torch.float16)
         states[0, 2] = 60_000.0  # a norm of 3.8 million

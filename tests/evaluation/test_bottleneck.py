@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 
 from clvq_hf.evaluation.bottleneck import bottleneck_figures, splice_texts
 from clvq_hf.hosts import hooks
@@ -88,3 +89,17 @@ class TestAttentionSinks:
             assert min(outcome["kl_splice"]) > 1e-9 and min(outcome["residual"]) > 1
         # Nor do they swell the variance to be explained, or go down to the mean state.
         assert max(variance / tokens for variance, tokens in zip(outcome["variance"], lengths, strict=True)) < 100
+
+    def test_are_left_alone_as_by_a_live_splice(self, model, causal_host, tokenizer, few):
+        """Texts of one token and of several, whose first token is a sink from below both layers on."""
+        texts = Dataset.from_dict({"text": ["film", *few["text"][:3]]})
+        with hooks.edit(causal_host, 0, lambda states: torch.cat([500 * states[:, :1], states[:, 1:]], dim=1)):
+            outcome = splice(model, causal_host, tokenizer, texts, torch.zeros(32))
+            for row, text in zip(outcome, texts["text"], strict=True):
+                ids = tokenizer(text, return_tensors="pt")["input_ids"]
+                with torch.no_grad():
+                    plain = causal_host(ids).logits[0, -1].double().log_softmax(-1)
+                    with model.splice(causal_host):
+                        live = causal_host(ids).logits[0, -1].double().log_softmax(-1)
+                expected = (plain.exp() * (plain - live)).sum().item()
+                assert row["kl_splice"] == pytest.approx(expected, rel=1e-3, abs=1e-7)

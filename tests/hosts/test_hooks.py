@@ -20,11 +20,12 @@ from helpers.hook_hosts import (
     reported_by,
 )
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, EncoderDecoderCache, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from clvq_hf.hosts import hooks
-from clvq_hf.hosts.host import _CHECKPOINTS_FORWARD
+from clvq_hf.hosts.hooks import _Arguments
+from clvq_hf.hosts.host import _CHECKPOINTS_FORWARD, TESTED_TRANSFORMERS
 
 
 def assert_same_as_reported(states, reported, num_blocks):
@@ -441,7 +442,7 @@ class TestNothingIsLeft:
         with hooks.capture(toy, [2]):
             toy(ids)
         toy(ids)
-        assert count_hooks(toy) == 1 and len(calls) == 4  # two forwards of the probe
+        assert count_hooks(toy) == 1 and len(calls) == 5  # three forwards of the probe
 
     @pytest.mark.parametrize("fault", [{"drop": 0}, {"drop": 1}, {"drop": 2}, {"repeat": 1}])
     def test_blocks_out_of_turn(self, toy, ids, fault):
@@ -454,6 +455,14 @@ class TestNothingIsLeft:
     def test_block_run_alone(self, toy):
         with pytest.raises(RuntimeError, match="outside of its stack's forward"), hooks.capture(toy, [3]):
             toy.blocks[0](torch.zeros(1, 2, 4))
+
+    def test_usual_norms_are_of_tokens_from_the_whole_vocabulary(self):
+        host = tiny_hosts.tiny_host("llama", vocab_size=600)
+        with torch.no_grad():
+            host.embed_tokens.weight[:40] *= 1000
+        norms = torch.tensor(hooks.residual_stream(host).usual_norms)
+        assert norms.shape == (4, 14)
+        assert norms[0].median() < 10 * host.embed_tokens.weight[40:].norm(dim=-1).median()
 
     def test_output_changed_in_place(self, toy):
         toy.mutate = True
@@ -741,3 +750,62 @@ def test_smollm2(smollm2_dir):
     reported = reported_by(host, inputs)
     assert all(torch.equal(states[layer], reported[layer]) for layer in range(30))
     assert not torch.equal(states[30], reported[30])  # reported after the final norm
+
+
+class TestCaches:
+    """A cache is known by what it is: releases call the argument `past_key_values`, `cache_params` or `cache`."""
+
+    def past_length(self, host, **arguments):
+        stream, ids = hooks.residual_stream(host), torch.ones(1, 1, dtype=torch.int64)
+        return _Arguments(stream, host, (), {"input_ids": ids, **arguments}).past_length()
+
+    @pytest.mark.parametrize("name", ["past_key_values", "cache", "memory"])
+    def test_by_any_name(self, hosts, name):
+        host, cache = hosts("llama"), DynamicCache()
+        assert self.past_length(host, **{name: cache}) == 0
+        cache.update(torch.zeros(1, 4, 5, 8), torch.zeros(1, 4, 5, 8), 0)
+        assert self.past_length(host, **{name: cache}) == 5
+        assert self.past_length(host, **{name: EncoderDecoderCache(cache, DynamicCache())}) == 5
+        assert self.past_length(host, **{name: cache, "attention_mask": torch.ones(1, 6)}) == 5
+
+    def test_recurrent_states(self, hosts):
+        host = hosts("llama")
+        for state in ([torch.zeros(1, 2)], ((torch.zeros(1, 2),),), [None, torch.zeros(2)]):
+            assert self.past_length(host, anything=state) is None
+        for other in ([], None, "text", True, [1, 2], torch.zeros(1, 2)):
+            assert self.past_length(host, anything=other) == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"attention_mask": torch.ones(1, 4)}, "an attention mask of 4 positions for 1 tokens"),
+            ({"position_ids": torch.tensor([[3]])}, "position_ids from 3 on"),
+        ],
+    )
+    def test_a_text_that_goes_on_without_one_is_refused(self, hosts, arguments, message):
+        with pytest.raises(ValueError, match=f"{message}.*use_cache=False"):
+            self.past_length(hosts("llama"), **arguments)
+
+    def test_positions_that_begin_after_those_of_padding(self, hosts):
+        # RoBERTa's first text position is the one after its padding token.
+        assert self.past_length(hosts("roberta"), position_ids=torch.tensor([[1]])) == 0
+        with pytest.raises(ValueError, match="position_ids from 2 on"):
+            self.past_length(hosts("roberta"), position_ids=torch.tensor([[2]]))
+
+    def test_a_whole_text_with_positions_of_left_padding(self, gpt2):
+        ids, mask = torch.arange(4, 9)[None], torch.tensor([[0, 0, 1, 1, 1]])
+        positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
+        with hooks.capture(gpt2, [2], callback=lambda *_: None) as states:
+            gpt2(ids, attention_mask=mask, position_ids=positions)
+        assert len(states) == 1
+
+
+def test_a_newer_release_of_transformers_is_named(hosts, monkeypatch):
+    said = []
+    monkeypatch.setattr("clvq_hf.hosts.host.logger.warning_once", said.append)
+    for version, expected in (("5.23.4", 0), ("5.24.0.dev0", 1), ("6.0.0", 1), ("5.9.1", 0)):
+        said.clear()
+        monkeypatch.setattr("transformers.__version__", version)
+        hooks.residual_stream(hosts("bert"))
+        assert len(said) == expected
+        assert all(f"transformers {version} is newer than {TESTED_TRANSFORMERS}" in message for message in said)

@@ -233,6 +233,63 @@ class TestSplice:
             causal_host.generate(**prompt, max_new_tokens=3, do_sample=False)
 
 
+class TestAttentionSinks:
+    """The first token of each text is one, from below the concepts' layers on."""
+
+    @pytest.fixture
+    def sunk(self, causal_host):
+        def grow(states, mask, past_length):
+            return torch.cat([states[:, :1] * (500 if past_length == 0 else 1), states[:, 1:]], dim=1)
+
+        with hooks.edit(causal_host, 0, grow, with_mask=True):
+            yield causal_host
+
+    @pytest.mark.parametrize("length", [1, 2, 6])
+    @pytest.mark.parametrize("kind", ["ablate code", "ablate all", "ablate cls", "swap", "steer", "splice"])
+    def test_stay_as_they_are(self, model, sunk, kind, length):
+        layer = model.config.upper_layer if kind == "splice" else model.config.lower_layer
+        handles = {
+            "ablate code": lambda: model.ablate(sunk, range(12)),
+            "ablate all": lambda: model.ablate(sunk, 3, positions="all"),
+            "ablate cls": lambda: model.ablate(sunk, 3, positions="cls"),
+            "swap": lambda: model.ablate(sunk, 3, positions="all", how="swap"),
+            "steer": lambda: model.steer(sunk, 3, 2.0),
+            "splice": lambda: model.splice(sunk),
+        }
+        ids = torch.arange(2000, 2000 + length)[None]
+        with torch.no_grad():
+            plain = hooks.run(sunk, {"input_ids": ids}, [layer])[layer]
+            with handles[kind]():
+                changed = hooks.run(sunk, {"input_ids": ids}, [layer])[layer]
+        assert plain[0, 0].norm() > 100 * plain[0, 1:].norm(dim=-1).sum() / max(length - 1, 1)
+        assert torch.equal(changed[:, 0], plain[:, 0])
+        assert kind == "ablate cls" or (changed[:, 1:] != plain[:, 1:]).any(-1).all()
+
+    def test_given_positions_are_the_callers(self, model, sunk):
+        ids, where = torch.arange(2000, 2006)[None], torch.tensor([True] + [False] * 5)
+        with torch.no_grad():
+            plain = hooks.run(sunk, {"input_ids": ids}, [1])[1]
+            with model.ablate(sunk, 3, positions=where):
+                changed = hooks.run(sunk, {"input_ids": ids}, [1])[1]
+        assert (changed != plain).any(-1).tolist() == [where.tolist()]
+
+    @pytest.mark.parametrize("kind", ["ablate", "steer", "splice"])
+    def test_stay_in_generation(self, model, sunk, inputs, kind):
+        prompt = {name: tensor[:1] for name, tensor in inputs.items()}
+        handles = {
+            "ablate": lambda: model.ablate(sunk, [2, 3], positions="all"),
+            "steer": lambda: model.steer(sunk, 4, 2.0),
+            "splice": lambda: model.splice(sunk),
+        }
+        with handles[kind]():
+            generated = sunk.generate(
+                **prompt, max_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True
+            )
+            whole = sunk(generated.sequences[:, :-1], use_cache=False).logits
+        steps = torch.stack(generated.logits, dim=1)
+        torch.testing.assert_close(steps, whole[:, prompt["input_ids"].shape[1] - 1 :], atol=1e-4, rtol=1e-4)
+
+
 class TestGenerate:
     """Each intervention holds at every step: greedy generation equals running the whole text without a cache."""
 

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.texts import text_hash
 from ...data.tokenization import ensure_pad_token
 from ...hosts.readout import Readout
-from ...models.interventions import POSITIONS, check_how, select_positions
+from ...models.interventions import POSITIONS, check_how, find_sinks, select_positions
 from ...models.modeling_concepts import ConceptModel
 from ...tables.concept_table import ConceptTable
 from .conditions import CONDITIONS, Candidate, Source, TextBatch, check_conditions, choose_conditions
@@ -125,7 +125,9 @@ def ablate_texts(
     columns: dict[str, list] = defaultdict(list)
     for inputs, upper, gradients in reader.batches(f"Ablating ({positions}, {how})"):
         plain = readout(upper.output, inputs["attention_mask"]).cpu()
-        batch = _read_batch(inputs, upper.state, gradients, texts, salient, positions)
+        real = inputs["attention_mask"].bool().to(upper.state.device)
+        sinks = find_sinks(host, model.config.stack, model.config.lower_layer, upper.state, real).cpu()
+        batch = _read_batch(inputs, upper.state, sinks, gradients, texts, salient, positions)
         energy = batch.states.square().sum(-1)
         for condition in chosen:
             for removal in condition.removals(batch):
@@ -177,6 +179,7 @@ class _HostBatch(TextBatch):
 
     input_ids: torch.Tensor
     mask: torch.Tensor
+    sinks: torch.Tensor
     codes: torch.Tensor
     gradients: torch.Tensor | None
     positions: str
@@ -185,6 +188,7 @@ class _HostBatch(TextBatch):
 def _read_batch(
     inputs: Mapping[str, torch.Tensor],
     states: torch.Tensor,
+    sinks: torch.Tensor,
     gradients: torch.Tensor | None,
     texts: TextsOfTable,
     salient: Source,
@@ -197,7 +201,7 @@ def _read_batch(
     codes = torch.full(mask.shape, -1)
     for place, row in enumerate(rows):
         codes[place, : len(texts.codes[row])] = torch.tensor(texts.codes[row])
-    where = select_positions(positions, mask, lambda: codes == torch.as_tensor(salient.code[rows])[:, None])
+    where = select_positions(positions, mask, sinks, lambda: codes == torch.as_tensor(salient.code[rows])[:, None])
     return _HostBatch(
         rows=rows,
         text_id=texts.text_id[rows],
@@ -207,6 +211,7 @@ def _read_batch(
         without_salient=salient.remove(states, rows, where),
         input_ids=inputs["input_ids"],
         mask=mask,
+        sinks=sinks,
         codes=codes,
         gradients=gradients,
         positions=positions,
@@ -218,18 +223,22 @@ def _find_other_codes(
 ) -> list[Candidate]:
     """Other codes of one text, nearest in number of positions and removed norm; one unmatched if none matches."""
     present, firsts = texts.other_codes(batch.rows[place])
-    if len(present) == 0:
+    state, mask, sinks, codes = batch.states[place], batch.mask[[place]], batch.sinks[[place]], batch.codes[place]
+    chosen = [
+        select_positions(batch.positions, mask, sinks, lambda code=code: codes == int(code))[0] for code in present
+    ]
+    # A code of sinks alone is removed nowhere.
+    somewhere = [number for number, where in enumerate(chosen) if where.any()]
+    if not somewhere:
         return []
-    state, mask, codes = batch.states[place], batch.mask[place], batch.codes[place]
+    present, firsts = present[somewhere], firsts[somewhere]
+    where = torch.stack([chosen[number] for number in somewhere])
     # The first token of each code stands for it.
     tokens = torch.as_tensor(firsts)
     source = reader.source(present, state[tokens], None if batch.gradients is None else batch.gradients[place, tokens])
-    where = torch.stack(
-        [select_positions(batch.positions, mask[None], lambda code=code: codes == int(code))[0] for code in present]
-    )
     new = source.remove(state.expand(len(present), -1, -1), np.arange(len(present)), where)
     removed_norm = (state - batch.without_salient[place]).norm().clamp(min=1e-12)
-    count = where.sum(-1) / batch.where[place].sum()
+    count = where.sum(-1) / batch.where[place].sum().clamp(min=1)
     norm = (state - new).flatten(1).norm(dim=-1) / removed_norm
     distance = count.log().abs() + norm.clamp(min=1e-12).log().abs()
     matched = (count.log().abs() <= np.log(POSITION_CALIPER)) & (norm.log().abs() <= np.log(NORM_CALIPER))

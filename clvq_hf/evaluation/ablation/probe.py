@@ -156,7 +156,7 @@ def _read_representations(
     config = model.config
     extract = HiddenStateExtractor(host, config.lower_layer, config.lower_layer, config.stack)
     # The host's, whatever the method's config says of itself.
-    is_causal = hooks.residual_stream(host, config.stack).is_causal
+    stream = hooks.residual_stream(host, config.stack)
 
     def source(row: int, states: torch.Tensor, places: np.ndarray) -> Source:
         basis = model.ablation_basis(states[places].to(model.device), k=k).cpu()
@@ -170,11 +170,11 @@ def _read_representations(
     for rows, inputs in tqdm(batches, desc="Reading the texts", unit="batch", total=-(-len(texts) // batch_size)):
         batch = extract(inputs, device=torch.device("cpu"))
         real = batch["attention_mask"].bool()
-        sinks = attention_sinks(batch["hidden_states"], real)
+        sinks = attention_sinks(batch["hidden_states"], real, stream.usual_norms[config.lower_layer])
         for row, padded, mask, sink in zip(rows, batch["hidden_states"], real, sinks, strict=True):
             states = padded[mask].float()
             # A causal host's first token knows nothing of the others; an attention sink would be all of the mean.
-            vectors[row] = padded[mask & ~sink].float().mean(0) if is_causal else states[0]
+            vectors[row] = padded[mask & ~sink].float().mean(0) if stream.is_causal else states[0]
             pairs[row] = source(row, states, np.asarray([texts.position[row], texts.random_place(row, seed)]))
             _, firsts = texts.other_codes(row)
             drawn = text_generator(seed, texts.text_id[row], "other_code").permutation(len(firsts))[:num_draws]

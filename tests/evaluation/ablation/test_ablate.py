@@ -260,6 +260,27 @@ class TestInModel:
         three = rows_of(ablate_texts(*setting, conditions=("salient",), k=3), "salient")
         assert (three["removed_norm"] >= one["removed_norm"] - 1e-4).all()
 
+    @pytest.mark.parametrize("positions", ["code", "all"])
+    def test_attention_sinks_stay_as_in_the_model(
+        self, make_model, causal_host, tokenizer, texts, salience, positions
+    ):
+        model = make_model(is_causal=True).eval()
+        model.quantizer.set_codebook(torch.randn(12, 32, generator=torch.Generator().manual_seed(0)) * 0.02)
+        words = Readout.of(causal_host, tokenizer, label_words=["bad", "good"])
+        with edit(causal_host, 0, lambda states: torch.cat([500 * states[:, :1], states[:, 1:]], dim=1)):
+            table = model.concept_table(causal_host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
+            outcome = ablate_texts(
+                model, causal_host, tokenizer, table, positions=positions, readout=words, conditions=("salient",)
+            )
+            for row in rows_of(outcome, "salient").itertuples():
+                ids = tokenizer(table.texts[row.text_id]["text"], return_tensors="pt")["input_ids"]
+                with torch.no_grad(), model.ablate(causal_host, row.code, positions=positions):
+                    ablated = words(causal_host(ids), torch.ones_like(ids))
+                margin = margins(ablated, torch.tensor([row.prediction_plain])).item()
+                assert row.margin == pytest.approx(margin, abs=1e-4)
+                codes = table.text(row.text_id)["code"][1:]
+                assert row.num_positions == {"code": (codes == row.code).sum(), "all": len(codes)}[positions]
+
     def test_a_causal_language_model(self, make_model, causal_host, tokenizer, texts, salience):
         model = make_model(is_causal=True).eval()
         model.quantizer.set_codebook(torch.randn(12, 32) * 0.02)
