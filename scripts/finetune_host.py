@@ -14,7 +14,8 @@ import numpy as np
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from clvq_hf import load_texts
-from clvq_hf.data.texts import PARTS, label_names, split_texts, without_texts
+from clvq_hf.data.labels import host_labels, label_names
+from clvq_hf.data.texts import PARTS, split_texts, without_texts
 from clvq_hf.data.tokenization import ensure_pad_token
 from clvq_hf.training.finetuning import fine_tune, load_classifier, predict
 
@@ -50,7 +51,7 @@ def main() -> None:
     ensure_pad_token(tokenizer)
     train = load_texts(args.dataset, args.train_split)
     parts = split_texts(train, PARTS)
-    test = load_texts(args.dataset, args.eval_split, label_names=label_names(train))
+    test = load_texts(args.dataset, args.eval_split)
     if args.eval_part is not None:
         test = split_texts(test, PARTS)[args.eval_part]
     test = without_texts(test, parts["host_train"]["text"])
@@ -73,6 +74,7 @@ def main() -> None:
     )
     host.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
+    test = host_labels(test, host, complete=True)
     accuracy = (predict(host, tokenizer, test, args.max_length) == np.asarray(test["label"])).mean()
     print(f"{len(texts)} training texts; accuracy {accuracy:.3f} on {len(test)} other texts")
 

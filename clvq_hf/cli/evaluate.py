@@ -9,6 +9,7 @@ from .options import (
     BatchSize,
     DatasetName,
     Host,
+    Labels,
     MaxLength,
     MaxTexts,
     Model,
@@ -38,6 +39,7 @@ def run_evaluate(
         ),
     ] = None,
     max_train_texts: Annotated[int, typer.Option(help="Maximum number of training texts.")] = 2000,
+    label: Labels = None,
     host: Host = None,
     protocol: Annotated[
         list[str] | None,
@@ -75,7 +77,7 @@ def run_evaluate(
     """
     from rich.console import Console
 
-    from ..data import label_names, load_texts
+    from ..data import load_texts
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
@@ -97,11 +99,9 @@ def run_evaluate(
         seed=seed,
     )
     concept_model, host_model, tokenizer = load_with_host(model, host)
-    train, names = None, None
+    names, train = label or None, None
     if train_split is not None:
-        train = load_texts(dataset, train_split)
-        names = label_names(train) if "label" in train.column_names else None
-        train = select_texts(train, train_part, max_train_texts, seed)
+        train = select_texts(load_texts(dataset, train_split, label_names=names), train_part, max_train_texts, seed)
     results = evaluate_concepts(
         concept_model,
         host_model,

