@@ -104,8 +104,9 @@ def map_labels(
     if feature == new and len(labels) == len(found) and all(label == ids[label] for label in labels):
         return dataset
     new_column = [ids.get(label) for label in column]
-    mapped = dataset.remove_columns(label_column).add_column(label_column, new_column, feature=new)
-    return mapped.select_columns(dataset.column_names)
+    # Not removed first: without any other column there would be no rows.
+    renamed = dataset.rename_column(label_column, f"{label_column} as it was")
+    return renamed.add_column(label_column, new_column, feature=new).select_columns(dataset.column_names)
 
 
 def _read(dataset: Dataset, label_column: str) -> list[Any]:

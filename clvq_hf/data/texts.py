@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def load_texts(
     subset: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
-    label_names: list[str] | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Load labelled texts as a dataset with the columns `text` and `label`.
 
@@ -42,8 +42,8 @@ def load_texts(
         subset (`str`, *optional*): Configuration of a Hub dataset.
         text_column (`str`, *optional*): Column of the texts. Default: the first of the usual names that exists.
         label_column (`str`, *optional*): Column of the labels. Default: the first of the usual names that exists.
-        label_names (`list[str]`, *optional*): Names of the classes in the order of their ids, where labels are numbers,
-            or the host's classes have no names. Default: those of the dataset, if it has any.
+        label_names (`Sequence[str]`, *optional*): Names of the classes in the order of their ids, where labels are
+            numbers, or the host's classes have no names. Default: those of the dataset, if it has any.
 
     Returns:
         `datasets.Dataset`: `text` (string) and, if there are labels, `label`: a `ClassLabel` if the dataset or

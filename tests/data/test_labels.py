@@ -1,6 +1,5 @@
 """Labels and a host's classes: matched by name, or by number where there are no names, or refused."""
 
-
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import BertConfig, BertForSequenceClassification, BertModel
@@ -111,7 +110,9 @@ class TestByNumber:
     )
     @pytest.mark.parametrize("classes", [SENTIMENT, NAMELESS])
     def test_numbers_of_no_class_are_refused(self, labels, feature, classes):
-        with pytest.raises(ValueError, match=r"The labels in the column 'label' are .*; the host's classes are 0.*, 1"):
+        with pytest.raises(
+            ValueError, match=r"The labels in the column 'label' are .*; the host's classes are 0.*, 1"
+        ):
             map_labels(of(labels, feature), classes)
 
     def test_classes_whose_names_are_numbers(self):
@@ -182,7 +183,8 @@ class TestNeverAClass:
             map_labels(of(labels), classes)
 
     @pytest.mark.parametrize(
-        ("labels", "feature"), [([[0, 1], [1, 0]], List(Value("int64"))), ([{"a": 1}, {"a": 2}], {"a": Value("int64")})]
+        ("labels", "feature"),
+        [([[0, 1], [1, 0]], List(Value("int64"))), ([{"a": 1}, {"a": 2}], {"a": Value("int64")})],
     )
     def test_several_at_once(self, labels, feature, classes):
         with pytest.raises(ValueError, match="not classes"):
@@ -231,7 +233,9 @@ class TestNoLabel:
 
 class TestHost:
     def test_names_of_a_head(self):
-        config = BertConfig(vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
+        config = BertConfig(
+            vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4
+        )
         config.id2label = {0: "positive", 1: "negative"}
         host = BertForSequenceClassification(config)
         assert host_labels(of(["negative", "positive"]), host)["label"][:] == [1, 0]
