@@ -193,7 +193,7 @@ def _of(classes: Sequence[str], labels: list[Any], feature: Any, owner: str) -> 
         return by_number, names
     if is_named or numbers:
         numbered = _listed(f"{number} ({name})" if is_named else number for number, name in enumerate(names))
-        raise ValueError(f"{owner} are {numbered}. Use these names or numbers in the data, or choose another host.")
+        raise ValueError(f"{owner} are {numbered}. Give both the same names or numbers.")
     raise ValueError(
         f"{owner} have no names: {_listed(names)}. Name them in this order: --label negative --label positive, "
         "load_texts(…, label_names=[…]), or label_names of the dataset in a grid."
@@ -204,7 +204,8 @@ def _normal(name: str) -> str:
     """A name without case, white space and hyphens; `LABEL_1` is 1."""
     if (number := label_number(name)) is not None:
         return str(number)
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").replace("-", " ").split())
+    words = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join(words.replace("_", " ").replace("-", " ").split()) or words.strip()
 
 
 def _listed(values: Iterable[Any], most: int = 10) -> str:

@@ -55,6 +55,7 @@ class TestByName:
             ("very-negative", "very  negative"),
             ("Sci/Tech", "sci/tech"),
             ("label_0", "LABEL_0"),
+            (" -", "-"),
         ],
     )
     def test_case_white_space_and_hyphens_do_not_count(self, name, host_name):
@@ -67,7 +68,8 @@ class TestByName:
         assert mapped([1, 1], ["positive", "negative"], ["neutral", "positive"])[0] == [0, 0]
 
     @pytest.mark.parametrize(
-        ("labels", "feature"), [(["ham", "spam"], None), ([0, 1], ["ham", "spam"]), (["negative", "spam"], None)]
+        ("labels", "feature"),
+        [(["ham", "spam"], None), ([0, 1], ["ham", "spam"]), (["negative", "spam"], None), (["", "spam"], None)],
     )
     def test_other_names_are_refused_with_both_lists(self, labels, feature):
         with pytest.raises(ValueError, match=r"spam; the host's classes are 0 \(positive\), 1 \(negative\)"):
