@@ -30,7 +30,9 @@ def class_names(host: PreTrainedModel) -> list[str] | None:
     if readout is None or readout.kind != "classification":
         return None
     config: Any = unwrap(host).config
-    names = [str((config.id2label or {}).get(number, f"LABEL_{number}")) for number in range(config.num_labels)]
+    # Keys are strings where somebody set them as a config.json has them.
+    known = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    names = [known.get(number, f"LABEL_{number}") for number in range(config.num_labels)]
     return names if len(set(names)) == len(names) else [f"LABEL_{number}" for number in range(len(names))]
 
 

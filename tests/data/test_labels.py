@@ -241,6 +241,8 @@ class TestHost:
         config.id2label = {0: "positive", 1: "negative"}
         host = BertForSequenceClassification(config)
         assert host_labels(of(["negative", "positive"]), host)["label"][:] == [1, 0]
+        host.config.id2label = {"1": "positive", "0": "negative"}
+        assert host_labels(of(["negative", "positive"]), host)["label"][:] == [0, 1]
         host.config.id2label = {0: "the same", 1: "the same"}
         assert host_labels(of([1, 0], SENTIMENT), host).features["label"].names == SENTIMENT
         host.config.problem_type = "multi_label_classification"
