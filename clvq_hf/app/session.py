@@ -11,7 +11,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..hosts import hooks
-from ..hosts.readout import Readout, margins
+from ..hosts.readout import Readout, class_names, label_number, margins
 from ..hosts.runner import HostRunner
 from ..models.modeling_concepts import ConceptModel, load_with_host
 from ..tables.concept_table import ConceptTable
@@ -122,13 +122,10 @@ class Explorer:
     @property
     def label_names(self) -> list[str]:
         """Names of the classes; empty if the host has none."""
-        if self.readout is None or self.generates:
+        if (names := class_names(self.host)) is None:
             return []
-        config = hooks.unwrap(self.host).config
-        names = [str(config.id2label.get(label, label)) for label in range(config.num_labels)]
         of_table = [] if self.table is None else self.table.label_names
-        # A host that was fine-tuned without names calls its classes LABEL_0, LABEL_1, …
-        unnamed = all(name == f"LABEL_{label}" for label, name in enumerate(names))
+        unnamed = all(label_number(name) == label for label, name in enumerate(names))
         return list(of_table) if unnamed and len(of_table) == len(names) else names
 
     def concept(self, code: int) -> Concept | None:

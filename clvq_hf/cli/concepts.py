@@ -12,6 +12,7 @@ from .options import (
     DatasetName,
     Host,
     LabelColumn,
+    Labels,
     MaxLength,
     MaxRequests,
     MaxTexts,
@@ -54,6 +55,7 @@ def build_table(
     subset: Subset = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    label: Labels = None,
     host: Host = None,
     show: Annotated[int, typer.Option(help="Number of concepts to print, the purest first; 0 for none.")] = 20,
     min_tokens: Annotated[int, typer.Option(help="Minimum tokens per printed concept.")] = 20,
@@ -79,7 +81,14 @@ def build_table(
     from ..hub.provenance import recorded_name
     from ..models.modeling_concepts import load_with_host
 
-    texts = load_texts(dataset, split, subset=subset, text_column=text_column, label_column=label_column)
+    texts = load_texts(
+        dataset,
+        split,
+        subset=subset,
+        text_column=text_column,
+        label_column=label_column,
+        label_names=label or None,
+    )
     concept_model, host_model, tokenizer = load_with_host(model, host)
     table = concept_model.concept_table(
         host_model,

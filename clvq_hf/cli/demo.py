@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .concepts import print_concepts
-from .options import LabelColumn, Seed, Subset, TextColumn
+from .options import LabelColumn, Labels, Seed, Subset, TextColumn
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,6 +58,7 @@ def run_demo(
     subset: Subset = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    label: Labels = None,
     lower_layer: Annotated[
         int | None,
         typer.Option(help="Layer that is quantized; 0 is the first block's input. Default: the middle layer."),
@@ -91,7 +92,7 @@ def run_demo(
     from transformers import AutoTokenizer, set_seed
     from transformers.utils import logging
 
-    from ..data import ActivationCache, label_names, load_texts
+    from ..data import ActivationCache, host_labels, label_names, load_texts
     from ..data.tokenization import ensure_pad_token
     from ..hosts import hooks
     from ..models import CLVQConfig, CLVQModel
@@ -108,15 +109,19 @@ def run_demo(
     console.rule("[bold]1. Texts and host")
     # An earlier demo may be replaced, another model not.
     check_output_dir(output_dir, CLVQConfig(), same_fields=False)
-    texts = load_texts(dataset, subset=subset, text_column=text_column, label_column=label_column)
+    texts = load_texts(
+        dataset, subset=subset, text_column=text_column, label_column=label_column, label_names=label or None
+    )
     splits = _split(texts, sizes, seed)
-    names = label_names(splits["test"])
+    names = label_names(texts)
     model_dir = str(_minilm()) if host is None else host
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     if not tokenizer.is_fast:
         raise ValueError("The demo shows words, and only a fast tokenizer knows which tokens form a word.")
     ensure_pad_token(tokenizer)
     classifier, needs_training = load_classifier(model_dir, tokenizer, names)
+    splits = {name: host_labels(part, classifier, complete=True) for name, part in splits.items()}
+    names = splits["test"].features["label"].names
     num_blocks = hooks.residual_stream(classifier).num_blocks
     lower_layer = num_blocks // 2 if lower_layer is None else lower_layer
     upper_layer = num_blocks if upper_layer is None else upper_layer

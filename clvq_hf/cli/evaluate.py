@@ -10,6 +10,7 @@ from .options import (
     DatasetName,
     Host,
     LabelColumn,
+    Labels,
     MaxLength,
     MaxTexts,
     Model,
@@ -48,6 +49,7 @@ def run_evaluate(
         ),
     ] = None,
     max_train_texts: Annotated[int, typer.Option(help="Maximum number of training texts.")] = 2000,
+    label: Labels = None,
     host: Host = None,
     protocol: Annotated[
         list[str] | None,
@@ -87,7 +89,7 @@ def run_evaluate(
 
     from rich.console import Console
 
-    from ..data import label_names, load_texts
+    from ..data import load_texts
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
@@ -108,13 +110,18 @@ def run_evaluate(
         batch_size=batch_size,
         seed=seed,
     )
-    read = partial(load_texts, dataset, subset=subset, text_column=text_column, label_column=label_column)
-    train, names = None, None
+    read = partial(
+        load_texts,
+        dataset,
+        subset=subset,
+        text_column=text_column,
+        label_column=label_column,
+        label_names=label or None,
+    )
+    train = None
     if train_split is not None:
-        train = read(train_split)
-        names = label_names(train) if "label" in train.column_names else None
-        train = select_texts(train, train_part, max_train_texts, seed)
-    texts = select_texts(read(split, label_names=names), part, max_texts, seed)
+        train = select_texts(read(train_split), train_part, max_train_texts, seed)
+    texts = select_texts(read(split), part, max_texts, seed)
     concept_model, host_model, tokenizer = load_with_host(model, host)
     results = evaluate_concepts(
         concept_model,

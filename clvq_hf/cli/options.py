@@ -38,6 +38,14 @@ Part = Annotated[
     str | None,
     typer.Option(help="Use only this part of the split, cut by text hash: *select*, if there is no test split."),
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        help="Name of a class, in the order of their ids; repeat it for all. Needed where labels are numbers, or names "
+        "that the host does not know.",
+    ),
+]
 Host = Annotated[str | None, typer.Option(help="Folder or Hub id of the host. Default: the one the model names.")]
 MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens per text. Default: the host's limit.")]
 MaxTexts = Annotated[int | None, typer.Option(help="Maximum number of texts, drawn at random.")]

@@ -80,6 +80,8 @@ class DatasetSpec:
         train_split (`str`): Cut by text hash into `host_train`, `codebook_train` and `select`.
         eval_split (`str`): What is measured on.
         eval_part (`str` or `None`): Only this part of it: `"select"`, for studies and where there is no other split.
+        label_names (`tuple[str, ...]` or `None`): Names of the classes in the order of their ids, where labels are
+            numbers, or a host's classes have no names.
     """
 
     name: str
@@ -90,12 +92,19 @@ class DatasetSpec:
     train_split: str = "train"
     eval_split: str = "test"
     eval_part: str | None = None
+    label_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.eval_part is not None and self.eval_part not in PARTS:
             raise ValueError(f"The dataset {self.name} asks for the part {self.eval_part!r}; there are {list(PARTS)}.")
+        names = self.label_names
+        if names is not None and not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
+            raise ValueError(
+                f"label_names of the dataset {self.name} must be a list of names, in quotes where YAML reads them as "
+                f"something else; got {names!r}."
+            )
 
-    def load(self, split: str, label_names: list[str] | None = None) -> Dataset:
+    def load(self, split: str) -> Dataset:
         """The texts of a split, with labels."""
         return load_texts(
             self.texts,
@@ -103,7 +112,7 @@ class DatasetSpec:
             subset=self.subset,
             text_column=self.text_column,
             label_column=self.label_column,
-            label_names=label_names,
+            label_names=self.label_names,
         )
 
 

@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from ..data.activation_cache import ActivationCache
-from ..data.texts import PARTS, label_names, split_texts, without_texts
+from ..data.labels import host_labels, label_names
+from ..data.texts import PARTS, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
 from ..evaluation.attribution import salient_tokens
 from ..hosts import hooks
@@ -120,6 +121,7 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
     parts, names = _texts(grid.datasets[dataset], sizes)
     set_seed(0)
     model, tokenizer = _host(spec, variant, parts["host_train"], names, sizes.max_length)
+    parts = {part: host_labels(texts, model, complete=True) for part, texts in parts.items()}
     model.save_pretrained(building / "host")
     tokenizer.save_pretrained(building / "host")
     seconds = {"fine_tune": time.monotonic() - started}
@@ -174,7 +176,7 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
         "accuracy": float(correct.mean()),
         "majority": float(by_majority.mean()),
         "at_chance": at_chance,
-        "label_names": names,
+        "label_names": parts["test"].features["label"].names,
         "num_texts": {part: len(texts) for part, texts in parts.items()},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "settings": made_with,
@@ -204,9 +206,8 @@ def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], list[st
         return texts if number is None else texts.select(range(min(number, len(texts))))
 
     whole = spec.load(spec.train_split)
-    names = label_names(whole)
     split = split_texts(whole, PARTS)
-    test = spec.load(spec.eval_split, names)
+    test = spec.load(spec.eval_split)
     if spec.eval_part is not None:
         test = split_texts(test, PARTS)[spec.eval_part]
     test = without_texts(test, [*split["host_train"]["text"], *split["codebook_train"]["text"]])
@@ -219,7 +220,7 @@ def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], list[st
         "train": concepts.select(range(held_out, len(concepts))),
         "validation": concepts.select(range(held_out)),
         "test": at_most(test, sizes.test_texts),
-    }, names
+    }, label_names(whole)
 
 
 def _host(
@@ -232,12 +233,6 @@ def _host(
         tokenizer = AutoTokenizer.from_pretrained(spec.model, **spec.load)
         ensure_pad_token(tokenizer)
         model, needs_training = load_classifier(spec.model, tokenizer, names, **spec.load)
-    known = [name for _, name in sorted(model.config.id2label.items())]
-    if not needs_training and known != names and not all(str(name).startswith("LABEL_") for name in known):
-        raise ValueError(
-            f"The host {spec.name} is a classifier of {known}, and the dataset's labels are {names}: give a host "
-            "without such a head, which is then fine-tuned, or rename the labels."
-        )
     if variant == "pretrained" and not needs_training:
         raise ValueError(
             f"The host {spec.name} is fine-tuned already, so there is no pretrained one to compare it with."

@@ -17,6 +17,7 @@ import filelock
 import torch
 from rich.console import Console
 
+from ..data.labels import host_labels, label_names
 from .cell import open_cell, run_cell
 from .grid import Cell, Grid, import_methods
 from .prepared_hosts import open_host, prepare_host
@@ -66,13 +67,11 @@ def run_grid(
         for split in {spec.train_split, spec.eval_split}:
             try:
                 texts = spec.load(split)
+                host_labels(texts, None, complete=True)
+                if split == spec.train_split:
+                    label_names(texts)
             except Exception as error:
-                raise ValueError(f"The dataset {name} cannot be loaded: {error}") from error
-            if "label" not in texts.column_names or min(texts.unique("label")) < 0:
-                raise ValueError(
-                    f"The split {split} of the dataset {name} has texts without a label, and hosts are classifiers. "
-                    "Name another one with train_split and eval_split."
-                )
+                raise ValueError(f"The split {split} of the dataset {name} cannot be used: {error}") from error
     with _lock(output_dir, wait_for_lock):
         run = _Run(grid, output_dir, processes, console)
         for folder in ("hosts", "cells"):

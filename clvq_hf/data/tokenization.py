@@ -53,26 +53,6 @@ def check_texts(dataset: Dataset, text_column: str) -> None:
         raise ValueError(f"Column {text_column!r} contains {dataset.features[text_column]}, not strings.")
 
 
-def check_labels(dataset: Dataset, label_column: str, num_labels: int) -> None:
-    """Check that labels, if there are any, are those of a classifier, which reveals a wrong host or column.
-
-    Raises:
-        ValueError: If a label is not an integer in `[0, num_labels)`; the message names the first five.
-    """
-    if label_column not in dataset.column_names:
-        return
-    remedy = f"Training needs no labels: dataset.remove_columns({label_column!r}) drops the column."
-    dtype = getattr(dataset.features[label_column], "dtype", None) or "list"
-    if not dtype.startswith(("int", "uint", "bool")):
-        raise ValueError(f"Column {label_column!r} must hold integer class labels, not {dtype}. {remedy}")
-    labels = dataset.unique(label_column)
-    if outside := sorted(label for label in labels if label is not None and not 0 <= label < num_labels):
-        raise ValueError(
-            f"Column {label_column!r} contains {outside[:5]}, outside of the host's labels 0…{num_labels - 1}. Are "
-            f"host and column right? {remedy}"
-        )
-
-
 class _Fingerprinted:
     """A tokenizer that `Dataset.map` fingerprints by what decides its tokens.
 

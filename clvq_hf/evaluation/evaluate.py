@@ -12,6 +12,7 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..data.labels import host_labels
 from ..data.texts import without_texts
 from ..hub.repositories import RESULTS_NAME
 from ..metrics.ablation_drop.numerics import ablation_drop
@@ -170,7 +171,8 @@ def evaluate_concepts(
         model ([`ConceptModel`][clvq_hf.ConceptModel]): The concepts.
         host (`PreTrainedModel`): The model whose concepts these are, with a head.
         tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
-        texts (`datasets.Dataset`): `text` and, for most figures, `label`. No model may have been trained on them.
+        texts (`datasets.Dataset`): `text` and, for most figures, `label` (see
+            [`host_labels`][clvq_hf.data.host_labels]). No model may have been trained on them.
         output_dir (`str` or `Path`): Where `results.json`, the table and the outcomes go.
         train (`datasets.Dataset`, *optional*): Training texts, for the class directions and mean states. Texts that
             occur among them are removed from `texts`, and counted. Without `train`, the references that need it and
@@ -191,6 +193,7 @@ def evaluate_concepts(
     settings = EvaluationSettings() if settings is None else settings
     evaluation = Evaluation(Path(output_dir), settings)
     model.check_host(host)
+    texts, train = host_labels(texts, host), None if train is None else host_labels(train, host)
     kept = without_texts(texts, [] if train is None else train["text"])
     if len(kept) == 0:
         raise ValueError("All of these texts are among the training texts, so there is nothing to measure on.")

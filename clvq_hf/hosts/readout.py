@@ -1,5 +1,6 @@
 """`Readout`: the prediction of a host for a text, as one row of logits, and its margin."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,30 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto
 
 from .host import unwrap
+
+# Names that datasets and transformers give to classes without one.
+_NAMELESS = re.compile(r"(?:LABEL_)?([+-]?\d+)", re.IGNORECASE)
+
+
+def label_number(name: str) -> int | None:
+    """The number in a name that says nothing else (`"LABEL_1"`, `"1"`); `None` for other names."""
+    found = _NAMELESS.fullmatch(name.strip())
+    return None if found is None else int(found[1])
+
+
+def class_names(host: PreTrainedModel) -> list[str] | None:
+    """Names of the classes that a host chooses from, in the order of their ids; `None` if it has no head for that.
+
+    Classes without names are called `LABEL_0`, `LABEL_1`, …, and so are those that share a name.
+    """
+    readout = Readout.of_or_none(host)
+    if readout is None or readout.kind != "classification":
+        return None
+    config: Any = unwrap(host).config
+    # Keys are strings where somebody set them as a config.json has them.
+    known = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    names = [known.get(number, f"LABEL_{number}") for number in range(config.num_labels)]
+    return names if len(set(names)) == len(names) else [f"LABEL_{number}" for number in range(len(names))]
 
 
 def margins(logits: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
@@ -101,4 +126,4 @@ class Readout:
         return logits.float()
 
 
-__all__ = ["Readout", "margins"]
+__all__ = ["Readout", "class_names", "label_number", "margins"]

@@ -398,7 +398,8 @@ class ConceptModel(BaseConceptModel):
             salience (`datasets.Dataset`, *optional*): What [`salient_tokens`][clvq_hf.salient_tokens] returned for the
                 same texts.
             text_column (`str`): Column of the texts.
-            label_column (`str`): Column of the labels, integers; there may be none.
+            label_column (`str`): Column of the labels, see [`host_labels`][clvq_hf.data.host_labels]; there may be
+                none.
             max_length (`int`, *optional*): In tokens; the host's limit if not given.
             batch_size (`int`): Texts a host forward.
             output_dir (`str` or `Path`, *optional*): Where the table is saved; a temporary folder if not given.
@@ -407,7 +408,8 @@ class ConceptModel(BaseConceptModel):
             [`ConceptTable`][clvq_hf.ConceptTable]: With one row per real token.
 
         Raises:
-            ValueError: If the host does not fit, the tokenizer is a slow one, or the texts are unusable.
+            ValueError: If the host does not fit, the tokenizer is a slow one, or the texts or their labels are
+                unusable.
         """
         from ..tables.builder import build_table  # pulls pandas and scikit-learn
 

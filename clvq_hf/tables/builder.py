@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from datasets.arrow_writer import ArrowWriter
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import batches_by_length
 from ..data.extraction import check_finite
+from ..data.labels import host_labels
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
-from ..hosts.readout import Readout
+from ..hosts.readout import Readout, class_names
 from ..hosts.runner import HostRunner
 from ..version import __version__
 from .concept_table import ConceptTable
@@ -114,6 +115,7 @@ def build_table(
     """See [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]."""
     check_texts(dataset, text_column)
     ensure_pad_token(tokenizer)
+    dataset = host_labels(dataset, host, label_column)
     texts = SourceTexts(dataset, text_column, label_column, split, dataset_name)
     max_length = hooks.max_length(host, tokenizer, max_length)
     readout = Readout.of_or_none(host)
@@ -129,7 +131,7 @@ def build_table(
         "method": model.config.title,
         **{name: getattr(model.config, name) for name in CONFIG_FIELDS},
         "readout": None if readout is None else readout.kind,
-        "label_names": _label_names(texts, host, parts["texts"]),
+        "label_names": dataset.features[label_column].names if texts.has_labels else class_names(host) or [],
         "max_length": max_length,
         "salience": None if salience is None else salience.info.description or "given",
         **sizes,
@@ -140,17 +142,6 @@ def build_table(
         return table
     table.save_to_disk(output_dir)
     return ConceptTable.load_from_disk(output_dir)
-
-
-def _label_names(texts: SourceTexts, host: PreTrainedModel, rows: Dataset) -> list[str]:
-    if not texts.has_labels:
-        return []
-    feature = texts.dataset.features[texts.label_column]
-    if isinstance(feature, ClassLabel):
-        return list(feature.names)
-    config: Any = hooks.unwrap(host).config
-    names = getattr(config, "id2label", None) or {}
-    return [str(names.get(label, str(label))) for label in range(max(rows["label"][:]) + 1)]
 
 
 def write_rows(
@@ -233,11 +224,11 @@ def _text_columns(
     indices = chunk["text_index"][:]
     rows = texts.dataset.select(indices)
     missing = [-1] * len(indices)
-    labels = rows[texts.label_column][:] if texts.has_labels else missing
+    labels = rows[texts.label_column] if texts.has_labels else missing
     return {
         "text_id": indices,
         "text": rows[texts.text_column][:],
-        "label": [-1 if label is None else int(label) for label in labels],
+        "label": [-1 if label is None else label for label in labels],
         "prediction": [-1 if row is None else int(row.argmax()) for row in logits],
         "logits": [[] if row is None or len(row) > MAX_LOGITS else row.tolist() for row in logits],
         "split": [texts.split] * len(indices),

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from ..hosts.readout import label_number
+
 if TYPE_CHECKING:
     from .concept_table import ConceptTable
 
 _STEMS = "toxi|hate|hateful|offens|obscen|insult|threat|abus|profan|nsfw|sexis|racis|slur|harass|jigsaw"
 _TOXIC = re.compile(_STEMS, re.IGNORECASE)
 _NEGATED = re.compile(rf"\s*(non|not|no|in|un)[\s_-]*({_STEMS})", re.IGNORECASE)
-_UNNAMED = re.compile(r"(LABEL_)?\d+$")
 _WORD = re.compile(r"\w+")
 
 
@@ -26,7 +27,7 @@ def toxic_labels(label_names: Iterable[str], about: str) -> frozenset[str | None
     If labels have only numbers, `about` (names of dataset and host) decides: then all are masked.
     """
     names = list(label_names)
-    named = [name for name in names if not _UNNAMED.match(name)]
+    named = [name for name in names if label_number(name) is None]
     if not named:
         return frozenset({None, *names}) if _TOXIC.search(about) else frozenset()
     return frozenset(name for name in named if _TOXIC.search(name) and not _NEGATED.match(name))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..data.labels import host_labels
 from ..data.tokenization import TextCollator, tokenize_texts
 from ..hosts import hooks
 from ..hosts.readout import Readout
@@ -33,11 +34,15 @@ def load_classifier(
     Args:
         name_or_path (`str`): Folder or Hub id.
         tokenizer (`PreTrainedTokenizerBase`): The host's; its padding token becomes the host's if that has none.
-        label_names (`Sequence[str]`): Names of the classes, in order.
+        label_names (`Sequence[str]`): Names of the classes, in order: those of a new head. A head for the same classes
+            keeps its own order.
         kwargs: For `from_pretrained`, such as `gguf_file` or `revision`.
 
     Returns:
         `tuple[PreTrainedModel, bool]`: The host, and whether its head is new and still has to be trained.
+
+    Raises:
+        ValueError: If it has a head for as many classes, with other names.
     """
     config = AutoConfig.from_pretrained(name_or_path, **kwargs)
     trained = any("ForSequenceClassification" in name for name in config.architectures or [])
@@ -57,6 +62,9 @@ def load_classifier(
         plain = type(host)(host.config)
         plain.load_state_dict(host.state_dict())
         host = plain
+    if trained:
+        features = Features({"label": ClassLabel(names=list(label_names))})
+        host_labels(Dataset.from_dict({"label": list(range(len(label_names)))}, features), host)
     return host, not trained
 
 
@@ -77,15 +85,18 @@ def fine_tune(
     Args:
         host (`PreTrainedModel`): With a classification head.
         tokenizer (`PreTrainedTokenizerBase`): The host's.
-        texts (`datasets.Dataset`): With the columns `text` and `label`.
+        texts (`datasets.Dataset`): With the columns `text` and `label`, see
+            [`host_labels`][clvq_hf.data.host_labels].
         above_layer (`int`, *optional*): Train only the blocks above this layer and the head: the states up to it stay
             those of the pretrained model. Everything is trained if not given.
         max_length (`int`, *optional*): In tokens; the host's limit if not given.
         training_args: Fields of `TrainingArguments` (`num_train_epochs`, `learning_rate`, `seed`, …).
 
     Raises:
-        ValueError: If the loss becomes NaN or infinite.
+        ValueError: If a text has no label, or one that is none of the host's classes, or the loss becomes NaN or
+            infinite.
     """
+    texts = host_labels(texts, host, complete=True)
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in host.parameters()):
         host.float()
     blocks = [f"{block}." for block in hooks.residual_stream(host).block_names]

@@ -17,15 +17,16 @@ from transformers.utils import logging
 
 from ..data.activation_cache import ActivationCache, StateCollator
 from ..data.extraction import HiddenStateExtractor, check_states
+from ..data.labels import host_labels
 from ..data.tokenization import (
     TextCollator,
-    check_labels,
     check_texts,
     ensure_pad_token,
     filter_by_occurrence,
     tokenize_texts,
 )
 from ..hosts import hooks
+from ..hosts.readout import class_names
 from ..hub.provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
 from ..hub.repositories import REFERENCE_NAME
 from ..models.configuration_concepts import ConceptConfig
@@ -147,10 +148,9 @@ class CLVQTrainer(HubTrainer):
         if self.host is None or self.tokenizer is None:
             raise ValueError("Texts need a host and its tokenizer: pass host=… and processing_class=…")
         check_texts(dataset, args.text_column)
-        config = hooks.unwrap(self.host).config
-        classifies = type(hooks.unwrap(self.host)).__name__.endswith("ForSequenceClassification")
-        if classifies and config.num_labels > 1 and config.problem_type in (None, "single_label_classification"):
-            check_labels(dataset, args.label_column, config.num_labels)
+        # Nothing is trained on labels, but those of other classes reveal a wrong host or column.
+        if class_names(self.host) is not None:
+            host_labels(dataset, self.host, args.label_column)
         ensure_pad_token(self.tokenizer)
         max_length = hooks.max_length(self.host, self.tokenizer, args.max_length)
         tokenized = tokenize_texts(

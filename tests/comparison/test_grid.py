@@ -67,6 +67,8 @@ def test_numbers_with_an_exponent_are_numbers(grid_file):
         ),
         ("{num_train_epochs: 4, learning_rate: 1e-2}", "fast", "Fine_tune of the host tiny must be a mapping"),
         ("{texts: $REVIEWS}", "reviews.jsonl", "dataset reviews must be a mapping of fields, got 'reviews.jsonl'"),
+        ("$REVIEWS}", "$REVIEWS, label_names: [no, yes]}", r"must be a list of names.*got \(False, True\)"),
+        ("$REVIEWS}", "$REVIEWS, label_names: good}", "must be a list of names.*got 'good'"),
         ("config: {codebook_size: 12}", "config: 12", "Config of the method kmeans must be a mapping"),
         ("config: {codebook_size: 12}", "family: sparse", "kmeans has no field 'family'"),
         ("  - {method: kmeans, config: {codebook_size: 12}}", "  - null", "The method None must be|no method None"),

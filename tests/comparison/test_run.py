@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.tiny_grid import GRID
 from rich.console import Console
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from clvq_hf.comparison.cell import open_cell
 from clvq_hf.comparison.grid import load_grid
+from clvq_hf.comparison.prepared_hosts import prepare_host
 from clvq_hf.comparison.report import write_report
 from clvq_hf.comparison.run import _work as work
 from clvq_hf.comparison.run import run_grid
@@ -308,6 +310,25 @@ class TestPublishedDictionaries:
         assert "saelens" in write_report(tmp_path / "out").read_text()
 
 
+def test_a_classifier_of_the_same_labels_in_another_order(finished, tmp_path, monkeypatch, reviews):
+    """It is taken as it is, with the accuracy that it has in the order of the dataset."""
+    monkeypatch.setenv("REVIEWS", str(reviews))
+    before = json.loads((finished[1] / "hosts" / "tiny_reviews_fine-tuned" / "host.json").read_text())
+    host = AutoModelForSequenceClassification.from_pretrained(finished[1] / "hosts/tiny_reviews_fine-tuned/host")
+    with torch.no_grad():
+        host.score.weight.copy_(host.score.weight.flip(0))
+    host.config.id2label, host.config.label2id = {0: "Good", 1: "Bad"}, {"Good": 0, "Bad": 1}
+    host.save_pretrained(tmp_path / "host")
+    shutil.copy(finished[1] / "hosts/tiny_reviews_fine-tuned/host/tokenizer.json", tmp_path / "host")
+    shutil.copy(finished[1] / "hosts/tiny_reviews_fine-tuned/host/tokenizer_config.json", tmp_path / "host")
+    text = GRID.replace("$REVIEWS}", "$REVIEWS, label_names: [bad, good]}")
+    start, end = text.index("    from_scratch"), text.index("    lower_layer")
+    (tmp_path / "grid.yaml").write_text(text[:start] + f"    model: {tmp_path / 'host'}\n" + text[end:])
+    prepared = prepare_host(load_grid(tmp_path / "grid.yaml"), "tiny", "reviews", "fine-tuned", tmp_path / "out")
+    assert prepared.record["accuracy"] == before["accuracy"] > 0.75
+    assert prepared.record["label_names"] == ["Good", "Bad"]
+
+
 class TestBadInput:
     def test_hosts_that_do_not_fit(self, finished, grid_file, tmp_path):
         """One is at chance, which is no failure; one lacks the layer, one has other labels. What is not ours stays."""
@@ -322,6 +343,7 @@ class TestBadInput:
 datasets"""
         text = grid_file.read_text().replace("[0, 1]", "[0]")
         text = text[: text.index("  - method: transcoder")]
+        text = text.replace("{texts: $REVIEWS}", "{texts: $REVIEWS, label_names: [bad, good]}")
         grid_file.write_text(text.replace("learning_rate: 1e-2}\ndatasets", "learning_rate: 0.0}" + others))
         folder = tmp_path / "out"
         (folder / "failures").mkdir(parents=True)
@@ -334,24 +356,27 @@ datasets"""
         }
         for task in ("fine-tuned", "kmeans_0"):
             assert "7" in failures[f"high_reviews_{task}"]
-            assert "is a classifier of ['spam', 'ham'], and the data" in failures[f"spam_reviews_{task}"]
+            assert "are bad, good; the host's classes are 0 (spam), 1 (ham)" in failures[f"spam_reviews_{task}"]
         [cell] = cells(folder).values()
+        assert cell["texts"]["label_names"] == ["bad", "good"]
         assert "The host is at chance" in cell["refused"] and cell["ablation"] == {} and "sweep" not in cell
         assert cell["table"]["label_purity"]["cross_fitted_purity"] > 0
         assert "at chance" in write_report(folder).read_text()
 
     def test_a_dataset_that_is_not_there(self, grid_file, tmp_path):
         grid_file.write_text(grid_file.read_text().replace("$REVIEWS", "$REVIEWS/none.jsonl"))
-        with pytest.raises(ValueError, match=r"The dataset reviews cannot be loaded: There is no file"):
+        with pytest.raises(ValueError, match=r"of the dataset reviews cannot be used: There is no file"):
             run(load_grid(grid_file), tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_texts_without_labels(self, grid_file, tmp_path, reviews):
-        lines = (reviews / "test.jsonl").read_text().replace('"label": 1', '"label": -1')
+        lines = (reviews / "test.jsonl").read_text().replace('"label": 1', '"label": null')
         shutil.copytree(reviews, tmp_path / "reviews")
         (tmp_path / "reviews" / "test.jsonl").write_text(lines)
         grid_file.write_text(grid_file.read_text().replace("$REVIEWS", str(tmp_path / "reviews")))
-        with pytest.raises(ValueError, match="split test of the dataset reviews has texts without a label"):
+        with pytest.raises(
+            ValueError, match="split test of the dataset reviews cannot be used: 30 of 60 texts have no"
+        ):
             run(load_grid(grid_file), tmp_path / "out")
 
     def test_a_report_of_nothing(self, tmp_path):

@@ -5,7 +5,6 @@ from transformers import AutoTokenizer
 
 from clvq_hf.data.tokenization import (
     TextCollator,
-    check_labels,
     check_texts,
     ensure_pad_token,
     filter_by_occurrence,
@@ -53,24 +52,6 @@ class TestCheckTexts:
             check_texts(texts.train_test_split(0.5), "text")
         with pytest.raises(ValueError, match="got list"):
             check_texts([{"text": "good"}], "text")
-
-
-class TestCheckLabels:
-    @pytest.mark.parametrize("bad", [-1, 2, 7])
-    def test_labels_out_of_range(self, bad):
-        dataset = Dataset.from_dict({"text": ["a", "b"], "label": [0, bad]})
-        with pytest.raises(ValueError, match=rf"\[{bad}\], outside of the host's labels 0…1.*remove_columns"):
-            check_labels(dataset, "label", 2)
-
-    @pytest.mark.parametrize("label", ["good", 0.5, [0, 1]])
-    def test_labels_must_be_integers(self, label):
-        with pytest.raises(ValueError, match=r"must hold integer class labels.*remove_columns"):
-            check_labels(Dataset.from_dict({"text": ["a"], "label": [label]}), "label", 2)
-
-    def test_good_ones_pass(self, texts):
-        check_labels(texts, "label", 2)
-        check_labels(texts.remove_columns("label"), "label", 2)
-        check_labels(Dataset.from_dict({"text": ["a", "b"], "label": [True, False]}), "label", 2)
 
 
 class TestTokenize:

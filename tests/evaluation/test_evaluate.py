@@ -78,6 +78,22 @@ class TestEvaluate:
         )
         assert results["texts"]["num_texts"] == 30 and results["texts"]["num_left_out"] == 30
 
+    @pytest.mark.parametrize("names", [["negative", "positive"], ["positive", "negative"]])
+    def test_the_hosts_classes_in_any_order(self, model, host, tokenizer, texts, tmp_path, names):
+        host.config.id2label = dict(enumerate(names))
+        settings = EvaluationSettings(protocols=(), attribution="gradient_x_input", num_bootstrap=10)
+        evaluate_concepts(model, host, tokenizer, texts, tmp_path, settings=settings)
+        table = ConceptTable.load_from_disk(tmp_path / "concept_table")
+        assert table.label_names == names
+        assert [names[label] for label in table.texts["label"]] == texts.features["label"].int2str(texts["label"][:])
+
+    def test_other_labels_are_refused_before_the_host_runs(self, model, host, tokenizer, texts, tmp_path, monkeypatch):
+        others = Dataset.from_dict({"text": ["one", "two"], "label": [0, 4]})
+        monkeypatch.setattr(type(host), "forward", None)
+        for test, train in ((others, texts), (texts, others)):
+            with pytest.raises(ValueError, match="are 0, 4; the host's classes are 0, 1"):
+                evaluate_concepts(model, host, tokenizer, test, tmp_path, train=train, settings=QUICK)
+
     def test_nothing_left(self, model, host, tokenizer, texts, tmp_path):
         with pytest.raises(ValueError, match="nothing to measure"):
             evaluate_concepts(model, host, tokenizer, texts, tmp_path, train=texts, settings=QUICK)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset
 from huggingface_hub import HfApi
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
@@ -411,3 +411,42 @@ class TestMemory:
         tokens, gigabytes = (float(number) for number in re.findall(r"[\d.]+(?= tokens)|[\d.]+(?= GiB)", output)[:2])
         assert tokens >= 50_000
         assert gigabytes < 0.7
+
+
+class TestLabelsOfTheHost:
+    """Predictions and labels are the same classes, whatever their order in the dataset."""
+
+    @pytest.fixture
+    def swapped(self, host):
+        host.config.id2label, host.config.label2id = {0: "positive", 1: "negative"}, {"positive": 0, "negative": 1}
+        return host
+
+    @pytest.mark.parametrize("names", [["negative", "positive"], ["positive", "negative"]])
+    def test_by_name(self, model, swapped, tokenizer, dataset, names):
+        words = ["negative", "positive"]
+        labels = ClassLabel(names=names)
+        named = Dataset.from_dict({"text": SENTENCES, "label": [names.index(words[label]) for label in LABELS]})
+        table = model.concept_table(swapped, tokenizer, named.cast_column("label", labels))
+        assert table.label_names == ["positive", "negative"]
+        assert table.texts["label"][:] == [1 - label for label in (1, 0, 1, 0)]
+        assert [table.label_name(label) for label in table.texts["label"]] == ["positive", "negative"] * 2
+
+    def test_numbers_get_the_hosts_names(self, model, swapped, tokenizer, dataset):
+        table = model.concept_table(swapped, tokenizer, dataset)
+        assert table.label_names == ["positive", "negative"] and table.texts["label"][:] == [1, 0, 1, 0]
+
+    def test_texts_without_labels_still_have_named_predictions(self, model, swapped, tokenizer, dataset):
+        table = model.concept_table(swapped, tokenizer, dataset.remove_columns("label"))
+        assert table.prediction_name(0) == "positive" and table.texts["label"][:] == [-1] * 4
+        assert table.concept(int(table.active_codes[0])).purity is None
+
+    @pytest.mark.parametrize("labels", [[0, 4, 0, 4, 0], [-1, 1, 1, -1, 1], ["good", "bad", "bad", "good", "bad"]])
+    def test_other_classes_are_refused_before_the_host_runs(self, model, swapped, tokenizer, labels, monkeypatch):
+        monkeypatch.setattr(type(swapped), "forward", None)
+        with pytest.raises(ValueError, match="The labels in the column 'class' are"):
+            model.concept_table(
+                swapped,
+                tokenizer,
+                Dataset.from_dict({"text": SENTENCES, "class": labels}),
+                label_column="class",
+            )

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.activation_cache import ActivationCache, StateCollator
 from ...data.batching import batches_by_length
 from ...data.extraction import HiddenStateExtractor, check_states
+from ...data.labels import host_labels
 from ...data.texts import text_hash
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ...hosts import hooks
@@ -77,10 +78,10 @@ def fit_references(
         model ([`ConceptModel`][clvq_hf.ConceptModel]): Names the layers.
         host (`PreTrainedModel`): The model whose concepts these are.
         tokenizer (`PreTrainedTokenizerBase`): The host's.
-        dataset (`datasets.Dataset`): Texts that nothing is measured on. Texts without a label (-1 or none) count
-            for the means only.
+        dataset (`datasets.Dataset`): Texts that nothing is measured on. Texts without a label count for the means
+            only.
         text_column (`str`): Column of the texts.
-        label_column (`str`): Column of the labels; there may be none.
+        label_column (`str`): Column of the labels, see [`host_labels`][clvq_hf.data.host_labels]; there may be none.
         max_length (`int`, *optional*): In tokens; the host's limit if not given.
         batch_size (`int`): Texts per host forward.
         cache ([`ActivationCache`][clvq_hf.ActivationCache], *optional*): States of these texts, or of some of
@@ -90,15 +91,16 @@ def fit_references(
         [`AblationReferences`]: On the CPU.
 
     Raises:
-        ValueError: If the texts are unusable, or all have one label.
+        ValueError: If the texts or their labels are unusable, or all have one label.
     """
     model.check_host(host)
     check_texts(dataset, text_column)
+    dataset = host_labels(dataset, host, label_column)
     ensure_pad_token(tokenizer)
     config = model.config
     labels = torch.full((len(dataset),), -1)
     if label_column in dataset.column_names:
-        labels = torch.tensor([-1 if label is None else int(label) for label in dataset[label_column]])
+        labels = torch.tensor([-1 if label is None else label for label in dataset[label_column]])
     num_classes = int(labels.max()) + 1
     if num_classes > 0 and len(labels[labels >= 0].unique()) < 2:
         raise ValueError(

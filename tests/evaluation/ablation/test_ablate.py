@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, Value
 from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
 from transformers import AutoTokenizer
 
@@ -367,6 +367,16 @@ class TestReferences:
         directions = references.word_directions(torch.tensor([[word, unknown, tokenizer.cls_token_id]]))
         expected = F.normalize(torch.stack([mean, references.mean, references.mean]), dim=-1)
         assert torch.allclose(directions[0], expected, atol=1e-5), "special tokens do not count, unknown ones neither"
+
+    def test_classes_are_the_hosts(self, model, host, tokenizer, texts):
+        texts = texts.select(range(12))
+        words = texts.cast_column("label", Value("string"))
+        words = words.map(lambda row: {"label": ["negative", "positive"][int(row["label"])]})
+        host.config.id2label = {0: "positive", 1: "negative"}
+        of_words, of_classes = (fit_references(model, host, tokenizer, each) for each in (words, texts))
+        assert torch.equal(of_words.class_basis, of_classes.class_basis)
+        with pytest.raises(ValueError, match=r"are 0, 4; the host's classes are 0 \(positive\), 1 \(negative\)"):
+            fit_references(model, host, tokenizer, Dataset.from_dict({"text": ["a", "b"], "label": [0, 4]}))
 
     def test_one_label_only(self, model, host, tokenizer, texts):
         one = texts.filter(lambda row: row["label"] == 1)
