@@ -28,6 +28,7 @@ def make_table(shared_model, hub_host, tokenizer):
     def make(texts: list[str], labels: list[int], names: list[str], dataset_name: str = "org/data"):
         features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
         rows = Dataset.from_dict({"text": texts, "label": labels}, features=features)
+        hub_host.config.id2label = dict(enumerate(names))
         return shared_model.concept_table(hub_host, tokenizer, rows, dataset_name=dataset_name)
 
     return make
