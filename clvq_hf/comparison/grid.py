@@ -199,7 +199,7 @@ class Grid:
         spec = {name: value for name, value in dataclasses.asdict(self.hosts[host]).items() if name not in _OTHER}
         # A column that is not named is left out, as by versions that could name none: their folders stay usable.
         texts = dataclasses.asdict(self.datasets[dataset])
-        for column in ("text_column", "label_column"):
+        for column in ("text_column", "label_column", "label_names"):
             if texts[column] is None:
                 del texts[column]
         salience = ("attribution", "n_steps", "max_steps", "sign", "batch_size")

@@ -31,8 +31,9 @@ def host_labels(
     dataset's.
 
     Args:
-        dataset (`datasets.Dataset`): The texts. Labels are a `ClassLabel`, strings, whole numbers or booleans. `None`
-            and NaN are no label; so is -1 beside at least two classes, but not in the place of one, with a warning.
+        dataset (`datasets.Dataset`): The texts. Labels are a `ClassLabel`, strings, whole numbers or booleans. `None`,
+            NaN and empty strings are no label; so is -1 beside at least two classes, but not in the place of one, with a
+            warning.
         host (`PreTrainedModel`, *optional*): The model that predicts them. Without a host, or a head that chooses a
             class, labels keep their own names, and strings are numbered by the alphabet.
         label_column (`str`): Column of the labels; there may be none.
@@ -117,6 +118,8 @@ def _read(dataset: Dataset, label_column: str) -> list[Any]:
     if not kind.startswith(_KINDS):
         raise ValueError(f"The labels in the column {label_column!r} are of the type {kind}, not classes. {remedy}")
     column = dataset[label_column][:]
+    if "string" in kind:  # an empty cell of a CSV
+        column = [None if label is None or not label.strip() else label for label in column]
     if kind.startswith("float"):  # of integers with gaps, which are NaN
         column = [None if label is None or label != label else label for label in column]
         if others := sorted({label for label in column if label is not None and label % 1 != 0}):

@@ -65,7 +65,7 @@ def test_arguments_that_the_command_lacks_stay_as_they_are(monkeypatch):
 
 def test_a_grid_names_columns():
     texts = DatasetSpec("moods", "tweets.jsonl", text_column="tweet", label_column="mood").load("train[:2]")
-    assert texts["text"][:] == ["t0", "t1"] and texts["label"][:] == [0, 1]
+    assert texts["text"][:] == ["t0", "t1"] and texts["label"][:] == ["bad", "good"]
 
 
 NAMES = ["negative", "positive"]

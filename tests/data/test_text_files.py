@@ -4,6 +4,7 @@ import re
 import pytest
 from datasets import Dataset, Value
 
+from clvq_hf.data import host_labels
 from clvq_hf.data.text_files import read_file
 from clvq_hf.data.texts import load_texts
 
@@ -104,14 +105,16 @@ def test_digits_in_quotes_stay_strings_in_json(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_a_missing_label_is_refused(tmp_path, suffix):
+def test_an_empty_label_is_none(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     for label in ("1", "pos"):
         csv = f"text,label\na,{label}\nb,\n"
         jsonl = f'{{"text": "a", "label": "{label}"}}\n{{"text": "b", "label": ""}}\n'
         path.write_text(csv if suffix == "csv" else jsonl)
-        with pytest.raises(ValueError, match="no label"):
-            load_texts(str(path))
+        texts = load_texts(str(path))
+        assert host_labels(texts, None)["label"][:] == [1 if label == "1" else 0, None]
+        with pytest.raises(ValueError, match="1 of 2 texts have no label"):
+            host_labels(texts, None, complete=True)
 
 
 @pytest.mark.parametrize(

@@ -519,8 +519,8 @@ class TestStop:
         handle = host.decoder.register_forward_hook(lambda *args: calls.append(1))
         hooks.run(host, inputs_for(host, "encoder"), [3], "encoder")
         handle.remove()
-        # The two forwards of the probe, if it had not run yet, and none of the stopped host.
-        assert len(calls) in (0, 2)
+        # The three forwards of the probe, if it had not run yet, and none of the stopped host.
+        assert len(calls) in (0, 3)
 
 
 class TestWrappers:

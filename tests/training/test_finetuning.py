@@ -7,8 +7,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from clvq_hf.data import host_labels
-from clvq_hf.training import fine_tune, load_classifier
-from clvq_hf.training.finetuning import fine_tune, predict
+from clvq_hf.training.finetuning import fine_tune, load_classifier, predict
 
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
 QUIET = {"disable_tqdm": True, "use_cpu": True, "logging_strategy": "no"}
