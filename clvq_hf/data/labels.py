@@ -32,8 +32,8 @@ def host_labels(
 
     Args:
         dataset (`datasets.Dataset`): The texts. Labels are a `ClassLabel`, strings, whole numbers or booleans. `None`,
-            NaN and empty strings are no label; so is -1 beside at least two classes, but not in the place of one, with a
-            warning.
+            NaN and empty strings are no label; so is -1 beside at least two classes, but not in the place of one, with
+            a warning.
         host (`PreTrainedModel`, *optional*): The model that predicts them. Without a host, or a head that chooses a
             class, labels keep their own names, and strings are numbered by the alphabet.
         label_column (`str`): Column of the labels; there may be none.
