@@ -45,6 +45,12 @@ BatchSize = Annotated[int, typer.Option(help="Texts per host forward.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
 
+# Of the commands that can mask texts.
+MaskLabel = Annotated[
+    list[str] | None,
+    typer.Option(help="Mask texts and words of this label, whatever it is called. Repeat the option for several."),
+]
+
 # Of the commands that show the concepts of several methods to judges.
 Tables = Annotated[
     list[str],
