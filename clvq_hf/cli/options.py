@@ -1,6 +1,8 @@
 """What several commands share: options, the texts they select, and how errors are shown."""
 
+import io
 import re
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import astuple
 from pathlib import Path
@@ -91,6 +93,13 @@ class ReadableErrors(TyperGroup):
 
     Arguments that a message names for Python (`text_column=…`) become options of the command (`--text-column`).
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; what the console cannot show is replaced, and costs no result."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **kwargs)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command, and note the names of its parameters for messages."""
