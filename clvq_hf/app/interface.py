@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
+from ..hub.requests import reach_localhost_directly
 from .rendering import card_html, effect_html, header_html, reading_html
 from .session import MAX_NEW_TOKENS, Explorer
 
@@ -147,6 +148,8 @@ def launch_app(explorer: Explorer, **kwargs: Any) -> tuple[Any, str, str]:
         OSError: If the port is taken.
     """
     gr = import_gradio()
+    # Gradio asks its own server whether it is there.
+    reach_localhost_directly()
     # Gradio would keep the texts of earlier visits in the browser.
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
     # Fonts of the system: others would be fetched from elsewhere.

@@ -135,6 +135,6 @@ def run_evaluate(
         settings=settings,
     )
     tables = report_tables(results)
-    print_tables(tables, Console())
     (output_dir / "results.md").write_text("# Results\n\n" + to_markdown(tables), encoding="utf-8")
+    print_tables(tables, Console())
     print_written(output_dir, ": results.json, results.md, and the data behind them.")

@@ -1,6 +1,8 @@
 """What several commands share: options, the texts they select, and how errors are shown."""
 
+import io
 import re
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import astuple
 from pathlib import Path
@@ -53,6 +55,12 @@ BatchSize = Annotated[int, typer.Option(help="Texts per forward pass of the host
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
 
+# Of the commands that can mask texts.
+MaskLabel = Annotated[
+    list[str] | None,
+    typer.Option(help="Mask texts and words of this label, whatever it is called. Repeat the option for several."),
+]
+
 # Of the commands that show the concepts of several methods to judges.
 Tables = Annotated[
     list[str],
@@ -93,6 +101,13 @@ class ReadableErrors(TyperGroup):
 
     Arguments that a message names for Python (`text_column=…`) become options of the command (`--text-column`).
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; what the console cannot show is replaced, and costs no result."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **kwargs)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command, and note the names of its parameters for messages."""

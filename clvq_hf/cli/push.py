@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .options import MaskLabel
+
 
 def run_push(
     folder: Annotated[Path, typer.Argument(help="Folder with a trained concept model.")],
@@ -26,8 +28,13 @@ def run_push(
         str | None, typer.Option(help="License of this model. Default: that of the host, if known.")
     ] = None,
     show_toxic: Annotated[
-        bool, typer.Option("--show-toxic", help="Do not mask texts with a toxic label in the card.")
+        bool,
+        typer.Option(
+            "--show-toxic",
+            help="Do not mask texts in the card whose label is called toxic, nor all if labels are numbers.",
+        ),
     ] = False,
+    mask_label: MaskLabel = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to. Created if needed.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
@@ -74,6 +81,7 @@ def run_push(
             evaluation=evaluation,
             license=license,
             mask_toxic=not show_toxic,
+            mask_label=mask_label or (),
             private=private or None,
             revision=revision,
             create_pr=create_pr,

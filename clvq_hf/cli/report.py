@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Model, Seed
+from .options import MaskLabel, Model, Seed
 
 
 def run_report(
@@ -22,7 +22,10 @@ def run_report(
             "Default: the folder that contains the table, if it fits."
         ),
     ] = None,
-    mask_toxic: Annotated[bool, typer.Option("--mask-toxic", help="Mask texts and words of toxic labels.")] = False,
+    mask_toxic: Annotated[
+        bool, typer.Option("--mask-toxic", help="Mask texts and words of labels that are called toxic or the like.")
+    ] = False,
+    mask_label: MaskLabel = None,
     seed: Seed = 0,
 ) -> None:
     """Write a report: every concept and its words, every text and its concepts, in one HTML file.
@@ -51,7 +54,8 @@ def run_report(
             evaluation = candidate
         except (ValueError, OSError) as error:  # the user has not asked for this one
             console.print(f"Evaluation not used: {escape(str(error))}")
-    write_report(concept_table, output, ConceptModel.from_pretrained(model), evaluation, mask_toxic, seed)
+    concept_model = ConceptModel.from_pretrained(model)
+    write_report(concept_table, output, concept_model, evaluation, mask_toxic, seed, mask_label or ())
     if evaluation is None:
         console.print("No evaluation: --evaluation FOLDER adds its figures, and what ablation does to each text.")
     size = output.stat().st_size / 1e6

@@ -121,7 +121,7 @@ def _read_separated(file: Path, encoding: str, label_column: str | None) -> Data
     if has_quotes:
         delimiter = max(",;\t|", key=lambda each: len(next(csv.reader([first], delimiter=each))))
     rows = _rows(file, encoding, delimiter, has_quotes)
-    header = next((row for _, row in rows), None)
+    header = next((_names(row) for _, row in rows), None)
     if not header or len(set(header)) < len(header):
         raise ValueError(f"{file}: the first line must name the columns, each once, and it is {first.strip()!r}.")
     if next(rows, None) is None:
@@ -170,7 +170,7 @@ def _examples(
     file: Path, encoding: str, delimiter: str, has_quotes: bool, version: tuple[int, int]
 ) -> Iterator[dict[str, str]]:
     rows = _rows(file, encoding, delimiter, has_quotes)
-    _, header = next(rows)
+    header = _names(next(rows)[1])
     for line, row in rows:
         if len(row) != len(header):
             remedy = "has to be in quotes" if has_quotes else "has to be stored in a .csv or .jsonl file"
@@ -179,6 +179,11 @@ def _examples(
                 f"contains {delimiter!r} {remedy}."
             )
         yield dict(zip(header, row, strict=True))
+
+
+def _names(header: list[str]) -> list[str]:
+    # Spaces beside a delimiter would hide the column of labels.
+    return [name.strip() for name in header]
 
 
 def _with_typed_labels(dataset: Dataset, column: str) -> Dataset:

@@ -93,6 +93,8 @@ def load_texts(
     text_column = find_column(dataset, text_column, TEXT_COLUMNS, "text_column")
     if text_column is None:
         raise ValueError(f"No column has a usual name for texts; set text_column=… to one of {dataset.column_names}.")
+    if getattr(kind := dataset.features[text_column], "dtype", None) not in ("string", "large_string"):
+        raise ValueError(f"The column {text_column!r} holds {kind}, not strings; set text_column=… to another one.")
     label_column = find_column(dataset, label_column, LABEL_COLUMNS, "label_column")
     if label_column == text_column:
         raise ValueError(f"Texts and labels cannot both be the column {text_column!r}; set text_column=… to another.")
@@ -173,6 +175,8 @@ def _open_folder(path: Path, split: str, subset: str | None, label_column: str |
         return {str(dataset.split or "train"): dataset}
     if (path / "dataset_dict.json").is_file():
         return dict(load_from_disk(path))
+    if subset is not None:
+        return _open_repository(str(path), subset)
     files: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
         if file.suffix.lower() in LOCAL_FORMATS:
@@ -184,7 +188,7 @@ def _open_folder(path: Path, split: str, subset: str | None, label_column: str |
         return {name: read_file(files[name], label_column) for name in wanted}
     if set(files) & USUAL_SPLITS:
         raise _no_split(path, split, files)
-    return _open_repository(str(path), subset)
+    return _open_repository(str(path), None)
 
 
 def _open_repository(name: str, subset: str | None) -> dict[str, Dataset]:

@@ -1,13 +1,15 @@
 """Requests to the Hub: which are repeated, and errors that name the remedy."""
 
 import errno
+import os
 import re
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
+from urllib.request import getproxies_environment
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, close_session
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -30,6 +32,7 @@ logger = logging.get_logger(__name__)
 BACK_OFF = (1.0, 3.0, 9.0)
 # Too many requests, a commit that another one preceded, and the answers of a server that is down or busy.
 TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)
+LOCALHOST = ("localhost", "127.0.0.1", "::1")
 LOGIN = "Log in with `hf auth login`, or set HF_TOKEN"
 
 Result = TypeVar("Result")
@@ -53,6 +56,20 @@ class HubError(OSError):
 def hub_api(token: str | bool | None = None) -> HfApi:
     """The client of the Hub, which names this library in its requests."""
     return HfApi(token=token, library_name="clvq_hf", library_version=__version__)
+
+
+def reach_localhost_directly() -> None:
+    """Keep requests to this machine from a proxy that the environment names, for this process and those it starts.
+
+    A proxy would look for the address on its own machine.
+    """
+    proxies = getproxies_environment()
+    direct = [host.strip() for host in proxies.pop("no", "").split(",") if host.strip()]
+    missing = [host for host in LOCALHOST if host not in direct]
+    if not proxies or not missing or "*" in direct:
+        return
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*direct, *missing])
+    close_session()  # the client reads the environment when it is made
 
 
 def with_retries(request: Callable[[], Result], what: str, repeatable: bool = True) -> Result:

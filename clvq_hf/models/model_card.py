@@ -17,7 +17,7 @@ from ..metrics.results_tables import PROTOCOLS, ROUTING_TITLE, report_tables
 from ..rendering.markdown import Markdown, escape_markdown
 from ..rendering.text_tables import ReportTable, to_markdown
 from ..tables.concepts import Concept, Example
-from ..tables.masking import ToxicMask, mask_of, toxic_labels
+from ..tables.masking import ToxicMask, mask_of, masked_labels
 from .configuration_concepts import ConceptConfig
 from .registry import method_class
 
@@ -40,6 +40,7 @@ def model_card(
     licences: dict[tuple[str, str], dict[str, Any]] | None = None,
     license: str | None = None,
     mask_toxic: bool = True,
+    mask_label: Sequence[str] = (),
     tags: Sequence[str] = (),
 ) -> ModelCard:
     """Write the card of a concept model, with the purest concepts of its table and the content of `results.json`.
@@ -81,8 +82,12 @@ def model_card(
         snippet=Markdown(_snippet(config, repo_id, has_reference, table is not None)),
         has_reference=has_reference,
         reference_file=Markdown(f"`{REFERENCE_NAME}`"),
-        **_concepts_section(table, mask_toxic),
-        measures=Markdown("" if results is None else to_markdown(measures_of(results, mask_toxic), level=3)),
+        **_concepts_section(table, mask_toxic, mask_label),
+        measures=Markdown(
+            ""
+            if results is None
+            else to_markdown(measures_of(results, has_masked_labels(results, mask_toxic, mask_label)), level=3)
+        ),
         measured="" if results is None else results["texts"].get("split"),
         training=_training_rows(config),
         licences=_licence_rows(host, datasets, licences),
@@ -95,12 +100,12 @@ def model_card(
 # ------------------------------------------------------------------------------------------------------------ concepts
 
 
-def _concepts_section(table: "ConceptTable | None", mask_toxic: bool) -> dict[str, Any]:
+def _concepts_section(table: "ConceptTable | None", mask_toxic: bool, mask_label: Sequence[str]) -> dict[str, Any]:
     if table is None:
         return {"concepts": []}
     concepts = table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS, stop_words=False)
     order = "with the purest labels" if concepts and concepts[0].label_counts else "with the most tokens"
-    mask = mask_of(table) if mask_toxic else None
+    mask = mask_of(table, mask_toxic, mask_label)
     return {
         "concepts": [_row(concept, mask) for concept in concepts],
         "chosen_by": f"{order} (at least {MIN_TOKENS} tokens in {MIN_TEXTS} texts, and a word that is no stop word)",
@@ -108,7 +113,7 @@ def _concepts_section(table: "ConceptTable | None", mask_toxic: bool) -> dict[st
         "num_texts": f"{len(table.texts):,}",
         "dataset": ", ".join(filter(None, _unique(table.texts["dataset"][:]))) or "unnamed texts",
         "splits": ", ".join(filter(None, _unique(table.texts["split"][:]))),
-        "mask_note": "" if mask is None else "Texts of toxic labels are masked.",
+        "mask_note": "" if mask is None else mask.note,
         "labels_note": _labels_note(concepts, table),
         "table_place": Markdown("`model.concepts`"),
     }
@@ -137,13 +142,14 @@ def _escaped_piece(text: str) -> str:
     return (" " if before else "") + escape_markdown(text) + (" " if after and text.strip() else "")
 
 
-def measures_of(results: dict[str, Any], mask_toxic: bool) -> list[ReportTable]:
-    """The tables of the results; with `mask_toxic`, routed words are left out if a label is toxic."""
-    tables, texts = report_tables(results), results["texts"]
-    about = f"{texts.get('dataset')} {results.get('host_name_or_path')}"
-    if not mask_toxic or not toxic_labels(texts.get("label_names") or [], about):
-        return tables
-    return [table for table in tables if table.title != ROUTING_TITLE]
+def has_masked_labels(results: dict[str, Any], mask_toxic: bool, mask_label: Sequence[str]) -> bool:
+    """Whether some of the labels that were measured are masked."""
+    return bool(masked_labels(results["texts"].get("label_names") or [], mask_toxic, mask_label))
+
+
+def measures_of(results: dict[str, Any], is_masked: bool) -> list[ReportTable]:
+    """The tables of the results; without words that are routed by labels, if some labels are masked."""
+    return [table for table in report_tables(results) if not is_masked or table.title != ROUTING_TITLE]
 
 
 def _labels_note(concepts: list[Concept], table: "ConceptTable") -> str:

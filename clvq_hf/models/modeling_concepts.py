@@ -116,6 +116,7 @@ class ConceptModel(BaseConceptModel):
         evaluation: str | Path | None = None,
         license: str | None = None,
         mask_toxic: bool = True,
+        mask_label: Sequence[str] = (),
         private: bool | None = None,
         token: str | bool | None = None,
         revision: str | None = None,
@@ -139,7 +140,9 @@ class ConceptModel(BaseConceptModel):
             evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written; its results go to
                 `evaluation/` and into the card.
             license (`str`, *optional*): Of this model; that of the host if not given and known.
-            mask_toxic (`bool`): Whether texts with a toxic label are masked in the card.
+            mask_toxic (`bool`): Whether texts whose label is called toxic or the like are masked in the card; all texts
+                if labels have only numbers, unless `mask_label` says which.
+            mask_label (`Sequence[str]`): Labels whose texts are masked in the card, whatever they are called.
             private (`bool`, *optional*): Whether a new repository is private.
             token (`str` or `bool`, *optional*): The one you are logged in with if not given.
             revision (`str`, *optional*): A branch, made if needed.
@@ -168,6 +171,7 @@ class ConceptModel(BaseConceptModel):
                 evaluation=evaluation,
                 license=license,
                 mask_toxic=mask_toxic,
+                mask_label=mask_label,
                 private=private,
                 token=token,
                 revision=revision,

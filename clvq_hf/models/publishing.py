@@ -30,9 +30,10 @@ from ..hub.requests import hub_api, with_retries
 from ..hub.uploads import Remote, card_files, commit_files, full_repo_id, inspect_remote
 from ..rendering.text_tables import to_markdown
 from ..tables.concept_table import ConceptTable
+from ..tables.masking import masked_labels
 from .checkpoints import check_checkpoint
 from .configuration_concepts import ConceptConfig
-from .model_card import datasets_of, measures_of, model_card
+from .model_card import datasets_of, has_masked_labels, measures_of, model_card
 from .verification import Reference
 
 logger = logging.get_logger(__name__)
@@ -53,6 +54,7 @@ def publish(
     evaluation: str | Path | None = None,
     license: str | None = None,
     mask_toxic: bool = True,
+    mask_label: Sequence[str] = (),
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
@@ -79,6 +81,7 @@ def publish(
     if concepts is not None:
         _check_fingerprint(concepts.metadata.get("model_fingerprint"), config, "The concept table belongs")
         concepts = concepts.without_paths()
+        masked_labels(concepts.label_names, mask_toxic, mask_label)  # refused before anything is sent
     with tempfile.TemporaryDirectory() as scratch:
         remote = inspect_remote(repo_id, "model", revision, token, Path(scratch) / "cache")
         remote_files = remote.fetch(CONFIG_NAME, CARD_NAME)
@@ -93,7 +96,7 @@ def publish(
             files |= {f"{CONCEPTS_FOLDER}/{file.name}": file for file in table_folder.iterdir()}
         if results is not None:
             files[f"{EVALUATION_FOLDER}/{RESULTS_NAME}"] = (json.dumps(results, indent=2) + "\n").encode()
-            tables = measures_of(results, mask_toxic)
+            tables = measures_of(results, has_masked_labels(results, mask_toxic, mask_label))
             files[f"{EVALUATION_FOLDER}/results.md"] = f"# Results\n\n{to_markdown(tables)}".encode()
         # Files that stay in the repository are described by the card too.
         remaining = remote if same_codes else Remote()
@@ -109,6 +112,7 @@ def publish(
                 token=token,
                 license=license,
                 mask_toxic=mask_toxic,
+                mask_label=mask_label,
                 tags=tags,
             ),
         )
@@ -126,7 +130,13 @@ def publish(
 
 
 def card_of_folder(
-    folder: Path, repo_id: str, *, license: str | None = None, mask_toxic: bool = True, tags: Sequence[str] = ()
+    folder: Path,
+    repo_id: str,
+    *,
+    license: str | None = None,
+    mask_toxic: bool = True,
+    mask_label: Sequence[str] = (),
+    tags: Sequence[str] = (),
 ) -> ModelCard:
     """The card that a push of this folder to an empty repository would write."""
     config = _read_config(folder)
@@ -137,6 +147,7 @@ def card_of_folder(
         has_reference=REFERENCE_NAME in _read_files(folder, config),
         license=license,
         mask_toxic=mask_toxic,
+        mask_label=mask_label,
         tags=tags,
     )
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..models.model_card import measures_of
 from ..models.modeling_concepts import ConceptModel
 from ..rendering.pages import read_asset, render_page
 from ..tables.concept_table import ConceptTable
-from ..tables.masking import mask_of
+from ..tables.masking import ToxicMask, called_toxic, mask_of
 from ..tables.shading import MIN_TEXTS, NUM_COLOURS, Shade
 from ..version import __version__
 from . import plots
@@ -39,6 +39,7 @@ def write_report(
     evaluation: str | Path | None = None,
     mask_toxic: bool = False,
     seed: int = 0,
+    mask_label: Sequence[str] = (),
 ) -> None:
     """Write a report of a concept table: overview, concepts, texts, in one HTML file that loads nothing.
 
@@ -49,11 +50,13 @@ def write_report(
             are no nearest concepts and no map.
         evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written: its figures, and what
             ablating the salient concept does to each text.
-        mask_toxic (`bool`): Whether texts and words of toxic labels are masked, as in a model's card.
+        mask_toxic (`bool`): Whether texts and words are masked whose label is called toxic, hateful or the like.
         seed (`int`): Random seed of the draw of texts, if there are too many, and of the map.
+        mask_label (`Sequence[str]`): Labels whose texts and words are masked, whatever they are called.
 
     Raises:
-        ValueError: If the table, the model and the evaluation do not belong together.
+        ValueError: If the table, the model and the evaluation do not belong together, or masking is asked for and no
+            label is called toxic.
         OSError: If the file cannot be written.
     """
     if not Path(file).parent.is_dir():
@@ -64,17 +67,22 @@ def write_report(
         )
     if model is not None:
         table.check_model(model)
+    if mask_toxic and not mask_label and not called_toxic(table.label_names):
+        raise ValueError(
+            f"No label of the table is called toxic or the like, so nothing would be masked; its labels are "
+            f"{table.label_names}. Name those whose texts are to be masked with mask_label=…."
+        )
+    mask = mask_of(table, mask_toxic, mask_label)
     results, ablations = None, {}
     if evaluation is not None:
         results = read_evaluation(evaluation, table)
     if (protocol := measured_protocol(results)) is not None:
         ablations = read_ablations(evaluation, protocol)
     contents = report_contents(table, model, results, ablations, protocol, seed=seed)
-    mask = mask_of(table) if mask_toxic else None
     if mask is not None:
         mask_contents(contents, mask)
     facts = table.facts(None if model is None else model.config.title)
-    write_whole(file, _fitting(contents, lambda some: _render(table, facts, results, some, mask is not None)))
+    write_whole(file, _fitting(contents, lambda some: _render(table, facts, results, some, mask)))
 
 
 def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> str:
@@ -105,7 +113,7 @@ def _render(
     facts: list[tuple[str, str]],
     results: dict[str, Any] | None,
     contents: dict[str, Any],
-    is_masked: bool,
+    mask: ToxicMask | None,
 ) -> str:
     script = "\n".join(read_asset(f"report/{name}.js") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -121,8 +129,8 @@ def _render(
         purest=_purest(table, contents),
         min_tokens=MIN_TOKENS,
         min_texts=MIN_PUREST_TEXTS,
-        is_masked=is_masked,
-        tables=[] if results is None else measures_of(results, is_masked),
+        mask_note="" if mask is None else mask.note,
+        tables=[] if results is None else measures_of(results, is_masked=mask is not None),
         notes=_notes(table, contents),
         contents=pack_contents(contents),
         settings={"num_colours": NUM_COLOURS},

@@ -1,6 +1,6 @@
 """Masked words, for pages that people see without having asked for such words.
 
-A toxic text shows only its stop words; the words of a concept are shown only if a text that is not toxic has them.
+A masked text shows only its stop words; the words of a concept are shown only if a text that is not masked has them.
 """
 
 import re
@@ -15,22 +15,41 @@ from ..hosts.readout import label_number
 if TYPE_CHECKING:
     from .concept_table import ConceptTable
 
-_STEMS = "toxi|hate|hateful|offens|obscen|insult|threat|abus|profan|nsfw|sexis|racis|slur|harass|jigsaw"
+_STEMS = "toxi|hate|hateful|offens|obscen|insult|threat|abus|profan|nsfw|sexis|racis|slur|harass"
 _TOXIC = re.compile(_STEMS, re.IGNORECASE)
 _NEGATED = re.compile(rf"\s*(non|not|no|in|un)[\s_-]*({_STEMS})", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
 
-def toxic_labels(label_names: Iterable[str], about: str) -> frozenset[str | None]:
-    """Names of the labels whose texts are masked; empty if nothing is.
+def masked_labels(
+    label_names: Iterable[str], mask_toxic: bool = True, mask_label: Iterable[str] = ()
+) -> frozenset[str | None]:
+    """Names of the labels whose texts are masked; empty if nothing is, with `None` if all texts are.
 
-    If labels have only numbers, `about` (names of dataset and host) decides: then all are masked.
+    Args:
+        label_names (`Iterable[str]`): All labels.
+        mask_toxic (`bool`): Mask the labels that are called toxic or the like. Where labels have only numbers, nobody
+            can tell which ones these are: then all are masked, unless `mask_label` says which.
+        mask_label (`Iterable[str]`): Mask these labels.
+
+    Raises:
+        ValueError: If a label of `mask_label` does not exist.
     """
-    names = list(label_names)
-    named = [name for name in names if label_number(name) is None]
-    if not named:
-        return frozenset({None, *names}) if _TOXIC.search(about) else frozenset()
-    return frozenset(name for name in named if _TOXIC.search(name) and not _NEGATED.match(name))
+    names, chosen = list(label_names), frozenset(mask_label)
+    if unknown := sorted(chosen - set(names)):
+        raise ValueError(
+            f"There is no label {unknown[0]!r} that could be masked; set mask_label=… to some of {names}."
+        )
+    if not mask_toxic:
+        return chosen
+    masked = chosen | called_toxic(names)
+    unnamed = bool(names) and all(label_number(name) is not None for name in names)
+    return frozenset({None, *names}) if unnamed and not masked else masked
+
+
+def called_toxic(label_names: Iterable[str]) -> frozenset[str]:
+    """Those of the labels that are called toxic, hateful, offensive or the like."""
+    return frozenset(name for name in label_names if _TOXIC.search(name) and not _NEGATED.match(name))
 
 
 @dataclass(frozen=True)
@@ -40,16 +59,23 @@ class ToxicMask:
     labels: frozenset[str | None]
     shown_words: frozenset[str] = frozenset()
 
+    @property
+    def note(self) -> str:
+        """What is masked, in a sentence."""
+        if None in self.labels:
+            return "All texts are masked, since the labels have no names that could tell which ones are toxic."
+        return f"Texts with these labels are masked: {', '.join(sorted(map(str, self.labels)))}."
+
     def hides(self, label: str | None, prediction: str | None = None) -> bool:
-        """Whether a text is masked: its label or prediction is toxic, or it has no label."""
+        """Whether a text is masked: its label or prediction is, or it has no label."""
         return label is None or label in self.labels or (prediction is not None and prediction in self.labels)
 
     def mask_text(self, text: str, label: str | None, prediction: str | None) -> str:
-        """Mask all words but stop words if the text's label or prediction is toxic, or it has no label."""
+        """Mask all words but stop words if the text's label or prediction is masked, or it has no label."""
         return _mask(text, frozenset()) if self.hides(label, prediction) else text
 
     def mask_words(self, words: str, label: str | None) -> str:
-        """Mask words of a concept, or its name: those of no shown text, and all if its most frequent label is toxic."""
+        """Mask words of a concept, or its name: all of a masked label, else those that only masked texts have."""
         return _mask(words, frozenset() if self.hides(label) else self.shown_words)
 
 
@@ -62,10 +88,9 @@ def _mask(text: str, shown: frozenset[str]) -> str:
     return _WORD.sub(replace, text)
 
 
-def mask_of(table: "ConceptTable") -> ToxicMask | None:
-    """The mask for the texts of a table; `None` if none of its labels is toxic."""
-    datasets = dict.fromkeys(name for name in table.texts["dataset"][:] if name)
-    labels = toxic_labels(table.label_names, " ".join([*datasets, str(table.metadata["host_name_or_path"])]))
+def mask_of(table: "ConceptTable", mask_toxic: bool = True, mask_label: Iterable[str] = ()) -> ToxicMask | None:
+    """The mask for the texts of a table, by [`masked_labels`]; `None` if none of its labels is masked."""
+    labels = masked_labels(table.label_names, mask_toxic, mask_label)
     if not labels:
         return None
     mask = ToxicMask(labels)
@@ -76,4 +101,4 @@ def mask_of(table: "ConceptTable") -> ToxicMask | None:
     return ToxicMask(labels, frozenset(words))
 
 
-__all__ = ["ToxicMask", "mask_of", "toxic_labels"]
+__all__ = ["ToxicMask", "called_toxic", "mask_of", "masked_labels"]

@@ -79,7 +79,7 @@ class HubTrainer(FiniteLossTrainer):
             revision (`str`, *optional*): A branch; replaces `args.hub_revision`.
             private (`bool`, *optional*): Whether a new repository is private.
             **kwargs: As for [`ConceptModel.push_to_hub`][clvq_hf.ConceptModel.push_to_hub]: `concepts`, `evaluation`,
-                `license`, `mask_toxic`, `tags`, …
+                `license`, `mask_toxic`, `mask_label`, `tags`, …
 
         Returns:
             `huggingface_hub.CommitInfo`, or a `Future` of it if not `blocking`; `None` on other processes than the

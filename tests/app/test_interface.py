@@ -276,7 +276,8 @@ def test_the_command(browser, minilm, tmp_path):
     minilm.table.save_to_disk(tmp_path / "table")
     port, proxy = free_port(), Proxy()
     through = f"http://127.0.0.1:{proxy.listener.getsockname()[1]}"
-    environment = {**os.environ, "http_proxy": through, "https_proxy": through, "no_proxy": "127.0.0.1,localhost"}
+    environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    environment |= {"http_proxy": through, "https_proxy": through}
     command = [sys.executable, "-c", "from clvq_hf.cli import app; app(prog_name='clvq-hf')", "app", "model"]
     command += ["--host", "host", "--table", "table", "--port", str(port)]
     process = subprocess.Popen(

@@ -1,5 +1,6 @@
 """The command line as a whole: its version, its help, its errors, and how quickly it starts."""
 
+import io
 import subprocess
 import sys
 
@@ -55,3 +56,25 @@ def test_other_errors_are_not_hidden(monkeypatch):
 
     monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
     assert isinstance(invoke("info", "folder").exception, RuntimeError)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_console_cannot_show_is_replaced(monkeypatch, encoding):
+    def describe(source):
+        raise ValueError("łódź → 日本")
+
+    monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    for arguments, code in ((["evaluate", "--help"], 0), (["info", "folder"], 1)):
+        with pytest.raises(SystemExit) as ended:
+            app(arguments)
+        assert ended.value.code == code
+    written = {}
+    for name, stream in streams.items():
+        stream.flush()
+        written[name] = stream.buffer.getvalue().decode(encoding, errors="replace")
+    assert "--train-split" in written["stdout"]
+    # Typer takes an ASCII console for one that is set wrongly, and writes UTF-8.
+    assert ("Error: ?ód? ? ??" if encoding == "cp1252" else "Error: ") in written["stderr"]

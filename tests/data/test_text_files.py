@@ -65,6 +65,13 @@ def test_delimiters_of_a_csv(tmp_path, mark):
     assert dataset["text"][:] == ['a, "good"; film'] and dataset["label"][:] == [1]
 
 
+def test_spaces_beside_the_names_of_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(" text , label\n a , 1\nb, 0\n")
+    dataset = load_texts(str(path))
+    assert dataset["text"][:] == [" a ", "b"] and dataset["label"][:] == [1, 0]
+
+
 def test_brackets_in_a_path(tmp_path):
     folder = tmp_path / "run[1]*?"
     folder.mkdir()

@@ -81,6 +81,13 @@ def test_nothing_that_looks_like_a_text(tmp_path):
         load_texts(str(path))
 
 
+def test_a_column_that_holds_no_texts(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "2020-01-01", "id": 7}, {"text": "2021-01-01", "id": 8}])
+    for column, kind in ((None, "timestamp"), ("id", "int64")):
+        with pytest.raises(ValueError, match=rf"{kind}.*not strings; set text_column=…"):
+            load_texts(str(path), text_column=column)
+
+
 def test_a_folder_of_save_to_disk(tmp_path, all_texts):
     all_texts.select(range(10)).train_test_split(4, seed=0).save_to_disk(tmp_path / "both")
     assert len(load_texts(str(tmp_path / "both"), "test")) == 4
@@ -161,6 +168,8 @@ def test_subsets(tmp_path):
     for subset in (None, "third"):
         with pytest.raises(ValueError, match=r"subsets \['first', 'second'\]; name one with subset=…"):
             load_texts(str(tmp_path), subset=subset)
+    (tmp_path / "train.csv").write_text("text,label\nneither,1\n")
+    assert load_texts(str(tmp_path), subset="first")["text"][:] == ["NA", "null"], "not the file of the split's name"
 
 
 def test_an_unknown_format(tmp_path):

@@ -14,7 +14,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from clvq_hf.models.configuration_concepts import ConceptConfig
-from clvq_hf.models.model_card import measures_of, model_card
+from clvq_hf.models.model_card import has_masked_labels, measures_of, model_card
 from clvq_hf.rendering.text_tables import to_markdown
 
 REPO = "org/clvq-bert"
@@ -196,7 +196,19 @@ class TestSafety:
         toxic_rows = [row for row in concepts.splitlines() if "| toxic (" in row]
         assert toxic_rows and "stupidface" not in " ".join(toxic_rows)
         assert "s•••••••••" in " ".join(toxic_rows)
-        assert "Texts of toxic labels are masked" in concepts
+        assert "Texts with these labels are masked: toxic." in concepts
+
+    def test_without_names_of_labels_all_texts_are_masked_unless_one_is_named(self, shared_model, make_table):
+        texts = [f"you are a stupidface number {n} today" for n in range(30)]
+        texts += [f"what a lovely garden number {n} today" for n in range(30)]
+        table = make_table(texts, [1] * 30 + [0] * 30, ["0", "1"])
+        masked, named, shown = (
+            model_card(shared_model.config, REPO, table=table, **arguments).text.split("## Concepts")[1]
+            for arguments in ({}, {"mask_label": ["1"]}, {"mask_toxic": False})
+        )
+        assert "stupidface" not in masked and "garden" not in masked and "All texts are masked" in masked
+        assert "stupidface" not in named and "garden" in named and "masked: 1." in named
+        assert "stupidface" in shown and "masked" not in shown.split("##")[0]
 
 
 @pytest.mark.slow
@@ -218,10 +230,11 @@ def test_routing_words_of_toxic_labels_are_left_out():
     results["table"] = {
         **{"routing_divergence": {"examples": [example]}, "codebook_usage": usage, "codebook_similarity": similarity},
     }
-    assert "slur" not in to_markdown(measures_of(results, mask_toxic=True))
-    assert "slur" in to_markdown(measures_of(results, mask_toxic=False))
+    assert "slur" not in to_markdown(measures_of(results, is_masked=True))
+    assert "slur" in to_markdown(measures_of(results, is_masked=False))
+    assert has_masked_labels(results, True, []) and not has_masked_labels(results, False, [])
     results["texts"]["label_names"] = ["negative", "positive"]
-    assert "slur" in to_markdown(measures_of(results, mask_toxic=True))
+    assert not has_masked_labels(results, True, []) and has_masked_labels(results, False, ["negative"])
 
 
 def test_a_method_that_is_not_known():

@@ -142,8 +142,23 @@ class TestCommand:
         result = self.run(folders / "model", "--table", folders / "toxic", "-o", folders / "out.html", "--mask-toxic")
         assert result.exit_code == 0, result.output
         text = (folders / "out.html").read_text(encoding="utf-8")
-        assert "Masked: texts whose label or prediction is toxic" in text and "tedious" not in text
+        assert "Texts with these labels are masked: toxic." in text and "tedious" not in text
         assert "tedious" not in json.dumps(contents_of(text))
+
+    def test_masking_that_is_not_possible_is_refused(self, folders, table):
+        numbered = type(table)(table.tokens, table.texts, {**table.metadata, "label_names": ["0", "1"]})
+        numbered.save_to_disk(folders / "jigsaw")
+        command = (folders / "model", "--table", folders / "jigsaw", "-o", folders / "out.html")
+        result = self.run(*command, "--mask-toxic")
+        message = " ".join(result.output.split())
+        assert result.exit_code == 1 and "its labels are ['0', '1']" in message and "--mask-label" in message
+        assert not (folders / "out.html").exists()
+        result = self.run(*command, "--mask-label", "2")
+        assert result.exit_code == 1 and "There is no label '2'" in " ".join(result.output.split())
+        for options in ((), ("--mask-toxic",)):
+            assert self.run(*command, "--mask-label", "0", *options).exit_code == 0
+            text = (folders / "out.html").read_text(encoding="utf-8")
+            assert "Texts with these labels are masked: 0." in text and "tedious" not in json.dumps(contents_of(text))
 
     def test_errors_are_readable(self, folders):
         for arguments, message in [
@@ -188,7 +203,7 @@ def test_concepts_that_are_too_many_are_left_out_and_it_is_said(tmp_path, monkey
     shown = ["".join(piece for piece, _ in found["examples"][0]["pieces"]) for found in contents["concepts"]]
     assert all(len(text) <= 304 for text in shown), "white space alone does not bound an excerpt"
     # Less than the data alone, beside what is around them.
-    limit = len(page._render(table, table.facts(), None, {**contents, "texts": []}, False)) - 10_000
+    limit = len(page._render(table, table.facts(), None, {**contents, "texts": []}, None)) - 10_000
     monkeypatch.setattr(page, "MAX_BYTES", limit)
     write_report(table, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size <= limit

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 
 from ...hub.provenance import recorded_name
 from ...hub.repositories import check_repo_id
-from ...hub.requests import LOGIN, TRANSIENT
+from ...hub.requests import LOGIN, TRANSIENT, reach_localhost_directly
 
 Message = dict[str, str]
 LOCAL = "local:"
@@ -161,6 +161,7 @@ class EndpointJudge:
         # A header of None is omitted; by default the client sends the token to any address.
         headers = None if send_token or url is None or _is_of_hub(url) else {"authorization": None}
         self._sends_token = headers is None
+        reach_localhost_directly()
         self._client = InferenceClient(base_url=url, headers=headers, timeout=timeout)
 
     def answer(self, messages: Sequence[Message], max_tokens: int) -> Reply:

@@ -1,10 +1,13 @@
 """Judges: what their names mean, what they send and what not, what they make of servers that misbehave."""
 
 import json
+import os
+import socket
 import time
 
 import pytest
 from helpers.stub_judge import StubJudge, completion
+from huggingface_hub import close_session
 
 from clvq_hf.judging.language_models import EndpointJudge, JudgeError, LocalJudge, open_judge, open_judges
 from clvq_hf.judging.language_models.judges import RefusedError, TemporaryError
@@ -133,6 +136,20 @@ class TestMisbehaviour:
             pass
         with pytest.raises(TemporaryError, match="no answer"):
             EndpointJudge("gone", url=stub.url, timeout=2).answer(CHAT, 20)
+
+    def test_no_proxy_comes_between(self, monkeypatch):
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy)
+            monkeypatch.delenv(name.lower(), raising=False)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "example.org")
+        close_session()
+        assert ask(lambda number, body: "yes")[0].text == "yes"
+        assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
+        monkeypatch.undo()
+        close_session()  # others get a client that knows nothing of this proxy
 
     def test_refused(self):
         with pytest.raises(RefusedError, match=r"too long.*URL#MODEL"):
