@@ -25,7 +25,7 @@ _LAZY = {
     "CLVQTrainingArguments": ".training",
     "ActivationCache": ".data",
     "ConceptTable": ".tables",
-    "salient_tokens": ".evaluation",
+    "salient_tokens": ".tables",
     "ablate_texts": ".evaluation",
     "load_texts": ".data",
     "list_codebooks": ".hub",

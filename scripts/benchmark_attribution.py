@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from clvq_hf import load_texts
-from clvq_hf.evaluation.attribution import salient_tokens
 from clvq_hf.hosts import hooks
+from clvq_hf.tables.attribution import salient_tokens
 
 # All steps of a batch in one call need n_steps times its memory.
 ALL_AT_ONCE = "captum, all steps in one call"

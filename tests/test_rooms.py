@@ -17,7 +17,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         "version": ("the version", set()),
     },
     {
-        "hosts": ("find, read, edit and resume a host", {"files", "version"}),
+        "hosts": ("find, read, edit, resume and identify a host", {"files", "version"}),
         "rendering": ("Markdown, text tables, HTML pages", {"files", "version"}),
     },
     {
@@ -27,7 +27,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     },
     {
         "tables": (
-            "which concept each token got, and how that is shown",
+            "which concept each token got, which token is salient, and how that is shown",
             {"files", "version", "hosts", "rendering", "data", "hub"},
         ),
     },
@@ -40,7 +40,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     {
         "training": ("train a concept model", {"files", "version", "hosts", "data", "hub", "models"}),
         "evaluation": (
-            "salience, ablation, bottleneck; one model measured",
+            "ablation, bottleneck; one model measured",
             {"files", "version", "hosts", "data", "hub", "metrics", "tables", "models"},
         ),
         "report": ("one HTML file", {"files", "version", "rendering", "hub", "metrics", "tables", "models"}),

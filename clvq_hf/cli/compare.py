@@ -18,6 +18,10 @@ def run_compare(
         bool,
         typer.Option("--report", help="Do not run cells; only write the report of those that are finished."),
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Make hosts and cells anew that are of other settings, hosts or texts."),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait if another run is using the folder.")] = False,
 ) -> None:
     """Compare concept methods on the same activations, and write the paper's tables for any hosts and datasets.
@@ -48,7 +52,8 @@ def run_compare(
     plan = load_grid(grid)
     failures: dict[str, str] = {}
     if not report:
-        failures = run_grid(plan, output_dir, processes=processes, wait_for_lock=wait, console=Console())
+        options = {"processes": processes, "wait_for_lock": wait, "overwrite": overwrite}
+        failures = run_grid(plan, output_dir, **options, console=Console())
     if set(failures) >= {cell.name for cell in plan.cells()}:
         raise ValueError(f"Every cell failed; see {output_dir / 'failures'} for the reasons.")
     print_written(write_report(output_dir, grid=plan), "; its figures are in the same folder.")

@@ -268,7 +268,7 @@ def _print_results(
     import numpy as np
     from rich.table import Table
 
-    from ..evaluation import ablate_texts, fit_references, salient_tokens
+    from ..evaluation import ablate_texts, fit_references
     from ..metrics.ablation_drop.numerics import ablation_drop
     from ..metrics.label_purity.numerics import label_purity
     from ..metrics.label_purity.token_table import read_token_table
@@ -278,7 +278,7 @@ def _print_results(
     texts, train = (
         splits[name].select(range(min(sizes.ablated, len(splits[name])))) for name in ("test", "codebook_train")
     )
-    salience = salient_tokens(host, tokenizer, texts, model.config.lower_layer, n_steps=16, max_steps=16)
+    salience = model.salient_tokens(host, tokenizer, texts, n_steps=16, max_steps=16)
     outcome = ablate_texts(
         model,
         host,

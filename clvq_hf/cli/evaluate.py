@@ -75,6 +75,9 @@ def run_evaluate(
     max_texts: MaxTexts = None,
     batch_size: BatchSize = 32,
     seed: Seed = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove an evaluation that is in the folder, and start anew.")
+    ] = False,
 ) -> None:
     """Measure how much a host depends on its concepts, and how specific they are, with controls and intervals.
 
@@ -89,7 +92,7 @@ def run_evaluate(
 
     from rich.console import Console
 
-    from ..data import load_texts
+    from ..data import load_texts, without_texts
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
@@ -118,21 +121,32 @@ def run_evaluate(
         label_column=label_column,
         label_names=label or None,
     )
-    train = None
+    train, known = None, []
     if train_split is not None:
-        train = select_texts(read(train_split), train_part, max_train_texts, seed)
-    texts = select_texts(read(split), part, max_texts, seed)
+        train = select_texts(read(train_split), train_part, None, seed)
+        known = train["text"]
+        train = select_texts(train, None, max_train_texts, seed)
+    texts = select_texts(read(split), part, None, seed)
     concept_model, host_model, tokenizer = load_with_host(model, host)
+    # Of all training texts, and before any are drawn: those that are not drawn were trained on as well.
+    left = without_texts(texts, known, numbers=concept_model.training_texts)
+    if len(left) == 0:
+        raise ValueError(
+            "All of these texts are among the training texts, so there is nothing to measure on. Name texts that were "
+            "held out: another --split, or --part select and --train-part codebook_train."
+        )
     results = evaluate_concepts(
         concept_model,
         host_model,
         tokenizer,
-        texts,
+        select_texts(left, None, max_texts, seed),
         output_dir,
         train=train,
+        num_left_out=len(texts) - len(left),
         split=part or split,
         dataset_name=recorded_name(dataset),
         settings=settings,
+        overwrite=overwrite,
     )
     tables = report_tables(results)
     (output_dir / "results.md").write_text("# Results\n\n" + to_markdown(tables), encoding="utf-8")

@@ -49,7 +49,9 @@ Labels = Annotated[
     ),
 ]
 Host = Annotated[str | None, typer.Option(help="Folder or Hub id of the host. Default: the one the model names.")]
-MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens per text. Default: the host's limit.")]
+MaxLength = Annotated[
+    int | None, typer.Option(help="Maximum tokens per text. Default: that of training, else the host's limit.")
+]
 MaxTexts = Annotated[int | None, typer.Option(help="Maximum number of texts, drawn at random.")]
 BatchSize = Annotated[int, typer.Option(help="Texts per forward pass of the host.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from ..evaluation.ablation.ablate import ablate_texts
 from ..evaluation.ablation.references import AblationReferences, fit_references
 from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
+from ..hosts.identity import check_identity
 from ..hub.provenance import library_versions
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.stability.numerics import stability
@@ -24,9 +25,12 @@ from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .grid import Cell, Grid, digest
 from .methods import Method, fit, make_model, of_its_layers, undertrained
-from .prepared_hosts import PreparedHost, open_host
+from .prepared_hosts import REMEDY, PreparedHost, open_host
+from .sources import Sources
 
 RESULT_NAME = "cell.json"
+# Fields of a prepared host's record that a cell has fields of its own for.
+_NOT_OF_THE_HOST = ("digest", "settings", "identity", "content")
 # What a k-sweep needs of an ablation: its headline.
 SWEPT = ("salient", "other_code")
 
@@ -36,20 +40,25 @@ def cell_folder(output_dir: Path, cell: Cell) -> Path:
     return output_dir / "cells" / cell.name
 
 
-def open_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any] | None:
+def open_cell(grid: Grid, cell: Cell, output_dir: Path, sources: Sources | None = None) -> dict[str, Any] | None:
     """Read the results of a finished cell, `None` if it has yet to run.
 
     Raises:
-        ValueError: If one is there that was run with other settings.
+        ValueError: If one is there that was run with other settings, or, if `sources` are given, with others of these
+            or with another prepared host than the one that is there.
     """
     file = cell_folder(output_dir, cell) / RESULT_NAME
     if not file.is_file():
         return None
     result = json.loads(file.read_text(encoding="utf-8"))
     if result["digest"] != digest(grid.cell_settings(cell)):
-        raise ValueError(
-            f"{file.parent} was run with other settings than the grid's. Choose another output folder, or remove it."
-        )
+        raise ValueError(f"{file.parent} was run with other settings than the grid's. {REMEDY}")
+    if sources is not None:
+        given = sources.of_cell(cell)
+        prepared = open_host(grid, cell.host, cell.dataset, grid.methods[cell.method].host, output_dir)
+        if prepared is not None and "content" in prepared.record:
+            given["prepared"] = prepared.record["content"]
+        check_identity(result.get("identity"), given, f"The cell {file.parent}", REMEDY)
     return result
 
 
@@ -89,7 +98,8 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
         "digest": digest(grid.cell_settings(cell)),
         "clvq_version": __version__,
         "library_versions": library_versions(),
-        "host": {name: value for name, value in prepared.record.items() if name not in ("digest", "settings")},
+        "identity": {**Sources(grid).of_cell(cell), "prepared": prepared.record.get("content")},
+        "host": {name: value for name, value in prepared.record.items() if name not in _NOT_OF_THE_HOST},
         "codebook_size": model.config.codebook_size,
         "first_seed": grid.seeds[0],
         "validation": validation,

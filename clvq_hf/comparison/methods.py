@@ -128,7 +128,8 @@ def make_model(
     """The method's model for a host, not fitted yet; or the one that it names, loaded.
 
     Raises:
-        ValueError: If a field is out of its range, a layer does not exist, or a loaded model is of other layers.
+        ValueError: If a field is out of its range, a layer does not exist, or a loaded model is of other layers or,
+            by its reference texts, of another host.
     """
     upper_layer = lower_layer if method.single_layer else upper_layer
     if method.family in _LOADERS:
@@ -141,7 +142,11 @@ def make_model(
                 f"{method.config['path']} is of the layers {layers}, and this host is compared at {lower_layer} and "
                 f"{upper_layer}. Name it for a host with its layers."
             )
-        return model.eval()
+        model.eval()
+        # A dictionary of others has no reference texts.
+        if model.reference is not None:
+            model.verify(host).raise_if_wrong()
+        return model
     model_class = next(each for each in method_classes() if _family(each) == method.family)
     return model_class(model_class.config_class.from_host(host, lower_layer, upper_layer, stack, **method.config))
 

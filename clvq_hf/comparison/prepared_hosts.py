@@ -26,12 +26,15 @@ from ..data.activation_cache import ActivationCache
 from ..data.labels import host_labels, label_names
 from ..data.texts import PARTS, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
-from ..evaluation.attribution import salient_tokens
 from ..hosts import hooks
 from ..hosts.host import load_host
+from ..hosts.identity import check_identity, host_identity
+from ..tables.attribution import salient_tokens
 from ..training.finetuning import fine_tune, load_classifier, predict
 from .grid import DatasetSpec, Grid, HostSpec, Sizes, digest
+from .sources import Sources
 
+REMEDY = "Choose another output folder, or start anew what differs with overwrite=True (--overwrite)."
 RECORD_NAME = "host.json"
 VALIDATION_SHARE = 0.1
 CACHED = ("train", "validation")
@@ -54,8 +57,15 @@ class PreparedHost:
     record: dict[str, Any]
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Host and tokenizer."""
-        return load_host(str(self.folder / "host")), AutoTokenizer.from_pretrained(self.folder / "host")
+        """Host and tokenizer.
+
+        Raises:
+            ValueError: If it is not the host that was prepared.
+        """
+        host = load_host(str(self.folder / "host"))
+        noted = {"host": self.record["content"]} if "content" in self.record else None
+        check_identity(noted, {"host": host_identity(host)}, f"The prepared host in {self.folder}", REMEDY)
+        return host, AutoTokenizer.from_pretrained(self.folder / "host")
 
     def cache(self, part: str) -> ActivationCache:
         """States of `"train"` or `"validation"`."""
@@ -77,19 +87,23 @@ def host_folder(output_dir: Path, host: str, dataset: str, variant: str) -> Path
     return output_dir / "hosts" / f"{host}_{dataset}_{variant}"
 
 
-def open_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: Path) -> PreparedHost | None:
+def open_host(
+    grid: Grid, host: str, dataset: str, variant: str, output_dir: Path, sources: Sources | None = None
+) -> PreparedHost | None:
     """The prepared host if it is there, `None` if it has yet to be made.
 
     Raises:
-        ValueError: If one is there that was made with other settings.
+        ValueError: If one is there that was made with other settings, or, if they are given, from other sources.
     """
     folder = host_folder(output_dir, host, dataset, variant)
     if not (folder / RECORD_NAME).is_file():
         return None
     record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
     if record["digest"] != digest(grid.host_settings(host, dataset, variant)):
-        raise ValueError(
-            f"{folder} was made with other settings than the grid's. Choose another output folder, or remove it."
+        raise ValueError(f"{folder} was made with other settings than the grid's. {REMEDY}")
+    if sources is not None:
+        check_identity(
+            record.get("identity"), sources.of_host(host, dataset), f"The prepared host in {folder}", REMEDY
         )
     return PreparedHost(folder, record)
 
@@ -167,6 +181,8 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
     made_with = grid.host_settings(host, dataset, variant)
     record = {
         "digest": digest(made_with),
+        "identity": Sources(grid).of_host(host, dataset),
+        "content": host_identity(model),
         "architecture": type(model).__name__,
         "num_parameters": model.num_parameters(),
         "num_blocks": stream.num_blocks,

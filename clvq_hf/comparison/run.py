@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,10 +18,11 @@ import torch
 from rich.console import Console
 
 from ..data.labels import host_labels, label_names
-from .cell import open_cell, run_cell
+from .cell import cell_folder, open_cell, run_cell
 from .grid import Cell, Grid, import_methods
-from .prepared_hosts import open_host, prepare_host
+from .prepared_hosts import host_folder, open_host, prepare_host
 from .progress import ProgressView
+from .sources import Sources
 
 HostKey = tuple[str, str, str]
 Task = Cell | HostKey
@@ -36,6 +37,7 @@ def run_grid(
     *,
     processes: int = 1,
     wait_for_lock: bool = False,
+    overwrite: bool = False,
     console: Console | None = None,
 ) -> dict[str, str]:
     """Run every cell of a grid that is not finished yet.
@@ -49,6 +51,8 @@ def run_grid(
         output_dir (`str` or `Path`): Holds `hosts/`, `cells/` and `failures/`.
         processes (`int`): How many cells run at once; cores are shared out among them.
         wait_for_lock (`bool`): Whether to wait if another run is at work there.
+        overwrite (`bool`): Whether hosts and cells that are there, but of other settings, hosts, models or texts than
+            the grid names now, are made anew.
         console (`rich.console.Console`, *optional*): Where progress goes.
 
     Returns:
@@ -56,8 +60,8 @@ def run_grid(
         others are done.
 
     Raises:
-        ValueError: If another run is at work in the folder, it holds cells with other settings, or a dataset cannot be
-            loaded.
+        ValueError: If another run is at work in the folder, a dataset cannot be loaded, or the folder holds hosts or
+            cells of other settings, hosts, models or texts (compared by content).
     """
     output_dir = Path(output_dir)
     console = Console() if console is None else console
@@ -73,7 +77,7 @@ def run_grid(
             except Exception as error:
                 raise ValueError(f"The split {split} of the dataset {name} cannot be used: {error}") from error
     with _lock(output_dir, wait_for_lock):
-        run = _Run(grid, output_dir, processes, console)
+        run = _Run(grid, output_dir, processes, console, overwrite)
         for folder in ("hosts", "cells"):
             for left_over in (output_dir / folder).glob(".*.partial"):
                 shutil.rmtree(left_over)
@@ -115,13 +119,36 @@ def _lock(output_dir: Path, wait_for_lock: bool) -> Iterator[None]:
 
 
 class _Run:
-    def __init__(self, grid: Grid, output_dir: Path, processes: int, console: Console) -> None:
+    def __init__(self, grid: Grid, output_dir: Path, processes: int, console: Console, overwrite: bool) -> None:
         self.grid, self.output_dir, self.processes = grid, output_dir, processes
-        # Opened one by one, so that a folder of another grid is refused before time is spent.
-        cells = grid.cells()
-        self.cells = [cell for cell in cells if open_cell(grid, cell, output_dir) is None]
-        needed = dict.fromkeys(self._host_of(cell) for cell in self.cells)
-        self.hosts = [key for key in needed if open_host(grid, *key, output_dir) is None]
+        # Opened one by one, so that a folder of another grid is refused before time is spent; hosts first, because
+        # cells are compared with them.
+        cells, sources = grid.cells(), Sources(grid)
+
+        def is_there(what: Callable[[], object], folder: Path) -> bool:
+            try:
+                return what() is not None
+            except ValueError:
+                if not overwrite:
+                    raise
+                shutil.rmtree(folder)
+                return False
+
+        keys = dict.fromkeys(self._host_of(cell) for cell in cells)
+        missing = [
+            key
+            for key in keys
+            if not is_there(lambda key=key: open_host(grid, *key, output_dir, sources), host_folder(output_dir, *key))
+        ]
+        self.cells = [
+            cell
+            for cell in cells
+            if not is_there(
+                lambda cell=cell: open_cell(grid, cell, output_dir, sources), cell_folder(output_dir, cell)
+            )
+        ]
+        needed = {self._host_of(cell) for cell in self.cells}
+        self.hosts = [key for key in missing if key in needed]
         self.unprepared = set(self.hosts)
         self.failures: dict[str, str] = {}
         # Tasks whose process died beside others: they are tried once more alone, with all the memory that there is.

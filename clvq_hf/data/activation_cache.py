@@ -17,9 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import read_json, write_whole
 from ..hosts import hooks
+from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.residual_stream import check_layer_order
 from .batching import batches_by_length, in_order
 from .extraction import HiddenStateExtractor, check_states
+from .texts import text_numbers, texts_fingerprint
 from .tokenization import TextCollator, check_texts, ensure_pad_token, occurs_between, tokenize_texts
 
 METADATA_NAME = "activations.json"
@@ -124,6 +126,8 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
                     part = tokenized.select(range(start, min(start + texts_per_shard, len(tokenized))))
                     shards.append(f"shard-{len(shards):05d}.safetensors")
                     tensors = _extract_shard(part, extractor, TextCollator(tokenizer), batch_size, bar.update)
+                    texts = dataset.select(part["text_index"][:])[text_column]
+                    tensors["text_number"] = torch.from_numpy(text_numbers(texts))
                     save_file(tensors, building / shards[-1])
         except BaseException:
             shutil.rmtree(building)
@@ -136,6 +140,12 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             "hidden_size": stream.hidden_sizes[lower_layer],
             "target_hidden_size": stream.hidden_sizes[upper_layer],
             "host_name_or_path": hooks.unwrap(host).config._name_or_path,
+            "identity": {
+                "host": host_identity(host, head=False),
+                "tokenizer": tokenizer_fingerprint(tokenizer),
+                "max_length": max_length,
+                "texts": texts_fingerprint(dataset, [text_column]),
+            },
         }
         for file in _cache_files(path):
             file.unlink()
@@ -162,6 +172,13 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         sums = [np.cumsum(shard["token_mask"].numpy(), dtype=np.int64) for shard in self._shards]
         return np.concatenate([np.diff(total[end - 1], prepend=0) for total, end in zip(sums, ends, strict=True)])
 
+    @property
+    def text_numbers(self) -> np.ndarray | None:
+        """`np.ndarray` of shape `(N,)`, int64: what texts are recognised by; `None` in caches of earlier versions."""
+        if not all("text_number" in shard for shard in self._shards):
+            return None
+        return np.concatenate([shard["text_number"].numpy() for shard in self._shards])
+
     def check_layers(self, config: Any) -> None:
         """Check that these are the states of a config's layers.
 
@@ -174,6 +191,44 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
                     f"{name}={getattr(config, name)} in the config, but {self.metadata[name]} in the activation cache "
                     f"{self.path}. Build or load a cache of these layers."
                 )
+
+    def check_source(
+        self,
+        host: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        texts: Dataset | None = None,
+        text_column: str = "text",
+    ) -> None:
+        """Check that these are states of a host; warn if an earlier version did not note it.
+
+        Args:
+            host (`PreTrainedModel`): The host.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer, which is then compared too.
+            texts (`datasets.Dataset`, *optional*): The texts, which are then compared too.
+            text_column (`str`): Column of the texts.
+
+        Raises:
+            ValueError: If one of them is another one; the message names both.
+        """
+        given: dict[str, Any] = {"host": host_identity(host, head=False)}
+        if tokenizer is not None:
+            given["tokenizer"] = tokenizer_fingerprint(tokenizer)
+        if texts is not None:
+            given["texts"] = texts_fingerprint(texts, [text_column])
+        self._check_identity(given)
+
+    def check_same_source(self, other: "ActivationCache") -> None:
+        """Check that another cache, of other texts, is of the same host, tokenizer and `max_length`.
+
+        Raises:
+            ValueError: If one of them differs; the message names both.
+        """
+        noted = other.metadata.get("identity", {})
+        self._check_identity({name: value for name, value in noted.items() if name != "texts"})
+
+    def _check_identity(self, given: dict[str, Any]) -> None:
+        remedy = "Build it again with ActivationCache.build, or load the cache of this host."
+        check_identity(self.metadata.get("identity"), given, f"The activation cache {self.path}", remedy)
 
     def single_layer(self) -> "ActivationCache":
         """Return a view of this cache with `lower_layer` as both layers, for methods that reconstruct their input."""

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import importlib.util
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,6 +112,18 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(normal.encode()).hexdigest()[:32]
 
 
+def text_numbers(texts: Iterable[str | None]) -> np.ndarray:
+    """Return the first 8 bytes of each `text_hash` as an array of int64: texts that are equal share theirs."""
+    hashes = [int(text_hash(text or "")[:16], 16) for text in texts]
+    return np.asarray(hashes, dtype=np.uint64).view(np.int64)
+
+
+def texts_fingerprint(dataset: Dataset, columns: Iterable[str] = ("text", "label")) -> str:
+    """Return 64 hexadecimal digits that identify texts and labels by content, whatever file they come from."""
+    content = [dataset[name][:] for name in columns if name in dataset.column_names]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def split_texts(dataset: Dataset, shares: Mapping[str, float], text_column: str = "text") -> dict[str, Dataset]:
     """Split texts into disjoint parts by their hash, so that equal texts are in the same part, in any run.
 
@@ -149,13 +162,26 @@ def split_texts(dataset: Dataset, shares: Mapping[str, float], text_column: str 
     return {name: dataset.select(part) for name, part in rows.items()}
 
 
-def without_texts(dataset: Dataset, others: Iterable[str], text_column: str = "text") -> Dataset:
-    """Return the rows of `dataset` whose text is not among `others`, without duplicates; texts are compared by hash."""
+def without_texts(
+    dataset: Dataset, others: Iterable[str], text_column: str = "text", numbers: np.ndarray | None = None
+) -> Dataset:
+    """Return the rows of `dataset` whose text is not among `others`, without duplicates; texts are compared by hash.
+
+    Args:
+        dataset (`datasets.Dataset`): The texts.
+        others (`Iterable[str]`): The texts to leave out.
+        text_column (`str`): Column of the texts.
+        numbers (`np.ndarray` of int64, *optional*): `text_numbers` of more texts to leave out.
+    """
     others_hashes = {text_hash(text or "") for text in others}
     first_rows: dict[str, int] = {}
     for row, text in enumerate(dataset[text_column]):
         first_rows.setdefault(text_hash(text or ""), row)
-    return dataset.select([row for key, row in first_rows.items() if key not in others_hashes])
+    rows = [row for key, row in first_rows.items() if key not in others_hashes]
+    if numbers is not None:
+        known = np.isin(text_numbers(dataset[text_column][row] for row in rows), numbers)
+        rows = [row for row, is_known in zip(rows, known, strict=True) if not is_known]
+    return dataset.select(rows)
 
 
 def _movie_reviews() -> Path:

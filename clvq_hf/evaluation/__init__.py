@@ -1,8 +1,7 @@
-"""Measure one concept model: salience, ablation, bottleneck."""
+"""Measure one concept model: ablation, bottleneck."""
 
 from .ablation import AblationReferences, ablate_texts, fit_references
 from .ablation.probe import probe_texts
-from .attribution import salient_tokens
 from .bottleneck import bottleneck_figures, splice_texts
 from .evaluate import EvaluationSettings, evaluate_concepts
 
@@ -14,6 +13,5 @@ __all__ = [
     "evaluate_concepts",
     "fit_references",
     "probe_texts",
-    "salient_tokens",
     "splice_texts",
 ]

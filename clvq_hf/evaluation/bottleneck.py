@@ -58,6 +58,7 @@ def splice_texts(
     """
     model.check_host(host)
     table.check_model(model)
+    table.check_host(host, tokenizer)
     readout = Readout.of(host) if readout is None else readout
     ensure_pad_token(tokenizer)
     config = model.config

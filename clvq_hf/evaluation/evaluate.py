@@ -1,9 +1,9 @@
 """Everything that is measured about a concept model on a set of texts, step by step; each result is kept on disk."""
 
-import hashlib
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.labels import host_labels
-from ..data.texts import without_texts
+from ..data.texts import texts_fingerprint, without_texts
+from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hub.repositories import RESULTS_NAME
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.codebook_overlap.numerics import codebook_overlap
@@ -25,12 +26,12 @@ from ..metrics.routing_divergence.numerics import routing_divergence
 from ..metrics.routing_divergence.token_table import read_token_table as read_word_table
 from ..models.interventions import HOW
 from ..models.modeling_concepts import ConceptModel
+from ..tables.attribution import read_description
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .ablation.ablate import ablate_texts
 from .ablation.conditions import CONDITIONS, check_conditions
 from .ablation.references import AblationReferences, fit_references
-from .attribution import salient_tokens
 from .bottleneck import bottleneck_figures, splice_texts
 
 logger = logging.get_logger(__name__)
@@ -51,7 +52,7 @@ class EvaluationSettings:
         n_steps (`int`): Initial number of steps of integrated gradients.
         max_steps (`int`): Maximum number of steps.
         sign (`str`): `"positive"` (evidence for the prediction) or `"abs"` (the paper's).
-        max_length (`int` or `None`): In tokens; the host's limit if `None`.
+        max_length (`int` or `None`): In tokens; if `None`, that of the model's training, else the host's limit.
         batch_size (`int`): Texts per host forward.
         conditions (`tuple[str, ...]`): What is removed in the model, see
             [`ablate_texts`][clvq_hf.ablate_texts].
@@ -97,29 +98,46 @@ class Evaluation:
     settings: EvaluationSettings
     results: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self, model: ConceptModel, texts: Dataset, train: Dataset | None) -> None:
-        """Open the folder, or resume in it.
+    def begin(
+        self,
+        model: ConceptModel,
+        host: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Dataset,
+        train: Dataset | None,
+        overwrite: bool = False,
+    ) -> None:
+        """Open the folder, or resume in it; with `overwrite` remove what an evaluation has left there.
 
         Raises:
-            ValueError: If it holds an evaluation of something else.
+            ValueError: If it holds an evaluation of something else; the message names what differs.
         """
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        identity = {
+        if overwrite:
+            self._clear()
+        given = {
             "clvq_version": __version__,
             "model_fingerprint": model.fingerprint(),
-            "texts_sha256": _digest(texts),
-            "training_texts_sha256": None if train is None else _digest(train),
+            "host": host_identity(host),
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "texts_sha256": texts_fingerprint(texts),
+            "training_texts_sha256": None if train is None else texts_fingerprint(train),
             "settings": json.loads(json.dumps(asdict(self.settings))),
         }
         file = self.output_dir / RESULTS_NAME
-        if file.is_file():
-            self.results = json.loads(file.read_text(encoding="utf-8"))
-            if changed := [name for name, value in identity.items() if self.results.get(name) != value]:
-                raise ValueError(
-                    f"{self.output_dir} holds an evaluation with another {' and '.join(changed)}. Choose another "
-                    "folder, or remove this one."
-                )
-        self.results = {**self.results, **identity}
+        if not file.is_file():
+            self.results = given
+            self.save()  # before anything is computed: whoever goes on here must know with what it began
+            return
+        self.results = json.loads(file.read_text(encoding="utf-8"))
+        remedy = "Choose another output_dir, or start anew with overwrite=True (--overwrite)."
+        check_identity(self.results, given, f"The evaluation in {self.output_dir}", remedy)
+
+    def _clear(self) -> None:
+        for name in (RESULTS_NAME, "results.md"):
+            (self.output_dir / name).unlink(missing_ok=True)
+        for name in ("concept_table", "salience", "splice", *(f"ablation-{protocol}" for protocol in PROTOCOLS)):
+            shutil.rmtree(self.output_dir / name, ignore_errors=True)
 
     def step(self, section: str, name: str, compute: Callable[[], dict[str, Any]]) -> None:
         """Compute a part of the results, unless it exists, and write them all."""
@@ -143,12 +161,6 @@ class Evaluation:
         draft.replace(file)
 
 
-def _digest(texts: Dataset) -> str:
-    """Identify texts and labels by content, not by file."""
-    columns = [texts[name][:] for name in ("text", "label") if name in texts.column_names]
-    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
-
-
 def evaluate_concepts(
     model: ConceptModel,
     host: PreTrainedModel,
@@ -162,10 +174,13 @@ def evaluate_concepts(
     settings: EvaluationSettings | None = None,
     salience: Dataset | None = None,
     references: AblationReferences | None = None,
+    num_left_out: int = 0,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure a concept model: salience, concept table, purity, routing, overlap, usage, ablations, bottleneck.
 
-    A folder that holds part of the same evaluation is completed, so an interrupted run resumes where it stopped.
+    A folder that holds part of the same evaluation is completed, so an interrupted run resumes where it stopped: of
+    the same model, host, tokenizer, texts and settings, compared by content.
 
     Args:
         model ([`ConceptModel`][clvq_hf.ConceptModel]): The concepts.
@@ -175,13 +190,15 @@ def evaluate_concepts(
             [`host_labels`][clvq_hf.data.host_labels]). No model may have been trained on them.
         output_dir (`str` or `Path`): Where `results.json`, the table and the outcomes go.
         train (`datasets.Dataset`, *optional*): Training texts, for the class directions and mean states. Texts that
-            occur among them are removed from `texts`, and counted. Without `train`, the references that need it and
-            the bottleneck are left out.
+            occur among them, or that the model was trained on, are removed from `texts`, and counted. Without `train`,
+            the references that need it and the bottleneck are left out.
         split (`str`): Name of the split of `texts`.
         dataset_name (`str`): For the record.
         settings ([`EvaluationSettings`][clvq_hf.evaluation.EvaluationSettings], *optional*): How.
         salience (`datasets.Dataset`, *optional*): Of these texts, computed before: it depends only on the host.
         references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): Of `train`, made before.
+        num_left_out (`int`): Texts that were left out before because they were trained on, for the record.
+        overwrite (`bool`): Whether to remove an evaluation that is in the folder, and start anew.
 
     Returns:
         `dict[str, Any]`: What `results.json` holds: `texts`, `table` (one entry per metric), `ablation` (one per
@@ -191,18 +208,25 @@ def evaluate_concepts(
         ValueError: If the host, the texts or the folder do not fit.
     """
     settings = EvaluationSettings() if settings is None else settings
+    if settings.max_length is None:
+        made_with = None if salience is None else read_description(salience)[1]
+        limit = model.config.longest_text if made_with is None else made_with["max_length"]
+        settings = replace(settings, max_length=limit)
     evaluation = Evaluation(Path(output_dir), settings)
     model.check_host(host)
     texts, train = host_labels(texts, host), None if train is None else host_labels(train, host)
-    kept = without_texts(texts, [] if train is None else train["text"])
+    kept = without_texts(texts, [] if train is None else train["text"], numbers=model.training_texts)
     if len(kept) == 0:
-        raise ValueError("All of these texts are among the training texts, so there is nothing to measure on.")
-    evaluation.begin(model, texts, train)
+        raise ValueError(
+            "All of these texts are among the training texts, so there is nothing to measure on. Name texts that "
+            "nothing was trained on: another split, or a part that was held out (--part select)."
+        )
+    evaluation.begin(model, host, tokenizer, texts, train, overwrite)
     evaluation.results["texts"] = {
         "dataset": dataset_name,
         "split": split,
         "num_texts": len(kept),
-        "num_left_out": len(texts) - len(kept),
+        "num_left_out": num_left_out + len(texts) - len(kept),
     }
     if salience is not None:
         evaluation.outcome("salience", lambda: salience)
@@ -250,15 +274,14 @@ def _table(
     if folder.exists():
         table = ConceptTable.load_from_disk(folder)
         table.check_model(model)
+        table.check_host(host, tokenizer)
         return table
     salience = evaluation.outcome(
         "salience",
-        lambda: salient_tokens(
+        lambda: model.salient_tokens(
             host,
             tokenizer,
             texts,
-            model.config.lower_layer,
-            stack=model.config.stack,
             method=settings.attribution,
             n_steps=settings.n_steps,
             max_steps=settings.max_steps,

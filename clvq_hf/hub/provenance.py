@@ -1,7 +1,5 @@
 """Where a concept model came from: which host at which commit, which tokenizer, which library versions."""
 
-import hashlib
-import json
 import re
 from importlib import metadata
 from pathlib import Path
@@ -9,10 +7,11 @@ from pathlib import Path
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..hosts import hooks
+from ..hosts.identity import tokenizer_fingerprint
 from .requests import hub_api
 
 logger = logging.get_logger(__name__)
@@ -107,14 +106,6 @@ def resolve_commit(name: str | None, revision: str | None) -> str | None:
     except (HTTPError, OSError):
         logger.warning(f"The commit of {name} at {revision!r} is not known: the Hub could not be asked.")
         return revision
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """64 hexadecimal digits that identify a tokenizer's vocabulary.
-
-    Splitting and special tokens are compared by the token ids of reference texts; the padding token changes no code.
-    """
-    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def library_versions() -> dict[str, str]:

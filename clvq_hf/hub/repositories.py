@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -17,6 +17,8 @@ LIBRARY = "clvq_hf"
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 REFERENCE_NAME = "reference.json"
+# Hashes of the texts that a model was trained on. Stays here: with it others could tell which texts these were.
+TRAINING_TEXTS_NAME = "training_texts.safetensors"
 RESULTS_NAME = "results.json"
 CONCEPTS_FOLDER = "concepts"
 TABLE_NAME = "concept_table.json"
@@ -94,7 +96,9 @@ class Source:
         if self._root is not None:
             return self._root / self.subfolder
         check_repo_id(self.name)
-        with readable_errors(self.name):
+        # Without its config nothing of it is there.
+        files = "" if CONFIG_NAME in patterns else ", ".join(patterns)
+        with readable_errors(self.name, files=files):
             folder = with_retries(
                 lambda: snapshot_download(
                     self.name,
@@ -136,9 +140,16 @@ def matches_any(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def file_sizes(source: Source) -> dict[str, int]:
-    """Size in bytes of each file of a folder or repository, by name, without downloading any."""
+    """Size in bytes of each file of a folder or repository, by name, without downloading any.
+
+    Where the Hub may not be asked they are those that the cache has.
+    """
     if source.is_local:
         return {name: file.stat().st_size for name, file in checkpoint_files(source.fetch()).items()}
+    if source.local_files_only or constants.HF_HUB_OFFLINE:
+        folder = source.fetch(CONFIG_NAME)
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
     with readable_errors(source.name):
         entries = list(
             hub_api(source.token).list_repo_tree(

@@ -90,20 +90,21 @@ def with_retries(request: Callable[[], Result], what: str, repeatable: bool = Tr
 
 
 @contextmanager
-def readable_errors(repo_id: str, writing: bool = False) -> Generator[None]:
+def readable_errors(repo_id: str, writing: bool = False, files: str = "") -> Generator[None]:
     """Raise a [`HubError`][clvq_hf.hub.HubError] that names the remedy instead of the client's errors.
 
-    Neither message nor cause holds a token: clients send it in headers.
+    `files` names what is read of the repository, if it is not all. Neither message nor cause holds a token: clients
+    send it in headers.
     """
     try:
         yield
     except HubError:
         raise
     except (HTTPError, OSError, RuntimeError) as error:  # hf_xet knows no errors of its own
-        raise _readable(error, repo_id, writing) from error
+        raise _readable(error, repo_id, writing, files) from error
 
 
-def _readable(error: Exception, repo_id: str, writing: bool) -> HubError:
+def _readable(error: Exception, repo_id: str, writing: bool, files: str) -> HubError:
     cause, status, reason = _cause(error), _status(error), _in_short(error)
     if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         file = getattr(cause, "filename", None)
@@ -112,8 +113,9 @@ def _readable(error: Exception, repo_id: str, writing: bool) -> HubError:
     if writing and isinstance(cause, OfflineModeIsEnabled):
         return HubError(f"{repo_id} cannot be written to offline. Unset HF_HUB_OFFLINE.")
     if isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        missing = f"{files} of {repo_id}" if files else repo_id
         return HubError(
-            f"{repo_id} is not in the cache, and the Hub may not be asked. Load it once without local_files_only and "
+            f"{missing} is not in the cache, and the Hub may not be asked. Load it once without local_files_only and "
             "HF_HUB_OFFLINE."
         )
     if status in TRANSIENT or _is_broken(cause) or isinstance(cause, RuntimeError):

@@ -22,6 +22,8 @@ from ..hub.repositories import (
 )
 from .registry import method_class
 
+_TABLE_FILE, _RESULTS_FILE = f"{CONCEPTS_FOLDER}/{TABLE_NAME}", f"{EVALUATION_FOLDER}/{RESULTS_NAME}"
+
 
 def check_checkpoint(source: Source) -> Path:
     """Download a checkpoint and return its folder, if it is safe to load.
@@ -31,7 +33,8 @@ def check_checkpoint(source: Source) -> Path:
         ValueError: If it is no concept model, contains pickles instead of safetensors, or names files outside of its
             folder.
     """
-    folder = source.fetch(CONFIG_NAME, *WEIGHTS)
+    # Small files that are read later come along, so that they are there when the Hub is not.
+    folder = source.fetch(CONFIG_NAME, *WEIGHTS, REFERENCE_NAME, _TABLE_FILE, _RESULTS_FILE)
     _read_config(folder, source.name)
     if not list(folder.glob("model*.safetensors")) and not (folder / INDEX_NAME).is_file():
         names = [file.name for file in folder.iterdir()] if source.is_local else file_sizes(source)
@@ -87,11 +90,10 @@ def describe(source: Source) -> dict[str, Any]:
         `dict[str, Any]`: `name`, `revision`, `config`, `files` (size in bytes by name), `concepts` (metadata of the
         table, or `None`), `results` (of an evaluation, or `None`), `has_reference`.
     """
-    table_name, results_name = f"{CONCEPTS_FOLDER}/{TABLE_NAME}", f"{EVALUATION_FOLDER}/{RESULTS_NAME}"
-    folder = source.fetch(CONFIG_NAME, table_name, results_name)
+    folder = source.fetch(CONFIG_NAME, _TABLE_FILE, _RESULTS_FILE)
     config = _read_config(folder, source.name)
     AutoConfig.from_pretrained(folder, trust_remote_code=False)  # raises for what cannot be loaded
-    table, results = folder / table_name, folder / results_name
+    table, results = folder / _TABLE_FILE, folder / _RESULTS_FILE
     files = file_sizes(source)
     return {
         "name": source.name,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -133,6 +133,18 @@ class ConceptConfig(PreTrainedConfig):
     def layers_text(self) -> str:
         """The layers as text: `"4 → 8"`, with the stack of an encoder-decoder host in brackets."""
         return f"{self.lower_layer} → {self.upper_layer}" + (f" ({self.stack})" if self.stack else "")
+
+    @property
+    def longest_text(self) -> int | None:
+        """The length in tokens at which training cut its texts; `None` if it is not known, or none was set."""
+        settings = (self.training or {}).get("settings")
+        length = settings.get("longest_text") if isinstance(settings, dict) else None
+        return length if isinstance(length, int) and length > 0 else None
+
+    def column_of(self, kind: str, names: Sequence[str]) -> str:
+        """The column of the `"text"` or `"label"` that training read, if it is among `names`; else one of that name."""
+        column = (self.training or {}).get(f"{kind}_column")
+        return column if column in names else kind
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.target_hidden_size is None:

@@ -24,6 +24,8 @@ class SparseConfig(ConceptConfig):
         revive_after (`int`, *optional*): Neurons that fired for no token in this many optimizer steps are started anew,
             on the tokens that are reconstructed worst. `None` never does.
         has_skip (`bool`): Whether a linear map of the input is added to the output (skip transcoders).
+        has_row_lengths (`bool`): Whether the lengths of decoder rows are stored beside the encoder, because they are
+            not one (only of dictionaries that were trained elsewhere).
         **kwargs: The fields of [`ConceptConfig`][clvq_hf.models.ConceptConfig]: layers, widths, number
             of concepts, host.
 
@@ -40,6 +42,7 @@ class SparseConfig(ConceptConfig):
     scale_states: bool = True
     revive_after: int | None = None
     has_skip: bool = False
+    has_row_lengths: bool = False
 
     family = "sparse"
     source = f"It is one of the methods that {PAPER} compares CLVQ-VAE with."

@@ -130,6 +130,7 @@ class ClusterModel(ConceptModel):
         states, ids = cache.counted("hidden_states").float(), cache.counted("input_ids")
         chosen = np.random.default_rng(seed).permutation(num_tokens)[:clustered]
         centroids = find_centroids(config.algorithm, states[chosen], ids[chosen], config.codebook_size, seed)
+        self.record_training_texts(cache.text_numbers)
         self.centroids.vectors.copy_(centroids)
         self.centroids.initialized.fill_(True)
         self.centroids.mean.copy_(states.mean(0))

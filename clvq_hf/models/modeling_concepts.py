@@ -2,20 +2,23 @@
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..data.texts import text_numbers
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hub.provenance import is_hub_id, tokenizer_fingerprint
-from ..hub.repositories import CONCEPTS_FOLDER, REFERENCE_NAME, Source
+from ..hub.repositories import CONCEPTS_FOLDER, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
 from ..hub.requests import HubError
 from ..rendering.pages import render_summary
 from .checkpoints import check_checkpoint, class_of_checkpoint
@@ -43,6 +46,7 @@ class ConceptModel(BaseConceptModel):
     _source: Source | None = None
     _reference: Reference | None = None
     _concepts: Any = None
+    _training_texts: np.ndarray | None = None
 
     def _repr_html_(self) -> str:
         return render_summary(type(self).__name__, self.facts())
@@ -100,6 +104,11 @@ class ConceptModel(BaseConceptModel):
         except (HubError, ValueError) as error:  # the weights are what matters
             reference = None
             logger.warning(f"The reference texts of this model could not be read, and are not saved: {error}")
+        trained_on, texts_file = self.training_texts, Path(save_directory) / TRAINING_TEXTS_NAME
+        if trained_on is not None:
+            save_file({"text_numbers": trained_on}, texts_file)
+        else:
+            texts_file.unlink(missing_ok=True)
         if reference is not None and reference.model_fingerprint == self.config.fingerprint:
             reference.save(file)
         else:
@@ -196,6 +205,7 @@ class ConceptModel(BaseConceptModel):
         bare.load_state_dict(kept)
         bare.train(self.training)
         bare._source, bare._reference, bare._concepts = self._source, self._reference, self._concepts
+        bare._training_texts = self.training_texts
         return bare
 
     def load_host(self, **kwargs: Any) -> PreTrainedModel:
@@ -208,7 +218,9 @@ class ConceptModel(BaseConceptModel):
             `PreTrainedModel`: In evaluation mode.
 
         Raises:
-            ValueError: If the config does not say which host, or names a folder of another machine.
+            ValueError: If the config does not say which host, names a folder of another machine, or what is there now
+                is another host: it is verified as [`verify`][clvq_hf.ConceptModel.verify] does, if there are reference
+                texts. In another dtype than the recorded one a warning says so.
             OSError: If it cannot be downloaded.
         """
         config = self.config
@@ -225,9 +237,28 @@ class ConceptModel(BaseConceptModel):
         if info["missing_keys"]:
             logger.warning(
                 f"{name} lacks {sorted(info['missing_keys'])[:3]}, which are random now. If the host was fine-tuned "
-                "after it was loaded, this is another host: check it with model.verify(host)."
+                "after it was loaded, this is another host."
             )
+        self._check_loaded(host, strict=kwargs.get("dtype") in (config.host_dtype, None))
         return host
+
+    def _check_loaded(
+        self, host: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, strict: bool = True
+    ) -> None:
+        """Verify a host that was loaded; warn if it cannot be verified, or is wrong in a dtype that was asked for.
+
+        Raises:
+            ValueError: If it is another host.
+        """
+        try:
+            found = self.verify(host, tokenizer)
+        except (HubError, ValueError) as error:
+            logger.warning(f"It cannot be checked whether this is the right host: {error}")
+            return
+        if strict:
+            found.raise_if_wrong()
+        elif not found:
+            logger.warning(str(found))
 
     def load_tokenizer(self, **kwargs: Any) -> PreTrainedTokenizerBase:
         """Load the host's tokenizer, at the same commit.
@@ -324,6 +355,26 @@ class ConceptModel(BaseConceptModel):
             self._reference = Reference.load(file) if file.is_file() else None
         return self._reference
 
+    @property
+    def training_texts(self) -> np.ndarray | None:
+        """`np.ndarray` of int64 or `None`: The first 8 bytes of the hash of each text that was trained on, sorted.
+
+        They are saved beside the weights, and not pushed; `None` where they are not known.
+        """
+        if self._training_texts is None and self._source is not None and self._source.is_local:
+            file = self._source.fetch() / TRAINING_TEXTS_NAME
+            self._training_texts = load_file(file)["text_numbers"] if file.is_file() else None
+        return self._training_texts
+
+    def record_training_texts(self, numbers: np.ndarray | None) -> None:
+        """Note the texts that are trained on, as `text_numbers` gives them; `None` if they are not known."""
+        self._training_texts = None if numbers is None else np.unique(numbers)
+
+    def count_trained_on(self, texts: Iterable[str | None]) -> int | None:
+        """How many of these texts were trained on; `None` if that is not known."""
+        known = self.training_texts
+        return None if known is None else int(np.isin(text_numbers(texts), known).sum())
+
     def verify(self, host: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> Verification:
         """Check that a host is the one that the concepts were learned from, by texts whose codes are known.
 
@@ -381,8 +432,8 @@ class ConceptModel(BaseConceptModel):
         split: str = "test",
         dataset_name: str = "",
         salience: "Dataset | None" = None,
-        text_column: str = "text",
-        label_column: str = "label",
+        text_column: str | None = None,
+        label_column: str | None = None,
         max_length: int | None = None,
         batch_size: int = 32,
         output_dir: str | Path | None = None,
@@ -399,12 +450,12 @@ class ConceptModel(BaseConceptModel):
             split (`str`): Which part of the data these texts are: `"test"`, `"select"`, `"codebook_train"`, ….
                 Metrics warn when they read what was trained on.
             dataset_name (`str`): For the record.
-            salience (`datasets.Dataset`, *optional*): What [`salient_tokens`][clvq_hf.salient_tokens] returned for the
-                same texts.
-            text_column (`str`): Column of the texts.
-            label_column (`str`): Column of the labels, see [`host_labels`][clvq_hf.data.host_labels]; there may be
-                none.
-            max_length (`int`, *optional*): In tokens; the host's limit if not given.
+            salience (`datasets.Dataset`, *optional*): What
+                [`salient_tokens`][clvq_hf.ConceptModel.salient_tokens] returned for the same texts.
+            text_column (`str`, *optional*): Column of the texts; if not given, that of training, or `"text"`.
+            label_column (`str`, *optional*): Column of the labels, see [`host_labels`][clvq_hf.data.host_labels]; if
+                not given, that of training, or `"label"`. There may be none.
+            max_length (`int`, *optional*): In tokens; if not given, that of training, or the host's limit.
             batch_size (`int`): Texts a host forward.
             output_dir (`str` or `Path`, *optional*): Where the table is saved; a temporary folder if not given.
 
@@ -412,28 +463,61 @@ class ConceptModel(BaseConceptModel):
             [`ConceptTable`][clvq_hf.ConceptTable]: With one row per real token.
 
         Raises:
-            ValueError: If the host does not fit, the tokenizer is a slow one, or the texts or their labels are
-                unusable.
+            ValueError: If the host does not fit, the tokenizer is a slow one, the texts or their labels are unusable,
+                or the salience is of another host, tokenizer, layer or `max_length`, or of other texts; the message
+                names it.
         """
         from ..tables.builder import build_table  # pulls pandas and scikit-learn
 
         self.check_host(host)
         if not self.is_initialized:
             raise ValueError("The concepts of this model were never fitted to data; train it first.")
+        text_column = text_column or self.config.column_of("text", dataset.column_names)
+        num_trained_on = self.count_trained_on(dataset[text_column]) if text_column in dataset.column_names else None
+        if num_trained_on:
+            logger.warning(
+                f"{num_trained_on} of these {len(dataset)} texts were trained on: figures of them will be too good."
+            )
         return build_table(
             self,
             host,
             tokenizer,
             dataset,
+            num_trained_on=num_trained_on,
             split=split,
             dataset_name=dataset_name,
             salience=salience,
             text_column=text_column,
-            label_column=label_column,
-            max_length=max_length,
+            label_column=label_column or self.config.column_of("label", dataset.column_names),
+            max_length=max_length or self.config.longest_text,
             batch_size=batch_size,
             output_dir=output_dir,
         )
+
+    def salient_tokens(
+        self, host: Any, tokenizer: PreTrainedTokenizerBase, dataset: "Dataset", **options: Any
+    ) -> "Dataset":
+        """Attribute the host's predictions to its tokens at `lower_layer`, for a table with salience.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are: a classifier or a causal language model.
+            tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+            dataset (`datasets.Dataset`): The texts.
+            **options: Those of [`salient_tokens`][clvq_hf.salient_tokens], but for layer and stack. `text_column` and
+                `max_length` are those of training if not given.
+
+        Returns:
+            `datasets.Dataset`: See [`salient_tokens`][clvq_hf.salient_tokens].
+
+        Raises:
+            ValueError: If the host does not fit, or an option is out of range.
+        """
+        from ..tables.attribution import salient_tokens  # pulls pandas and scikit-learn
+
+        self.check_host(host)
+        options["max_length"] = options.get("max_length") or self.config.longest_text
+        options.setdefault("text_column", self.config.column_of("text", dataset.column_names))
+        return salient_tokens(host, tokenizer, dataset, self.config.lower_layer, stack=self.config.stack, **options)
 
     def ablate(
         self,
@@ -509,11 +593,21 @@ class ConceptModel(BaseConceptModel):
 def load_with_host(
     name: str, host: str | None = None
 ) -> tuple[ConceptModel, PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a concept model with its host and tokenizer: those that the model names, unless `host` names another."""
+    """Load a concept model with its host and tokenizer: those that the model names, or the same ones from elsewhere.
+
+    Args:
+        name (`str`): Folder or Hub id of the concept model.
+        host (`str`, *optional*): Folder or Hub id of the host, if the one that the model names is not to be loaded.
+
+    Raises:
+        ValueError: If the model has reference texts, and this is another host or tokenizer; the message says why.
+    """
     model = ConceptModel.from_pretrained(name)
     if host is None:
         return model, model.load_host(), model.load_tokenizer()
-    return model, load_host(host), AutoTokenizer.from_pretrained(host)
+    found, tokenizer = load_host(host), AutoTokenizer.from_pretrained(host)
+    model._check_loaded(found, tokenizer)
+    return model, found, tokenizer
 
 
 __all__ = ["ConceptModel", "load_with_host"]

@@ -1,8 +1,8 @@
 """Sparse dictionaries as concepts: sparse autoencoders (one layer) and transcoders (two).
 
-A token's concept is its most active neuron. Sources: the sparse autoencoder of Bricken et al. (2023, "Towards
-Monosemanticity"), TopK of Gao et al. (arXiv 2406.04093), transcoders and their scaling of Llama Scope (arXiv
-2410.20526).
+A token's concept is its most active neuron: the one that adds the longest vector to the output. Sources: the sparse
+autoencoder of Bricken et al. (2023, "Towards Monosemanticity"), TopK of Gao et al. (arXiv 2406.04093), transcoders and
+their scaling of Llama Scope (arXiv 2410.20526).
 """
 
 import math
@@ -62,6 +62,7 @@ class SparseEncoder(Float32Module):
         self.register_buffer("input_scale", torch.ones((), dtype=torch.float32))
         if config.activation == "jumprelu":
             self.register_buffer("threshold", torch.zeros(size, dtype=torch.float32))
+        self.register_buffer("row_lengths", torch.ones(size, dtype=torch.float32) if config.has_row_lengths else None)
         self.register_buffer("steps_since_use", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("initialized", torch.tensor(False))
 
@@ -83,11 +84,21 @@ class SparseEncoder(Float32Module):
             return scores.relu() * (scores > self.threshold)
         return scores.relu()
 
+    def in_output_units(self, values: torch.Tensor) -> torch.Tensor:
+        """Values `(…, K)` of neurons, multiplied by the lengths of their decoder rows.
+
+        A neuron that is ten times as active with a row a tenth as long is the same neuron.
+        """
+        return values if self.row_lengths is None else values * self.row_lengths
+
     def codes(self, scores: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """`(N,)`: the most active neuron; where none is active, the one that comes nearest to it."""
-        silent = activations.amax(-1, keepdim=True) <= 0
-        missing = scores - self.threshold if self.activation == "jumprelu" else scores
-        return torch.where(silent, missing, activations).argmax(-1)
+        strength = self.in_output_units(activations)
+        silent = strength.amax(-1, keepdim=True) <= 0
+        missing = self.in_output_units(scores - self.threshold if self.activation == "jumprelu" else scores)
+        if self.row_lengths is not None:  # a neuron without a decoder row is never any token's
+            missing = missing.masked_fill(self.row_lengths == 0, -torch.inf)
+        return torch.where(silent, missing, strength).argmax(-1)
 
 
 class SparseDecoder(Float32Module):
@@ -149,6 +160,8 @@ class SparseDictionary(ConceptModel):
             init.zeros_(module.initialized)
             if module.activation == "jumprelu":
                 init.zeros_(module.threshold)
+            if module.row_lengths is not None:
+                init.ones_(module.row_lengths)
         elif isinstance(module, SparseDecoder):
             init.normal_(module.weight, std=1 / math.sqrt(self.config.target_hidden_size))
             init.zeros_(module.bias)
@@ -158,8 +171,11 @@ class SparseDictionary(ConceptModel):
 
     @property
     def codebook(self) -> torch.Tensor:
-        """`torch.Tensor` of shape `(K, d)`: the encoder rows, which live in the space of `lower_layer`."""
-        return self.encoder.weight
+        """`torch.Tensor` of shape `(K, d)`: the encoder rows, which live in the space of `lower_layer`.
+
+        Each is as long as it would be if its decoder row had the length one.
+        """
+        return self.encoder.in_output_units(self.encoder.weight.T).T
 
     @property
     def mean_state(self) -> torch.Tensor:
@@ -264,6 +280,8 @@ class SparseDictionary(ConceptModel):
         """
         # In place, as the optimizer's own step.
         self.decoder.weight.div_(self.decoder.weight.norm(dim=-1, keepdim=True).clamp(min=1e-8))
+        if self.encoder.row_lengths is not None:
+            self.encoder.row_lengths.fill_(1)
         if self._fired is None:
             return 0
         fired, self._fired = self._fired.to(torch.int64), None
@@ -325,8 +343,9 @@ class SparseDictionary(ConceptModel):
     ) -> torch.Tensor:
         """Orthonormalised rows of each token's `k` strongest neurons, `(N, k, d)`.
 
-        Rows of the encoder (the paper's) or of the decoder, which lives at `upper_layer`; strongest by activation `f`,
-        or `by_gradient`: by `f·(row·∇)`, how much the activation in the direction of the row speaks for the prediction.
+        Rows of the encoder (the paper's) or of the decoder, which lives at `upper_layer`; strongest by activation `f`
+        (in units in which decoder rows have the length one), or `by_gradient`: by `f·(row·∇)`, how much the activation
+        in the direction of the row speaks for the prediction.
         A neuron that is not active is no concept of the token and gives a row of zeros, unless it is the token's code.
 
         See [`ConceptModel.ablation_basis`][clvq_hf.ConceptModel.ablation_basis].
@@ -339,6 +358,7 @@ class SparseDictionary(ConceptModel):
         rows, _, by_gradient = variant.partition("_by_")
         scores = self.encoder.scores(hidden_states)
         activations = self.encoder.activate(scores)
+        codes = self.encoder.codes(scores, activations)
         if rows == "decoder":
             self._check_decoder()
         if rows == "decoder" and self.config.target_hidden_size != self.config.hidden_size:
@@ -346,7 +366,8 @@ class SparseDictionary(ConceptModel):
                 f"Decoder rows are {self.config.target_hidden_size} wide, states of lower_layer "
                 f"{self.config.hidden_size}: only encoder rows can be removed from these."
             )
-        weight = self.encoder.weight if rows == "encoder" else self.decoder.weight
+        activations = self.encoder.in_output_units(activations)
+        weight = self.codebook if rows == "encoder" else self._unit_rows()
         if by_gradient:
             if gradients is None:
                 raise ValueError(f"The variant {variant!r} needs gradients.")
@@ -354,7 +375,7 @@ class SparseDictionary(ConceptModel):
         else:
             strength = torch.where(activations > 0, activations, -torch.inf)
             # Its code, also where no neuron is active.
-            strength.scatter_(-1, self.encoder.codes(scores, activations)[:, None], torch.inf)
+            strength.scatter_(-1, codes[:, None], torch.inf)
         strength, neurons = strength.topk(k, dim=-1)
         return orthonormal_rows(torch.where((strength > 0)[..., None], weight[neurons], 0))
 
@@ -374,10 +395,17 @@ class SparseDictionary(ConceptModel):
         states = hidden_states[mask]
         activations = self.activations(states)
         if codes is not None:
-            strongest = activations.amax(-1, keepdim=True)
-            activations = torch.zeros_like(activations).scatter(-1, codes[mask][:, None], strongest)
+            strongest, chosen = self.encoder.in_output_units(activations).amax(-1, keepdim=True), codes[mask][:, None]
+            if (lengths := self.encoder.row_lengths) is not None:
+                strongest = strongest / lengths[chosen].clamp(min=1e-8)
+            activations = torch.zeros_like(activations).scatter(-1, chosen, strongest)
         scaled = self.decoder(activations, states.float() * self.encoder.input_scale)
         return _unpacked(scaled / self.decoder.output_scale, mask, 0)
+
+    def _unit_rows(self) -> torch.Tensor:
+        """Decoder rows `(K, d')`, of which only those of published dictionaries may have other lengths than one."""
+        lengths = self.encoder.row_lengths
+        return self.decoder.weight if lengths is None else self.decoder.weight / lengths[:, None].clamp(min=1e-8)
 
 
 def _unpacked(values: torch.Tensor, mask: torch.Tensor, fill: int) -> torch.Tensor:

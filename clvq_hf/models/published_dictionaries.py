@@ -22,6 +22,8 @@ from .modeling_sparse import SparseDictionary
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Shorter decoder rows than this are not divided by their length, as in SAELens.
 SHORTEST_ROW = 1e-8
+# How far rows of length one are off it after rounding to bfloat16, at most.
+UNIT_TOLERANCE = 5e-3
 # SAELens has saved this one for a while; only ones change nothing.
 LENS_SCALING = "scaling_factor"
 
@@ -44,7 +46,9 @@ def load_dictionary(
     """Load a dictionary that was trained with SAELens or with EleutherAI's sparsify.
 
     Which of the two it is is seen from the files. `activations` and `reconstruct` of the result are those of the
-    original package, in float32. From there on it is a model of this library: it can be saved, pushed, attached.
+    original package, in float32. Neurons are ranked by activation times length of their decoder row: how one number is
+    shared out between the two changes no code. From there on it is a model of this library: it can be saved, pushed,
+    attached.
 
     Args:
         name_or_path (`str` or `Path`): Folder or Hub id.
@@ -209,6 +213,9 @@ def _fold(plan: Plan, model: SparseDictionary) -> None:
         encoder.bias.sub_(means * encoder.input_bias.sum())
         if decoder.skip is not None:
             decoder.skip.sub_(decoder.skip.mean(-1, keepdim=True))
+    lengths = decoder.weight.norm(dim=-1)
+    if (lengths - 1).abs().max() > UNIT_TOLERANCE:
+        encoder.row_lengths, model.config.has_row_lengths = lengths, True
     encoder.initialized.fill_(True)
 
 

@@ -29,7 +29,7 @@ from ..hub.repositories import (
 from ..hub.requests import hub_api, with_retries
 from ..hub.uploads import Remote, card_files, commit_files, full_repo_id, inspect_remote
 from ..rendering.text_tables import to_markdown
-from ..tables.concept_table import ConceptTable
+from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import masked_labels
 from .checkpoints import check_checkpoint
 from .configuration_concepts import ConceptConfig
@@ -191,7 +191,7 @@ def _read_evaluation(folder: Path, config: ConceptConfig) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no results; `clvq-hf evaluate` writes {RESULTS_NAME}.")
     results = read_json(file)
     _check_fingerprint(results.get("model_fingerprint"), config, f"{file} belongs")
-    results["host_name_or_path"] = public_name(results.get("host_name_or_path"))
+    results = public_metadata(results)
     results["texts"]["dataset"] = public_name(results["texts"].get("dataset"))
     return results
 

@@ -46,6 +46,7 @@ def _check_texts(folder: Path, table: ConceptTable) -> None:
             "that `clvq-hf evaluate` has written."
         )
     evaluated = ConceptTable.load_from_disk(folder / "concept_table")
+    evaluated.check_same_host(table)
     if any(evaluated.texts[column][:] != table.texts[column][:] for column in ("text_id", "text")):
         raise ValueError(
             f"The evaluation in {folder} is of other texts than this concept table. Give the one of these texts, or "

@@ -17,21 +17,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.batching import batches_by_length
 from ..data.extraction import check_finite
 from ..data.labels import host_labels
+from ..data.texts import texts_fingerprint
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
+from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout, class_names
 from ..hosts.runner import HostRunner
+from ..hub.provenance import describe_host
 from ..version import __version__
+from .attribution import read_description
 from .concept_table import ConceptTable
 from .schema import FEATURES, FORMAT_VERSION, CodeModel
 
 # Texts whose codes are kept in memory until they are written in the order of the dataset.
 TEXTS_PER_CHUNK = 512
 # Fields of the model's config that go into the metadata.
-CONFIG_FIELDS = (
-    *("model_type", "codebook_size", "lower_layer", "upper_layer", "stack"),
-    *("host_name_or_path", "host_revision"),
-)
+CONFIG_FIELDS = (*("model_type", "codebook_size", "lower_layer", "upper_layer", "stack"),)
 # Logits are stored for classes, not for vocabularies.
 MAX_LOGITS = 1000
 
@@ -105,6 +106,7 @@ def build_table(
     *,
     split: str,
     dataset_name: str,
+    num_trained_on: int | None,
     salience: Dataset | None,
     text_column: str,
     label_column: str,
@@ -118,6 +120,17 @@ def build_table(
     dataset = host_labels(dataset, host, label_column)
     texts = SourceTexts(dataset, text_column, label_column, split, dataset_name)
     max_length = hooks.max_length(host, tokenizer, max_length)
+    identity = {"host": host_identity(host), "tokenizer": tokenizer_fingerprint(tokenizer)}
+    if salience is not None:
+        of_these = {
+            **identity,
+            "layer": model.config.lower_layer,
+            "stack": hooks.residual_stream(host, model.config.stack).stack,
+            "max_length": max_length,
+            "texts": texts_fingerprint(dataset, [text_column]),
+        }
+        remedy = "Compute it again, with model.salient_tokens(host, tokenizer, texts)."
+        check_identity(read_description(salience)[1], of_these, "The salience", remedy)
     readout = Readout.of_or_none(host)
     folder = tempfile.TemporaryDirectory(prefix="concept-table-")
     writer = TableWriter(Path(folder.name))
@@ -130,10 +143,13 @@ def build_table(
         "model_fingerprint": model.fingerprint(),
         "method": model.config.title,
         **{name: getattr(model.config, name) for name in CONFIG_FIELDS},
+        **_host_fields(model, host),
+        **identity,
         "readout": None if readout is None else readout.kind,
         "label_names": dataset.features[label_column].names if texts.has_labels else class_names(host) or [],
         "max_length": max_length,
-        "salience": None if salience is None else salience.info.description or "given",
+        "num_trained_on": num_trained_on,
+        "salience": None if salience is None else read_description(salience)[0] or "given",
         **sizes,
     }
     table = ConceptTable(parts["tokens"], parts["texts"], metadata)
@@ -142,6 +158,14 @@ def build_table(
         return table
     table.save_to_disk(output_dir)
     return ConceptTable.load_from_disk(output_dir)
+
+
+def _host_fields(model: CodeModel, host: PreTrainedModel) -> dict[str, str | None]:
+    """Name and commit of the host that was run: those in the model's config, unless that names another one."""
+    found, config = describe_host(host), model.config
+    if found["host_name_or_path"] in (None, config.host_name_or_path):
+        return {name: getattr(config, name) for name in ("host_name_or_path", "host_revision")}
+    return {name: found[name] for name in ("host_name_or_path", "host_revision")}
 
 
 def write_rows(

@@ -13,8 +13,10 @@ import pandas as pd
 from datasets import Dataset
 from huggingface_hub import CommitInfo
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hub.provenance import public_name
 from ..hub.repositories import TABLE_NAME, Source
 from ..rendering.pages import render_summary
@@ -167,7 +169,7 @@ class ConceptTable:
 
     def without_paths(self) -> "ConceptTable":
         """The same table with paths and URLs shortened to names that can be published."""
-        metadata = {**self.metadata, "host_name_or_path": public_name(self.metadata["host_name_or_path"])}
+        metadata = public_metadata(self.metadata)
         texts, datasets = self.texts, self.texts["dataset"][:]
         if (public := [public_name(name) or "" for name in datasets]) != datasets:
             columns, feature = texts.column_names, texts.features["dataset"]
@@ -254,6 +256,8 @@ class ConceptTable:
             ("Tokens", f"{len(self):,}"),
             ("Concepts in use", f"{len(self.active_codes):,} of {self.codebook_size:,}"),
         ]
+        if trained_on := metadata.get("num_trained_on"):
+            facts.append(("Trained on", f"{trained_on:,} of these texts: figures of them are too good"))
         if self.label_names:
             facts.append(("Labels", ", ".join(self.label_names)))
         if comparable.any():
@@ -330,6 +334,26 @@ class ConceptTable:
                 "This concept table was made with another model (their fingerprints differ): its codes mean something "
                 "else. Make it again with model.concept_table."
             )
+
+    def check_host(self, host: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that this host and this tokenizer made this table; warn if an earlier version did not note them.
+
+        Raises:
+            ValueError: If either is another one; the message names both.
+        """
+        given = {"host": host_identity(host), "tokenizer": tokenizer_fingerprint(tokenizer)}
+        remedy = "Make it again with model.concept_table."
+        check_identity(self.metadata, given, "The concept table", remedy)
+
+    def check_same_host(self, other: "ConceptTable") -> None:
+        """Check that another table is of the same host and tokenizer, as far as both have noted them.
+
+        Raises:
+            ValueError: If either differs; the message names both.
+        """
+        given = {name: other.metadata[name] for name in ("host", "tokenizer") if name in other.metadata}
+        remedy = "Compare tables of one host."
+        check_identity(self.metadata, given, "The concept table", remedy)
 
     # ------------------------------------------------------------------------------------------------------ queries
 
@@ -556,6 +580,14 @@ class ConceptTable:
         )
 
 
+def public_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a table, or the results of an evaluation, without paths to the host."""
+    public = {**metadata, "host_name_or_path": public_name(metadata.get("host_name_or_path"))}
+    if (host := metadata.get("host")) is not None:
+        public["host"] = {**host, "name": public_name(host.get("name"))}
+    return public
+
+
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """A span without the white space around it, unless it is only white space."""
     piece = text[start:end]
@@ -568,4 +600,4 @@ def _is_content_word(word: str) -> bool:
     return any(character.isalpha() for character in word) and word.lower() not in ENGLISH_STOP_WORDS
 
 
-__all__ = ["ConceptTable"]
+__all__ = ["ConceptTable", "public_metadata"]

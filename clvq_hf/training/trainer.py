@@ -18,6 +18,7 @@ from transformers.utils import logging
 from ..data.activation_cache import ActivationCache, StateCollator
 from ..data.extraction import HiddenStateExtractor, check_states
 from ..data.labels import host_labels
+from ..data.texts import text_numbers
 from ..data.tokenization import (
     TextCollator,
     check_texts,
@@ -95,6 +96,7 @@ class CLVQTrainer(HubTrainer):
         # Not handed to Trainer, which would write the tokenizer's special tokens into the concept model's config.
         self.tokenizer = processing_class
         self._extractor = None
+        self._text_numbers: np.ndarray | None = None
         if host is not None:
             model.check_host(host)
             # A host with a device map, or offloaded, stays where it was put.
@@ -108,6 +110,9 @@ class CLVQTrainer(HubTrainer):
                 eval_dataset = {name: self._prepare_dataset(part) for name, part in eval_dataset.items()}
             else:
                 eval_dataset = self._prepare_dataset(eval_dataset)
+        for part in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
+            if isinstance(part, ActivationCache) and isinstance(train_dataset, ActivationCache):
+                part.check_same_source(train_dataset)
         self._sampler: EpochLengthSampler | None = None
         self._revived = 0
         super().__init__(
@@ -130,7 +135,10 @@ class CLVQTrainer(HubTrainer):
             return None
         if isinstance(dataset, ActivationCache):
             _check_cache(dataset, self.model.config, self.args)
+            if self.host is not None:
+                dataset.check_source(self.host, self.tokenizer)
             if training:
+                self._text_numbers = dataset.text_numbers
                 dataset = dataset.filter_by_occurrence(
                     self.args.min_token_occurrences, self.args.max_token_occurrences
                 )
@@ -157,6 +165,7 @@ class CLVQTrainer(HubTrainer):
             dataset, self.tokenizer, args.text_column, max_length, count_special_tokens=args.train_special_tokens
         )
         if training:
+            self._text_numbers = text_numbers(dataset[args.text_column])
             tokenized = filter_by_occurrence(tokenized, args.min_token_occurrences, args.max_token_occurrences)
         return tokenized
 
@@ -366,6 +375,7 @@ class CLVQTrainer(HubTrainer):
         if self.tokenizer is not None:
             config.tokenizer_fingerprint = tokenizer_fingerprint(self.tokenizer)
         config.library_versions = library_versions()
+        self.model.record_training_texts(self._text_numbers)
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         settings = {
             "epochs": args.num_train_epochs if args.max_steps <= 0 else None,
@@ -384,6 +394,8 @@ class CLVQTrainer(HubTrainer):
         }
         config.training = {
             "dataset": recorded_name(args.dataset_name),
+            "text_column": args.text_column,
+            "label_column": args.label_column,
             "num_texts": len(self.train_dataset),
             "num_tokens": int(np.sum(_column(self.train_dataset, "num_counted"))),
             "settings": {name: value for name, value in settings.items() if value is not None},

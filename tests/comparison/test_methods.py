@@ -3,6 +3,7 @@ import torch
 
 from clvq_hf import ClusterModel, CLVQModel, SparseDictionary
 from clvq_hf.comparison.methods import Method, known_methods, make_model, undertrained
+from clvq_hf.hosts import load_host
 
 
 class TestModels:
@@ -41,6 +42,16 @@ class TestModels:
         not_ablated = {name for name, method in known_methods().items() if not method.ablates}
         assert not_ablated == {"reinitialised-host", "pretrained-host", "permuted-labels"}
         assert all(known_methods()[name].control for name in not_ablated)
+
+    def test_a_saved_model_of_another_host_is_refused(self, fitted_model, saved_host, tokenizer, tmp_path):
+        fitted_model.save_pretrained(tmp_path)
+        method = Method("mine", "saved", config={"path": str(tmp_path)})
+        host = load_host(str(saved_host))
+        make_model(method, host, 1, 3, None)
+        with torch.no_grad():
+            host.bert.embeddings.word_embeddings.weight.neg_()
+        with pytest.raises(ValueError, match="NOT the right host"):
+            make_model(method, host, 1, 3, None)
 
     def test_a_saved_model_takes_part(self, host, make_sparse, tmp_path):
         model = make_sparse(lower_layer=1, upper_layer=3)

@@ -18,7 +18,7 @@ from rich.console import Console
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from clvq_hf.comparison.cell import open_cell
-from clvq_hf.comparison.grid import load_grid
+from clvq_hf.comparison.grid import digest, load_grid
 from clvq_hf.comparison.prepared_hosts import prepare_host
 from clvq_hf.comparison.report import write_report
 from clvq_hf.comparison.run import _work as work
@@ -149,6 +149,25 @@ class TestWhatIsMissing:
         with pytest.raises(ValueError, match="was run with other settings than the grid's"):
             run(load_grid(file), folder)
         assert sorted(folder.rglob("*")) == before
+
+    def test_texts_that_were_edited_are_refused_unless_it_is_overwritten(self, copy, tmp_path, monkeypatch):
+        file, folder = copy
+        reviews = shutil.copytree(os.environ["REVIEWS"], tmp_path / "edited")
+        monkeypatch.setenv("REVIEWS", str(reviews))
+        for record in [*folder.glob("hosts/*/host.json"), *folder.glob("cells/*/cell.json")]:
+            content = json.loads(record.read_text())  # of the same path
+            settings = content["settings"]
+            settings["dataset"]["texts"] = str(reviews)
+            record.write_text(json.dumps({**content, "digest": digest(settings)}))
+        assert run(load_grid(file), folder) == {}
+        (reviews / "test.jsonl").write_text((reviews / "test.jsonl").read_text().replace("film", "movie"))
+        with pytest.raises(ValueError, match="is of something else: test texts"):
+            run(load_grid(file), folder)
+        assert run(load_grid(file), folder, overwrite=True) == {}
+        table = ConceptTable.load_from_disk(
+            folder / "cells" / "tiny_reviews_kmeans_0" / "evaluation" / "concept_table"
+        )
+        assert any("movie" in text for text in table.texts["text"])
 
     def test_is_all_that_is_run_and_a_full_disk_costs_one_cell(self, copy):
         """The transcoder's weights do not fit; then one cell is half-written as well, and one lacks its result."""

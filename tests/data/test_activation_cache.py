@@ -1,5 +1,6 @@
 """A cache holds what the extractor returns for its texts, whole or not at all; its views change no file."""
 
+import copy
 import pickle
 import shutil
 
@@ -204,3 +205,28 @@ def test_collator_pads_and_masks(cache):
     for number, row in enumerate(rows):
         assert torch.equal(batch["hidden_states"][number, : lengths[number]], row["hidden_states"])
     assert np.array_equal(batch["text_index"], [3, 40])
+
+
+class TestSource:
+    def test_is_known_by_content(self, cache, host, tokenizer, texts, caplog):
+        cache.check_source(host, tokenizer, texts)
+        cache.check_source(host.bert)  # without its head
+        cache.check_same_source(cache)
+        assert not caplog.text
+
+    def test_of_another_host_tokenizer_or_texts(self, cache, host, tokenizer, texts):
+        with torch.no_grad():
+            host.bert.embeddings.word_embeddings.weight[5] += 1
+        with pytest.raises(ValueError, match=r"cache .* is of something else: host .*weights.*Build it again"):
+            cache.check_source(host)
+        larger = copy.deepcopy(tokenizer)
+        larger.add_tokens(["xyzzy"])
+        with pytest.raises(ValueError, match="tokenizer"):
+            cache.check_source(host, larger)
+        with pytest.raises(ValueError, match="texts"):
+            cache.check_source(host, tokenizer, texts.select(range(59)))
+
+    def test_a_cache_of_an_earlier_version_is_read_with_a_warning(self, cache, host, caplog):
+        del cache.metadata["identity"]
+        cache.check_source(host)
+        assert "does not say its host, because an earlier version" in caplog.text

@@ -1,5 +1,6 @@
 """The whole evaluation of a small model on real sentences: from the command line, resumed, refused, rendered."""
 
+import copy
 import dataclasses
 import json
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from clvq_hf import CLVQModel, ConceptTable
 from clvq_hf.cli import app
+from clvq_hf.data.texts import text_numbers
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from clvq_hf.metrics.results_tables import report_tables
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
@@ -94,6 +96,14 @@ class TestEvaluate:
             with pytest.raises(ValueError, match="are 0, 4; the host's classes are 0, 1"):
                 evaluate_concepts(model, host, tokenizer, test, tmp_path, train=train, settings=QUICK)
 
+    def test_takes_out_what_the_model_was_trained_on(self, model, host, tokenizer, test_texts, tmp_path):
+        model.record_training_texts(text_numbers([*test_texts["text"][:31], "Another text."]))
+        settings = EvaluationSettings(protocols=(), attribution="gradient_x_input", num_bootstrap=10)
+        results = evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=settings)
+        assert (results["texts"]["num_texts"], results["texts"]["num_left_out"]) == (19, 31)
+        with pytest.raises(ValueError, match="nothing to measure"):
+            evaluate_concepts(model, host, tokenizer, test_texts.select(range(31)), tmp_path / "other")
+
     def test_nothing_left(self, model, host, tokenizer, texts, tmp_path):
         with pytest.raises(ValueError, match="nothing to measure"):
             evaluate_concepts(model, host, tokenizer, texts, tmp_path, train=texts, settings=QUICK)
@@ -101,8 +111,61 @@ class TestEvaluate:
     def test_refuses_a_folder_of_something_else(self, model, host, tokenizer, texts, test_texts, tmp_path):
         settings = EvaluationSettings(protocols=(), attribution="gradient_x_input", num_bootstrap=10)
         evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=settings)
-        with pytest.raises(ValueError, match="another settings"):
+        with pytest.raises(ValueError, match=r"settings: num draws 20, not 1.*overwrite=True \(--overwrite\)"):
             evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=QUICK)
+
+    def test_goes_on_with_the_same_host_alone(self, model, host, tokenizer, test_texts, tmp_path, monkeypatch):
+        arguments = {"settings": EvaluationSettings(protocols=(), attribution="gradient_x_input", num_bootstrap=10)}
+
+        def interrupt(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model), "concept_table", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, **arguments)
+        (tmp_path / "notes.txt").write_text("mine")
+        # Trained on in place: same class, same name, same folder.
+        other = copy.deepcopy(host)
+        with torch.no_grad():
+            other.classifier.weight += 1
+        message = r"evaluation in .* is of something else: host .*head.*--overwrite"
+        with pytest.raises(ValueError, match=message):
+            evaluate_concepts(model, other, tokenizer, test_texts, tmp_path, **arguments)
+        larger = copy.deepcopy(tokenizer)
+        larger.add_tokens(["xyzzy"])
+        with pytest.raises(ValueError, match="tokenizer"):
+            evaluate_concepts(model, host, larger, test_texts, tmp_path, **arguments)
+        results = evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, **arguments)
+        anew = evaluate_concepts(model, other, tokenizer, test_texts, tmp_path, overwrite=True, **arguments)
+        assert anew["host"]["head"] != results["host"]["head"]
+        table = ConceptTable.load_from_disk(tmp_path / "concept_table")
+        table.check_host(other, tokenizer)
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    def test_texts_that_were_edited_in_place(self, model, host, tokenizer, test_texts, tmp_path):
+        settings = EvaluationSettings(protocols=(), attribution="gradient_x_input", num_bootstrap=10)
+        evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=settings)
+        edited = test_texts.map(lambda row: {"text": row["text"] + "!"})
+        with pytest.raises(ValueError, match=r"something else: texts sha256 \w{8}, not \w{8}\. Choose"):
+            evaluate_concepts(model, host, tokenizer, edited, tmp_path, settings=settings)
+
+    def test_a_folder_of_an_earlier_version_goes_on_with_a_warning(
+        self, model, host, tokenizer, test_texts, tmp_path, caplog
+    ):
+        settings = EvaluationSettings(protocols=(), attribution="gradient_x_input", num_bootstrap=10)
+        results = evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=settings)
+        earlier = {name: value for name, value in results.items() if name not in ("host", "tokenizer")}
+        (tmp_path / "results.json").write_text(json.dumps(earlier))
+        again = evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=settings)
+        assert "does not say its host, tokenizer" in caplog.text and "host" not in again
+
+    def test_texts_are_cut_as_in_training(self, model, host, tokenizer, test_texts, tmp_path):
+        model.config.training = {"settings": {"longest_text": 9}}
+        settings = EvaluationSettings(protocols=(), attribution="gradient_x_input", num_bootstrap=10)
+        results = evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=settings)
+        assert results["settings"]["max_length"] == 9
+        assert ConceptTable.load_from_disk(tmp_path / "concept_table").metadata["max_length"] == 9
 
     def test_texts_without_labels(self, model, host, tokenizer, test_texts, tmp_path, caplog):
         results = evaluate_concepts(
@@ -185,6 +248,38 @@ class TestCommands:
         assert len(table.texts) == 60
         table.check_model(CLVQModel.from_pretrained(folders / "model"))
         assert "purity" in result.output and "Written to" in result.output
+
+    @pytest.mark.slow
+    def test_training_texts_are_taken_out_before_any_are_drawn(self, folders, all_texts):
+        # 20 of the 60 test texts are in the training split, of which 10 texts are drawn.
+        all_texts.select(range(100, 160)).to_json(folders / "data" / "train.jsonl")
+        command = ["evaluate", str(folders / "model"), "--dataset", str(folders / "data"), "--protocol", "probe"]
+        options = ["--max-texts", "30", "--max-train-texts", "10", "--attribution", "gradient_x_input"]
+        result = CliRunner().invoke(app, [*command, *options, "--output-dir", str(folders / "results")])
+        assert result.exit_code == 0, result.output
+        texts = json.loads((folders / "results" / "results.json").read_text())["texts"]
+        assert (texts["num_texts"], texts["num_left_out"]) == (30, 20)
+
+    def test_a_lone_file_is_refused_if_all_of_it_is_trained_on(self, folders):
+        command = ["evaluate", str(folders / "model"), "--dataset", str(folders / "data" / "test.jsonl")]
+        result = CliRunner().invoke(app, [*command, "--output-dir", str(folders / "results")])
+        assert result.exit_code == 1 and "--part select and --train-part codebook_train" in result.output
+
+    @pytest.mark.parametrize("command", [["concepts", "build"], ["evaluate"]])
+    def test_another_host_is_refused_at_once(self, folders, model, host, tokenizer, command):
+        model.record_host(host, tokenizer)
+        model.save_pretrained(folders / "model")
+        with torch.no_grad():
+            host.bert.encoder.layer[0].output.dense.weight *= -1
+        host.save_pretrained(folders / "other")
+        tokenizer.save_pretrained(folders / "other")
+        command = [*command, str(folders / "model"), "--dataset", str(folders / "data"), "--output-dir", "never"]
+        result = CliRunner().invoke(app, [*command, "--host", str(folders / "other")])
+        assert result.exit_code == 1 and "NOT the right host" in result.output
+        # The folder that the model names, trained on in place.
+        host.save_pretrained(folders / "host")
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1 and "NOT the right host" in result.output
 
     @pytest.mark.slow
     def test_evaluate(self, folders):

@@ -62,7 +62,7 @@ EXPECTED = {
         # Codes that are on the GPU already are checked once per call of `ablate`, not per forward.
         "ablate codes of each text": {"models/interventions: _checked_codes"},
         # Scores are the result: a table on the CPU, once per batch.
-        "salience": {"evaluation/attribution: _rows"},
+        "salience": {"tables/attribution: _rows"},
     }.items()},
     "planted read": {"models/projections: planted"},
 }  # fmt: skip

@@ -1,16 +1,21 @@
 """Concept models on the Hub: pushed, loaded, brought back to their host; over real HTTP, with the real clients."""
 
+import copy
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
 from helpers.buffers_only import BuffersOnly
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from transformers import AutoModel, BertForSequenceClassification
 
 from clvq_hf import CLVQConfig, CLVQModel, ConceptTable
+from clvq_hf.hub.repositories import Source
 from clvq_hf.hub.requests import HubError
+from clvq_hf.models.checkpoints import describe
+from clvq_hf.models.modeling_concepts import load_with_host
 
 REPO = "org/clvq-bert"
 
@@ -106,6 +111,70 @@ class TestRoundTrip:
         assert len(model.concepts) == len(table)
         assert hub.token not in repr(model._source) and hub.token.encode() not in pickle.dumps(model._source)
         assert hub.token not in model.config.to_json_string(use_diff=False)
+
+
+class TestLoadingWithAHost:
+    @pytest.fixture
+    def folders(self, shared_model, hub_host, tokenizer, tmp_path):
+        """A model of a host in a folder, which is trained on in place after that."""
+        hub_host.save_pretrained(tmp_path / "host")
+        tokenizer.save_pretrained(tmp_path / "host")
+        shared_model.config.host_name_or_path, shared_model.config.host_revision = str(tmp_path / "host"), None
+        shared_model.save_pretrained(tmp_path / "model")
+        shutil.copytree(tmp_path / "host", tmp_path / "before")
+        with torch.no_grad():
+            hub_host.bert.embeddings.word_embeddings.weight.neg_()
+        hub_host.save_pretrained(tmp_path / "host")
+        return tmp_path
+
+    def test_a_host_that_was_trained_on_in_place(self, folders):
+        model = CLVQModel.from_pretrained(folders / "model")
+        with pytest.raises(ValueError, match="NOT the right host"):
+            model.load_host()
+        with pytest.raises(ValueError, match="NOT the right host"):
+            load_with_host(str(folders / "model"))
+        with pytest.raises(ValueError, match="NOT the right host"):
+            load_with_host(str(folders / "model"), str(folders / "host"))
+
+    def test_the_right_one_elsewhere(self, folders, caplog):
+        load_with_host(str(folders / "model"), str(folders / "before"))
+        assert not caplog.text
+
+    def test_another_tokenizer(self, folders, tokenizer):
+        larger = copy.deepcopy(tokenizer)
+        larger.add_tokens(["xyzzy"])
+        larger.save_pretrained(folders / "before")
+        with pytest.raises(ValueError, match="another vocabulary"):
+            load_with_host(str(folders / "model"), str(folders / "before"))
+
+    def test_a_dtype_that_was_asked_for_is_a_warning(self, folders, caplog):
+        CLVQModel.from_pretrained(folders / "model").load_host(dtype=torch.bfloat16)
+        assert "NOT the right host" in caplog.text
+
+    def test_without_reference_texts_it_cannot_be_checked(self, folders, caplog):
+        (folders / "model" / "reference.json").unlink()
+        load_with_host(str(folders / "model"), str(folders / "host"))
+        assert "cannot be checked whether this is the right host" in caplog.text
+
+
+class TestOffline:
+    def test_what_is_small_is_there_after_loading(self, hub, shared_model, hub_host, tokenizer, table, monkeypatch):
+        shared_model.push_to_hub(REPO, concepts=table)
+        loaded = CLVQModel.from_pretrained(REPO)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        for model in (loaded, CLVQModel.from_pretrained(REPO)):
+            assert model.verify(hub_host, tokenizer)
+            with pytest.raises(HubError, match=r"concepts/\* of org/clvq-bert is not in the cache"):
+                _ = model.concepts
+        described = describe(Source(REPO))
+        assert described["has_reference"] and described["concepts"]["num_texts"] == 60
+        assert described["files"]["model.safetensors"] > 1000
+
+    def test_the_table_is_there_once_it_was_read(self, hub, shared_model, table, monkeypatch):
+        shared_model.push_to_hub(REPO, concepts=table)
+        assert len(CLVQModel.from_pretrained(REPO).concepts) == len(table)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert len(CLVQModel.from_pretrained(REPO).concepts) == len(table)
 
 
 class TestPlaces:
@@ -379,7 +448,7 @@ class TestRefusals:
         shared_model.push_to_hub(REPO, concepts=table)
         asked = len(hub.requests)
         CLVQModel.from_pretrained(REPO)
-        assert not [path for _, path, _ in hub.requests[asked:] if "concepts/" in path or "reference" in path]
+        assert not [path for _, path, _ in hub.requests[asked:] if ".parquet" in path]
         # Nor does a push that replaces the table read the one that is there.
         asked = len(hub.requests)
         shared_model.push_to_hub(REPO, concepts=table)

@@ -99,6 +99,54 @@ def test_every_fixture_is_tested():
     assert {str(file.parent.relative_to(FOLDER)) for file in FOLDER.rglob("expected.safetensors")} == set(ABOUT)
 
 
+@pytest.mark.parametrize("name", ["standard", "jumprelu", "jumprelu_skip_transcoder"])
+def test_how_activation_and_decoder_row_share_a_factor_changes_no_concept(edited, name, tmp_path):
+    stored = load_file(FOLDER / name / LENS)
+    factors = torch.ones(len(stored["W_dec"]))
+    factors[0], factors[5] = 100.0, 0.01
+    scaled = {"W_enc": stored["W_enc"] * factors, "b_enc": stored["b_enc"] * factors}
+    scaled["W_dec"] = stored["W_dec"] / factors[:, None]
+    if "threshold" in stored:
+        scaled["threshold"] = stored["threshold"] * factors
+    model, same = load(name), load_dictionary(edited(name, scaled))
+    states = load_file(FOLDER / name / "expected.safetensors")["hidden_states"].repeat(20, 1, 1)
+    states = states + torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+    codes = model.encode(states)
+    torch.testing.assert_close(same.reconstruct(states), model.reconstruct(states), rtol=1e-4, atol=1e-4)
+    assert torch.equal(same.encode(states), codes) and torch.equal(same.codebook_only().encode(states), codes)
+    torch.testing.assert_close(same.codebook, model.codebook)
+    shuffled = codes.flip(0)
+    one_each = [each.reconstruct(states, codes=shuffled) for each in (same, model)]
+    torch.testing.assert_close(*one_each, rtol=1e-4, atol=1e-4)
+    flat, gradients = states.flatten(0, 1), torch.randn(states.flatten(0, 1).shape)
+    for variant in model.ablation_variants:
+        if variant.startswith("encoder") or model.config.target_hidden_size == model.config.hidden_size:
+            bases = [each.ablation_basis(flat, 3, variant, gradients) for each in (same, model)]
+            torch.testing.assert_close(*bases, rtol=1e-3, atol=1e-3)
+    same.save_pretrained(tmp_path / "saved")
+    assert torch.equal(SparseDictionary.from_pretrained(tmp_path / "saved").encode(states), codes)
+
+
+def test_the_strongest_neuron_is_that_of_the_longest_contribution(edited):
+    # Of one token: neuron 3 is active with 1 and a row of length 5, neuron 4 with 2 and a row of length 1.
+    weight, rows = torch.zeros(16, 32), torch.zeros(32, 16)
+    weight[0, 3], weight[0, 4] = 1.0, 2.0
+    rows[3, 1], rows[4, 2] = 5.0, 1.0
+    tensors = {"W_enc": weight, "b_enc": torch.zeros(32), "b_dec": torch.zeros(16), "W_dec": rows}
+    model = load_dictionary(edited("standard", tensors))
+    state = torch.eye(16)[0]
+    assert model.activations(state)[3:5].tolist() == [1.0, 2.0]
+    assert model.encode(state[None, None]).item() == 3
+    # Where none is active it is the one that lacks least (-10 and -2): neurons without a row are none.
+    assert model.encode(-2 * state[None, None]).item() == 4
+
+
+def test_rows_of_length_one_need_no_lengths(edited):
+    rows = torch.nn.functional.normalize(load_file(FOLDER / "standard" / LENS)["W_dec"], dim=-1)
+    model = load_dictionary(edited("standard", {"W_dec": rows.bfloat16()}))
+    assert not model.config.has_row_lengths and "encoder.row_lengths" not in model.state_dict()
+
+
 @pytest.mark.parametrize("name", ABOUT)
 def test_the_config_says_what_it_is(name):
     config = load(name).config

@@ -1,5 +1,6 @@
 """The concept table: what is in it, what it answers, that it survives the disk, and that its size is bounded."""
 
+import copy
 import json
 import re
 import subprocess
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset, load_from_disk
 from huggingface_hub import HfApi
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
-from clvq_hf import ConceptTable
+from clvq_hf import ConceptTable, salient_tokens
+from clvq_hf.data.texts import text_numbers
 from clvq_hf.hub.requests import HubError
 from clvq_hf.hub.uploads import commit_files
 from clvq_hf.tables.concepts import Concept
@@ -263,6 +265,111 @@ class TestDisk:
             ConceptTable.load_from_disk(tmp_path)
 
 
+class TestHost:
+    def test_it_knows_host_and_tokenizer_by_content(self, table, host, tokenizer, tmp_path, caplog):
+        table.save_to_disk(tmp_path)
+        ConceptTable.load_from_disk(tmp_path).check_host(host, tokenizer)
+        assert not caplog.text
+        with torch.no_grad():
+            host.classifier.weight[0, 0] += 1
+        with pytest.raises(ValueError, match=r"concept table is of something else: host .* \(head \w{8}\), not "):
+            table.check_host(host, tokenizer)
+
+    def test_another_vocabulary(self, table, host, tokenizer):
+        other = copy.deepcopy(tokenizer)
+        other.add_tokens(["xyzzy"])
+        with pytest.raises(ValueError, match=r"something else: tokenizer \w{8}, not \w{8}\. Make it again"):
+            table.check_host(host, other)
+
+    def test_it_says_how_many_texts_were_trained_on(self, model, host, tokenizer, dataset, tmp_path, caplog):
+        model = copy.deepcopy(model)
+        assert model.concept_table(host, tokenizer, dataset).metadata["num_trained_on"] is None
+        model.record_training_texts(text_numbers(["a  WONDERFUL plot!", SENTENCES[0], "Another one."]))
+        model.save_pretrained(tmp_path)
+        loaded = type(model).from_pretrained(tmp_path).codebook_only()
+        table = loaded.concept_table(host, tokenizer, dataset)
+        assert table.metadata["num_trained_on"] == 2
+        assert ("Trained on", "2 of these texts: figures of them are too good") in table.facts()
+        assert "2 of these 5 texts were trained on" in caplog.text
+
+    def test_it_names_the_host_that_was_run(self, model, host, tokenizer, dataset, tmp_path):
+        model = copy.deepcopy(model)
+        model.config.host_name_or_path, model.config.host_revision = "org/first", "abc"
+        assert model.concept_table(host, tokenizer, dataset).metadata["host_name_or_path"] == "org/first"
+        host.save_pretrained(tmp_path / "second")
+        second = type(host).from_pretrained(tmp_path / "second")
+        metadata = model.concept_table(second, tokenizer, dataset).metadata
+        assert (metadata["host_name_or_path"], metadata["host_revision"]) == (str(tmp_path / "second"), None)
+
+    def test_tables_of_earlier_versions_say_that_they_cannot_be_checked(self, table, host, tokenizer, caplog):
+        metadata = {name: value for name, value in table.metadata.items() if name not in ("host", "tokenizer")}
+        ConceptTable(table.tokens, table.texts, metadata).check_host(host, tokenizer)
+        assert "does not say its host, tokenizer" in caplog.text
+
+    def test_another_table(self, table):
+        metadata = {**table.metadata, "tokenizer": "0" * 64}
+        with pytest.raises(ValueError, match="tokenizer"):
+            table.check_same_host(ConceptTable(table.tokens, table.texts, metadata))
+
+
+class TestSalienceOfTheModel:
+    @pytest.fixture
+    def model(self, model):
+        return copy.deepcopy(model)
+
+    @pytest.fixture
+    def labelled(self, texts):
+        return texts.select(range(8))
+
+    @pytest.fixture
+    def compute(self, model, host, tokenizer, labelled):
+        def compute(host=host, tokenizer=tokenizer, **options):
+            return model.salient_tokens(host, tokenizer, labelled, method="gradient_x_input", **options)
+
+        return compute
+
+    def test_of_the_model_needs_no_layer(self, model, host, tokenizer, labelled, compute, tmp_path, caplog):
+        salience = compute()
+        expected = salient_tokens(host, tokenizer, labelled, 1, method="gradient_x_input")
+        assert salience.to_dict() == expected.to_dict()
+        salience.save_to_disk(tmp_path)
+        table = model.concept_table(host, tokenizer, labelled, salience=load_from_disk(tmp_path))
+        assert table.metadata["salience"] == (
+            "gradient_x_input of classification at layer 1, baseline zero, sign positive"
+        )
+        assert "does not say" not in caplog.text
+
+    def test_of_another_layer_length_host_or_tokenizer(self, model, host, tokenizer, labelled, compute):
+        at_3 = salient_tokens(host, tokenizer, labelled, 3, method="gradient_x_input")
+        with pytest.raises(ValueError, match=r"salience is of something else: layer 3, not 1\. Compute it again"):
+            model.concept_table(host, tokenizer, labelled, salience=at_3)
+        with pytest.raises(ValueError, match="max length 100, not 128"):
+            model.concept_table(host, tokenizer, labelled, salience=compute(max_length=100))
+        larger = copy.deepcopy(tokenizer)
+        larger.add_tokens(["xyzzy"])
+        with pytest.raises(ValueError, match="something else: tokenizer"):
+            model.concept_table(host, tokenizer, labelled, salience=compute(tokenizer=larger))
+        other = copy.deepcopy(host)
+        with torch.no_grad():
+            other.bert.encoder.layer[0].output.dense.weight += 0.1
+        with pytest.raises(ValueError, match=r"host .*weights"):
+            model.concept_table(host, tokenizer, labelled, salience=compute(host=other))
+
+    def test_of_texts_that_were_edited(self, model, host, tokenizer, labelled, compute):
+        edited = labelled.map(lambda row: {"text": row["text"].upper()})
+        with pytest.raises(ValueError, match="something else: texts"):
+            model.concept_table(host, tokenizer, edited, salience=compute())
+
+    def test_length_and_columns_are_those_of_training(self, model, host, tokenizer, labelled):
+        model.config.training = {"settings": {"longest_text": 7}, "text_column": "body", "label_column": "kind"}
+        renamed = labelled.rename_columns({"text": "body", "label": "kind"})
+        salience = model.salient_tokens(host, tokenizer, renamed, method="gradient_x_input")
+        table = model.concept_table(host, tokenizer, renamed, salience=salience)
+        assert table.metadata["max_length"] == 7 and max(table.texts["num_tokens"]) == 7
+        assert table.texts["label"][:] == labelled["label"][:]
+        assert model.concept_table(host, tokenizer, labelled, max_length=9).metadata["max_length"] == 9
+
+
 class TestHub:
     def test_round_trip(self, hub, table):
         commit = table.push_to_hub("me/concepts", private=True)
@@ -270,7 +377,7 @@ class TestHub:
         again = ConceptTable.from_hub("me/concepts")
         assert again.tokens.to_dict() == table.tokens.to_dict() and again.texts.to_dict() == table.texts.to_dict()
         assert again.tokens.features == table.tokens.features and again.texts.features == table.texts.features
-        assert again.metadata == table.metadata
+        assert again.metadata == table.without_paths().metadata
         with pytest.raises(HubError, match="private"):
             ConceptTable.from_hub("me/concepts", token=False, cache_dir="elsewhere")
 

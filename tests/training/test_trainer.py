@@ -704,6 +704,28 @@ class TestBadInput:
         with pytest.raises(ValueError, match="upper_layer=3 in the config, but 4 in the activation cache"):
             CLVQTrainer(model=make_model(), args=make_args(), train_dataset=cache)
 
+    def test_the_texts_that_are_trained_on_are_noted(self, make_args, make_model, host, tokenizer, texts, tmp_path):
+        few, args = texts.select(range(20)), make_args()
+        cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, few, lower_layer=1, upper_layer=3)
+        trainers = [
+            CLVQTrainer(make_model(), host, args, train_dataset=few, processing_class=tokenizer),
+            CLVQTrainer(make_model(), args=args, train_dataset=cache),
+        ]
+        for trainer in trainers:
+            trainer.record_training()
+            assert trainer.model.count_trained_on(texts["text"]) == 20
+
+    def test_a_cache_of_another_host(self, make_args, make_model, host, tokenizer, texts, tmp_path):
+        few, model, layers = texts.select(range(20)), make_model(), {"lower_layer": 1, "upper_layer": 3}
+        cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, few, **layers)
+        with torch.no_grad():
+            host.bert.embeddings.word_embeddings.weight.neg_()
+        with pytest.raises(ValueError, match="is of something else: host"):
+            CLVQTrainer(model, host, make_args(), train_dataset=cache, processing_class=tokenizer)
+        other = ActivationCache.build(tmp_path / "other", host, tokenizer, few, **layers)
+        with pytest.raises(ValueError, match="other is of something else: host"):
+            CLVQTrainer(model, args=make_args(), train_dataset=cache, eval_dataset={"held out": other})
+
     def test_a_cache_counts_no_special_tokens(self, make_args, make_model, host, tokenizer, texts, tmp_path):
         cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=3)
         with pytest.raises(ValueError, match="train_special_tokens needs the texts"):

@@ -98,7 +98,7 @@ def ablate_texts(
         ValueError: If the table is of another model or lacks salience, texts were trained on, or an argument is
             unknown.
     """
-    _check(model, host, table, references, protocol, positions, how, num_draws, conditions)
+    _check(model, host, tokenizer, table, references, protocol, positions, how, num_draws, conditions)
     if protocol == "probe":
         if variant is not None:
             raise ValueError("The probe protocol removes the default variant; leave variant out.")
@@ -146,6 +146,7 @@ def ablate_texts(
 def _check(
     model: ConceptModel,
     host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     table: ConceptTable,
     references: AblationReferences | None,
     protocol: str,
@@ -164,7 +165,9 @@ def _check(
     model.check_host(host)
     table.check_model(model)
     table.salient()
+    table.check_host(host, tokenizer)
     if references is not None:
+        references.check_source(model, host)
         trained = sum(text_hash(text) in references.text_hashes for text in table.texts["text"])
         if trained:
             raise ValueError(

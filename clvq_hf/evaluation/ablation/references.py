@@ -1,7 +1,8 @@
 """What ablations are compared with, estimated on training texts: class directions, LEACE, means of states and words."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from ...data.labels import host_labels
 from ...data.texts import text_hash
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ...hosts import hooks
+from ...hosts.identity import check_identity, host_identity
 from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows
 
@@ -36,6 +38,7 @@ class AblationReferences:
         eraser (`LeaceEraser` or `None`): LEACE (arXiv 2306.03819): the smallest change after which no linear probe of
             a token's state predicts the class of its text; `None` without labels.
         text_hashes (`frozenset[str]`): Of the texts, so that nothing is measured on them.
+        identity (`dict`): The host and its layers.
     """
 
     mean: torch.Tensor
@@ -45,6 +48,16 @@ class AblationReferences:
     class_basis: torch.Tensor | None
     eraser: LeaceEraser | None
     text_hashes: frozenset[str]
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def check_source(self, model: ConceptModel, host: PreTrainedModel) -> None:
+        """Check that these are of a host, and of the layers of a model.
+
+        Raises:
+            ValueError: If host or layers are others; the message names both.
+        """
+        remedy = "Make them again with fit_references."
+        check_identity(self.identity, _identity(model, host), "This set of references", remedy)
 
     def word_directions(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Directions of the mean states of tokens: what their words say in any context.
@@ -82,7 +95,7 @@ def fit_references(
             only.
         text_column (`str`): Column of the texts.
         label_column (`str`): Column of the labels, see [`host_labels`][clvq_hf.data.host_labels]; there may be none.
-        max_length (`int`, *optional*): In tokens; the host's limit if not given.
+        max_length (`int`, *optional*): In tokens; if not given, that of the model's training, or the host's limit.
         batch_size (`int`): Texts per host forward.
         cache ([`ActivationCache`][clvq_hf.ActivationCache], *optional*): States of these texts, or of some of
             them, so that the host does not run again.
@@ -94,6 +107,7 @@ def fit_references(
         ValueError: If the texts or their labels are unusable, or all have one label.
     """
     model.check_host(host)
+    max_length = max_length or model.config.longest_text
     check_texts(dataset, text_column)
     dataset = host_labels(dataset, host, label_column)
     ensure_pad_token(tokenizer)
@@ -138,7 +152,15 @@ def fit_references(
         class_basis=class_basis,
         eraser=None if fitter is None else fitter.eraser,
         text_hashes=frozenset(text_hash(dataset[row][text_column]) for row in rows),
+        identity=_identity(model, host),
     )
+
+
+def _identity(model: ConceptModel, host: PreTrainedModel) -> dict[str, Any]:
+    config = model.config
+    stack = hooks.residual_stream(host, config.stack).stack
+    layers = {"lower_layer": config.lower_layer, "upper_layer": config.upper_layer, "stack": stack}
+    return {"host": host_identity(host, head=False), **layers}
 
 
 def _states(
@@ -155,6 +177,7 @@ def _states(
     config = model.config
     if cache is not None:
         cache.check_layers(config)
+        cache.check_source(host, tokenizer, dataset, text_column)
         rows = [int(text["text_index"]) for text in cache]
         return DataLoader(cache, batch_size=batch_size, collate_fn=_with_ids), rows
     tokenized = tokenize_texts(dataset, tokenizer, text_column, hooks.max_length(host, tokenizer, max_length))

@@ -12,7 +12,7 @@ from datasets import Dataset, Value
 from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
 from transformers import AutoTokenizer
 
-from clvq_hf import ClusterConfig, ClusterModel, ablate_texts
+from clvq_hf import ActivationCache, ClusterConfig, ClusterModel, ablate_texts
 from clvq_hf.evaluation.ablation.conditions import CONDITIONS
 from clvq_hf.evaluation.ablation.outcomes import outcome_columns
 from clvq_hf.evaluation.ablation.references import fit_references
@@ -477,3 +477,31 @@ class TestRefusals:
         tokenizer.add_tokens(["film", "movie", "the"])
         with pytest.raises(ValueError, match="splits the texts differently"):
             ablate_texts(model, host, tokenizer, table)
+
+
+class TestIdentity:
+    @pytest.fixture
+    def retrained(self, host):
+        other = copy.deepcopy(host)
+        with torch.no_grad():
+            other.bert.encoder.layer[3].output.dense.weight *= 1.01
+        return other
+
+    def test_a_table_of_another_host(self, model, retrained, tokenizer, table):
+        with pytest.raises(ValueError, match=r"concept table is of something else: host .*weights"):
+            ablate_texts(model, retrained, tokenizer, table)
+
+    def test_references_of_another_host_or_layer(self, model, host, retrained, tokenizer, texts, table, make_model):
+        few = texts.select(range(NUM_TEXTS, 40))
+        of_another = fit_references(model, retrained, tokenizer, few)
+        with pytest.raises(ValueError, match=r"references is of something else: host .*weights"):
+            ablate_texts(model, host, tokenizer, table, references=of_another)
+        upper = fit_references(make_model(lower_layer=2), host, tokenizer, few)
+        with pytest.raises(ValueError, match="something else: lower layer 2, not 1"):
+            ablate_texts(model, host, tokenizer, table, references=upper)
+
+    def test_a_cache_of_another_host(self, model, host, retrained, tokenizer, texts, tmp_path):
+        few = texts.select(range(8))
+        cache = ActivationCache.build(tmp_path, retrained, tokenizer, few, lower_layer=1, upper_layer=3)
+        with pytest.raises(ValueError, match="something else: host"):
+            fit_references(model, host, tokenizer, few, cache=cache)

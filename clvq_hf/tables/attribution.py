@@ -1,7 +1,8 @@
 """Which token of a text supports the host's prediction: integrated gradients at a hidden state, or cheaper methods."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -16,8 +17,10 @@ from transformers.utils import logging
 
 from ..data.batching import batches_by_length, in_order
 from ..data.extraction import attention_sinks, check_finite
+from ..data.texts import texts_fingerprint
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
+from ..hosts.identity import host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hosts.resume import resume
 from ..hosts.runner import HostRunner
@@ -158,7 +161,7 @@ def salient_tokens(
                 texts = tokenized.select(numbers).to_list()
                 rows.update(zip(numbers, _rows(path, method, steps, texts, sign), strict=True))
                 missed = [place for place, number in enumerate(numbers) if (rows[number]["error"] or 0) > max_error]
-                retried = []
+                retried: list[int] = []
                 if missed and steps < max_steps:
                     jumps = path.jumps(max_error)
                     retried = [numbers[place] for place in missed if not jumps[place]]
@@ -170,7 +173,22 @@ def salient_tokens(
     _warn(ordered, max_error, max_steps, num_jumps)
     name = baseline if isinstance(baseline, str) else "given"
     description = f"{method} of {readout.kind} at layer {layer}, baseline {name}, sign {sign}"
-    return Dataset.from_list(ordered, features=FEATURES, info=DatasetInfo(description=description, features=FEATURES))
+    identity = {
+        "host": host_identity(host),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "layer": layer,
+        "stack": stream.stack,
+        "max_length": limit,
+        "texts": texts_fingerprint(dataset, [text_column]),
+    }
+    info = DatasetInfo(description=f"{description}\n{json.dumps(identity)}", features=FEATURES)
+    return Dataset.from_list(ordered, features=FEATURES, info=info)
+
+
+def read_description(salience: Dataset) -> tuple[str, dict[str, Any] | None]:
+    """How a salience was computed, in words; and of what: host, tokenizer, layer, … (`None` of earlier versions)."""
+    words, _, identity = (salience.info.description or "").partition("\n")
+    return words, json.loads(identity) if identity else None
 
 
 class _Path:
@@ -261,13 +279,14 @@ class _Path:
         return (jump.abs() > max(max_error, 0.01) * (self.logit - self.baseline_logit).abs()).tolist()
 
 
-def _rows(path: _Path, method: str, n_steps: int, texts: list[dict], sign: str) -> list[dict[str, Any]]:
+def _rows(path: _Path, method: str, n_steps: int, texts: list[dict[str, Any]], sign: str) -> list[dict[str, Any]]:
     """Rows of the result for the texts of one batch.
 
     Raises:
         ValueError: If an attribution is NaN or Inf, naming the texts.
     """
     integrated = method == "integrated_gradients"
+    absolute = relative = torch.zeros(len(texts))
     if integrated:
         scores = path.integrate(n_steps).double().cpu()
         change = (path.logit - path.baseline_logit).double().cpu()
@@ -325,7 +344,7 @@ def _salient_word(
 
 
 @contextmanager
-def _without_parameter_gradients(host: nn.Module) -> Iterator[None]:
+def _without_parameter_gradients(host: nn.Module) -> Generator[None]:
     """Freeze the parameters for a moment: the graph begins at the state, and no gradient accumulates in them."""
     trainable = [parameter for parameter in host.parameters() if parameter.requires_grad]
     for parameter in trainable:
@@ -374,7 +393,7 @@ def _mean_state(
         check_finite(states, batch["text_index"], f"the states of layer {layer}", real)
         total = total + states[real].sum(0)
         count += int(real.sum())
-    return (total / count).float()
+    return torch.as_tensor(total / count).float()
 
 
 def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jumps: int) -> None:
@@ -394,4 +413,4 @@ def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jump
         )
 
 
-__all__ = ["salient_tokens"]
+__all__ = ["read_description", "salient_tokens"]
