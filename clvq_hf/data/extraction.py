@@ -10,6 +10,8 @@ from ..hosts.runner import HostRunner
 
 # In median norms of a text's states. Attention sinks have 100 to 1,000, other tokens up to 3.
 MASSIVE_NORM = 10
+# Of fewer tokens the median says nothing: half of them may be sinks.
+MIN_OWN_TOKENS = 4
 
 
 class HiddenStateExtractor:
@@ -78,16 +80,19 @@ def attention_sinks(states: torch.Tensor, mask: torch.Tensor, usual_norms: Seque
     Args:
         states (`torch.Tensor` of shape `(B, S, d)`): States of one layer.
         mask (`torch.Tensor` of shape `(B, S)`, bool): Real tokens.
-        usual_norms (`Sequence[float]`): What else the median of each text is over, so that a text of one token, or of
-            sinks alone, has something to be compared with:
+        usual_norms (`Sequence[float]`): What else the median of a text of fewer than four tokens is over, so that it
+            has something to be compared with:
             [`residual_stream(host, stack).usual_norms[layer]`][clvq_hf.hosts.ResidualStream].
 
     Returns:
         `torch.Tensor` of shape `(B, S)`, bool.
     """
     norms = torch.where(mask, states.float().norm(dim=-1), torch.nan)
+    own = norms.nanmedian(dim=-1, keepdim=True).values
     usual = torch.cat([norms, norms.new_tensor(usual_norms).expand(len(norms), -1)], dim=-1)
-    return mask & (norms > MASSIVE_NORM * usual.nanmedian(dim=-1, keepdim=True).values)
+    # The norms of a host that was trained after they were noted are others, so only short texts go by them.
+    is_short = mask.sum(dim=-1, keepdim=True) < MIN_OWN_TOKENS
+    return mask & (norms > MASSIVE_NORM * torch.where(is_short, usual.nanmedian(dim=-1, keepdim=True).values, own))
 
 
 def check_finite(

@@ -30,6 +30,8 @@ def class_names(host: PreTrainedModel) -> list[str] | None:
     if readout is None or readout.kind != "classification":
         return None
     config: Any = unwrap(host).config
+    if config.problem_type not in (None, "single_label_classification"):
+        return None
     # Keys are strings where somebody set them as a config.json has them.
     known = {int(number): str(name) for number, name in (config.id2label or {}).items()}
     names = [known.get(number, f"LABEL_{number}") for number in range(config.num_labels)]

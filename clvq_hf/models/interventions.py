@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..data.extraction import attention_sinks
 from ..hosts import hooks
 from ..hosts.step_buffer import StepBuffer
 from .modeling_base import BaseConceptModel
@@ -199,6 +198,8 @@ def find_sinks(
     host: nn.Module, stack: str | None, layer: int, states: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """The attention sinks among a host's states `(B, S, d)` at a layer: `(B, S)`, bool."""
+    from ..data.extraction import attention_sinks  # here, because importing the package does not load datasets
+
     return attention_sinks(states, mask, hooks.residual_stream(host, stack).usual_norms[layer])
 
 

@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..data.texts import text_numbers
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hub.provenance import is_hub_id, tokenizer_fingerprint
@@ -373,7 +372,11 @@ class ConceptModel(BaseConceptModel):
     def count_trained_on(self, texts: Iterable[str | None]) -> int | None:
         """How many of these texts were trained on; `None` if that is not known."""
         known = self.training_texts
-        return None if known is None else int(np.isin(text_numbers(texts), known).sum())
+        if known is None:
+            return None
+        from ..data.texts import text_numbers  # here, because importing the package does not load datasets
+
+        return int(np.isin(text_numbers(texts), known).sum())
 
     def verify(self, host: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> Verification:
         """Check that a host is the one that the concepts were learned from, by texts whose codes are known.

@@ -34,6 +34,7 @@ from clvq_hf import (
     SparseDictionary,
     salient_tokens,
 )
+from clvq_hf.hosts.runner import _check_head as check_head
 from clvq_hf.models import projections
 
 TESTS = Path(__file__).parents[1]
@@ -61,8 +62,8 @@ EXPECTED = {
         "attach": {"models/modeling_clvq: CLVQModel.is_initialized"},
         # Codes that are on the GPU already are checked once per call of `ablate`, not per forward.
         "ablate codes of each text": {"models/interventions: _checked_codes"},
-        # Scores are the result: a table on the CPU, once per batch.
-        "salience": {"tables/attribution: _rows"},
+        # Scores are the result: a table on the CPU, once per batch. The host's identity is read once.
+        "salience": {"hosts/identity: _sums", "tables/attribution: _rows"},
     }.items()},
     "planted read": {"models/projections: planted"},
 }  # fmt: skip
@@ -141,6 +142,8 @@ def on_fake_gpu() -> Iterator[tuple[str, Callable[[], object], Any]]:
     }.items():
         # The config finds the host's blocks by the values of a tiny forward, once per host.
         model = gpu.module(CLVQModel(CLVQConfig.from_host(host, **LAYERS, **CLVQ)).eval())
+        if name == "bert":  # whether its head reads padding is tried once per host, too
+            check_head(host)
         for operation, run in host_operations(gpu, model, gpu.module(host)).items():
             yield f"{name}: {operation}", run, gpu
     states = gpu.tensor(torch.empty(2, 5))
