@@ -24,7 +24,7 @@ from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .grid import Cell, Grid, digest
-from .methods import Method, fit, make_model, of_its_layers, undertrained
+from .methods import Method, fit, make_model, of_its_layers
 from .prepared_hosts import REMEDY, PreparedHost, open_host
 from .sources import Sources
 
@@ -212,9 +212,6 @@ class _Trial:
             "ablation": {name: _shortened(values) for name, values in results.get("ablation", {}).items()},
             "bottleneck": splice,
         }
-        if splice:
-            linear = self.prepared.record["linear_explained_variance"]
-            figures["undertrained"] = undertrained(model, splice["num_active"], splice["explained_variance"], linear)
         if "code" in settings.protocols:
             # Also without a sweep: its first entry holds the differences that methods are compared by.
             figures["sweep"] = self._sweep(evaluation, references)

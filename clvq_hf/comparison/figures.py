@@ -49,10 +49,10 @@ def draw_figures(summary: Summary, folder: Path, studies: dict[str, Sequence[str
     if not studies:
         keep(
             "token-specificity",
-            _dots(summary, "k1.on_matched", "Δmargin against a matched concept of the text, logits"),
+            _dots(summary, "own.on_matched", "Δmargin against a matched concept of the text, logits"),
             "Token specificity: what removing the salient concept costs beyond a matched one of the same text, with "
             "95 % intervals over texts; nothing where fewer than 20 texts have one. Further left: the concept "
-            "matters more. Hollow: undertrained, no rival.",
+            "matters more. Hollow: a poor dictionary (†).",
         )
         keep(
             "purity",
@@ -90,7 +90,7 @@ def _dots(summary: Summary, name: str, label: str, null: str | None = None) -> F
     for axes, (host, dataset) in zip(panels.flat, product(hosts, datasets), strict=True):
         for place, method in enumerate(methods):
             record = summary.record(host, dataset, method) or {}
-            if _dot(axes, record, name, place, **_style(place), hollow=bool(record.get("undertrained"))):
+            if _dot(axes, record, name, place, **_style(place), hollow=bool(record.get("mark"))):
                 has_data = True
                 if null is not None and (expected := record.get(null)) is not None:
                     axes.plot([expected, expected], [place - 0.35, place + 0.35], color="#444444", linewidth=1)

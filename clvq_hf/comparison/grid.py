@@ -238,12 +238,12 @@ class Grid:
         return dataclasses.replace(self.evaluation, **fields)
 
     def measures(self, cell: Cell) -> tuple[EvaluationSettings, tuple[int, ...]]:
-        """What is measured in a cell, and its sweep. Only the first seed has the probe and the sweep."""
+        """What is measured in a cell, and its sweep. Only the first seed has the probe."""
         settings = self.evaluation_of(cell.host)
-        if cell.seed == self.seeds[0]:
-            return settings, self.sweep
-        protocols = tuple(name for name in settings.protocols if name != "probe")
-        return dataclasses.replace(settings, protocols=protocols), ()
+        if cell.seed != self.seeds[0]:
+            protocols = tuple(name for name in settings.protocols if name != "probe")
+            settings = dataclasses.replace(settings, protocols=protocols)
+        return settings, self.sweep
 
 
 def digest(settings: Mapping[str, Any]) -> str:

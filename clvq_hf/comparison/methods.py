@@ -15,8 +15,6 @@ from ..models.registry import method_classes
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
 
-# A sparse model with more active neurons per token, or one that explains less of what can be explained, is no rival.
-MAX_ACTIVE, MIN_EXPLAINED_VARIANCE = 100, 0.8
 HOSTS = ("fine-tuned", "pretrained", "reinitialised")
 
 
@@ -199,28 +197,4 @@ def fit(
     return {name: figures[name] for name in names if name in figures}
 
 
-def undertrained(model: ConceptModel, num_active: float, explained_variance: float, linear: float) -> str | None:
-    """Why a sparse model counts as no rival, `None` if it is one.
-
-    A sparse autoencoder has to explain 80 % of the variance. From one layer to another nobody can who sees one token at
-    a time; there it has to explain 80 % of what the best linear map does.
-
-    Args:
-        model ([`ConceptModel`][clvq_hf.ConceptModel]): Others than sparse ones always are.
-        num_active (`float`): `L0`, active neurons per token.
-        explained_variance (`float`): Of the states that it reconstructs.
-        linear (`float`): Explained variance of the best linear map from the lower to the upper layer.
-    """
-    if not model.is_sparse:
-        return None
-    reasons = []
-    if num_active >= MAX_ACTIVE:
-        reasons.append(f"L0 = {num_active:.0f}")
-    if explained_variance < MIN_EXPLAINED_VARIANCE * (
-        1 if model.config.lower_layer == model.config.upper_layer else linear
-    ):
-        reasons.append(f"explained variance {explained_variance:.2f}")
-    return ", ".join(reasons) or None
-
-
-__all__ = ["HOSTS", "Method", "check_fields", "fit", "known_methods", "make_model", "of_its_layers", "undertrained"]
+__all__ = ["HOSTS", "Method", "check_fields", "fit", "known_methods", "make_model", "of_its_layers"]

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..metrics.ablation_drop.statistics import holm, sign_flip_p_value, studentized_interval
+from ..metrics.ablation_drop.statistics import holm
 from .cell import RESULT_NAME
+from .duels import MIN_TEXTS, Duel, paired_difference
 from .methods import known_methods
 
-ALPHA = 0.05
-# Standard errors between 0 and a mean difference that is found with 80 % power at a level of 5 %: 1.96 + 0.84.
-DETECTABLE = 2.80
 # The columns of a cell's host and dataset, and of its method.
 SETTING = ["cell.host", "cell.dataset"]
 CELL = [*SETTING, "cell.method"]
@@ -27,8 +25,8 @@ PURITY = "table.label_purity.cross_fitted_purity"
 SECONDS = ("load", "fit", "table", "references", "evaluate", "sweep", "stability")
 # Every figure of a cell by its path, such as "table.label_purity.null_purity", and what tables derive from them.
 Record = dict[str, Any]
-# Over fewer texts no interval covers what it says.
-MIN_TEXTS = 20
+# A dictionary that explains less of the variance than this, or that is less sparse, carries a mark.
+MIN_EXPLAINED_VARIANCE, MAX_ACTIVE = 0.8, 100
 
 
 def load_cells(path: str | Path, names: Collection[str] | None = None) -> list[dict[str, Any]]:
@@ -67,22 +65,25 @@ class Summary:
     def records(self) -> list[Record]:
         """Return the figures of each cell by their paths; the cell itself is `source`.
 
-        Those of its sweep's first variant are `k1.…` for one direction: also `k1.matched`, the share of matched texts,
-        and [`effect`] on matched draws and on all as `k1.on_matched` and `k1.on_all`, with their intervals.
+        Those of its sweep's first variant are `k1.…` for one direction, and `own.…` for as many as the method uses:
+        also `k1.matched`, the share of matched texts, and [`effect`] on matched draws and on all as `k1.on_matched` and
+        `k1.on_all`, with their intervals.
         """
         records = []
         for cell in self.cells:
-            entries = {k: entry for k in self.ks() if (entry := swept(cell, k)) is not None}
-            figures = dict(_flatten({**cell, **{f"k{k}": entry for k, entry in entries.items()}}))
+            looks = {section(k): k for k in (None, *self.ks())}
+            entries = {name: entry for name, k in looks.items() if (entry := swept(cell, k)) is not None}
+            figures = dict(_flatten({**cell, **entries}))
             figures |= {f"host.layers.{place}": layer for place, layer in enumerate(cell["host"]["layers"])}
-            for k, entry in entries.items():
-                figures[f"k{k}.matched"] = entry["num_matched"] / entry["num_texts"]
+            for look, entry in entries.items():
+                figures[f"{look}.matched"] = entry["num_matched"] / entry["num_texts"]
                 for name, matched in (("on_matched", True), ("on_all", False)):
-                    names = (f"k{k}.{name}{end}" for end in ("", "_low", "_high"))
-                    figures |= zip(names, effect(cell, k, matched) or (None,) * 3, strict=False)
+                    names = (f"{look}.{name}{end}" for end in ("", "_low", "_high"))
+                    figures |= zip(names, effect(cell, looks[look], matched) or (None,) * 3, strict=False)
             # A sparse model passes many neurons, and the permuted code is one: its leak would be low by construction.
             if figures.get("bottleneck.num_active") == 1:
                 figures["bottleneck.code_leak"] = figures["bottleneck.leak"]
+            figures["mark"] = _mark(figures)
             setting = ", ".join(figures[name] for name in SETTING)
             records.append({**figures, "setting": setting, "source": cell})
         return records
@@ -152,34 +153,49 @@ class Summary:
         cells = [cell for cell in self.cells if cell["cell"]["seed"] == self.first_seed]
         return sorted({entry["k"] for cell in cells for entry in cell.get("sweep", [])})
 
-    def rivals(self, host: str, dataset: str) -> list[str]:
-        """Methods that count: ablated, no control, and trained well enough."""
-        cells = {method: self.cell(host, dataset, method) or {} for method in self.methods()}
-        return [method for method, cell in cells.items() if cell.get("sweep") and not cell.get("undertrained")]
+    def looks(self) -> list[int | None]:
+        """Numbers of directions to compare methods by: `None`, as many as each uses; if they differ, then all alike."""
+        ks = self.ks()
+        own = {directions(cell) for cell in self.cells if cell.get("sweep")}
+        return [None, *ks[::-1]] if len(own) > 1 or len(ks) > 1 else ks
 
-    def duels(self, k: int = 1, matched: bool = True) -> list["Duel"]:
-        """Every pair of rivals on every host and dataset, compared text by text; p-values corrected for all of them.
+    def rivals(self, host: str, dataset: str) -> list[str]:
+        """Methods that are compared: ablated, and no controls."""
+        return [method for method in self.methods() if (self.cell(host, dataset, method) or {}).get("sweep")]
+
+    def duels(self, k: int | None = None, matched: bool = True) -> list[Duel]:
+        """Every pair of rivals on every host and dataset, compared text by text over all seeds.
+
+        P-values are corrected for all of them.
 
         Args:
-            k (`int`): Directions that are removed.
+            k (`int`, *optional*): Directions that are removed; if not given, as many as each method uses.
             matched (`bool`): Whether only draws count that are matched in positions and norm.
         """
+        name = "matched_differences" if matched else "differences"
         found = []
         for setting in self.settings():
-            for pair in combinations(self.rivals(*setting), 2):
-                sides = [swept(self.cell(*setting, method), k) for method in pair]
-                difference = None if None in sides else paired_difference(*sides, matched=matched)
+            sides = {method: self.sweeps(*setting, method, k) for method in self.rivals(*setting)}
+            for pair in combinations(sides, 2):
+                difference = paired_difference(*(sides[method] for method in pair), name)
                 if difference is not None:
                     found.append((*setting, *pair, difference))
         corrected = holm([difference.p_value for *_, difference in found])
         return [Duel(*each, float(p_value)) for each, p_value in zip(found, corrected, strict=True)]
 
-    def ranks(self, k: int = 1, matched: bool = True) -> dict[tuple[str, str], list[str]]:
+    def sweeps(self, host: str, dataset: str, method: str, k: int | None = None) -> list[dict[str, Any]]:
+        """Return the sweeps' entries of all seeds that have one; `None`: the directions of the first seed's cell."""
+        if k is None and (first := self.cell(host, dataset, method)):
+            k = directions(first)
+        entries = (swept(cell, k) for cell in self.seeds(host, dataset, method))
+        return [entry for entry in entries if entry is not None]
+
+    def ranks(self, k: int | None = None, matched: bool = True) -> dict[tuple[str, str], list[str]]:
         """The rivals of each host and dataset, those first whose salient concept matters most by token specificity.
 
-        Those that have too few texts to tell are left out.
+        Those that have too few texts to tell are left out. Of the first seed.
         """
-        name = f"k{k}.on_matched" if matched else f"k{k}.on_all"
+        name = f"{section(k)}.{'on_matched' if matched else 'on_all'}"
         return self._ranked(lambda record: record.get(name))
 
     def probe_ranks(self) -> dict[tuple[str, str], list[str]]:
@@ -197,74 +213,28 @@ class Summary:
         return {setting: methods for setting, methods in ranked.items() if methods}
 
 
-@dataclass(frozen=True, eq=False)
-class Difference:
-    """Difference of two methods, text by text.
-
-    Args:
-        values (`np.ndarray` of shape `(n,)`): First minus second, of the texts that both have.
-    """
-
-    values: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        """Mean over texts."""
-        return float(self.values.mean())
-
-    @cached_property
-    def interval(self) -> tuple[float, float]:
-        """95 % bootstrap-t interval of the mean."""
-        return studentized_interval(self.values)
-
-    @cached_property
-    def p_value(self) -> float:
-        """Two-sided p-value of the mean, by sign flips."""
-        return sign_flip_p_value(self.values)
-
-    @cached_property
-    def margin(self) -> float:
-        """The methods are equal within ± this: the 90 % interval lies inside (two one-sided tests at 5 %)."""
-        return max(map(abs, studentized_interval(self.values, confidence=0.9)))
-
-    @property
-    def detectable(self) -> float:
-        """A true mean of this size is found in 80 % of the cases."""
-        return float(DETECTABLE * self.values.std(ddof=1) / np.sqrt(len(self.values)))
+def section(k: int | None) -> str:
+    """What precedes the names of figures for `k` directions."""
+    return "own" if k is None else f"k{k}"
 
 
-@dataclass(frozen=True)
-class Duel:
-    """Token specificity of one method minus that of another, on the same texts; negative: the first's matters more.
-
-    `p_value` is that of the difference after Holm's correction for all duels of the same question.
-    """
-
-    host: str
-    dataset: str
-    first: str
-    second: str
-    difference: Difference
-    p_value: float
-
-    def outcome(self, method: str) -> str:
-        """`"win"`, `"tie"` or `"loss"` of one of the two: only a corrected p-value of at most 0.05 decides."""
-        if self.p_value > ALPHA:
-            return "tie"
-        return "win" if (self.difference.mean < 0) == (method == self.first) else "loss"
+def directions(cell: dict[str, Any]) -> int:
+    """Directions of a token's concept: 1, or the most of the sweep where several neurons of a token are active."""
+    several = cell.get("bottleneck", {}).get("num_active", 1) > 1
+    return max(entry["k"] for entry in cell["sweep"]) if several else 1
 
 
-def swept(cell: dict[str, Any] | None, k: int, variant: str | None = None) -> dict[str, Any] | None:
-    """The entry of a cell's sweep for `k` directions, by default of its first variant."""
+def swept(cell: dict[str, Any] | None, k: int | None, variant: str | None = None) -> dict[str, Any] | None:
+    """The entry of a cell's sweep for `k` directions (`None`: [`directions`]), by default of its first variant."""
     entries = [] if cell is None else cell.get("sweep", [])
     if not entries:
         return None
-    variant = variant or entries[0]["variant"]
+    k, variant = directions(cell) if k is None else k, variant or entries[0]["variant"]
     return next((entry for entry in entries if entry["k"] == k and entry["variant"] == variant), None)
 
 
 def effect(
-    cell: dict[str, Any] | None, k: int = 1, matched: bool = True, variant: str | None = None
+    cell: dict[str, Any] | None, k: int | None = None, matched: bool = True, variant: str | None = None
 ) -> tuple[float, float, float, int] | None:
     """Token specificity of a cell with its interval, and the number of texts; `None` if they are too few."""
     entry = swept(cell, k, variant)
@@ -276,29 +246,20 @@ def effect(
     return entry[name], entry[f"{name}_low"], entry[f"{name}_high"], entry[number]
 
 
-def paired_difference(first: dict[str, Any], second: dict[str, Any], matched: bool = True) -> Difference | None:
-    """Compare two sweep entries on the texts that both have; `None` if these are too few for a verdict."""
-    name = "matched_differences" if matched else "differences"
-    sides = []
-    for entry in (first, second):
-        sides.append({t: v for t, v in zip(entry["text_id"], entry[name], strict=True) if v is not None})
-    common = sorted(sides[0].keys() & sides[1].keys())
-    if len(common) < MIN_TEXTS:
-        return None
-    values = np.asarray([sides[0][text] - sides[1][text] for text in common])
-    return Difference(values)
+def _mark(record: Record) -> str | None:
+    """Why a cell's dictionary is a poor one, `None` if it is not: the same bars for all methods.
 
-
-def over_seeds(cells: Sequence[dict[str, Any]], k: int = 1) -> dict[str, Any]:
-    """The sweep entry of several seeds of one method: means for each text, of the seeds that have it."""
-    entries = [entry for entry in (swept(cell, k) for cell in cells) if entry is not None]
-    texts = sorted(set().union(*(entry["text_id"] for entry in entries)))
-    merged: dict[str, Any] = {"text_id": texts}
-    for name in ("differences", "matched_differences"):
-        known = [dict(zip(entry["text_id"], entry[name], strict=True)) for entry in entries]
-        values = [[side[text] for side in known if side.get(text) is not None] for text in texts]
-        merged[name] = [float(np.mean(each)) if each else None for each in values]
-    return merged
+    It has to explain 80 % of the variance within one layer. From one layer to another nobody can who sees one token at
+    a time; there it is 80 % of what the best linear map explains.
+    """
+    reasons = []
+    if (active := record.get("bottleneck.num_active")) is not None and active >= MAX_ACTIVE:
+        reasons.append(f"L0 = {active:.0f}")
+    explained = record.get("bottleneck.explained_variance")
+    most = 1.0 if record.get("settings.method.single_layer") else record["host.linear_explained_variance"]
+    if explained is not None and explained < MIN_EXPLAINED_VARIANCE * most:
+        reasons.append(f"explained variance {explained:.2f}")
+    return ", ".join(reasons) or None
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -329,18 +290,6 @@ def mean_and_spread(values: Sequence[float | None]) -> tuple[float, float] | Non
     return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
 
 
-def by_method(duels: Sequence[Duel], methods: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """Wins, ties and losses of each method against each other one."""
-    table = {
-        first: {second: {"win": 0, "tie": 0, "loss": 0} for second in methods if second != first} for first in methods
-    }
-    for duel in duels:
-        for method, other in ((duel.first, duel.second), (duel.second, duel.first)):
-            table[method][other][duel.outcome(method)] += 1
-    return table
-
-
 __all__ = [
-    *("Difference", "Duel", "Summary", "by_method", "effect", "load_cells", "mean_and_spread", "paired_difference"),
-    *("study_cells", "swept"),
+    *("Summary", "directions", "effect", "load_cells", "mean_and_spread", "study_cells", "swept"),
 ]

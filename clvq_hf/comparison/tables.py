@@ -9,19 +9,19 @@ import numpy as np
 import pandas as pd
 
 from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
-from .methods import MAX_ACTIVE, MIN_EXPLAINED_VARIANCE
+from .duels import ALPHA, MIN_TEXTS, by_method, paired_difference
 from .summary import (
-    ALPHA,
-    MIN_TEXTS,
+    CELL,
+    MAX_ACTIVE,
+    MIN_EXPLAINED_VARIANCE,
     PURITY,
     SECONDS,
     SETTING,
     SPECIFICITY,
     Record,
     Summary,
-    by_method,
-    over_seeds,
-    paired_difference,
+    directions,
+    section,
     study_cells,
 )
 
@@ -172,7 +172,7 @@ def report_tables(summary: Summary, studies: dict[str, Sequence[str]] | None = N
     tables = [
         _hosts_table(summary),
         *(_study_table(summary, title, methods, reference) for title, methods in studies.items()),
-        *(_token_specificity_table(summary, k, matched) for k in summary.ks()[::-1] for matched in (True, False)),
+        *(_token_specificity_table(summary, k, matched) for k in summary.looks() for matched in (True, False)),
         TEXT_SPECIFICITY_TABLE.build(summary),
         _duels_table(summary),
         _wins_table(summary),
@@ -232,27 +232,43 @@ def _hosts_table(summary: Summary) -> ReportTable:
     return _record_table("Hosts and texts", columns, first.to_dict("records"), note)
 
 
-def _token_specificity_table(summary: Summary, k: int, matched: bool) -> ReportTable:
+def _removed(summary: Summary, k: int | None) -> str:
+    """How many directions are removed, in words."""
+    if k is not None:
+        return f"{k} direction{'s' if k > 1 else ''}"
+    own = {directions(cell) for cell in summary.cells if cell.get("sweep")}
+    several = max(own)
+    return "1 direction" if several == 1 else f"1 direction ({several} for methods with several neurons per token)"
+
+
+def _token_specificity_table(summary: Summary, k: int | None, matched: bool) -> ReportTable:
     draws, count, note = ("matched", "num_matched", _MATCHED_NOTE) if matched else ("all", "num_texts", _ALL_NOTE)
+    look = section(k)
 
     def text(record: Record) -> str | None:
-        if f"k{k}.{count}" not in record:
+        if f"{look}.{count}" not in record:
             return None
-        figure = interval(record, f"k{k}.on_{draws}")
-        texts = f" (n = {record[f'k{k}.{count}']})" if matched or figure == NOTHING else ""
-        return figure + texts + (" †" if record.get("undertrained") else "")
+        figure = interval(record, f"{look}.on_{draws}")
+        texts = f" (n = {record[f'{look}.{count}']})" if matched or figure == NOTHING else ""
+        return figure + texts + _dagger(record)
 
-    title = f"Token specificity, {k} direction{'s' if k > 1 else ''} removed, "
+    title = f"Token specificity, {_removed(summary, k)} removed, "
     return _setting_table(summary, title + ("matched draws" if matched else "all texts"), text, note)
 
 
+def _dagger(record: Record) -> str:
+    return " †" if record["mark"] else ""
+
+
+_MARK_NOTE = (
+    f"† a poor dictionary by the same bars for all methods: an L0 of {MAX_ACTIVE} or more, or less than "
+    f"{MIN_EXPLAINED_VARIANCE:.0%} explained of the variance, from layer to layer of what a linear map explains."
+)
 _MATCHED_NOTE = (
     "Change of the margin when the salient concept is removed where it occurs, minus that of another concept of the "
     "same text with about as many positions and as much removed norm; logits, 95 % bootstrap intervals over texts, "
-    "one training seed. More negative: the concept matters more. n: texts with such another concept; below "
-    f"{MIN_TEXTS} no figure is given. † undertrained (L0 of {MAX_ACTIVE} or more, or less than "
-    f"{MIN_EXPLAINED_VARIANCE:.0%} explained of the variance, from layer to layer of what a linear map explains); no "
-    "rival."
+    "of the first training seed. More negative: the concept matters more. n: texts with such another concept; below "
+    f"{MIN_TEXTS} no figure is given. {_MARK_NOTE}"
 )
 _ALL_NOTE = (
     "The same on all texts: where no concept matches, the nearest stands in. Methods with few broad codes remove "
@@ -261,30 +277,33 @@ _ALL_NOTE = (
 
 
 def _duels_table(summary: Summary) -> ReportTable:
-    k = max(summary.ks(), default=1)
     names, rows = summary.methods(), []
-    for duel in summary.duels(k):
+    for duel in summary.duels():
         if OURS not in (duel.first, duel.second):
             continue
         found, sign = duel.difference, 1 if duel.first == OURS else -1
         low, high = sorted(sign * bound for bound in found.interval)
+        rival = duel.second if duel.first == OURS else duel.first
+        ours, theirs = (summary.record(duel.host, duel.dataset, method) for method in (OURS, rival))
         rows.append(
             {
-                "host, dataset": f"{duel.host}, {duel.dataset}",
-                "against": names[duel.second if duel.first == OURS else duel.first],
+                "host, dataset": f"{duel.host}, {duel.dataset}{_dagger(ours)}",
+                "against": names[rival] + _dagger(theirs),
                 "difference": with_range(sign * found.mean, low, high),
                 "p (Holm)": number(duel.p_value, 3),
                 "verdict": duel.outcome(OURS),
                 "equal within": f"± {number(found.margin, 3)}",
                 "could have seen": number(found.detectable, 3),
                 "texts": str(len(found.values)),
+                "seeds": " / ".join(map(str, found.seeds[::sign])),
             }
         )
     note = (
-        f"Token specificity of {names.get(OURS, OURS)} minus that of the rival, k = {k}, matched draws, paired by "
-        "text; 95 % bootstrap-t intervals; p by sign flips, corrected for all duels of all methods. A tie does not "
-        "mean equal: the two are equal within the margin given (90 % interval), and a true difference of the size in "
-        "the last column but one is found in 80 % of the cases."
+        f"Token specificity of {names.get(OURS, OURS)} minus that of the rival, {_removed(summary, None)} removed, "
+        "matched draws, paired by text; 95 % bootstrap-t intervals over texts and, where a method has several, over "
+        "its training seeds (ours / the rival's); p by sign flips, corrected for all duels of all methods. A tie does "
+        "not mean equal: the two are equal within the margin given (90 % interval), and a true difference of the size "
+        f"under “could have seen” is found in 80 % of the cases. {_MARK_NOTE}"
     )
     return ReportTable.from_rows(f"Duels of {names.get(OURS, OURS)}", rows, note=note)
 
@@ -292,57 +311,62 @@ def _duels_table(summary: Summary) -> ReportTable:
 def _wins_table(summary: Summary) -> ReportTable:
     methods = summary.methods()
     rows = []
-    for k in summary.ks()[::-1]:
+    for k in summary.looks():
         for matched in (True, False):
             counts = by_method(summary.duels(k, matched), list(methods))
             for method, name in methods.items():
                 against = [counts[method].get(other, {}).values() for other in methods]
                 cells = ["–".join(map(str, results)) if sum(results) else NOTHING for results in against]
                 if any(map(sum, against)):
-                    rows.append([str(k), "matched" if matched else "all", name, *cells])
+                    rows.append([k or "own", "matched" if matched else "all", name, *cells])
     note = (
         "Settings in which the method of the row wins, ties and loses against that of the column: token "
-        f"specificity, paired by text, at least {MIN_TEXTS} texts that both have. A verdict needs p ≤ {ALPHA} by sign "
-        "flips after Holm's correction for all duels with this k and these draws. One training seed. Undertrained "
-        "methods take no part."
+        f"specificity, paired by text, at least {MIN_TEXTS} texts that both have, over all training seeds. A verdict "
+        f"needs p ≤ {ALPHA} by sign flips after Holm's correction for all duels with this k and these draws. k “own”: "
+        f"{_removed(summary, None)}."
     )
+    rows = [[str(k), *rest] for k, *rest in rows]
     return ReportTable("Wins–ties–losses", ["k", "draws", "method", *methods.values()], rows, note)
 
 
 def _ranks_table(summary: Summary) -> ReportTable:
     rows = []
-    for k in summary.ks()[::-1]:
+    for place, k in enumerate(summary.looks()):
         ways = {"": summary.ranks(k), ", all texts": summary.ranks(k, matched=False)}
         # The probe removes one direction, whatever the sweep.
-        ways[", the paper's way"] = summary.probe_ranks() if k == 1 else {}
+        ways[", the paper's way"] = summary.probe_ranks() if place == 0 else {}
         for method, name in summary.methods().items():
-            row = {"k": str(k), "method": name}
+            row = {"k": str(k or "own"), "method": name}
             for way, ranked in ways.items():
                 places = [methods.index(method) for methods in ranked.values() if method in methods]
                 for best, header in enumerate(("first", "first or second"), start=1):
                     first = sum(place < best for place in places)
                     row[header + way] = f"{first} of {len(places)}" if places else NOTHING
-            if set(row.values()) - {str(k), name, NOTHING}:
+            if set(row.values()) - {str(k or "own"), name, NOTHING}:
                 rows.append(row)
     note = (
         "By the mean of token specificity on matched draws and on all texts; the paper's way by the accuracy that the "
-        "probe loses. Means only, without intervals, as the paper counts."
+        "probe loses, one direction removed. Means of the first seed only, without intervals, as the paper counts."
     )
     return ReportTable.from_rows("Who is first", rows, note=note)
 
 
 def _beyond_word_table(summary: Summary) -> ReportTable:
+    def entries(setting: Sequence[str], method: str) -> list[dict[str, Any]]:
+        return [cell["beyond_word"] for cell in summary.seeds(*setting, method) if cell.get("beyond_word")]
+
     def text(record: Record) -> str | None:
-        ours, cell = summary.cell(record["cell.host"], record["cell.dataset"], OURS), record["source"]
-        if ours is None or ours is cell or not (ours.get("beyond_word") and cell.get("beyond_word")):
+        host, dataset, method = (record[name] for name in CELL)
+        if method == OURS:
             return None
-        difference = paired_difference(ours["beyond_word"], cell["beyond_word"], matched=False)
+        sides = (entries((host, dataset), each) for each in (OURS, method))
+        difference = paired_difference(*sides, "differences")
         return None if difference is None else with_range(difference.mean, *difference.interval)
 
     title = "What concepts say beyond their word: CLVQ-VAE minus the others"
     note = (
-        "Paired by text, 95 % bootstrap-t intervals, not corrected for their number. Negative: the concept of CLVQ-VAE "
-        "says more."
+        "Paired by text, 95 % bootstrap-t intervals over texts and training seeds, not corrected for their number. "
+        "Negative: the concept of CLVQ-VAE says more."
     )
     return _setting_table(summary, title, text, note, controls=True)
 
@@ -377,7 +401,7 @@ def _transcoder_table(summary: Summary) -> ReportTable:
         sides = {"theirs": record, "ours": summary.record(record["cell.host"], record["cell.dataset"], OURS) or {}}
         for k in summary.ks():
             if all(f"k{k}.num_texts" in figures for figures in sides.values()):
-                row = {**record, "k": k, "undertrained": record.get("undertrained") or "no"}
+                row = {**record, "k": k, "poor": record["mark"] or "no"}
                 for side, figures in sides.items():
                     row[side], row[f"{side}_matched"] = figures[f"k{k}.token_specificity"], figures[f"k{k}.on_matched"]
                 records.append(row)
@@ -390,7 +414,7 @@ def _transcoder_table(summary: Summary) -> ReportTable:
         "CLVQ-VAE, matched": "{ours_matched:.3f}",
         "L0": "{bottleneck.num_active:.0f}",
         "explained variance": "{bottleneck.explained_variance:.3f}",
-        "undertrained": "{undertrained}",
+        "poor": "{poor}",
     }
     return _record_table("TopK transcoder against CLVQ-VAE: token specificity", columns, records)
 
@@ -407,7 +431,7 @@ def _footing_table(summary: Summary) -> ReportTable:
         figures["title"] = title
         figures["entropy"] = np.log2(figures.get("table.codebook_usage.perplexity", np.nan))
         figures["energies"] = " / ".join(percent(figures.get(f"k{k}.removed_energy")) for k in ks)
-        figures["undertrained"] = f"{sum(bool(cell.get('undertrained')) for cell in cells)} of {len(cells)}"
+        figures["poor"] = f"{sum(bool(cell['mark']) for cell in cells)} of {len(cells)}"
         records.append(figures)
     columns = {
         "method": "{title}",
@@ -420,9 +444,10 @@ def _footing_table(summary: Summary) -> ReportTable:
         "norm removed": f"{{{first}.removed_norm:.1f}}",
         "matched texts": f"{{{first}.matched:%}}",
         f"energy removed, k = {' / '.join(map(str, ks))}": "{energies}",
-        "undertrained": "{undertrained}",
+        "poor (†)": "{poor}",
     }
-    return _record_table("On what footing", columns, records, "Medians over hosts and datasets, of the first seed.")
+    note = f"Medians over hosts and datasets, of the first seed. {_MARK_NOTE}"
+    return _record_table("On what footing", columns, records, note)
 
 
 def _stability_table(summary: Summary) -> ReportTable:
@@ -496,12 +521,12 @@ def _study_table(summary: Summary, title: str, methods: Sequence[str], reference
     means = summary.over_seeds(SPECIFICITY, "stability.ami")
     records = []
     for host, dataset, method in study_cells(summary, methods):
-        seeds, others = (summary.seeds(host, dataset, each) for each in (method, reference or method))
+        seeds, others = (summary.sweeps(host, dataset, each, 1) for each in (method, reference or method))
         record = {**summary.record(host, dataset, method), "ami": means[host, dataset, method]["stability.ami"]}
         if len(seeds) > 1:
             record |= {f"seeds{end}": means[host, dataset, method][SPECIFICITY + end] for end in ("", "_sd")}
         if method != reference and others and reference is not None:
-            difference = paired_difference(over_seeds(seeds), over_seeds(others))
+            difference = paired_difference(seeds, others)
             if difference is not None:
                 names = ("against", "against_low", "against_high")
                 record |= zip(names, (difference.mean, *difference.interval), strict=True)
@@ -519,8 +544,8 @@ def _study_table(summary: Summary, title: str, methods: Sequence[str], reference
     }
     note = (
         "Ranked by token specificity on matched draws, the most negative first; then look at fidelity and stability. "
-        "Differences are paired by text, averaged over seeds, with 95 % bootstrap-t intervals that are not corrected "
-        "for their number."
+        "Differences are paired by text, with 95 % bootstrap-t intervals over texts and training seeds that are not "
+        "corrected for their number."
     )
     records.sort(key=lambda record: record.get(SPECIFICITY) or 0.0)
     return _record_table(f"Study: {title}", columns, records, note)

@@ -13,7 +13,7 @@ class ClusterConfig(ConceptConfig):
 
     Args:
         algorithm (`str`): How the centroids are found.
-            - `"kmeans"`: mini-batch K-means, from the code that initialises a codebook (`"kmeans++"`).
+            - `"kmeans"`: K-means from k-means++, until no assignment changes; the best of three starts.
             - `"agglomerative"`: Ward linkage, as in ConceptX (Dalvi et al., 2022).
             - `"random_states"`: states of random tokens; a control.
             - `"token_types"`: mean states of the most frequent token types; a control, concepts that are words.

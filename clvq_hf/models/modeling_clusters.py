@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Tokens whose distances to all centroids are held at once.
 CHUNK = 8192
+# Starts of K-means, of which the best is kept, and the most steps of one; about 30 are usual.
+NUM_STARTS, MAX_STEPS = 3, 1000
 
 
 class Centroids(Float32Module):
@@ -172,7 +174,7 @@ def find_centroids(
 ) -> torch.Tensor:
     """Centroids `(K, d)` of states `(N, d)`, float32, by an algorithm of [`ClusterConfig`]."""
     if algorithm == "kmeans":
-        return initial_codebook(states, num_clusters, "kmeans++", seed)
+        return converged_centroids(states, num_clusters, seed)
     if algorithm == "random_states":
         return initial_codebook(states, num_clusters, "random", seed)
     if algorithm == "agglomerative":
@@ -187,6 +189,19 @@ def find_centroids(
         )
     frequent = counts.argsort(descending=True, stable=True)[:num_clusters]
     return _means(states, groups, len(types))[frequent]
+
+
+def converged_centroids(states: torch.Tensor, num_clusters: int, seed: int) -> torch.Tensor:
+    """Centroids `(K, d)` of K-means (Lloyd's algorithm from k-means++), of the best of three starts.
+
+    Each start goes on until no assignment changes. Float64 keeps rounding, which differs between machines and numbers
+    of threads, from changing one unless two centroids are equally near: the same states and seed give the same
+    clusters. States that a host computes elsewhere differ by more, and may end in another optimum about as good.
+    """
+    from sklearn.cluster import KMeans  # at use: it takes long to import
+
+    kmeans = KMeans(num_clusters, n_init=NUM_STARTS, tol=0, max_iter=MAX_STEPS, random_state=seed, copy_x=False)
+    return torch.from_numpy(kmeans.fit(states.double().numpy()).cluster_centers_).float()
 
 
 def check_distances(num_tokens: int) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from clvq_hf import ClusterModel, CLVQModel, SparseDictionary
-from clvq_hf.comparison.methods import Method, known_methods, make_model, undertrained
+from clvq_hf.comparison.methods import Method, known_methods, make_model
 from clvq_hf.hosts import load_host
 
 
@@ -60,20 +60,3 @@ class TestModels:
         assert torch.equal(loaded.codebook, model.codebook)
         with pytest.raises(ValueError, match=r"is of the layers \(1, 3\), and this host is compared at 2 and 3"):
             make_model(Method("mine", "saved", config={"path": str(tmp_path)}), host, 2, 3, None)
-
-
-class TestUndertrained:
-    def test_one_layer_must_explain_four_fifths(self, make_sparse):
-        model = make_sparse(lower_layer=2, upper_layer=2)
-        assert undertrained(model, 32, 0.81, 0.5) is None
-        assert undertrained(model, 32, 0.79, 0.5) == "explained variance 0.79"
-        assert undertrained(model, 100, 0.79, 0.5) == "L0 = 100, explained variance 0.79"
-        assert undertrained(model, 99, 0.9, 0.5) is None
-
-    def test_two_layers_four_fifths_of_what_a_linear_map_does(self, make_sparse):
-        model = make_sparse(lower_layer=1, upper_layer=3)
-        assert undertrained(model, 32, 0.41, 0.5) is None
-        assert undertrained(model, 32, 0.39, 0.5) == "explained variance 0.39"
-
-    def test_methods_with_one_code_a_token_never_are(self, make_model):
-        assert undertrained(make_model(), 1, 0.0, 1.0) is None

@@ -87,12 +87,27 @@ class TestKMeans:
         states, groups = blobs()
         model = make_clusters().fit(make_cache(states), seed=seed)
         expected = KMeans(4, n_init=10, random_state=0).fit(states.numpy())
-        # Mini-batches are drawn with replacement: means up to a share of the blobs' width, which is one.
         centres = torch.from_numpy(expected.cluster_centers_)
-        assert (matched(model.codebook, centres) - centres).abs().max() < 0.3
+        torch.testing.assert_close(matched(model.codebook, centres), centres, check_dtype=False)
         codes = model.encode(states[None])[0].tolist()
         for labels in (groups.tolist(), expected.labels_.tolist()):
             assert len(set(zip(codes, labels, strict=True))) == 4, "the same clusters"
+
+    def test_it_runs_until_no_assignment_changes(self, make_cache, make_clusters):
+        states = torch.randn(600, 6, generator=torch.Generator().manual_seed(0))
+        model = make_clusters(20).fit(make_cache(states))
+        codes = model.encode(states[None])[0]
+        means = torch.stack([states[codes == code].mean(0) for code in range(20)])
+        torch.testing.assert_close(model.codebook, means)
+
+    def test_rounding_changes_no_cluster(self, make_cache, make_clusters):
+        states = torch.randn(600, 6, generator=torch.Generator().manual_seed(0))
+        noise = 1e-6 * torch.randn(600, 6, generator=torch.Generator().manual_seed(1))
+        plain, noisy = (
+            make_clusters(20).fit(make_cache(each, name=name))
+            for name, each in (("plain", states), ("noisy", states + noise))
+        )
+        assert torch.equal(plain.encode(states[None]), noisy.encode(states[None]))
 
     def test_the_same_seed_gives_the_same_clusters(self, make_cache, make_clusters):
         cache = make_cache(torch.randn(300, 6, generator=torch.Generator().manual_seed(0)))

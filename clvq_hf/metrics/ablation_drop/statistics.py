@@ -82,24 +82,34 @@ def studentized_interval(
     _require_positive("num_bootstrap", num_bootstrap)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual.")
-    size = len(values)
-    if size < 2:
+    if len(values) < 2:
         return None, None
+    statistics = studentized_statistics(values, num_bootstrap=num_bootstrap, seed=seed)
+    # Bounds are not interpolated, since they may be infinite.
+    low, high = np.quantile(statistics, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
     mean, spread = values.mean(), values.std()
     if spread == 0:
         return float(mean), float(mean)
+    return float(mean - high * spread), float(mean - low * spread)
+
+
+def studentized_statistics(values: np.ndarray, *, num_bootstrap: int = NUM_STUDENTIZED, seed: int = 0) -> np.ndarray:
+    """(Mean of a resample − mean of all) ÷ standard deviation of the resample, of resamples of finite values `(n,)`.
+
+    A resample of equal values has no spread: it is infinitely far off, or exactly at the mean.
+
+    Returns:
+        `np.ndarray` of shape `(num_bootstrap,)`: In the order of the draws.
+    """
     generator = np.random.default_rng(seed)
+    size = len(values)
     batch = _batch_size(size, num_bootstrap)
     statistics = []
     for start in range(0, num_bootstrap, batch):
         drawn = values[generator.integers(size, size=(min(batch, num_bootstrap - start), size))]
         with np.errstate(divide="ignore", invalid="ignore"):
-            statistics.append((drawn.mean(axis=1) - mean) / drawn.std(axis=1))
-    # A resample of equal values has no spread: it is infinitely far off, or exactly at the mean. Bounds are not
-    # interpolated, since they may be infinite.
-    found = np.nan_to_num(np.concatenate(statistics), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
-    return float(mean - high * spread), float(mean - low * spread)
+            statistics.append((drawn.mean(axis=1) - values.mean()) / drawn.std(axis=1))
+    return np.nan_to_num(np.concatenate(statistics), nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
 def sign_flip_p_value(
