@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    SPLIT_HELP,
     BatchSize,
     DatasetName,
     Host,
@@ -16,7 +17,6 @@ from .options import (
     Model,
     Part,
     Seed,
-    Split,
     Subset,
     TextColumn,
     print_written,
@@ -30,18 +30,24 @@ def run_evaluate(
     output_dir: Annotated[
         Path, typer.Option(help="Folder for results.json, results.md and the data behind them. Run again to resume.")
     ],
-    split: Split = "test",
+    split: Annotated[
+        str | None, typer.Option(help=SPLIT_HELP + " Default: *test*, or with --train-dataset the whole of a file.")
+    ] = None,
     part: Part = None,
     subset: Subset = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    train_dataset: Annotated[
+        str | None, typer.Option(help="Dataset of the training texts, if it is another one than --dataset.")
+    ] = None,
     train_split: Annotated[
         str | None,
         typer.Option(
             help="Split with training texts, for class directions and mean states. If there is only one split, name it "
-            "here too, and separate the texts with --train-part and --part."
+            "here too, and separate the texts with --train-part and --part. Default: *train*, or the whole of a file "
+            "that --train-dataset names."
         ),
-    ] = "train",
+    ] = None,
     train_part: Annotated[
         str | None,
         typer.Option(
@@ -87,6 +93,7 @@ def run_evaluate(
 
     - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir results`
     - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir quick --max-texts 200 --draws 5 --protocol code`
+    - `clvq-hf evaluate out --dataset new.csv --train-dataset old.csv --output-dir results`
     """
     from functools import partial
 
@@ -115,18 +122,20 @@ def run_evaluate(
     )
     read = partial(
         load_texts,
-        dataset,
         subset=subset,
         text_column=text_column,
         label_column=label_column,
         label_names=label or None,
     )
-    train, known = None, []
-    if train_split is not None:
-        train = select_texts(read(train_split), train_part, None, seed)
-        known = train["text"]
-        train = select_texts(train, None, max_train_texts, seed)
-    texts = select_texts(read(split), part, None, seed)
+    if train_dataset is None:
+        train_dataset, split, train_split = dataset, split or "test", train_split or "train"
+    else:  # The whole of two files, or the usual splits.
+        split = split or (None if Path(dataset).is_file() else "test")
+        train_split = train_split or (None if Path(train_dataset).is_file() else "train")
+    train = select_texts(read(train_dataset, train_split), train_part, None, seed)
+    known = train["text"]
+    train = select_texts(train, None, max_train_texts, seed)
+    texts = select_texts(read(dataset, split), part, None, seed)
     concept_model, host_model, tokenizer = load_with_host(model, host)
     # Of all training texts, and before any are drawn: those that are not drawn were trained on as well.
     left = without_texts(texts, known, numbers=concept_model.training_texts)
@@ -143,7 +152,7 @@ def run_evaluate(
         output_dir,
         train=train,
         num_left_out=len(texts) - len(left),
-        split=part or split,
+        split=part or split or Path(dataset).stem,
         dataset_name=recorded_name(dataset),
         settings=settings,
         overwrite=overwrite,

@@ -22,13 +22,11 @@ DatasetName = Annotated[
     str,
     typer.Option(help="A .jsonl/.csv/.tsv/.parquet file, a folder with one such file per split, or a Hub dataset."),
 ]
-Split = Annotated[
-    str,
-    typer.Option(
-        help="Split of the texts, with or without a slice (*test[:10%]*). Use one on which nothing was trained. A "
-        "single file is the split *train*, and the one that it is called after."
-    ),
-]
+SPLIT_HELP = (
+    "Split of the texts, with or without a slice (*test[:10%]*). Use one on which nothing was trained. A single file "
+    "is the split that it is called after, else its texts are cut into *train* and *test* by their hash."
+)
+Split = Annotated[str, typer.Option(help=SPLIT_HELP)]
 Subset = Annotated[str | None, typer.Option(help="Configuration of a Hub dataset that has several.")]
 TextColumn = Annotated[
     str | None, typer.Option(help="Column of the texts. Default: the first of the usual names that exists.")

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..data.texts import load_texts, texts_fingerprint
+from ..data.texts import texts_fingerprint
 from ..hub.provenance import cached_commit
 from .grid import Cell, DatasetSpec, Grid
 
@@ -46,8 +46,7 @@ class Sources:
 
 def _texts(spec: DatasetSpec) -> dict[str, str]:
     splits = {"training_texts": spec.train_split, "test_texts": spec.eval_split}
-    texts = {name: load_texts(spec.texts, split, subset=spec.subset) for name, split in splits.items()}
-    return {name: texts_fingerprint(part) for name, part in texts.items()}
+    return {name: texts_fingerprint(spec.load(split)) for name, split in splits.items()}
 
 
 def _content(name: str, revision: str | None, subfolder: str, patterns: Iterable[str]) -> str | None:

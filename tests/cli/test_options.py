@@ -51,8 +51,7 @@ def test_a_missing_label_column_is_named_by_its_option():
 
 def test_splits_of_a_file_are_refused():
     command = ("concepts", "build", "nowhere", "--output-dir", "table", "--dataset", "tweets.jsonl")
-    for split in ((), ("--split", "nonsense")):
-        assert "it has ['train', 'tweets']" in refuse(*command, *split)
+    assert "it has ['test', 'train', 'tweets']" in refuse(*command, "--split", "nonsense", "--text-column", "tweet")
 
 
 def test_arguments_that_the_command_lacks_stay_as_they_are(monkeypatch):
@@ -83,7 +82,7 @@ def build(fitted_model, saved_host, all_texts, tmp_path):
         config |= {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
         (tmp_path / "host" / "config.json").write_text(json.dumps(config))
         fitted_model.save_pretrained(tmp_path / "model")
-        texts = ("--dataset", tmp_path / "texts.jsonl", "--split", "train", "--output-dir", tmp_path / "table")
+        texts = ("--dataset", tmp_path / "texts.jsonl", "--split", "texts", "--output-dir", tmp_path / "table")
         return ("concepts", "build", tmp_path / "model", "--host", tmp_path / "host", *texts)
 
     return build

@@ -4,7 +4,7 @@ import re
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
-from clvq_hf.data import label_names, load_texts
+from clvq_hf.data import PARTS, label_names, load_texts, split_texts
 
 
 def write(path, rows):
@@ -111,14 +111,17 @@ def test_files_that_are_not_there_or_empty(tmp_path):
         load_texts(str(tmp_path / "empty.jsonl"))
 
 
-def test_a_single_file_is_the_training_split_and_the_one_of_its_name(tmp_path):
+def test_a_single_file_is_the_split_that_it_is_called_after(tmp_path):
     rows = [{"text": f"t{number}", "label": number % 2} for number in range(10)]
     path, test = write(tmp_path / "reviews.jsonl", rows), write(tmp_path / "test.jsonl", rows[:3])
-    assert load_texts(str(path), "train[:20%]")["text"][:] == ["t0", "t1"]
+    assert len(load_texts(str(path))) == 10
     assert load_texts(str(path), "reviews[8:]")["text"][:] == ["t8", "t9"]
-    assert len(load_texts(str(test), "test")) == 3
-    for split in ("test", "nonsense", "test[:10%]"):
-        with pytest.raises(ValueError, match=rf"no split '{re.escape(split)}'; it has \['reviews', 'train'\]"):
+    assert len(load_texts(str(test), "test")) == len(load_texts(str(test))) == 3
+    for split in ("train", "test+train", "nonsense"):
+        with pytest.raises(ValueError, match=rf"no split '{re.escape(split)}'; it has \['test'\]"):
+            load_texts(str(test), split)
+    for split in ("validation", "nonsense", "dev[:10%]"):
+        with pytest.raises(ValueError, match=r"no split '.*'; it has \['reviews', 'test', 'train'\]"):
             load_texts(str(path), split)
     with pytest.raises(ValueError, match="is not understood"):
         load_texts(str(path), "train[:10percent]")
@@ -126,6 +129,21 @@ def test_a_single_file_is_the_training_split_and_the_one_of_its_name(tmp_path):
         load_texts(str(path), "train[10:]")
     with pytest.raises(ValueError, match="no subset"):
         load_texts(str(path), subset="plain")
+
+
+def test_any_other_file_is_cut_by_text_hash(tmp_path):
+    rows = [{"tweet": f"text {number}", "label": number % 2} for number in range(1000)]
+    first, second = write(tmp_path / "first.jsonl", rows), write(tmp_path / "second.jsonl", rows[::-2])
+    train, test = (load_texts(str(first), split, text_column="tweet") for split in ("train", "test"))
+    # Four fifths of 1,000: 800 ± 13 is one standard deviation.
+    assert len(train) + len(test) == 1000 and 760 < len(train) < 840
+    assert not set(train["text"]) & set(test["text"])
+    # The same texts, whatever file and order they are in.
+    assert set(load_texts(str(second), "test", text_column="tweet")["text"]) <= set(test["text"])
+    assert len(load_texts(str(first), "train+test", text_column="tweet")) == 1000
+    # Its parts are those of any training split.
+    parts = split_texts(train, PARTS)
+    assert 0.4 < len(parts["host_train"]) / len(train) < 0.5 and len(parts["select"]) > 40
 
 
 def test_splits_of_folders_of_save_to_disk(tmp_path):

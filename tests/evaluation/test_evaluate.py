@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from clvq_hf import CLVQModel, ConceptTable
 from clvq_hf.cli import app
-from clvq_hf.data.texts import text_numbers
+from clvq_hf.data.texts import load_texts, text_numbers
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from clvq_hf.metrics.results_tables import report_tables
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
@@ -260,10 +260,36 @@ class TestCommands:
         texts = json.loads((folders / "results" / "results.json").read_text())["texts"]
         assert (texts["num_texts"], texts["num_left_out"]) == (30, 20)
 
-    def test_a_lone_file_is_refused_if_all_of_it_is_trained_on(self, folders):
-        command = ["evaluate", str(folders / "model"), "--dataset", str(folders / "data" / "test.jsonl")]
+    def test_a_file_is_refused_if_all_of_it_is_trained_on(self, folders):
+        file = str(folders / "data" / "test.jsonl")
+        command = ["evaluate", str(folders / "model"), "--dataset", file, "--train-dataset", file]
         result = CliRunner().invoke(app, [*command, "--output-dir", str(folders / "results")])
         assert result.exit_code == 1 and "--part select and --train-part codebook_train" in result.output
+        result = CliRunner().invoke(app, [*command[:4], "--output-dir", str(folders / "results")])
+        assert result.exit_code == 1 and "has no split 'train'; it has ['test']" in result.output
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("files", ["one", "two"])
+    def test_files(self, folders, all_texts, files):
+        """One that is cut into training and test texts, or one of each."""
+        all_texts.select(range(400)).to_json(folders / "reviews.jsonl")
+        cut = load_texts(str(folders / "reviews.jsonl"), "test")
+        assert 50 < len(cut) < 110
+        command = ["evaluate", str(folders / "model"), "--protocol", "probe", "--attribution", "gradient_x_input"]
+        dataset = ["--dataset", str(folders / "reviews.jsonl")]
+        if files == "two":
+            dataset = [
+                "--dataset",
+                str(folders / "new.jsonl"),
+                "--train-dataset",
+                str(folders / "data" / "train.jsonl"),
+            ]
+            all_texts.select(range(150, 210)).to_json(folders / "new.jsonl")
+        result = CliRunner().invoke(app, [*command, *dataset, "--output-dir", str(folders / "results")])
+        assert result.exit_code == 0, result.output
+        texts = json.loads((folders / "results" / "results.json").read_text())["texts"]
+        expected = (len(cut), 0, "test") if files == "one" else (60, 0, "new")
+        assert (texts["num_texts"], texts["num_left_out"], texts["split"]) == expected
 
     @pytest.mark.parametrize("command", [["concepts", "build"], ["evaluate"]])
     def test_another_host_is_refused_at_once(self, folders, model, host, tokenizer, command):
