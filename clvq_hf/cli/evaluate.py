@@ -38,8 +38,9 @@ def run_evaluate(
     train_split: Annotated[
         str | None,
         typer.Option(
-            help="Split with training texts, for class directions and mean states. If there is only one split, name it "
-            "here too, and separate the texts with --train-part and --part."
+            help="Split with training texts, for class directions and mean states (those of words: of every text of "
+            "it and of --split that is not measured, at most 20,000). If there is only one split, name it here too, "
+            "and separate the texts with --train-part and --part."
         ),
     ] = "train",
     train_part: Annotated[
@@ -90,6 +91,7 @@ def run_evaluate(
     """
     from functools import partial
 
+    from datasets import concatenate_datasets
     from rich.console import Console
 
     from ..data import load_texts, without_texts
@@ -121,12 +123,15 @@ def run_evaluate(
         label_column=label_column,
         label_names=label or None,
     )
-    train, known = None, []
+    train, word_texts, known = None, None, []
+    whole = read(split)
     if train_split is not None:
-        train = select_texts(read(train_split), train_part, None, seed)
+        train = read(train_split)
+        word_texts = concatenate_datasets([each.select_columns("text") for each in (train, whole)])
+        train = select_texts(train, train_part, None, seed)
         known = train["text"]
         train = select_texts(train, None, max_train_texts, seed)
-    texts = select_texts(read(split), part, None, seed)
+    texts = select_texts(whole, part, None, seed)
     concept_model, host_model, tokenizer = load_with_host(model, host)
     # Of all training texts, and before any are drawn: those that are not drawn were trained on as well.
     left = without_texts(texts, known, numbers=concept_model.training_texts)
@@ -142,6 +147,7 @@ def run_evaluate(
         select_texts(left, None, max_texts, seed),
         output_dir,
         train=train,
+        word_texts=word_texts,
         num_left_out=len(texts) - len(left),
         split=part or split,
         dataset_name=recorded_name(dataset),

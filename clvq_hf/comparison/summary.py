@@ -292,9 +292,32 @@ def paired_difference(first: dict[str, Any], second: dict[str, Any], matched: bo
 def over_seeds(cells: Sequence[dict[str, Any]], k: int = 1) -> dict[str, Any]:
     """The sweep entry of several seeds of one method: means for each text, of the seeds that have it."""
     entries = [entry for entry in (swept(cell, k) for cell in cells) if entry is not None]
+    return _merged(entries, ("differences", "matched_differences"))
+
+
+def beyond_word(cells: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+    """What the concepts of several seeds of one method say beyond their word: means for each text.
+
+    Returns:
+        `tuple`: Two entries for [`paired_difference`] with `matched=False`: effect beyond the word, and the same minus
+        that of the control (`None` where a seed has none). `None` if no cell has been measured so.
+    """
+    records = [record for record in (cell.get("beyond_word") for cell in cells) if record]
+    if not records:
+        return None
+    entry = _merged(records, ("differences",))
+    # What cells of earlier versions lack.
+    if not all("control" in record for record in records):
+        return entry, None
+    control = _merged([{**record, "differences": record["control"]} for record in records], ("differences",))
+    beside = [own - other for own, other in zip(entry["differences"], control["differences"], strict=True)]
+    return entry, {**entry, "differences": beside}
+
+
+def _merged(entries: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, Any]:
     texts = sorted(set().union(*(entry["text_id"] for entry in entries)))
     merged: dict[str, Any] = {"text_id": texts}
-    for name in ("differences", "matched_differences"):
+    for name in names:
         known = [dict(zip(entry["text_id"], entry[name], strict=True)) for entry in entries]
         values = [[side[text] for side in known if side.get(text) is not None] for text in texts]
         merged[name] = [float(np.mean(each)) if each else None for each in values]
@@ -341,6 +364,6 @@ def by_method(duels: Sequence[Duel], methods: Sequence[str]) -> dict[str, dict[s
 
 
 __all__ = [
-    *("Difference", "Duel", "Summary", "by_method", "effect", "load_cells", "mean_and_spread", "paired_difference"),
-    *("study_cells", "swept"),
+    *("Difference", "Duel", "Summary", "beyond_word", "by_method", "effect", "load_cells", "mean_and_spread"),
+    *("over_seeds", "paired_difference", "study_cells", "swept"),
 ]
