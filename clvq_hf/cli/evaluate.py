@@ -43,9 +43,10 @@ def run_evaluate(
     train_split: Annotated[
         str | None,
         typer.Option(
-            help="Split with training texts, for class directions and mean states. If there is only one split, name it "
-            "here too, and separate the texts with --train-part and --part. Default: *train*, or the whole of a file "
-            "that --train-dataset names."
+            help="Split with training texts, for class directions and mean states (those of words: of every text of "
+            "it and of --split that is not measured, at most 20,000). If there is only one split, name it here too, "
+            "and separate the texts with --train-part and --part. Default: *train*, or the whole of a file that "
+            "--train-dataset names."
         ),
     ] = None,
     train_part: Annotated[
@@ -97,6 +98,7 @@ def run_evaluate(
     """
     from functools import partial
 
+    from datasets import concatenate_datasets
     from rich.console import Console
 
     from ..data import load_texts, without_texts
@@ -132,10 +134,12 @@ def run_evaluate(
     else:  # The whole of two files, or the usual splits.
         split = split or (None if Path(dataset).is_file() else "test")
         train_split = train_split or (None if Path(train_dataset).is_file() else "train")
-    train = select_texts(read(train_dataset, train_split), train_part, None, seed)
+    whole, train = read(dataset, split), read(train_dataset, train_split)
+    word_texts = concatenate_datasets([each.select_columns("text") for each in (train, whole)])
+    train = select_texts(train, train_part, None, seed)
     known = train["text"]
     train = select_texts(train, None, max_train_texts, seed)
-    texts = select_texts(read(dataset, split), part, None, seed)
+    texts = select_texts(whole, part, None, seed)
     concept_model, host_model, tokenizer = load_with_host(model, host)
     # Of all training texts, and before any are drawn: those that are not drawn were trained on as well.
     left = without_texts(texts, known, numbers=concept_model.training_texts)
@@ -151,6 +155,7 @@ def run_evaluate(
         select_texts(left, None, max_texts, seed),
         output_dir,
         train=train,
+        word_texts=word_texts,
         num_left_out=len(texts) - len(left),
         split=part or split or Path(dataset).stem,
         dataset_name=recorded_name(dataset),

@@ -189,7 +189,14 @@ class _Trial:
         if self.ablates:
             cache = of_its_layers(self.prepared.cache("train"), model)
             references = fit_references(
-                model, host, tokenizer, train, max_length=settings.max_length, batch_size=256, cache=cache
+                model,
+                host,
+                tokenizer,
+                train,
+                max_length=settings.max_length,
+                batch_size=256,
+                cache=cache,
+                words=self.prepared.words,
             )
             self.clock.lap("references")
         results = evaluate_concepts(
@@ -260,12 +267,31 @@ class _Trial:
         return entries
 
 
-def _beyond_word(outcome: Dataset) -> dict[str, list]:
-    """What removing the salient concept costs each text beyond its word, so that methods can be compared in pairs."""
+def _beyond_word(outcome: Dataset) -> dict[str, Any]:
+    """What removing the salient concept costs each text beyond its word, so that methods can be compared in pairs.
+
+    Returns:
+        `dict`: `text_id` and `differences` (change of the margin) of the texts with a word whose mean state is known;
+        `control`, what a random direction beside the word costs them, if that was measured; `text_share` and
+        `position_share`, the share of these texts, and of these words at the concept's positions in them.
+    """
     rows = outcome.to_pandas()
-    rows = rows[rows["condition"] == "word_residual"]
-    changes = rows["margin"] - rows["margin_plain"]
-    return {"text_id": rows["text_id"].tolist(), "differences": [round(change, 5) for change in changes.tolist()]}
+    rows["change"] = rows["margin"] - rows["margin_plain"]
+    # Of several draws the mean.
+    means = rows.groupby(["condition", "text_id"])[["change", "num_positions"]].mean()
+    salient = means.loc["salient"]
+    if "word_residual" not in means.index.get_level_values("condition"):
+        return {"text_id": [], "differences": [], "text_share": 0.0, "position_share": None}
+    residual = means.loc["word_residual"]
+    record = {
+        "text_id": residual.index.tolist(),
+        "differences": residual["change"].round(5).tolist(),
+        "text_share": len(residual) / len(salient),
+        "position_share": float((residual["num_positions"] / salient["num_positions"]).mean()),
+    }
+    if "word_random" in means.index.get_level_values("condition"):
+        record["control"] = means.loc["word_random", "change"].round(5).tolist()
+    return record
 
 
 def _headline(outcome: Dataset, settings: EvaluationSettings) -> dict[str, Any]:

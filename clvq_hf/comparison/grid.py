@@ -210,8 +210,14 @@ class Grid:
                 "variant": variant,
                 "sizes": dataclasses.asdict(self.sizes_of(host)),
                 "salience": {name: evaluation[name] for name in salience},
+                # Left out where they are not needed, so that hosts of grids without them stay usable.
+                **({"words": True} if variant == "fine-tuned" and self.needs_words(host) else {}),
             }
         )
+
+    def needs_words(self, host: str) -> bool:
+        """Whether mean states of words are needed for what is measured on a host."""
+        return self.evaluation_of(host).needs_words
 
     def cell_settings(self, cell: Cell) -> dict[str, Any]:
         """All that a cell depends on, for its record."""

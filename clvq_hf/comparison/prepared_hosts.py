@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -26,6 +26,7 @@ from ..data.activation_cache import ActivationCache
 from ..data.labels import host_labels, label_names
 from ..data.texts import PARTS, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
+from ..evaluation.ablation.words import WordMeans, fit_words
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.identity import check_identity, host_identity
@@ -76,6 +77,12 @@ class PreparedHost:
         return load_from_disk(self.folder / "texts" / part)
 
     @property
+    def words(self) -> WordMeans | None:
+        """Mean states of words, from every text that is not measured; `None` if nothing that is measured needs them."""
+        folder = self.folder / "words"
+        return WordMeans.load(folder) if folder.is_dir() else None
+
+    @property
     def salience(self) -> Dataset | None:
         """Of the test texts; `None` for hosts that cannot be ablated."""
         folder = self.folder / "salience"
@@ -109,7 +116,7 @@ def open_host(
 
 
 def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: Path) -> PreparedHost:
-    """Load or train a host, extract its activations, find the salient tokens of the test texts.
+    """Load or train a host, extract its activations, find the salient tokens of the test texts and the words' means.
 
     Everything is made in a folder beside the final one and moved there at the end.
 
@@ -132,7 +139,7 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
     building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    parts, names = _texts(grid.datasets[dataset], sizes)
+    parts, unmeasured, names = _texts(grid.datasets[dataset], sizes)
     set_seed(0)
     model, tokenizer = _host(spec, variant, parts["host_train"], names, sizes.max_length)
     parts = {part: host_labels(texts, model, complete=True) for part, texts in parts.items()}
@@ -177,6 +184,17 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
             batch_size=settings.batch_size,
         ).save_to_disk(building / "salience")
     seconds["salience"] = time.monotonic() - started - sum(seconds.values())
+    if variant == "fine-tuned" and grid.needs_words(host) and not at_chance:
+        fit_words(
+            model,
+            tokenizer,
+            unmeasured,
+            spec.lower_layer,
+            stack=spec.stack,
+            max_length=sizes.max_length,
+            batch_size=settings.batch_size,
+        ).save(building / "words")
+        seconds["words"] = time.monotonic() - started - sum(seconds.values())
     stream = hooks.residual_stream(model, spec.stack)
     made_with = grid.host_settings(host, dataset, variant)
     record = {
@@ -214,8 +232,8 @@ def _linear_explained_variance(train: ActivationCache, validation: ActivationCac
     return max(0.0, float(r2_score(target, estimate, multioutput="variance_weighted")))
 
 
-def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], list[str]]:
-    """`host_train`, `train`, `validation` and `test`, disjoint; and the names of the labels."""
+def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], Dataset, list[str]]:
+    """`host_train`, `train`, `validation` and `test`, disjoint; every text but those of `test`; names of the labels."""
 
     def at_most(texts: Dataset, number: int | None) -> Dataset:
         texts = without_texts(texts, [""]).shuffle(seed=0)
@@ -223,7 +241,7 @@ def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], list[st
 
     whole = spec.load(spec.train_split)
     split = split_texts(whole, PARTS)
-    test = spec.load(spec.eval_split)
+    evaluated = test = spec.load(spec.eval_split)
     if spec.eval_part is not None:
         test = split_texts(test, PARTS)[spec.eval_part]
     test = without_texts(test, [*split["host_train"]["text"], *split["codebook_train"]["text"]])
@@ -231,12 +249,15 @@ def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], list[st
         raise ValueError(f"Every text that the dataset {spec.name} is to be measured on is trained on: see eval_part.")
     concepts = at_most(split["codebook_train"], sizes.train_texts)
     held_out = max(1, int(VALIDATION_SHARE * len(concepts)))
-    return {
+    test = at_most(test, sizes.test_texts)
+    every = concatenate_datasets([texts.select_columns("text") for texts in (whole, evaluated)])
+    parts = {
         "host_train": at_most(split["host_train"], sizes.host_texts),
         "train": concepts.select(range(held_out, len(concepts))),
         "validation": concepts.select(range(held_out)),
-        "test": at_most(test, sizes.test_texts),
-    }, label_names(whole)
+        "test": test,
+    }
+    return parts, without_texts(every, ["", *test["text"]]), label_names(whole)
 
 
 def _host(

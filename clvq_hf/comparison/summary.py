@@ -190,6 +190,16 @@ class Summary:
         entries = (swept(cell, k) for cell in self.seeds(host, dataset, method))
         return [entry for entry in entries if entry is not None]
 
+    def beyond_word(self, host: str, dataset: str, method: str) -> list[dict[str, Any]]:
+        """Return what the concepts of each seed say beyond the word, with `beside`, the same less the control's."""
+        records = (cell.get("beyond_word") for cell in self.seeds(host, dataset, method))
+        found = [dict(record) for record in records if record]
+        for record in found:
+            if "control" in record:  # cells of earlier versions have none
+                pairs = zip(record["differences"], record["control"], strict=True)
+                record["beside"] = [effect - control for effect, control in pairs]
+        return found
+
     def ranks(self, k: int | None = None, matched: bool = True) -> dict[tuple[str, str], list[str]]:
         """The rivals of each host and dataset, those first whose salient concept matters most by token specificity.
 

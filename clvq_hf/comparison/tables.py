@@ -116,14 +116,6 @@ ABLATION_TABLES = [
         "Change of the margin in logits, where the salient concept occurs: salient concept / random active code / "
         "random direction of the same norm / directions of the classes.",
     ),
-    CellTable(
-        "What concepts say beyond their word",
-        "ablation.code.word_residual_margin_change",
-        "{salient_margin_change:.3f} / {word_ceiling_margin_change:.3f} / {word_residual_margin_change:[]}",
-        "Change of the margin in logits, where the salient concept occurs: salient concept / mean state of each "
-        "token's type / salient concept orthogonal to that. Near 0: the dictionary says no more than the word.",
-        controls=True,
-    ),
 ]
 TOKEN_TABLES = [
     CellTable(
@@ -178,6 +170,7 @@ def report_tables(summary: Summary, studies: dict[str, Sequence[str]] | None = N
         _wins_table(summary),
         _ranks_table(summary),
         *(table.build(summary) for table in ABLATION_TABLES),
+        _word_effects_table(summary),
         _beyond_word_table(summary),
         _k_sweep_table(summary),
         _transcoder_table(summary),
@@ -351,22 +344,52 @@ def _ranks_table(summary: Summary) -> ReportTable:
     return ReportTable.from_rows("Who is first", rows, note=note)
 
 
-def _beyond_word_table(summary: Summary) -> ReportTable:
-    def entries(setting: Sequence[str], method: str) -> list[dict[str, Any]]:
-        return [cell["beyond_word"] for cell in summary.seeds(*setting, method) if cell.get("beyond_word")]
+def _word_effects_table(summary: Summary) -> ReportTable:
+    section = "ablation.code."
+    effects = (
+        "{salient_margin_change:.3f} / {word_ceiling_margin_change:.3f} / {word_residual_margin_change:[]}",
+        " / {word_random_margin_change:.3f}",
+        " ({word_residual_text_share:%}, {word_residual_position_share:%})",
+    )
+    # Cells of earlier versions have neither control nor coverage.
+    needed = [f"{section}{name}" for name in ("word_residual_margin_change", "word_random_margin_change")]
+    needed.append(f"{section}word_residual_position_share")
 
+    def text(record: Record) -> str | None:
+        if pd.isna(record.get(needed[0])):
+            return None
+        parts = [part for part, name in zip(effects, needed, strict=True) if not pd.isna(record.get(name))]
+        return fill("".join(parts), record, section)
+
+    note = (
+        "Change of the margin in logits, where the salient concept occurs: salient concept / mean state of each "
+        "token's type / salient concept orthogonal to that / random direction orthogonal to that, of the same norm "
+        "(share of texts with a type whose mean is known, and of such positions in them; all but the first change only "
+        "these). The third no lower than the fourth: the dictionary says no more than the word."
+    )
+    return _setting_table(summary, "What concepts say beyond their word", text, note, controls=True)
+
+
+def _beyond_word_table(summary: Summary) -> ReportTable:
     def text(record: Record) -> str | None:
         host, dataset, method = (record[name] for name in CELL)
         if method == OURS:
             return None
-        sides = (entries((host, dataset), each) for each in (OURS, method))
-        difference = paired_difference(*sides, "differences")
-        return None if difference is None else with_range(difference.mean, *difference.interval)
+        sides = [summary.beyond_word(host, dataset, each) for each in (OURS, method)]
+        shown = []
+        for name in ("differences", "beside"):
+            if all(name in entry for side in sides for entry in side):
+                difference = paired_difference(*sides, name)
+                shown.append(None if difference is None else with_range(difference.mean, *difference.interval))
+        if None in shown or not all(sides):
+            return None
+        return " / ".join(shown) + (f" (n = {len(difference.values)})" if len(shown) == 2 else "")
 
     title = "What concepts say beyond their word: CLVQ-VAE minus the others"
     note = (
-        "Paired by text, 95 % bootstrap-t intervals over texts and training seeds, not corrected for their number. "
-        "Negative: the concept of CLVQ-VAE says more."
+        "Effect beyond the word / the same minus that of a random direction beside the word (n: texts in which both "
+        "methods have a type whose mean is known). Paired by text, 95 % bootstrap-t intervals over texts and training "
+        "seeds, not corrected for their number. Negative: the concept of CLVQ-VAE says more."
     )
     return _setting_table(summary, title, text, note, controls=True)
 

@@ -30,8 +30,9 @@ from ..tables.attribution import read_description
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .ablation.ablate import ablate_texts
-from .ablation.conditions import CONDITIONS, check_conditions
+from .ablation.conditions import CONDITIONS, WORD_CONDITIONS, check_conditions
 from .ablation.references import AblationReferences, fit_references
+from .ablation.words import fit_words
 from .bottleneck import bottleneck_figures, splice_texts
 
 logger = logging.get_logger(__name__)
@@ -83,6 +84,11 @@ class EvaluationSettings:
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ValueError(f"There is no protocol {unknown[0]!r}; there are {', '.join(PROTOCOLS)}.")
 
+    @property
+    def needs_words(self) -> bool:
+        """Whether something is measured that needs mean states of words."""
+        return bool(set(self.protocols) - {"probe"} and WORD_CONDITIONS & set(self.conditions))
+
 
 @dataclass
 class Evaluation:
@@ -105,6 +111,7 @@ class Evaluation:
         tokenizer: PreTrainedTokenizerBase,
         texts: Dataset,
         train: Dataset | None,
+        word_texts: Dataset | None,
         overwrite: bool = False,
     ) -> None:
         """Open the folder, or resume in it; with `overwrite` remove what an evaluation has left there.
@@ -122,6 +129,7 @@ class Evaluation:
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "texts_sha256": texts_fingerprint(texts),
             "training_texts_sha256": None if train is None else texts_fingerprint(train),
+            "word_texts_sha256": None if word_texts is None else texts_fingerprint(word_texts, ["text"]),
             "settings": json.loads(json.dumps(asdict(self.settings))),
         }
         file = self.output_dir / RESULTS_NAME
@@ -169,6 +177,7 @@ def evaluate_concepts(
     output_dir: str | Path,
     *,
     train: Dataset | None = None,
+    word_texts: Dataset | None = None,
     split: str = "test",
     dataset_name: str = "",
     settings: EvaluationSettings | None = None,
@@ -192,6 +201,8 @@ def evaluate_concepts(
         train (`datasets.Dataset`, *optional*): Training texts, for the class directions and mean states. Texts that
             occur among them, or that the model was trained on, are removed from `texts`, and counted. Without `train`,
             the references that need it and the bottleneck are left out.
+        word_texts (`datasets.Dataset`, *optional*): All texts that there are, for the mean states of words, which
+            need many: `train` if not given. Those of `texts` are left out; of more than 20,000 as many are drawn.
         split (`str`): Name of the split of `texts`.
         dataset_name (`str`): For the record.
         settings ([`EvaluationSettings`][clvq_hf.evaluation.EvaluationSettings], *optional*): How.
@@ -221,7 +232,7 @@ def evaluate_concepts(
             "All of these texts are among the training texts, so there is nothing to measure on. Name texts that "
             "nothing was trained on: another split, or a part that was held out (--part select)."
         )
-    evaluation.begin(model, host, tokenizer, texts, train, overwrite)
+    evaluation.begin(model, host, tokenizer, texts, train, word_texts, overwrite)
     evaluation.results["texts"] = {
         "dataset": dataset_name,
         "split": split,
@@ -238,9 +249,12 @@ def evaluate_concepts(
     evaluation.results["texts"]["median_salience_error"] = float(np.median(error)) if len(error) else None
     wanted = [name for name in settings.protocols if name != "probe"]
     if references is None and train is not None and (wanted or "bottleneck" not in evaluation.results):
-        references = fit_references(
-            model, host, tokenizer, train, max_length=settings.max_length, batch_size=settings.batch_size
-        )
+        sizes = {"max_length": settings.max_length, "batch_size": settings.batch_size}
+        words, config = None, model.config
+        if word_texts is not None and settings.needs_words:
+            others = without_texts(word_texts, kept["text"])
+            words = fit_words(host, tokenizer, others, config.lower_layer, stack=config.stack, **sizes)
+        references = fit_references(model, host, tokenizer, train, words=words, **sizes)
     _measure_table(evaluation, model, table)
     _measure_ablation(evaluation, model, host, tokenizer, table, references)
     if references is not None:

@@ -132,9 +132,11 @@ CONDITION_COLUMNS: dict[str, Cell] = {
     "KL": _number("kl", 3),
     "positions": _number("num_positions", 1),
     "norm": _number("removed_norm", 1),
+    "of texts": _percent("text_share"),
+    "of positions": _percent("position_share"),
 }
 PLAIN_COLUMNS = ("removed", "accuracy", "balanced", "AUC")
-OPTIONAL_COLUMNS = ("balanced", "rate-matched", "KL", "norm")
+OPTIONAL_COLUMNS = ("balanced", "rate-matched", "KL", "norm", "of texts", "of positions")
 OVERLAP: dict[str, Cell] = {
     "same-label ÷ different-label pairs": _stratum,
     "codes [95 %]": _interval("ratio"),

@@ -59,7 +59,7 @@ def test_numbers_with_an_exponent_are_numbers(grid_file):
         ("sweep: [1, 2]", "sweep: 5", "Sweep must be a list, got 5"),
         ("sweep: [1, 2]", "sweep: [0]", "sweep must be different integers of at least 1"),
         ("num_draws: 1", "how: foo", "how must be one of"),
-        ("[salient, other_code, random_active_code, word_residual]", "[salient]", "must name salient and other_code"),
+        ("conditions: [salient, other_code,", "conditions: [salient,", "must name salient and other_code"),
         (
             "{num_train_epochs: 4, learning_rate: 1e-2}",
             "{epochs: 4}",
@@ -148,6 +148,10 @@ def test_what_a_host_does_not_depend_on_does_not_change_its_digest(grid_file):
     assert seeded == (host, cell)
     measured = digests(changed(grid_file, "num_draws: 1", "num_draws: 2"))
     assert measured[0] == host and measured[1] != cell
+    # Mean states of words belong to the host.
+    without = digests(changed(grid_file, "word_residual, word_random", "class_ceiling"))
+    assert without[0] != host
+    assert digests(changed(grid_file, "class_ceiling", "leace"))[0] == without[0]
 
 
 def test_heads_may_divide_widths_that_are_not_ours(grid_file):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import load_from_disk
 from helpers.tiny_grid import GRID
 from rich.console import Console
 from transformers import AutoModel, AutoModelForSequenceClassification
@@ -23,6 +24,8 @@ from clvq_hf.comparison.prepared_hosts import prepare_host
 from clvq_hf.comparison.report import write_report
 from clvq_hf.comparison.run import _work as work
 from clvq_hf.comparison.run import run_grid
+from clvq_hf.data.texts import text_hash
+from clvq_hf.evaluation import WordMeans
 from clvq_hf.models import ClusterModel
 from clvq_hf.tables.concept_table import ConceptTable
 
@@ -89,8 +92,21 @@ class TestAFinishedGrid:
     def test_what_concepts_say_beyond_their_word_is_kept_by_text(self, finished):
         cell = cells(finished[1])["tiny_reviews_kmeans_0"]
         beyond, figures = cell["beyond_word"], cell["ablation"]["code"]
-        assert set(cell["sweep"][0]["text_id"]) <= set(beyond["text_id"])
         assert np.mean(beyond["differences"]) == pytest.approx(figures["word_residual_margin_change"], abs=1e-4)
+        assert np.mean(beyond["control"]) == pytest.approx(figures["word_random_margin_change"], abs=1e-4)
+        assert beyond["text_share"] == pytest.approx(figures["word_residual_text_share"])
+        assert beyond["position_share"] == pytest.approx(figures["word_residual_position_share"])
+        assert len(beyond["differences"]) == round(40 * beyond["text_share"]) > 20
+
+    def test_words_are_read_from_every_text_that_is_not_measured(self, finished, reviews):
+        folder = finished[1] / "hosts" / "tiny_reviews_fine-tuned"
+        every = {
+            text_hash(json.loads(line)["text"])
+            for split in ("train", "test")
+            for line in (reviews / f"{split}.jsonl").read_text().splitlines()
+        }
+        measured = {text_hash(text) for text in load_from_disk(folder / "texts" / "test")["text"]}
+        assert len(measured) == 40 and WordMeans.load(folder / "words").text_hashes == every - measured
 
     def test_sparse_methods_are_swept_over_all_of_their_variants(self, finished):
         swept = cells(finished[1])["tiny_reviews_transcoder_0"]["sweep"]

@@ -4,7 +4,9 @@ import copy
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
+from clvq_hf.comparison.cell import _beyond_word
 from clvq_hf.comparison.duels import by_method
 from clvq_hf.comparison.summary import Summary, effect, load_cells, mean_and_spread, study_cells, swept
 from clvq_hf.comparison.tables import report_tables
@@ -90,6 +92,10 @@ def test_what_concepts_say_beyond_their_word():
     table = {table.title: table for table in report_tables(Summary(cells))}["What concepts say beyond their word"]
     assert table.header == ["host, dataset", "CLVQ"]
     assert table.rows[0][1].startswith("-0.500 / -0.400 / -0.100 [-0.200, ")
+    figures["word_random_margin_change"] = -0.05
+    figures |= {"word_residual_text_share": 0.9, "word_residual_position_share": 0.75}
+    table = {table.title: table for table in report_tables(Summary(cells))}["What concepts say beyond their word"]
+    assert table.rows[0][1].endswith("] / -0.050 (90.0 %, 75.0 %)")
     del figures["word_ceiling_margin_change"]  # not among the grid's conditions
     table = {table.title: table for table in report_tables(Summary(cells))}["What concepts say beyond their word"]
     assert table.rows[0][1].startswith("-0.500 / – / -0.100 [-0.200, ")
@@ -104,6 +110,44 @@ def test_concepts_are_compared_in_pairs_beyond_their_word():
     table = {table.title: table for table in report_tables(Summary(cells))}[title]
     assert table.header == ["host, dataset", "KMEANS"]
     assert table.rows[0][1].startswith("-0.605 ["), "-1 minus the mean of -0.25 … -0.54"
+
+
+def test_controls_and_seeds_count_in_pairs_beyond_the_word():
+    texts = list(range(30))
+
+    def beyond(effect, control):
+        return {"text_id": texts, "differences": [effect] * 30, "control": [control] * 30}
+
+    cells = [
+        cell("clvq", WEAK, beyond_word=beyond(-1.0, -0.5)),
+        cell("clvq", WEAK, beyond_word=beyond(-2.0, -0.5), seed=1),
+        cell("kmeans", WEAK, beyond_word={**beyond(-0.25, 0.0), "text_share": 1.0}),
+    ]
+    title = "What concepts say beyond their word: CLVQ-VAE minus the others"
+    table = {table.title: table for table in report_tables(Summary(cells))}[title]
+    # (-1 - 2) / 2 + 0.25; less the control -1.5 + 0.5 + 0.25.
+    effect, beside = table.rows[0][1].split(" / ")
+    assert effect.startswith("-1.250 [") and beside.startswith("-0.750 [") and beside.endswith("] (n = 30)")
+
+
+def test_a_cell_keeps_its_effects_beyond_the_word():
+    rows = [
+        # text, condition, draw, margin, positions; without removal 1.
+        *((text, "salient", 0, 0.0, 4) for text in (3, 5, 8)),
+        *((3, "word_residual", 0, 0.5, 1), (8, "word_residual", 0, -1.0, 3)),
+        *((3, "word_random", 0, 1.0, 1), (3, "word_random", 1, 0.5, 1)),
+        *((8, "word_random", 0, 1.5, 3), (8, "word_random", 1, 1.0, 3)),
+    ]
+    names = ("text_id", "condition", "draw", "margin", "num_positions")
+    outcome = Dataset.from_list([{**dict(zip(names, row, strict=True)), "margin_plain": 1.0} for row in rows])
+    assert _beyond_word(outcome) == {
+        "text_id": [3, 8],
+        "differences": [-0.5, -2.0],
+        "control": [-0.25, 0.25],
+        "text_share": 2 / 3,
+        "position_share": 0.5,
+    }
+    assert _beyond_word(outcome.select(range(3)))["text_id"] == []
 
 
 def test_too_few_texts_give_no_verdict():

@@ -80,6 +80,29 @@ class TestEvaluate:
         )
         assert results["texts"]["num_texts"] == 30 and results["texts"]["num_left_out"] == 30
 
+    def test_words_come_from_every_text_that_is_not_measured(
+        self, model, host, tokenizer, all_texts, test_texts, tmp_path
+    ):
+        settings = EvaluationSettings(
+            protocols=("code",),
+            conditions=("salient", "word_residual"),
+            attribution="gradient_x_input",
+            num_draws=1,
+            num_bootstrap=10,
+        )
+        shares = []
+        for folder, every in (("few", None), ("every", all_texts.select_columns("text"))):
+            arguments = (model, host, tokenizer, test_texts, tmp_path / folder)
+            results = evaluate_concepts(
+                *arguments, train=all_texts.select(range(20)), word_texts=every, settings=settings
+            )
+            figures = results["ablation"]["code"]
+            shares.append(figures.get("word_residual_text_share", 0.0))
+        assert shares[1] > shares[0]
+        assert "of texts" in to_markdown(report_tables(results))
+        with pytest.raises(ValueError, match="word texts"):
+            evaluate_concepts(*arguments, train=all_texts.select(range(20)), settings=settings)
+
     @pytest.mark.parametrize("names", [["negative", "positive"], ["positive", "negative"]])
     def test_the_hosts_classes_in_any_order(self, model, host, tokenizer, texts, tmp_path, names):
         host.config.id2label = dict(enumerate(names))

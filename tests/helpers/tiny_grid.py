@@ -14,7 +14,7 @@ sizes: {host_texts: 200, train_texts: 120, test_texts: 40, max_length: 24}
 sweep: [1, 2]
 evaluation:
   protocols: [code]
-  conditions: [salient, other_code, random_active_code, word_residual]
+  conditions: [salient, other_code, random_active_code, word_residual, word_random]
   num_draws: 1
   n_steps: 4
   max_steps: 4

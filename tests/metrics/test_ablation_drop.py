@@ -159,6 +159,10 @@ class TestByHand:
         assert result["other_code_num_positions"] == pytest.approx((0.5 + 1 + 3.5) / 3)
         assert result["other_code_removed_norm"] == pytest.approx((1.5 + 1 + 1.5) / 3)
         assert (result["other_code_num_texts"], result["other_code_num_labelled"]) == (3, 2)
+        # Text 2 has none; of the others text 0 has no position to compare with, 1 has 1 of 1, and 3 has 3 and 4 of 3.
+        assert result["other_code_text_share"] == 3 / 4
+        assert result["other_code_position_share"] == pytest.approx((1 + 3.5 / 3) / 2)
+        assert (result["salient_text_share"], result["salient_position_share"]) == (1, 1)
 
     def test_runs_through_the_draws(self, result):
         # First .8 (text 0) against .45 (text 1), then .4 against .45 again: in order, then not.

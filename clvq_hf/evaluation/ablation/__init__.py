@@ -2,5 +2,6 @@
 
 from .ablate import ablate_texts
 from .references import AblationReferences, fit_references
+from .words import WordMeans, fit_words
 
-__all__ = ["AblationReferences", "ablate_texts", "fit_references"]
+__all__ = ["AblationReferences", "WordMeans", "ablate_texts", "fit_references", "fit_words"]

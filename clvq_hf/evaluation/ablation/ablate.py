@@ -14,8 +14,12 @@ Conditions (what is removed), of which all but `other_code` are removed at the s
 - `class_ceiling`: the directions in which the classes' mean states differ, on training texts.
 - `class_residual`: the salient concept, made orthogonal to those.
 - `leace`: everything from which a linear probe could predict the class (LEACE).
-- `word_ceiling`: at each position the direction of its token's mean state on training texts: only its word.
+- `word_ceiling`: at each position the direction of its token's mean state in texts that are not measured: its word.
 - `word_residual`: the salient concept, made orthogonal to that at each position: what it says beyond the word.
+- `word_random`: a random direction orthogonal to the word's, with the norm that `word_residual` removes there.
+
+The conditions of words change only positions whose token type occurs at least ten times in the texts that the means are
+of, and leave out texts without such a position.
 """
 
 from collections import defaultdict
@@ -118,7 +122,9 @@ def ablate_texts(
         other_texts=OtherTexts(texts, predictions, random.code, num_draws, seed),
         mean=model.mean_state.cpu(),
         references=references,
-        word_directions=lambda batch: references.word_directions(batch.input_ids[batch.where]),
+        find_words=None
+        if references is None
+        else lambda batch: references.words.directions(batch.input_ids[batch.where]),
         num_draws=num_draws,
         seed=seed,
     )

@@ -3,7 +3,8 @@
 - a code: [`SalientCode`], [`OtherCode`];
 - another text: [`OtherTextCode`];
 - a direction: [`RandomDirection`], [`Subspace`];
-- a reference from training texts: [`Subspace`], [`Erasure`], [`WordDirections`].
+- a reference from training texts: [`Subspace`], [`Erasure`];
+- the words of a text: [`WordCeiling`], [`WordResidual`], [`WordRandom`].
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -19,6 +20,8 @@ from ...models.projections import orthonormal_rows, project
 from .texts import OtherTexts, text_generator
 
 Eraser = Callable[[torch.Tensor], torch.Tensor]
+# Those that need mean states of words.
+WORD_CONDITIONS = frozenset({"word_ceiling", "word_residual", "word_random"})
 
 
 class ClassReferences(Protocol):
@@ -192,10 +195,8 @@ class RandomDirection:
 
     def removals(self, batch: TextBatch) -> Iterator[Removal]:
         norms = (batch.states - batch.without_salient).norm(dim=-1, keepdim=True)
-        width = batch.states.shape[-1]
         for draw in range(self.num_draws):
-            normal = [text_generator(self.seed, text, self.name, draw).normal(size=width) for text in batch.text_id]
-            directions = F.normalize(torch.as_tensor(np.stack(normal), dtype=torch.float32), dim=-1)
+            directions = _random_directions(batch, self.seed, self.name, draw)
             yield _removal(batch, batch.states - norms * directions[:, None], draw)
 
 
@@ -232,27 +233,109 @@ class Erasure:
         yield _removal(batch, torch.where(batch.where[..., None], erased, batch.states))
 
 
+# Unit directions `(M, d)` of the words at the M changed positions of a batch, and which of them are known, `(M,)`.
+FindWords = Callable[[TextBatch], tuple[torch.Tensor, torch.Tensor]]
+
+
 @dataclass(frozen=True)
-class WordDirections:
-    """The mean state of each token's word, or what the salient concept is beyond it (`residual`).
+class _KnownWords:
+    """Where a batch's salient concept is removed from words whose mean state is known.
 
     Attributes:
-        directions (`Callable`): Unit directions `(M, d)` of the words at the M changed positions of a batch.
+        directions (`torch.Tensor` of shape `(M, d)`): Unit directions of these words.
+        where (`torch.Tensor` of shape `(B, S)`, bool): The M positions.
+        owners (`torch.Tensor` of shape `(M,)`): Their texts in the batch.
     """
 
-    name: str
-    directions: Callable[[TextBatch], torch.Tensor]
-    residual: bool = False
+    directions: torch.Tensor
+    where: torch.Tensor
+    owners: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: TextBatch, find_words: FindWords) -> "_KnownWords":
+        directions, known = find_words(batch)
+        where = batch.where.clone()
+        where[batch.where] = known
+        return cls(directions[known], where, where.nonzero()[:, 0])
+
+    def new_beyond(self, vectors: torch.Tensor) -> torch.Tensor:
+        """What of vectors `(M, k, d)` is new beyond their word: orthonormal rows `(M, k, d)`."""
+        return orthonormal_rows(torch.cat([self.directions[:, None], vectors], dim=1))[:, 1:]
+
+    def removed(self, batch: TextBatch, basis: torch.Tensor) -> torch.Tensor:
+        """States `(M, d)` at these positions without the rows of `basis`, `(M, k, d)`."""
+        everywhere = torch.ones(len(self.owners), 1, dtype=torch.bool)
+        return project(batch.states[self.where][:, None], basis, everywhere)[:, 0]
+
+    def removal(
+        self, batch: TextBatch, states: torch.Tensor, draw: int = 0, code: np.ndarray | None = None
+    ) -> Removal:
+        """The removal that leaves the states `(M, d)`, of the texts with such a position."""
+        changed = batch.states.clone()
+        changed[self.where] = states
+        return _removal(batch, changed, draw, where=self.where, code=code, valid=self.where.any(-1).numpy())
+
+
+@dataclass(frozen=True)
+class WordCeiling:
+    """The mean state of each token's word. Words whose mean is not known stay, and texts without others are left out.
+
+    Attributes:
+        find_words (`FindWords`): Finds words' directions.
+    """
+
+    find_words: FindWords
+    name: str = "word_ceiling"
 
     def removals(self, batch: TextBatch) -> Iterator[Removal]:
-        owners = batch.where.nonzero()[:, 0].numpy()
-        basis = self.directions(batch)[:, None]
-        if self.residual:
-            basis = orthonormal_rows(torch.cat([basis, batch.salient_basis[owners]], dim=1))[:, 1:]
-        states = batch.states.clone()
-        everywhere = torch.ones(len(owners), 1, dtype=torch.bool)
-        states[batch.where] = project(states[batch.where][:, None], basis, everywhere)[:, 0]
-        yield _removal(batch, states, code=batch.salient_code if self.residual else None)
+        words = _KnownWords.of(batch, self.find_words)
+        if len(words.owners):
+            yield words.removal(batch, words.removed(batch, words.directions[:, None]))
+
+
+@dataclass(frozen=True)
+class WordResidual:
+    """What the salient concept is beyond the mean state of each token's word; where, as for [`WordCeiling`]."""
+
+    find_words: FindWords
+    name: str = "word_residual"
+
+    def removals(self, batch: TextBatch) -> Iterator[Removal]:
+        words = _KnownWords.of(batch, self.find_words)
+        if len(words.owners):
+            yield words.removal(batch, _without_residual(batch, words), code=batch.salient_code)
+
+
+@dataclass(frozen=True)
+class WordRandom:
+    """Random directions beside the word's, each token moved as far as [`WordResidual`] moves it, at its positions."""
+
+    find_words: FindWords
+    num_draws: int
+    seed: int
+    name: str = "word_random"
+
+    def removals(self, batch: TextBatch) -> Iterator[Removal]:
+        words = _KnownWords.of(batch, self.find_words)
+        if len(words.owners) == 0:
+            return
+        states = batch.states[words.where]
+        norms = (states - _without_residual(batch, words)).norm(dim=-1, keepdim=True)
+        for draw in range(self.num_draws):
+            directions = _random_directions(batch, self.seed, self.name, draw)
+            beside = words.new_beyond(directions[words.owners][:, None])[:, 0]
+            yield words.removal(batch, states - norms * beside, draw)
+
+
+def _without_residual(batch: TextBatch, words: _KnownWords) -> torch.Tensor:
+    return words.removed(batch, words.new_beyond(batch.salient_basis[words.owners]))
+
+
+def _random_directions(batch: TextBatch, seed: int, name: str, draw: int) -> torch.Tensor:
+    """One unit vector for each text, `(B, d)`."""
+    width = batch.states.shape[-1]
+    normal = [text_generator(seed, text, name, draw).normal(size=width) for text in batch.text_id]
+    return F.normalize(torch.as_tensor(np.stack(normal), dtype=torch.float32), dim=-1)
 
 
 def choose_conditions(
@@ -264,7 +347,7 @@ def choose_conditions(
     other_texts: OtherTexts,
     mean: torch.Tensor,
     references: ClassReferences | None,
-    word_directions: Callable[[TextBatch], torch.Tensor] | None = None,
+    find_words: FindWords | None = None,
     num_draws: int,
     seed: int,
 ) -> list[Condition]:
@@ -278,7 +361,7 @@ def choose_conditions(
         other_texts (`OtherTexts`): Draws other texts.
         mean (`torch.Tensor` of shape `(d,)`): Mean of the codebook.
         references (`ClassReferences`, *optional*): What was estimated on training texts.
-        word_directions (`Callable`, *optional*): Gives the directions of the words in a batch, from the references.
+        find_words (`FindWords`, *optional*): Gives the directions of the words in a batch, from the references.
         num_draws (`int`): Number of random directions.
         seed (`int`): Seed of the random directions.
     """
@@ -297,11 +380,8 @@ def choose_conditions(
             Subspace("class_residual", references.class_basis, residual=True),
             Erasure(references.eraser),
         ]
-    if references is not None and word_directions is not None:
-        conditions += [
-            WordDirections("word_ceiling", word_directions),
-            WordDirections("word_residual", word_directions, residual=True),
-        ]
+    if find_words is not None:
+        conditions += [WordCeiling(find_words), WordResidual(find_words), WordRandom(find_words, num_draws, seed)]
     return [condition for condition in conditions if condition.name in names]
 
 
@@ -326,4 +406,7 @@ def _removal(
     )
 
 
-__all__ = ["CONDITIONS", "Candidate", "Removal", "Source", "TextBatch", "check_conditions", "choose_conditions"]
+__all__ = [
+    *("CONDITIONS", "WORD_CONDITIONS", "Candidate", "Removal", "Source", "TextBatch"),
+    *("check_conditions", "choose_conditions"),
+]

@@ -22,6 +22,7 @@ from ...hosts import hooks
 from ...hosts.identity import check_identity, host_identity
 from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows
+from .words import MeansById, WordMeans, word_identity
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,19 @@ class AblationReferences:
 
     Attributes:
         mean (`torch.Tensor` of shape `(d,)`): Mean state at `lower_layer`, float32.
-        word_ids (`torch.Tensor` of shape `(V,)`): The token ids that occur, ascending.
-        word_means (`torch.Tensor` of shape `(V, d)`): Mean state of each at `lower_layer`, float32.
+        words ([`WordMeans`][clvq_hf.evaluation.WordMeans]): Mean state of each token type at `lower_layer`; of these
+            texts, or of more.
         upper_mean (`torch.Tensor` of shape `(d',)`): Mean state at `upper_layer`, float32.
         class_basis (`torch.Tensor` of shape `(C, d)` or `None`): Orthonormal rows that span `{μ_c - μ}`, the directions
             in which the classes' mean states differ (rows beyond their rank are zero); `None` without labels.
         eraser (`LeaceEraser` or `None`): LEACE (arXiv 2306.03819): the smallest change after which no linear probe of
             a token's state predicts the class of its text; `None` without labels.
-        text_hashes (`frozenset[str]`): Of the texts, so that nothing is measured on them.
+        text_hashes (`frozenset[str]`): Of all these texts, so that nothing is measured on them.
         identity (`dict`): The host and its layers.
     """
 
     mean: torch.Tensor
-    word_ids: torch.Tensor
-    word_means: torch.Tensor
+    words: WordMeans
     upper_mean: torch.Tensor
     class_basis: torch.Tensor | None
     eraser: LeaceEraser | None
@@ -59,19 +59,6 @@ class AblationReferences:
         remedy = "Make them again with fit_references."
         check_identity(self.identity, _identity(model, host), "This set of references", remedy)
 
-    def word_directions(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Directions of the mean states of tokens: what their words say in any context.
-
-        Args:
-            input_ids (`torch.Tensor` of shape `(…)`): Token ids.
-
-        Returns:
-            `torch.Tensor` of shape `(…, d)`: Unit vectors. Tokens that did not occur have that of the overall mean.
-        """
-        place = torch.searchsorted(self.word_ids, input_ids).clamp(max=len(self.word_ids) - 1)
-        known = self.word_ids[place] == input_ids
-        return F.normalize(torch.where(known[..., None], self.word_means[place], self.mean), dim=-1)
-
 
 def fit_references(
     model: ConceptModel,
@@ -84,6 +71,7 @@ def fit_references(
     max_length: int | None = None,
     batch_size: int = 32,
     cache: ActivationCache | None = None,
+    words: WordMeans | None = None,
 ) -> AblationReferences:
     """Estimate the references on training texts, in one pass over the host.
 
@@ -99,6 +87,9 @@ def fit_references(
         batch_size (`int`): Texts per host forward.
         cache ([`ActivationCache`][clvq_hf.ActivationCache], *optional*): States of these texts, or of some of
             them, so that the host does not run again.
+        words ([`WordMeans`][clvq_hf.evaluation.WordMeans], *optional*): Mean states of token types from more texts,
+            of [`fit_words`][clvq_hf.evaluation.fit_words]; those of these texts if not given. Types that occur fewer
+            than ten times are left out of the conditions of words, so a few hundred texts are too few.
 
     Returns:
         [`AblationReferences`]: On the CPU.
@@ -107,6 +98,9 @@ def fit_references(
         ValueError: If the texts or their labels are unusable, or all have one label.
     """
     model.check_host(host)
+    if words is not None:
+        given = word_identity(host, model.config.lower_layer, model.config.stack)
+        check_identity(words.identity, given, "This set of word means", "Make it again with fit_words.")
     max_length = max_length or model.config.longest_text
     check_texts(dataset, text_column)
     dataset = host_labels(dataset, host, label_column)
@@ -125,13 +119,14 @@ def fit_references(
     sums = torch.zeros(num_classes + 1, config.hidden_size, dtype=torch.float64)
     counts = torch.zeros(num_classes + 1, dtype=torch.float64)
     upper_sum = torch.zeros(config.target_hidden_size, dtype=torch.float64)
-    words = _Means(config.hidden_size)
+    own_words = None if words is not None else MeansById(config.hidden_size)
     fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
     for number, states in enumerate(tqdm(batches, desc="Reading the training texts", unit="batch")):
         check_states(states, f"batch {number} of the training texts")
         mask = states["token_mask"].bool()
         lower = states["hidden_states"][mask].double()
-        words.add(states["input_ids"][mask], lower)
+        if own_words is not None:
+            own_words.add(states["input_ids"][mask], lower)
         upper_sum += states["target_hidden_states"][mask].double().sum(0)
         owners = labels[states["text_index"]][:, None].expand_as(mask)[mask]
         # The last row is of the texts without a label.
@@ -144,14 +139,16 @@ def fit_references(
         seen = counts[:-1] > 0
         center = sums[:-1].sum(0) / counts[:-1].sum()
         class_basis = orthonormal_rows(sums[:-1][seen] / counts[:-1][seen, None] - center)
+    hashes = frozenset(text_hash(dataset[row][text_column]) for row in rows)
+    if own_words is not None:
+        words = own_words.of_words(hashes, word_identity(host, config.lower_layer, config.stack))
     return AblationReferences(
         mean=(sums.sum(0) / counts.sum()).float(),
-        word_ids=words.ids,
-        word_means=words.means(),
+        words=words,
         upper_mean=(upper_sum / counts.sum()).float(),
         class_basis=class_basis,
         eraser=None if fitter is None else fitter.eraser,
-        text_hashes=frozenset(text_hash(dataset[row][text_column]) for row in rows),
+        text_hashes=hashes | words.text_hashes,
         identity=_identity(model, host),
     )
 
@@ -193,26 +190,6 @@ def _states(
 def _with_ids(texts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     input_ids = torch.nn.utils.rnn.pad_sequence([text["input_ids"] for text in texts], batch_first=True)
     return {**StateCollator()(texts), "input_ids": input_ids}
-
-
-class _Means:
-    """Means by token id. Only ids that occur take memory: a vocabulary times a wide state would be gigabytes."""
-
-    def __init__(self, width: int) -> None:
-        self.ids = torch.empty(0, dtype=torch.int64)
-        self._sums = torch.empty(0, width, dtype=torch.float64)
-        self._counts = torch.empty(0, dtype=torch.float64)
-
-    def add(self, input_ids: torch.Tensor, states: torch.Tensor) -> None:
-        ids, place = torch.cat([self.ids, input_ids.long()]).unique(return_inverse=True)
-        sums = torch.zeros(len(ids), self._sums.shape[1], dtype=torch.float64)
-        counts = torch.zeros(len(ids), dtype=torch.float64)
-        self._sums = sums.index_add_(0, place, torch.cat([self._sums, states]))
-        self._counts = counts.index_add_(0, place, torch.cat([self._counts, torch.ones(len(input_ids)).double()]))
-        self.ids = ids
-
-    def means(self) -> torch.Tensor:
-        return (self._sums / self._counts[:, None]).float()
 
 
 __all__ = ["AblationReferences", "fit_references"]

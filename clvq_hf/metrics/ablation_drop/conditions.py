@@ -14,6 +14,7 @@ CONDITIONS = {
     "leace": "LEACE",
     "word_ceiling": "the word's mean state",
     "word_residual": "salient concept minus word mean",
+    "word_random": "random direction beside the word mean, norm of the above",
 }
 # The primary contrasts, one family for Holm: the effect of the first condition minus the effect of the second.
 CONTRASTS = {

@@ -31,8 +31,8 @@ def ablation_drop(
               of the random draw, 0 where nothing is drawn. `salient` is required; `other_code`, `other_text_same` and
               `other_text_opposite` (the salient code of another text with the same or the opposite prediction) enter
               the contrasts; any other name is a reference, such as `random_direction`, `random_active_code`,
-              `mean_direction`, `class_ceiling`, `class_residual`, `leace`, `word_ceiling` and `word_residual`. A text
-              may lack a condition.
+              `mean_direction`, `class_ceiling`, `class_residual`, `leace`, `word_ceiling`, `word_residual` and
+              `word_random`. A text may lack a condition.
             - **label** (`int`): Class of the text; -1 if it is missing.
             - **prediction_plain**, **prediction** (`int`): Predicted class without and with removal. All columns that
               end in `_plain`, and the label, repeat in every row of a text.
@@ -68,6 +68,9 @@ def ablation_drop(
         - **kl**, **probability_change**, **gold_probability_change** (`float`): Means.
         - **num_positions**, **removed_norm**, **matched_share** (`float`): Means: how much was removed.
         - **num_texts**, **num_labelled** (`int`).
+        - **text_share** (`float`): Share of the texts that have it.
+        - **position_share** (`float`): Its number of positions divided by that of `salient`, mean over its texts: for
+          conditions that change some of the same positions only (`word_residual`) the share that they cover.
 
         For each contrast, `token_specificity` (salient - other_code, the primary one; negative if the salient code
         matters more), `text_specificity` (salient - other_text_same) and `class_specificity` (other_text_same -
@@ -102,7 +105,7 @@ def ablation_drop(
 
     result = _plain_figures(outcomes)
     for name, condition in conditions.items():
-        figures = _condition_figures(outcomes, condition, num_bootstrap, seed)
+        figures = _condition_figures(outcomes, condition, conditions["salient"], num_bootstrap, seed)
         _add(result, {f"{name}_{figure}": value for figure, value in figures.items()})
 
     differences = {}
@@ -154,7 +157,9 @@ def _plain_figures(outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def _condition_figures(outcomes: Outcomes, condition: Condition, num_bootstrap: int, seed: int) -> dict[str, Any]:
+def _condition_figures(
+    outcomes: Outcomes, condition: Condition, salient: Condition, num_bootstrap: int, seed: int
+) -> dict[str, Any]:
     """The figures of one condition, on the texts that have it."""
     columns = condition.columns
     labelled = outcomes.labelled[condition.texts]
@@ -179,7 +184,18 @@ def _condition_figures(outcomes: Outcomes, condition: Condition, num_bootstrap: 
         "matched_share": mean(columns["matched"]),
         "num_texts": len(condition.texts),
         "num_labelled": int(labelled.sum()),
+        "text_share": len(condition.texts) / len(outcomes.labelled),
+        "position_share": _position_share(condition, salient),
     }
+
+
+def _position_share(condition: Condition, salient: Condition) -> float | None:
+    """Mean over the texts that have both of the number of positions relative to that of the salient code."""
+    _, *rows = np.intersect1d(condition.texts, salient.texts, assume_unique=True, return_indices=True)
+    own, whole = (
+        each.mean(each.columns["num_positions"])[row] for each, row in zip((condition, salient), rows, strict=True)
+    )
+    return mean_or_none(own[whole > 0] / whole[whole > 0])
 
 
 def _run_figures(outcomes: Outcomes, condition: Condition) -> dict[str, float | None]:

@@ -1,6 +1,7 @@
 """Ablation outcomes: what is removed, where, against what; and that nothing depends on batches or order."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
 from transformers import AutoTokenizer
 
 from clvq_hf import ActivationCache, ClusterConfig, ClusterModel, ablate_texts
-from clvq_hf.evaluation.ablation.conditions import CONDITIONS
+from clvq_hf.evaluation.ablation.conditions import CONDITIONS, WORD_CONDITIONS
 from clvq_hf.evaluation.ablation.outcomes import outcome_columns
 from clvq_hf.evaluation.ablation.references import fit_references
+from clvq_hf.evaluation.ablation.words import fit_words
 from clvq_hf.hosts.hooks import edit
 from clvq_hf.hosts.readout import Readout, margins
 
@@ -142,7 +144,7 @@ class TestInModel:
         assert counts["leace"] == counts["salient"] == 1
 
     def test_without_references_the_class_conditions_are_left_out(self, setting):
-        assert {"class_ceiling", "class_residual", "leace", "word_ceiling", "word_residual"}.isdisjoint(
+        assert ({"class_ceiling", "class_residual", "leace"} | WORD_CONDITIONS).isdisjoint(
             ablate_texts(*setting, num_draws=1)["condition"]
         )
 
@@ -199,20 +201,32 @@ class TestInModel:
         assert (ceiling["code"] == -1).all() and (ceiling["removed_norm"] > 0).all()
 
     def test_words_and_what_a_concept_says_beyond_them(self, setting, references, outcome):
-        """By hand: off the mean state of each token, and off the part of the code beside it."""
+        """By hand: off each token's mean state, and off the part of the code beside it, where that mean is known."""
         model, host, tokenizer, table = setting
+        words = references.words
+        means = dict(zip(words.ids.tolist(), words.means, strict=True))
+        counts = dict(zip(words.ids.tolist(), words.counts.tolist(), strict=True))
         ceiling, residual = rows_of(outcome, "word_ceiling"), rows_of(outcome, "word_residual")
         assert (ceiling["code"] == -1).all()
-        for row in rows_of(outcome, "salient").head(6).itertuples():
+        checked, num_rare = 0, 0
+        for row in rows_of(outcome, "salient").itertuples():
             tokens = table.text(row.text_id)
             places = np.flatnonzero(tokens["code"] == row.code)
             inputs = tokenizer(table.texts[row.text_id]["text"], return_tensors="pt")
+            ids = inputs["input_ids"][0].tolist()
+            known = [place for place in places if counts.get(ids[place], 0) >= 10]
+            num_rare += len(places) - len(known)
+            for frame in (ceiling, residual):
+                assert frame[frame["text_id"] == row.text_id]["num_positions"].tolist() == [len(known)][: len(known)]
+            if not known or checked == 6:
+                continue
+            checked += 1
             code = F.normalize(model.codebook[row.code].detach(), dim=-1)
 
-            def changed(states, beyond, places=places, inputs=inputs, code=code):
+            def changed(states, beyond, known=known, ids=ids, code=code):
                 states = states.clone()
-                for place in places:
-                    word = references.word_directions(inputs["input_ids"][0, place])
+                for place in known:
+                    word = F.normalize(means[ids[place]], dim=-1)
                     removed = F.normalize(code - (code @ word) * word, dim=-1) if beyond else word
                     states[0, place] -= (states[0, place] @ removed) * removed
                 return states
@@ -223,15 +237,49 @@ class TestInModel:
                 expected = margins(logits, torch.tensor([row.prediction_plain])).item()
                 found = frame[frame["text_id"] == row.text_id]
                 assert found["margin"].item() == pytest.approx(expected, abs=1e-4)
-                assert found["num_positions"].item() == len(places)
+        assert checked == 6 and num_rare > 20
+
+    def test_rare_words_stay_and_texts_without_others_are_left_out(self, setting, references):
+        """With the most frequent type alone known, only its positions change."""
+        *_, table = setting
+        commonest = references.words.ids[references.words.counts.argmax()]
+        rare = torch.where(references.words.ids == commonest, 10, 9)
+        words = dataclasses.replace(references.words, counts=rare)
+        outcome = ablate_texts(
+            *setting,
+            references=dataclasses.replace(references, words=words),
+            positions="all",
+            conditions=("salient", "word_ceiling", "word_residual", "word_random"),
+            num_draws=2,
+        )
+        expected = {}
+        for text in rows_of(outcome, "salient")["text_id"]:
+            if (count := int((table.text(text)["token_id"] == int(commonest)).sum())) > 0:
+                expected[text] = count
+        assert 0 < len(expected) < NUM_TEXTS
+        for condition, draw in (("word_ceiling", 0), ("word_residual", 0), ("word_random", 0), ("word_random", 1)):
+            rows = rows_of(outcome, condition, draw)
+            assert dict(zip(rows["text_id"], rows["num_positions"], strict=True)) == expected
+
+    def test_a_random_direction_beside_the_word(self, setting, references, outcome):
+        """As far as the residual moves each token, and in several draws; the next test is of its direction."""
+        residual = rows_of(outcome, "word_residual")
+        draws = [rows_of(outcome, "word_random", draw) for draw in range(3)]
+        for random in draws:
+            assert (random["code"] == -1).all()
+            assert random[["text_id", "num_positions"]].equals(residual[["text_id", "num_positions"]])
+            np.testing.assert_allclose(random["removed_norm"], residual["removed_norm"], rtol=1e-3)
+        assert (draws[0]["margin"] != draws[1]["margin"]).any()
 
     def test_concepts_that_are_words_say_nothing_beyond_them(self, host, tokenizer, texts, salience, references):
         """The words' mean states as a codebook: what is orthogonal to the word is nothing."""
+        often = dataclasses.replace(references.words, counts=references.words.counts.clamp(min=10))
+        references = dataclasses.replace(references, words=often)
         model = ClusterModel(
-            ClusterConfig.from_host(host, lower_layer=1, upper_layer=3, codebook_size=len(references.word_ids))
+            ClusterConfig.from_host(host, lower_layer=1, upper_layer=3, codebook_size=len(references.words.ids))
         )
         with torch.no_grad():
-            model.centroids.vectors.copy_(references.word_means)
+            model.centroids.vectors.copy_(references.words.means)
             model.centroids.mean.copy_(references.mean)
             model.centroids.initialized.fill_(True)
         table = model.concept_table(host, tokenizer, texts.select(range(NUM_TEXTS)), salience=salience)
@@ -239,9 +287,10 @@ class TestInModel:
         outcome = ablate_texts(model, host, tokenizer, table, references=references, conditions=names)
         salient, residual = rows_of(outcome, "salient"), rows_of(outcome, "word_residual")
         checked = 0
+        salient = salient[salient["text_id"].isin(residual["text_id"])]
         for row, own in zip(residual.itertuples(), salient.itertuples(), strict=True):
             tokens = table.text(row.text_id)
-            if (tokens["token_id"][tokens["code"] == row.code] == int(references.word_ids[row.code])).all():
+            if (tokens["token_id"][tokens["code"] == row.code] == int(references.words.ids[row.code])).all():
                 assert row.removed_norm < 1e-3 * own.removed_norm
                 checked += 1
         assert checked >= 5
@@ -360,13 +409,32 @@ class TestReferences:
         encoded = tokenizer(texts["text"][:], padding=True, return_tensors="pt")
         states = host(**encoded, output_hidden_states=True).hidden_states[1].detach()
         word = tokenizer.convert_tokens_to_ids("the")
-        mean = states[encoded["input_ids"] == word].mean(0)
-        place = references.word_ids.tolist().index(word)
-        assert torch.allclose(references.word_means[place], mean, atol=1e-5)
-        unknown = max(references.word_ids.tolist()) + 1
-        directions = references.word_directions(torch.tensor([[word, unknown, tokenizer.cls_token_id]]))
-        expected = F.normalize(torch.stack([mean, references.mean, references.mean]), dim=-1)
-        assert torch.allclose(directions[0], expected, atol=1e-5), "special tokens do not count, unknown ones neither"
+        of_word = states[encoded["input_ids"] == word]
+        words = references.words
+        place = words.ids.tolist().index(word)
+        assert torch.allclose(words.means[place], of_word.mean(0), atol=1e-5)
+        assert words.counts[place] == len(of_word) >= 10
+        rare = int(words.ids[words.counts == 9][0])
+        unknown = max(words.ids.tolist()) + 1
+        directions, known = words.directions(torch.tensor([[word, rare, unknown, tokenizer.cls_token_id]]))
+        assert torch.allclose(directions[0, 0], F.normalize(of_word.mean(0), dim=-1), atol=1e-5)
+        assert known.tolist() == [[True, False, False, False]], "special tokens do not count, nine times are too few"
+
+    def test_words_of_more_texts(self, model, host, tokenizer, texts, table, setting):
+        few, more = texts.select(range(NUM_TEXTS, 40)), texts.select(range(NUM_TEXTS, 60))
+        words = fit_words(host, tokenizer, more, 1)
+        references = fit_references(model, host, tokenizer, few, words=words)
+        alone = fit_references(model, host, tokenizer, more)
+        assert torch.equal(references.words.ids, alone.words.ids)
+        assert torch.equal(references.words.counts, alone.words.counts)
+        torch.testing.assert_close(references.words.means, alone.words.means)
+        assert references.text_hashes == alone.text_hashes
+        assert torch.equal(references.class_basis, fit_references(model, host, tokenizer, few).class_basis)
+        leaking = fit_words(host, tokenizer, texts, 1)
+        with pytest.raises(ValueError, match="24 of the table's 24 texts are among the training texts"):
+            ablate_texts(*setting, references=fit_references(model, host, tokenizer, few, words=leaking))
+        with pytest.raises(ValueError, match="lower layer 2, not 1"):
+            fit_references(model, host, tokenizer, few, words=fit_words(host, tokenizer, few, 2))
 
     def test_classes_are_the_hosts(self, model, host, tokenizer, texts):
         texts = texts.select(range(12))
@@ -386,14 +454,14 @@ class TestReferences:
     def test_texts_without_labels(self, model, host, tokenizer, texts):
         references = fit_references(model, host, tokenizer, texts.remove_columns("label"))
         assert references.class_basis is None and references.eraser is None
-        assert len(references.word_ids) == len(references.word_means) > 50
+        assert len(references.words.ids) == len(references.words.means) > 50
 
 
 @pytest.mark.slow
 class TestProbe:
     def test_conditions_and_folds(self, setting):
         outcome = ablate_texts(*setting, protocol="probe", num_draws=2)
-        assert set(outcome["condition"]) == set(CONDITIONS) - {"word_ceiling", "word_residual"}
+        assert set(outcome["condition"]) == set(CONDITIONS) - WORD_CONDITIONS
         salient = rows_of(outcome, "salient")
         assert salient["text_id"].tolist() == list(range(NUM_TEXTS)), "every text is held out once"
         random = rows_of(outcome, "random_direction")
