@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -79,12 +80,18 @@ def read_package(folder: Path = PACKAGE) -> dict[str, str]:
     return sources
 
 
+@cache
+def import_statements(text: str) -> list[ast.Import | ast.ImportFrom]:
+    """Those of a source text, wherever they stand."""
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports_of(module: str, text: str, sources: Mapping[str, str]) -> Iterator[str]:
     """Modules of the package that a module imports anywhere; also by `importlib.import_module` of a constant."""
     is_package = any(name.startswith(f"{module}.") for name in sources) or module == ""
     here = module.split(".") if module else []
     folder = here if is_package else here[:-1]
-    for node in ast.walk(ast.parse(text)):
+    for node in import_statements(text):
         bases = []
         if isinstance(node, ast.ImportFrom):
             if node.level:
@@ -92,7 +99,7 @@ def imports_of(module: str, text: str, sources: Mapping[str, str]) -> Iterator[s
                 bases = [".".join(part for part in base if part)]
             elif (node.module or "").split(".")[0] == "clvq_hf":
                 bases = [node.module.partition(".")[2]]
-        elif isinstance(node, ast.Import):
+        else:
             yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == "clvq_hf")
         for base in bases:
             for alias in node.names:
