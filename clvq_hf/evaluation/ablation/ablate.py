@@ -7,7 +7,8 @@ Conditions (what is removed), of which all but `other_code` are removed at the s
 - `salient`: the concept of the text's salient token.
 - `other_code`: another concept of the same text, the nearest in number of positions and removed norm. Under
   `positions="code"` at its own positions.
-- `other_text_same`, `other_text_opposite`: the salient concept of another text with the same, with another prediction.
+- `other_text_same`, `other_text_opposite`: the salient concept of another text with the same, with another prediction,
+  if it is another concept.
 - `random_direction`: a random direction, with the norm that `salient` removes from each token.
 - `random_active_code`: the concept of a random token of another text (the paper's control).
 - `mean_direction`: the direction of the codebook's mean, which the concepts share.
@@ -34,7 +35,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.texts import text_hash
 from ...data.tokenization import ensure_pad_token
 from ...hosts.readout import Readout
-from ...models.interventions import POSITIONS, check_how, find_sinks, select_positions
+from ...models.interventions import POSITIONS, check_how, select_positions
 from ...models.modeling_concepts import ConceptModel
 from ...tables.concept_table import ConceptTable
 from .conditions import CONDITIONS, Candidate, Source, TextBatch, check_conditions, choose_conditions
@@ -95,7 +96,7 @@ def ablate_texts(
         `prediction_plain`, `prediction`, `margin_plain`, `margin` (logit of the plain prediction minus the best other),
         `probability_plain`, `probability` (of the plain prediction), `gold_probability_plain`, `gold_probability`
         (-1 without a label), `kl` (`KL(plain‖ablated)`, nats), `probabilities_plain`, `probabilities` (empty for
-        vocabularies), `num_positions`, `removed_norm`, `matched`;
+        vocabularies), `num_positions`, `removed_norm`, `matched` (by the probe never);
         in the model also `removed_energy`, the share of the squared norm at these positions that was removed.
 
     Raises:
@@ -131,9 +132,7 @@ def ablate_texts(
     columns: dict[str, list] = defaultdict(list)
     for inputs, upper, gradients in reader.batches(f"Ablating ({positions}, {how})"):
         plain = readout(upper.output, inputs["attention_mask"]).cpu()
-        real = inputs["attention_mask"].bool().to(upper.state.device)
-        sinks = find_sinks(host, model.config.stack, model.config.lower_layer, upper.state, real).cpu()
-        batch = _read_batch(inputs, upper.state, sinks, gradients, texts, salient, positions)
+        batch = _read_batch(inputs, upper.state, reader.sinks(inputs, upper), gradients, texts, salient, positions)
         energy = batch.states.square().sum(-1)
         for condition in chosen:
             for removal in condition.removals(batch):
@@ -231,12 +230,12 @@ def _find_other_codes(
     batch: _HostBatch, place: int, texts: TextsOfTable, reader: Reader, num_draws: int
 ) -> list[Candidate]:
     """Other codes of one text, nearest in number of positions and removed norm; one unmatched if none matches."""
-    present, firsts = texts.other_codes(batch.rows[place])
     state, mask, sinks, codes = batch.states[place], batch.mask[[place]], batch.sinks[[place]], batch.codes[place]
+    present, firsts = texts.other_codes(batch.rows[place], sinks[0].numpy())
     chosen = [
         select_positions(batch.positions, mask, sinks, lambda code=code: codes == int(code))[0] for code in present
     ]
-    # A code of sinks alone is removed nowhere.
+    # At a position that is a sink nothing is removed.
     somewhere = [number for number, where in enumerate(chosen) if where.any()]
     if not somewhere:
         return []

@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.batching import batches_by_length, in_order
-from ...data.extraction import HiddenStateExtractor, attention_sinks
+from ...data.extraction import HiddenStateExtractor
 from ...data.tokenization import TextCollator, ensure_pad_token
 from ...hosts import hooks
+from ...models.interventions import find_sinks
 from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows, project
 from ...tables.concept_table import ConceptTable
@@ -103,6 +104,7 @@ def probe_texts(
                 rows = removal_rows(condition.name, removal, batch, texts.label[fold.test], plain[fold.test], logits)
                 removed = (batch.states - removal.states)[:, 0].norm(dim=-1)
                 rows["removed_norm"] = removed[removal.valid].tolist()
+                rows["matched"] = [False] * len(rows["matched"])
                 for name, values in rows.items():
                     columns[name] += values
     return Dataset.from_dict(columns)
@@ -138,7 +140,7 @@ class _Representations:
             where = torch.ones(len(other.code), 1, dtype=torch.bool)
             states = project(state.expand(len(other.code), -1, -1), other.basis, where)
             candidates.append(
-                [Candidate(*each, matched=True) for each in zip(states, where, other.code.tolist(), strict=True)]
+                [Candidate(*each, matched=False) for each in zip(states, where, other.code.tolist(), strict=True)]
             )
         return candidates
 
@@ -170,13 +172,14 @@ def _read_representations(
     for rows, inputs in tqdm(batches, desc="Reading the texts", unit="batch", total=-(-len(texts) // batch_size)):
         batch = extract(inputs, device=torch.device("cpu"))
         real = batch["attention_mask"].bool()
-        sinks = attention_sinks(batch["hidden_states"], real, stream.usual_norms[config.lower_layer])
+        sinks = find_sinks(host, config.stack, config.lower_layer, batch["hidden_states"], real)
         for row, padded, mask, sink in zip(rows, batch["hidden_states"], real, sinks, strict=True):
             states = padded[mask].float()
             # A causal host's first token knows nothing of the others; an attention sink would be all of the mean.
             vectors[row] = padded[mask & ~sink].float().mean(0) if stream.is_causal else states[0]
-            pairs[row] = source(row, states, np.asarray([texts.position[row], texts.random_place(row, seed)]))
-            _, firsts = texts.other_codes(row)
+            place = texts.random_place(row, seed, sink.numpy())
+            pairs[row] = source(row, states, np.asarray([texts.position[row], place]))
+            _, firsts = texts.other_codes(row, sink.numpy())
             drawn = text_generator(seed, texts.text_id[row], "other_code").permutation(len(firsts))[:num_draws]
             others[row] = source(row, states, firsts[drawn])
     salient, random = (

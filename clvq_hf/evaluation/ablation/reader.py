@@ -13,6 +13,7 @@ from ...hosts import hooks
 from ...hosts.readout import Readout
 from ...hosts.resume import Resume, resume
 from ...hosts.runner import HostRunner
+from ...models.interventions import find_sinks
 from ...models.modeling_concepts import ConceptModel
 from .conditions import Source
 from .references import AblationReferences
@@ -54,6 +55,12 @@ class Reader:
                 yield batch, upper, gradients
                 bar.update(len(batch["text_index"]))
 
+    def sinks(self, batch: Mapping[str, torch.Tensor], upper: Resume) -> torch.Tensor:
+        """Attention sinks of a batch at `lower_layer`, `(B, S)`, bool, on the CPU."""
+        config = self.model.config
+        real = batch["attention_mask"].bool().to(upper.state.device)
+        return find_sinks(self.host, config.stack, config.lower_layer, upper.state, real).cpu()
+
     def _gradients(self, batch: Mapping[str, torch.Tensor], upper: Resume) -> torch.Tensor:
         """`(B, S, d)`: gradient of the margin (logit of the prediction minus the best other) at `lower_layer`."""
         with torch.enable_grad():
@@ -75,13 +82,15 @@ class Reader:
     def sources(self, seed: int) -> tuple[Source, Source, np.ndarray]:
         """The salient tokens of all texts, a random content token of each, and the plain predictions."""
         texts = self.texts
-        places = np.stack([texts.position, [texts.random_place(row, seed) for row in range(len(texts))]])
+        places = np.stack([texts.position, texts.position])
         width = self.model.config.hidden_size
         states = torch.empty(2, len(texts), width)
         gradients = torch.empty(2, len(texts), width) if self.model.needs_gradients(self.variant) else None
         predictions = np.empty(len(texts), dtype=np.int64)
         for batch, upper, batch_gradients in self.batches("Reading the texts"):
             rows = batch["text_index"].numpy()
+            sinks = self.sinks(batch, upper).numpy()
+            places[1, rows] = [texts.random_place(row, seed, own) for row, own in zip(rows, sinks, strict=True)]
             here, tokens = torch.arange(len(rows)), torch.as_tensor(places[:, rows])
             states[:, rows] = upper.state.float().cpu()[here, tokens]
             if gradients is not None:

@@ -188,8 +188,10 @@ class TestInModel:
             assert row.code in by_prediction[row.prediction_plain]
         for row in outcome[outcome["condition"] == "other_text_opposite"].itertuples():
             assert row.code in by_prediction[1 - row.prediction_plain]
-        same = outcome[outcome["condition"] == "other_text_same"]
-        assert (same.groupby("text_id")["draw"].count() == 3).all()
+        codes = own.set_index("text_id")["code"]
+        for condition in ("other_text_same", "other_text_opposite", "random_active_code"):
+            rows = outcome[outcome["condition"] == condition]
+            assert (rows["code"] != rows["text_id"].map(codes)).all(), "the same concept is no control"
 
     def test_the_residual_leaves_the_class_directions_alone(self, setting, references):
         """Two classes that differ along one axis: what is orthogonal to it removes nothing of it."""
@@ -464,6 +466,7 @@ class TestProbe:
         assert set(outcome["condition"]) == set(CONDITIONS) - WORD_CONDITIONS
         salient = rows_of(outcome, "salient")
         assert salient["text_id"].tolist() == list(range(NUM_TEXTS)), "every text is held out once"
+        assert not any(outcome["matched"])
         random = rows_of(outcome, "random_direction")
         np.testing.assert_allclose(random["removed_norm"], salient["removed_norm"], rtol=1e-3)
 
