@@ -50,13 +50,14 @@ def ablate(
         raise ValueError("swap replaces the vector of one code: pass one, or use how='project' for several.")
     vectors = F.embedding(codes[..., 0], model.codebook) if how == "swap" else None
     mean = model.mean_state if mean is None else mean
+    centre = model.projection_centre
 
     def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
         if per_row and len(codes) != len(states):
             raise ValueError(f"codes has rows for {len(codes)} texts, but the host was called with {len(states)}.")
         where = _where(model, host, positions, states, mask, past_length, codes)
         if how == "project":
-            return project(states, basis.to(states.device), where)
+            return project(states, basis, where, centre)
         return swap(states, vectors.to(states.device), mean.to(states.device), where)
 
     return hooks.edit(host, model.config.lower_layer, fn, stack=model.config.stack, with_mask=True)

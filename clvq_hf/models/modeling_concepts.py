@@ -540,8 +540,9 @@ class ConceptModel(BaseConceptModel):
                 `"cls"`: the first real token. `"last"`: the last one; in `generate()` also each new token. A bool mask
                 `(B, S)` or `(S,)`: there; in `generate()` these are positions of the prompt. Attention sinks stay as
                 they are, unless a mask names them.
-            how (`str`): `"project"`: off the span of the concepts' vectors, `x ← x - QᵀQx`. `"swap"`: the concept's
-                vector replaced by the mean state, `x ← x - e + μ`; for one code and methods with a codebook.
+            how (`str`): `"project"`: off the span of the concepts' vectors, `x ← x - QᵀQ(x - c)`, where `c` is the
+                [`projection_centre`][clvq_hf.ConceptModel.projection_centre], zero for most methods. `"swap"`: the
+                concept's vector replaced by the mean state, `x ← x - e + μ`; for one code and methods with a codebook.
             mean (`torch.Tensor` of shape `(d,)`, *optional*): `μ`; [`mean_state`][clvq_hf.ConceptModel.mean_state] if
                 not given.
 

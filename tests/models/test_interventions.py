@@ -44,6 +44,11 @@ class TestByHand:
         # Off (0.6, 0.8): (3, 4) is all of it.
         assert project(states, torch.tensor([[0.6, 0.8]]), EVERYWHERE).abs().max() < 1e-6
 
+    def test_project_from_a_centre(self):
+        # (3, 4) - (1, 1) is (2, 3), of which 3 lies along the second axis.
+        states, centre = torch.tensor([[[3.0, 4.0]]]), torch.tensor([1.0, 1.0])
+        assert project(states, torch.tensor([[0.0, 1.0]]), EVERYWHERE, centre).tolist() == [[[3.0, 1.0]]]
+
     def test_project_off_a_subspace_of_each_row(self):
         states = torch.tensor([[[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]]])
         basis = torch.eye(3)[torch.tensor([[0, 1], [1, 2]])]

@@ -79,7 +79,7 @@ def ablate_texts(
             [`probe_texts`][clvq_hf.evaluation.ablation.probe.probe_texts].
         positions (`str`): `"code"`: where the code occurs in its text (the headline). `"all"`: at every real token:
             mostly removes the class direction, so read it beside `class_ceiling`. `"cls"`, `"last"`.
-        how (`str`): `"project"`: `x ← x - QᵀQx`. `"swap"`: `x ← x - e + μ`.
+        how (`str`): `"project"`: `x ← x - QᵀQ(x - c)`, from the model's `projection_centre`. `"swap"`: `x ← x - e + μ`.
         references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): From training
             texts. Without them the conditions of classes and words, and `leace`, are left out.
         readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts; found if not given.
@@ -125,7 +125,7 @@ def ablate_texts(
         references=references,
         find_words=None
         if references is None
-        else lambda batch: references.words.directions(batch.input_ids[batch.where]),
+        else lambda batch: references.words.directions(batch.input_ids[batch.where], batch.salient.centre),
         num_draws=num_draws,
         seed=seed,
     )

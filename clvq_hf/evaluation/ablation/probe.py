@@ -24,7 +24,7 @@ from ...data.tokenization import TextCollator, ensure_pad_token
 from ...hosts import hooks
 from ...models.interventions import find_sinks
 from ...models.modeling_concepts import ConceptModel
-from ...models.projections import orthonormal_rows, project
+from ...models.projections import orthonormal_rows
 from ...tables.concept_table import ConceptTable
 from .conditions import CONDITIONS, Candidate, Eraser, Source, TextBatch, choose_conditions
 from .outcomes import removal_rows
@@ -138,7 +138,7 @@ class _Representations:
         for row, state in zip(batch.rows, batch.states, strict=True):
             other = self.others[row]
             where = torch.ones(len(other.code), 1, dtype=torch.bool)
-            states = project(state.expand(len(other.code), -1, -1), other.basis, where)
+            states = other.remove(state.expand(len(other.code), -1, -1), np.arange(len(other.code)), where)
             candidates.append(
                 [Candidate(*each, matched=False) for each in zip(states, where, other.code.tolist(), strict=True)]
             )
@@ -160,9 +160,11 @@ def _read_representations(
     # The host's, whatever the method's config says of itself.
     stream = hooks.residual_stream(host, config.stack)
 
+    centre = model.projection_centre.cpu()
+
     def source(row: int, states: torch.Tensor, places: np.ndarray) -> Source:
         basis = model.ablation_basis(states[places].to(model.device), k=k).cpu()
-        return Source(texts.codes[row][places], basis)
+        return Source(texts.codes[row][places], basis, centre)
 
     vectors = torch.empty(len(texts), config.hidden_size)
     # Of each text: its salient token and a random one; others.
@@ -183,7 +185,11 @@ def _read_representations(
             drawn = text_generator(seed, texts.text_id[row], "other_code").permutation(len(firsts))[:num_draws]
             others[row] = source(row, states, firsts[drawn])
     salient, random = (
-        Source(np.asarray([pair.code[kind] for pair in ordered]), torch.stack([pair.basis[kind] for pair in ordered]))
+        Source(
+            np.asarray([pair.code[kind] for pair in ordered]),
+            torch.stack([pair.basis[kind] for pair in ordered]),
+            centre,
+        )
         for kind, ordered in enumerate([in_order(pairs)] * 2)
     )
     return _Representations(vectors, salient, random, in_order(others))
@@ -226,6 +232,7 @@ class _Fold:
 
     test: np.ndarray
     probe: _Probe
+    mean: torch.Tensor
     class_basis: torch.Tensor
     eraser: Eraser
 
@@ -239,7 +246,9 @@ def _folds(vectors: torch.Tensor, labels: np.ndarray, num_labels: int, num_folds
         present = one_hot.sum(0) > 0
         means = (one_hot.T @ known)[present] / one_hot.sum(0)[present, None]
         probe = _Probe(vectors[train].numpy(), labels[train], num_labels, seed + number)
-        folds.append(_Fold(test, probe, orthonormal_rows(means - known.mean(0)), LeaceEraser.fit(known, one_hot)))
+        mean = known.mean(0)
+        basis, eraser = orthonormal_rows(means - mean), LeaceEraser.fit(known, one_hot)
+        folds.append(_Fold(test, probe, mean.float(), basis, eraser))
     return folds
 
 

@@ -77,7 +77,7 @@ class Reader:
         shift = None
         if self.how == "swap":
             shift = self.mean - self.model.codebook[torch.as_tensor(codes, device=self.model.device).long()].cpu()
-        return Source(codes, basis, shift)
+        return Source(codes, basis, self.model.projection_centre.cpu(), shift)
 
     def sources(self, seed: int) -> tuple[Source, Source, np.ndarray]:
         """The salient tokens of all texts, a random content token of each, and the plain predictions."""
