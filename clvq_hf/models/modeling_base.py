@@ -156,6 +156,11 @@ class BaseConceptModel(PreTrainedModel):
         return self.codebook.mean(0)
 
     @property
+    def member_means(self) -> torch.Tensor | None:
+        """`torch.Tensor` of shape `(K, d)`, float32: mean host state of each concept's tokens, `None` if not known."""
+        return None
+
+    @property
     def projection_centre(self) -> torch.Tensor:
         """`torch.Tensor` of shape `(d,)`, float32: what is subtracted from states before they are encoded.
 

@@ -79,7 +79,10 @@ def ablate_texts(
             [`probe_texts`][clvq_hf.evaluation.ablation.probe.probe_texts].
         positions (`str`): `"code"`: where the code occurs in its text (the headline). `"all"`: at every real token:
             mostly removes the class direction, so read it beside `class_ceiling`. `"cls"`, `"last"`.
-        how (`str`): `"project"`: `x ← x - QᵀQ(x - c)`, from the model's `projection_centre`. `"swap"`: `x ← x - e + μ`.
+        how (`str`): `"project"`: `x ← x - QᵀQ(x - c)`, from the model's `projection_centre`. `"swap"`: `x ← x - e + μ`,
+            the mean state of the code's tokens makes way for that of all tokens: of the references' training texts, or
+            of the table's texts without references. Of a code that no token has there, `e` is the state of the token at
+            hand.
         references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): From training
             texts. Without them the conditions of classes and words, and `leace`, are left out.
         readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts; found if not given.
@@ -172,7 +175,7 @@ def _check(
     table.salient()
     table.check_host(host, tokenizer)
     if references is not None:
-        references.check_source(model, host)
+        references.check_source(model, host, how)
         trained = sum(text_hash(text) in references.text_hashes for text in table.texts["text"])
         if trained:
             raise ValueError(

@@ -83,7 +83,7 @@ class TextsOfTable:
             sinks (`np.ndarray` of shape `(S,)`, bool): Its attention sinks, which stand for no code; what follows the
                 text is left out.
         """
-        content = self._content(row, sinks)
+        content = self.content(row, sinks)
         codes, firsts = np.unique(self.codes[row][content], return_index=True)
         others = codes != self.codes[row][self.position[row]]
         return codes[others], content[firsts[others]]
@@ -93,12 +93,13 @@ class TextsOfTable:
 
         A text without one has its salient token.
         """
-        content = self._content(row, sinks)
+        content = self.content(row, sinks)
         if len(content) == 0:
             return int(self.position[row])
         return int(text_generator(seed, self.text_id[row], "random_active_code").choice(content))
 
-    def _content(self, row: int, sinks: np.ndarray) -> np.ndarray:
+    def content(self, row: int, sinks: np.ndarray) -> np.ndarray:
+        """Positions of a text's content tokens that are no attention sinks."""
         special = self.special[row]
         return np.flatnonzero(~special & ~sinks[: len(special)])
 

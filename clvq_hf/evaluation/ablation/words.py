@@ -170,6 +170,12 @@ class MeansById:
         self._sums.index_add_(0, rows, states.double())
         self._counts.index_add_(0, rows, torch.ones_like(rows))
 
+    def fill(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means `(size, d)`, float32, zero where there are none, and counts `(size,)` of the ids from 0."""
+        ids, means, counts = self.means()
+        filled = means.new_zeros(size, self._sums.shape[1]), counts.new_zeros(size)
+        return filled[0].index_copy(0, ids, means), filled[1].index_copy(0, ids, counts)
+
     def of_words(self, text_hashes: frozenset[str], identity: dict[str, Any]) -> WordMeans:
         """The means, with what they are of."""
         ids, means, counts = self.means()
