@@ -100,7 +100,8 @@ def ablate_texts(
         `probability_plain`, `probability` (of the plain prediction), `gold_probability_plain`, `gold_probability`
         (-1 without a label), `kl` (`KL(plain‖ablated)`, nats), `probabilities_plain`, `probabilities` (empty for
         vocabularies), `num_positions`, `removed_norm`, `matched` (by the probe never);
-        in the model also `removed_energy`, the share of the squared norm at these positions that was removed.
+        in the model also `removed_energy`, the share of the squared norm at these positions, from the model's
+        `projection_centre`, that was removed.
 
     Raises:
         ValueError: If the table is of another model or lacks salience, texts were trained on, or an argument is
@@ -136,7 +137,7 @@ def ablate_texts(
     for inputs, upper, gradients in reader.batches(f"Ablating ({positions}, {how})"):
         plain = readout(upper.output, inputs["attention_mask"]).cpu()
         batch = _read_batch(inputs, upper.state, reader.sinks(inputs, upper), gradients, texts, salient, positions)
-        energy = batch.states.square().sum(-1)
+        energy = (batch.states - salient.centre).square().sum(-1)
         for condition in chosen:
             for removal in condition.removals(batch):
                 with torch.no_grad():
