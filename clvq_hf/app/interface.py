@@ -49,7 +49,7 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
     """
     gr = import_gradio()
     last = explorer.model.config.codebook_size - 1
-    changes = [(name, key) for key, name in CHANGES.items() if key != SWAP or explorer.model.codes_are_states]
+    changes = [(name, key) for key, name in CHANGES.items() if key != SWAP or explorer.swaps]
 
     def shown(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)

@@ -1,11 +1,12 @@
 """`Explorer`: what the live app can ask of a concept model and its host. No page and no Gradio in here."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -13,6 +14,7 @@ from transformers.utils import logging
 from ..hosts import hooks
 from ..hosts.readout import Readout, class_names, label_number, margins
 from ..hosts.runner import HostRunner
+from ..models.interventions import find_sinks
 from ..models.modeling_concepts import ConceptModel, load_with_host
 from ..tables.concept_table import ConceptTable
 from ..tables.concepts import Concept
@@ -26,6 +28,8 @@ MAX_NEW_TOKENS = 64
 # So many classes are all shown; of more, and of a vocabulary, the likeliest ones.
 MAX_CLASSES = 8
 NUM_LIKELIEST = 5
+# Texts of the table that a mean state is of: a second's work for a small host.
+NUM_TEXTS_OF_MEANS = 32
 
 
 class Explorer:
@@ -75,6 +79,9 @@ class Explorer:
         self._runner = HostRunner(host, model.config.stack)
         self._lock = threading.Lock()
         self._concepts: dict[int, Concept] = {}
+        # Of the tokens of the table's texts, and of those of a concept; for swaps.
+        self._mean: torch.Tensor | None = None
+        self._member_means: dict[int, torch.Tensor] = {}
 
     @classmethod
     def from_pretrained(
@@ -113,6 +120,12 @@ class Explorer:
     def generates(self) -> bool:
         """Whether the host is a causal language model, which goes on with a text."""
         return self.readout is not None and self.readout.kind == "next_token"
+
+    @property
+    def swaps(self) -> bool:
+        """Whether concepts can be swapped: the mean states of their tokens are known, or a table tells them."""
+        model = self.model
+        return model.codes_are_states and (model.member_means is not None or self.table is not None)
 
     @property
     def max_new_tokens(self) -> int:
@@ -171,9 +184,7 @@ class Explorer:
                 this model.
         """
         self._check_code(code)
-        return self._effect(
-            text, code, positions, max_new_tokens, lambda: self.model.ablate(self.host, code, positions, how)
-        )
+        return self._effect(text, code, positions, max_new_tokens, lambda: self._ablation(code, positions, how))
 
     def steer(self, text: str, code: int, strength: float, positions: str = "all", max_new_tokens: int = 20) -> Effect:
         """What the host predicts of a text if it is pushed towards a concept.
@@ -199,6 +210,49 @@ class Explorer:
         size = self.model.config.codebook_size
         if not isinstance(code, int) or not 0 <= code < size:
             raise ValueError(f"Choose a concept: click a token, or enter a number from 0 to {size - 1}.")
+
+    def _ablation(self, code: int, positions: str, how: str) -> hooks.Edit:
+        model = self.model
+        if how != "swap" or not model.codes_are_states or model.member_means is not None:
+            return model.ablate(self.host, code, positions, how)
+        if self.table is None:
+            raise ValueError(
+                "A swap needs the mean state of the concept's tokens, which only a concept table tells. Open the app "
+                "with one (--table), or remove the concept."
+            )
+        if self._mean is None:
+            self._mean = self._mean_state(range(min(NUM_TEXTS_OF_MEANS, len(self.table.texts))))
+        if code not in self._member_means:
+            has = (self.table.column("code") == code) & ~self.table.column("special")
+            owners = np.unique(self.table.column("text_id")[has])[:NUM_TEXTS_OF_MEANS]
+            self._member_means[code] = self._mean_state(map(self.table.text_row, owners.tolist()), code)
+        return model.ablate(self.host, code, positions, how, mean=self._mean, member_mean=self._member_means[code])
+
+    @torch.no_grad()
+    def _mean_state(self, rows: Iterable[int], code: int | None = None) -> torch.Tensor:
+        """Mean state `(d,)` at `lower_layer` of the content tokens of rows of the table's texts, or of those of a code.
+
+        With the lock held.
+
+        Raises:
+            ValueError: If there are no such tokens.
+        """
+        config, found = self.model.config, []
+        for row in rows:
+            encoded, _ = self._encode(self.table.texts[row]["text"])
+            with hooks.evaluation_mode(self.host):
+                layers = [config.lower_layer]
+                states = hooks.run(self.host, self._runner.inputs(encoded), layers, stack=config.stack)[layers[0]]
+            real = encoded["attention_mask"].bool().to(states.device)
+            chosen = real & ~find_sinks(self.host, config.stack, config.lower_layer, states, real)
+            chosen &= ~encoded["special_tokens_mask"].bool().to(states.device)
+            if code is not None:
+                device = self.model.device
+                chosen &= (self.model.encode(states.to(device), real.to(device)) == code).to(states.device)
+            found.append(states[chosen].float().cpu())
+        if not sum(map(len, found)):
+            raise ValueError("No text of the concept table has this concept, so it can only be removed, not swapped.")
+        return torch.cat(found).mean(0)
 
     def _encode(self, text: str) -> tuple[BatchEncoding, bool]:
         """The tokens of a text, and whether it had more of them than are read.

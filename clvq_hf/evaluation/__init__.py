@@ -1,6 +1,6 @@
 """Measure one concept model: ablation, bottleneck."""
 
-from .ablation import AblationReferences, WordMeans, ablate_texts, fit_references, fit_words
+from .ablation import AblationReferences, MemberMeans, WordMeans, ablate_texts, fit_references, fit_words
 from .ablation.probe import probe_texts
 from .bottleneck import bottleneck_figures, splice_texts
 from .evaluate import EvaluationSettings, evaluate_concepts
@@ -8,6 +8,7 @@ from .evaluate import EvaluationSettings, evaluate_concepts
 __all__ = [
     "AblationReferences",
     "EvaluationSettings",
+    "MemberMeans",
     "WordMeans",
     "ablate_texts",
     "bottleneck_figures",

@@ -31,6 +31,7 @@ from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .ablation.ablate import ablate_texts
 from .ablation.conditions import CONDITIONS, WORD_CONDITIONS, check_conditions
+from .ablation.outcomes import excluded_shares
 from .ablation.references import AblationReferences, fit_references
 from .ablation.words import fit_words
 from .bottleneck import bottleneck_figures, splice_texts
@@ -374,14 +375,24 @@ def _measure_ablation(
                 **where,
             ),
         )
-        evaluation.step("ablation", name, lambda outcome=outcome: _ablation_figures(outcome, settings))
+        evaluation.step(
+            "ablation", name, lambda outcome=outcome, name=name: _ablation_figures(outcome, name, settings)
+        )
 
 
-def _ablation_figures(outcome: Dataset, settings: EvaluationSettings) -> dict[str, Any]:
+def _ablation_figures(outcome: Dataset, name: str, settings: EvaluationSettings) -> dict[str, Any]:
     figures = ablation_drop(outcome.to_dict(), num_bootstrap=settings.num_bootstrap, seed=settings.seed, details=True)
     # Rows per text are in the outcomes, not in the results.
     del figures["differences"]
-    return figures
+    if name == "probe":
+        # Nothing is matched there.
+        figures = {figure: value for figure, value in figures.items() if "_matched" not in figure}
+    present = set(outcome["condition"])
+    return figures | {
+        figure: share
+        for figure, share in excluded_shares(outcome).items()
+        if figure.removesuffix("_excluded_share") in present
+    }
 
 
 __all__ = ["Evaluation", "EvaluationSettings", "evaluate_concepts"]

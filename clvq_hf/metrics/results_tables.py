@@ -58,7 +58,9 @@ def report_tables(results: dict[str, Any]) -> list[ReportTable]:
 
 def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]:
     """Contrasts and conditions of one protocol (`"code"`, `"all"`, `"probe"`), from what `ablation_drop` returns."""
-    contrasts = [{"title": title, **_with_prefix(figures, name)} for name, title in CONTRASTS.items()]
+    contrasts = [
+        {"title": title, **_with_prefix(figures, name)} for name, title in CONTRASTS.items() if name in figures
+    ]
     plain = {"title": "nothing removed", **figures}
     conditions = [
         {"title": title, **_with_prefix(figures, f"{name}_")}
@@ -132,11 +134,12 @@ CONDITION_COLUMNS: dict[str, Cell] = {
     "KL": _number("kl", 3),
     "positions": _number("num_positions", 1),
     "norm": _number("removed_norm", 1),
+    "left out": _percent("excluded_share"),
     "of texts": _percent("text_share"),
     "of positions": _percent("position_share"),
 }
 PLAIN_COLUMNS = ("removed", "accuracy", "balanced", "AUC")
-OPTIONAL_COLUMNS = ("balanced", "rate-matched", "KL", "norm", "of texts", "of positions")
+OPTIONAL_COLUMNS = ("balanced", "rate-matched", "KL", "norm", "left out", "of texts", "of positions")
 OVERLAP: dict[str, Cell] = {
     "same-label ÷ different-label pairs": _stratum,
     "codes [95 %]": _interval("ratio"),

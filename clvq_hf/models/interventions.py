@@ -39,6 +39,7 @@ def ablate(
     positions: str | torch.Tensor = "code",
     how: str = "project",
     mean: torch.Tensor | None = None,
+    member_mean: torch.Tensor | None = None,
 ) -> hooks.Edit:
     """See [`ConceptModel.ablate`][clvq_hf.ConceptModel.ablate]."""
     model.check_host(host)
@@ -48,18 +49,34 @@ def ablate(
     basis = orthonormal_rows(model.directions(codes.flatten()).flatten(1, 2).unflatten(0, codes.shape))
     if how == "swap" and codes.shape[-1] > 1:
         raise ValueError("swap replaces the vector of one code: pass one, or use how='project' for several.")
-    vectors = F.embedding(codes[..., 0], model.codebook) if how == "swap" else None
-    mean = model.mean_state if mean is None else mean
+    if how == "swap":
+        mean, vectors = _swapped(model, codes[..., 0], mean, member_mean)
+    centre = model.projection_centre
 
     def fn(states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
         if per_row and len(codes) != len(states):
             raise ValueError(f"codes has rows for {len(codes)} texts, but the host was called with {len(states)}.")
         where = _where(model, host, positions, states, mask, past_length, codes)
         if how == "project":
-            return project(states, basis.to(states.device), where)
+            return project(states, basis, where, centre)
         return swap(states, vectors.to(states.device), mean.to(states.device), where)
 
     return hooks.edit(host, model.config.lower_layer, fn, stack=model.config.stack, with_mask=True)
+
+
+def _swapped(
+    model: BaseConceptModel, codes: torch.Tensor, mean: torch.Tensor | None, member_mean: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean state of all tokens, and of those of each code: as given, or as far as the model knows them."""
+    known = model.member_means
+    if known is None and (mean is None or member_mean is None):
+        raise ValueError(
+            f"A {type(model).__name__} does not know the mean states of its codes' tokens: its codebook lies behind an "
+            "encoder. Pass mean=members.mean and member_mean=members.means[code], where members is "
+            "fit_references(…).members; or use how='project'."
+        )
+    mean = model.mean_state if mean is None else mean
+    return mean, F.embedding(codes, known) if member_mean is None else member_mean
 
 
 def steer(

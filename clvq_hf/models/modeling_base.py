@@ -21,7 +21,8 @@ class BaseConceptModel(PreTrainedModel):
     A method subclasses [`ConceptModel`][clvq_hf.ConceptModel], which adds what one does with it. It implements
     [`encode`][clvq_hf.ConceptModel.encode], [`is_initialized`][clvq_hf.ConceptModel.is_initialized] and
     [`codebook`][clvq_hf.ConceptModel.codebook]; if its concepts are not vectors of the lower layer,
-    [`directions`][clvq_hf.ConceptModel.directions] and [`ablation_basis`][clvq_hf.ConceptModel.ablation_basis] too.
+    [`directions`][clvq_hf.ConceptModel.directions] and [`ablation_basis`][clvq_hf.ConceptModel.ablation_basis] too; if
+    it centres the states, [`projection_centre`][clvq_hf.ConceptModel.projection_centre].
     Its config names the host layers (`lower_layer`, `upper_layer`, `stack`), their widths (`hidden_size`,
     `target_hidden_size`), and what to call the method. `.github/CONTRIBUTING.md` has a complete example.
 
@@ -153,6 +154,22 @@ class BaseConceptModel(PreTrainedModel):
         The mean of the codebook, weighted by use where a method counts it.
         """
         return self.codebook.mean(0)
+
+    @property
+    def member_means(self) -> torch.Tensor | None:
+        """`torch.Tensor` of shape `(K, d)`, float32: mean host state of each concept's tokens, `None` if not known."""
+        return None
+
+    @property
+    def projection_centre(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(d,)`, float32: what is subtracted from states before they are encoded.
+
+        Zero, unless a method centres them.
+
+        Concepts are directions from there, so a projection removes them from there: `x ← x - QᵀQ(x - c)`. From zero it
+        would also remove what the centre has in these directions, which all tokens share and no concept says.
+        """
+        return torch.zeros(self.config.hidden_size, device=self.device)
 
     @property
     def is_initialized(self) -> bool:

@@ -83,6 +83,10 @@ class ClusterModel(ConceptModel):
         return self.centroids.vectors
 
     @property
+    def member_means(self) -> torch.Tensor:
+        return self.centroids.vectors
+
+    @property
     def mean_state(self) -> torch.Tensor:
         return self.centroids.mean
 

@@ -296,6 +296,10 @@ class CLVQModel(ConceptModel):
     def mean_state(self) -> torch.Tensor:
         return self.quantizer.ema_sums.sum(0) / self.quantizer.ema_counts.sum() + self.encoder.origin
 
+    @property
+    def projection_centre(self) -> torch.Tensor:
+        return super().projection_centre + self.encoder.origin
+
     @torch.no_grad()
     def reconstruct(
         self,

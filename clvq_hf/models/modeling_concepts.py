@@ -529,6 +529,7 @@ class ConceptModel(BaseConceptModel):
         positions: str | torch.Tensor = "code",
         how: str = "project",
         mean: torch.Tensor | None = None,
+        member_mean: torch.Tensor | None = None,
     ) -> hooks.Edit:
         """Remove concepts from `host` at `lower_layer`, until the returned handle is removed or its `with` block ends.
 
@@ -540,10 +541,15 @@ class ConceptModel(BaseConceptModel):
                 `"cls"`: the first real token. `"last"`: the last one; in `generate()` also each new token. A bool mask
                 `(B, S)` or `(S,)`: there; in `generate()` these are positions of the prompt. Attention sinks stay as
                 they are, unless a mask names them.
-            how (`str`): `"project"`: off the span of the concepts' vectors, `x ← x - QᵀQx`. `"swap"`: the concept's
-                vector replaced by the mean state, `x ← x - e + μ`; for one code and methods with a codebook.
-            mean (`torch.Tensor` of shape `(d,)`, *optional*): `μ`; [`mean_state`][clvq_hf.ConceptModel.mean_state] if
-                not given.
+            how (`str`): `"project"`: off the span of the concepts' vectors, `x ← x - QᵀQ(x - c)`, where `c` is the
+                [`projection_centre`][clvq_hf.ConceptModel.projection_centre], zero for most methods. `"swap"`: the
+                mean state of the concept's tokens makes way for that of all tokens, `x ← x - e + μ`; for one code and
+                methods with a codebook.
+            mean (`torch.Tensor` of shape `(d,)`, *optional*): `μ`;
+                [`mean_state`][clvq_hf.ConceptModel.mean_state] if not given.
+            member_mean (`torch.Tensor` of shape `(d,)` or `(B, d)`, *optional*): `e`, of all texts or of each, as in
+                [`MemberMeans`][clvq_hf.evaluation.MemberMeans]. Clusters know it and `μ`; for methods with an encoder
+                give both.
 
         Returns:
             [`Edit`][clvq_hf.hosts.hooks.Edit]: A context manager with `remove()`.
@@ -557,7 +563,7 @@ class ConceptModel(BaseConceptModel):
                 host(**inputs).logits
             ```
         """
-        return ablate(self, host, codes, positions, how, mean)
+        return ablate(self, host, codes, positions, how, mean, member_mean)
 
     def steer(self, host: Any, code: int, strength: float, positions: str | torch.Tensor = "all") -> hooks.Edit:
         """Push `host` towards a concept: `x ← x + strength · ê · ‖x‖` at `lower_layer`.

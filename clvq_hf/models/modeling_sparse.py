@@ -182,6 +182,14 @@ class SparseDictionary(ConceptModel):
         return self.encoder.input_bias / self.encoder.input_scale
 
     @property
+    def projection_centre(self) -> torch.Tensor:
+        """See [`ConceptModel.projection_centre`][clvq_hf.ConceptModel.projection_centre].
+
+        Where `s·x - b_in` is zero: the data's mean, or the decoder's bias of a published dictionary that subtracts it.
+        """
+        return self.mean_state
+
+    @property
     def is_initialized(self) -> bool:
         return bool(self.encoder.initialized)
 

@@ -21,15 +21,19 @@ def orthonormal_rows(vectors: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows, dim=-2).float()
 
 
-def project(states: torch.Tensor, basis: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Remove a subspace at the positions `where` `(B, S)`: `x ← x - Σ q qᵀx`, `(B, S, d)`, float32.
+def project(
+    states: torch.Tensor, basis: torch.Tensor, where: torch.Tensor, centre: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Remove a subspace at the positions `where` `(B, S)`: `x ← x - Σ q qᵀ(x - c)`, `(B, S, d)`, float32.
 
-    `basis`, of shape `(k, d)` or `(B, k, d)`, has the orthonormal rows `q`.
+    `basis`, of shape `(k, d)` or `(B, k, d)`, has the orthonormal rows `q`; `centre`, of shape `(d,)`, is `c`, zero if
+    not given.
     """
     states = states.float()
     basis = basis.to(states)
+    differences = states if centre is None else states - centre.to(states)
     # Outside of `where` a state may hold anything, NaN at times.
-    removed = (torch.where(where[..., None], states, 0) @ basis.transpose(-1, -2)) @ basis
+    removed = (torch.where(where[..., None], differences, 0) @ basis.transpose(-1, -2)) @ basis
     return states - removed
 
 

@@ -109,13 +109,37 @@ class TestChange:
     def test_ablation_is_that_of_the_model(self, minilm, positions, how):
         code = minilm.read(TEXT).tokens[2].code
         plain = logits_of(minilm)
-        with minilm.model.ablate(minilm.host, code, positions, how):
+        means = {}
+        if how == "swap":
+            means = {"mean": self.mean_state(minilm), "member_mean": self.mean_state(minilm, code)}
+        with minilm.model.ablate(minilm.host, code, positions, how, **means):
             changed = logits_of(minilm)
         effect = minilm.ablate(TEXT, code, positions, how)
         self.check(effect, plain, changed)
         count = sum(token.code == code for token in effect.reading.tokens)
         assert effect.num_tokens == {"code": count, "all": len(effect.reading.tokens)}.get(positions, 1)
         assert effect.continuations is None
+
+    def mean_state(self, explorer, code=None):
+        """Of the content tokens of the first 32 texts of the table, or of those of a concept."""
+        table, states = explorer.table, []
+        ids = table.texts["text_id"][:]
+        if code is not None:
+            ids = [text for text in ids if ((t := table.text(text))["code"] == code)[~t["special"]].any()]
+        for text_id in ids[:32]:
+            tokens = table.text(text_id)
+            chosen = ~tokens["special"] if code is None else ~tokens["special"] & (tokens["code"] == code)
+            encoded = explorer.tokenizer(table.texts[table.text_row(text_id)]["text"], return_tensors="pt")
+            with torch.no_grad():
+                found = explorer.host(**encoded, output_hidden_states=True).hidden_states[3][0]
+            states.append(found[torch.from_numpy(chosen.to_numpy(copy=True))])
+        return torch.cat(states).mean(0)
+
+    def test_a_swap_needs_a_table(self, minilm):
+        alone = Explorer(minilm.model, minilm.host, minilm.tokenizer)
+        assert minilm.swaps and not alone.swaps
+        with pytest.raises(ValueError, match="--table"):
+            alone.ablate(TEXT, 3, how="swap")
 
     @pytest.mark.parametrize("strength", [-1.5, 0.75])
     def test_steering_is_that_of_the_model(self, minilm, strength):

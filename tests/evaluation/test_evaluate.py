@@ -52,6 +52,9 @@ class TestEvaluate:
         results = evaluate_concepts(*arguments, train=texts, settings=QUICK)
         assert set(results["ablation"]) == {"code", "all", "probe"}
         assert {"label_purity", "routing_divergence", "codebook_overlap", "codebook_usage"} <= set(results["table"])
+        assert not [name for name in results["ablation"]["probe"] if "_matched" in name], "nothing is matched there"
+        assert "token_specificity_matched" in results["ablation"]["code"]
+        assert 0 <= results["ablation"]["code"]["other_text_same_excluded_share"] <= 1
         assert "splice_fidelity" in results["bottleneck"]["splice"]
         assert json.loads((tmp_path / "results.json").read_text()) == results
         assert len(ConceptTable.load_from_disk(tmp_path / "concept_table").texts) == 50

@@ -112,7 +112,7 @@ def host_operations(gpu: Any, model: Any, host: Any) -> dict[str, Callable[[], o
         "attach": with_host(lambda: model.attach(host)),
         "ablate": with_host(lambda: model.ablate(host, 3)),
         "ablate codes of each text": with_host(lambda: model.ablate(host, codes, "last")),
-        "swap": with_host(lambda: model.ablate(host, 3, "cls", "swap")),
+        "swap": with_host(lambda: model.ablate(host, 3, "cls", "swap", torch.zeros(32), torch.ones(32))),
         "steer": with_host(lambda: model.steer(host, 3, 1.0, "code")),
         "splice": with_host(lambda: model.splice(host)),
         "salience": lambda: salient_tokens(host, tokenizer, texts, 1, n_steps=2, max_steps=2),

@@ -44,6 +44,11 @@ class TestByHand:
         # Off (0.6, 0.8): (3, 4) is all of it.
         assert project(states, torch.tensor([[0.6, 0.8]]), EVERYWHERE).abs().max() < 1e-6
 
+    def test_project_from_a_centre(self):
+        # (3, 4) - (1, 1) is (2, 3), of which 3 lies along the second axis.
+        states, centre = torch.tensor([[[3.0, 4.0]]]), torch.tensor([1.0, 1.0])
+        assert project(states, torch.tensor([[0.0, 1.0]]), EVERYWHERE, centre).tolist() == [[[3.0, 1.0]]]
+
     def test_project_off_a_subspace_of_each_row(self):
         states = torch.tensor([[[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]]])
         basis = torch.eye(3)[torch.tensor([[0, 1], [1, 2]])]
@@ -119,10 +124,12 @@ class TestAblate:
         assert (changed[real] @ encoder_model.codebook[[3, 7]].T).abs().max() < 1e-3
 
     def test_swap_puts_the_mean_state_in_its_place(self, encoder_model, host, inputs):
-        mean = torch.linspace(0, 1, 32)
-        handle = lambda: encoder_model.ablate(host, 5, positions="cls", how="swap", mean=mean)  # noqa: E731
+        mean, members = torch.linspace(0, 1, 32), torch.linspace(3, 1, 32)
+        handle = lambda: encoder_model.ablate(  # noqa: E731
+            host, 5, positions="cls", how="swap", mean=mean, member_mean=members
+        )
         _, plain, changed = states_with(handle, encoder_model, host, inputs)
-        expected = plain[:, 0] - encoder_model.codebook[5] + mean
+        expected = plain[:, 0] - members + mean
         torch.testing.assert_close(changed[:, 0], expected)
         assert torch.equal(changed[:, 1:], plain[:, 1:])
 
@@ -171,7 +178,11 @@ class TestAblate:
             ({"codes": 1, "how": "delete"}, "how must be one of"),
             ({"codes": 1, "positions": "first"}, "positions must be one of"),
             ({"codes": 1, "positions": torch.ones(2, 6)}, "must be bool"),
-            ({"codes": [1, 2], "how": "swap"}, "swap replaces the vector of one code"),
+            ({"codes": 1, "how": "swap"}, r"Pass mean=members.mean and member_mean=members.means\[code\]"),
+            (
+                {"codes": [1, 2], "how": "swap", "mean": torch.zeros(32), "member_mean": torch.zeros(32)},
+                "swap replaces the vector of one code",
+            ),
         ],
     )
     def test_bad_arguments(self, encoder_model, host, arguments, message):
@@ -252,7 +263,9 @@ class TestAttentionSinks:
             "ablate code": lambda: model.ablate(sunk, range(12)),
             "ablate all": lambda: model.ablate(sunk, 3, positions="all"),
             "ablate cls": lambda: model.ablate(sunk, 3, positions="cls"),
-            "swap": lambda: model.ablate(sunk, 3, positions="all", how="swap"),
+            "swap": lambda: model.ablate(
+                sunk, 3, positions="all", how="swap", mean=torch.zeros(32), member_mean=torch.ones(32)
+            ),
             "steer": lambda: model.steer(sunk, 3, 2.0),
             "splice": lambda: model.splice(sunk),
         }

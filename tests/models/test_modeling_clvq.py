@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from clvq_hf import CLVQConfig, CLVQModel
+from clvq_hf.hosts import hooks
+from clvq_hf.models.projections import project
 
 
 class TestEncoder:
@@ -350,6 +352,22 @@ class TestCentredStates:
             bases.append(model.ablation_basis((states + shift)[0]))
         assert torch.equal(*codes)
         torch.testing.assert_close(*bases, atol=1e-4, rtol=1e-4)
+
+    def test_a_common_shift_of_the_host_is_no_part_of_a_concept(self, make_model, host, inputs):
+        """All states moved by 7: what is removed is the same."""
+        code, where = 5, torch.ones(2, 6, dtype=torch.bool)
+        with torch.no_grad():
+            states = hooks.run(host, inputs, [1])[1]
+        changed = []
+        for shift in (0.0, 7.0):
+            model = make_model(center_states=True).eval()
+            model.initialize_codebook((states + shift).flatten(0, 1), seed=0)
+            torch.testing.assert_close(model.projection_centre, states.flatten(0, 1).mean(0) + shift)
+            basis = model.directions(torch.tensor([code]))[0]
+            changed.append(project(states + shift, basis, where, model.projection_centre) - shift)
+        torch.testing.assert_close(*changed, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(changed[0], states)
+        assert not make_model().projection_centre.any()
 
     def test_the_mean_is_saved_and_decides_the_codes(self, make_model, tmp_path):
         model = make_model(center_states=True).eval()

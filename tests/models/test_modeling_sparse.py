@@ -583,7 +583,10 @@ class TestOnAHost:
         with model.ablate(host, code):
             changed = self.states(host, inputs, 1)
         here = codes == code
-        assert (changed[here] @ F.normalize(model.encoder.weight[code], dim=-1)).abs().max() < 1e-5
+        # Of what the neuron reads, which is centred, nothing is left: W(s·x - b_in) is 0.
+        assert model.encoder.input_bias.norm() > 0.1
+        centred = model.encoder.input_scale * changed[here] - model.encoder.input_bias
+        assert (centred @ F.normalize(model.encoder.weight[code], dim=-1)).abs().max() < 1e-5
         assert not torch.equal(changed[here], plain[here]) and torch.equal(changed[~here], plain[~here])
 
     def test_a_row_is_no_state_to_be_swapped(self, model, host):

@@ -7,7 +7,8 @@ Conditions (what is removed), of which all but `other_code` are removed at the s
 - `salient`: the concept of the text's salient token.
 - `other_code`: another concept of the same text, the nearest in number of positions and removed norm. Under
   `positions="code"` at its own positions.
-- `other_text_same`, `other_text_opposite`: the salient concept of another text with the same, with another prediction.
+- `other_text_same`, `other_text_opposite`: the salient concept of another text with the same, with another prediction,
+  if it is another concept.
 - `random_direction`: a random direction, with the norm that `salient` removes from each token.
 - `random_active_code`: the concept of a random token of another text (the paper's control).
 - `mean_direction`: the direction of the codebook's mean, which the concepts share.
@@ -34,7 +35,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.texts import text_hash
 from ...data.tokenization import ensure_pad_token
 from ...hosts.readout import Readout
-from ...models.interventions import POSITIONS, check_how, find_sinks, select_positions
+from ...models.interventions import POSITIONS, check_how, select_positions
 from ...models.modeling_concepts import ConceptModel
 from ...tables.concept_table import ConceptTable
 from .conditions import CONDITIONS, Candidate, Source, TextBatch, check_conditions, choose_conditions
@@ -78,7 +79,10 @@ def ablate_texts(
             [`probe_texts`][clvq_hf.evaluation.ablation.probe.probe_texts].
         positions (`str`): `"code"`: where the code occurs in its text (the headline). `"all"`: at every real token:
             mostly removes the class direction, so read it beside `class_ceiling`. `"cls"`, `"last"`.
-        how (`str`): `"project"`: `x ← x - QᵀQx`. `"swap"`: `x ← x - e + μ`.
+        how (`str`): `"project"`: `x ← x - QᵀQ(x - c)`, from the model's `projection_centre`. `"swap"`: `x ← x - e + μ`,
+            the mean state of the code's tokens makes way for that of all tokens: of the references' training texts, or
+            of the table's texts without references. Of a code that no token has there, `e` is the state of the token at
+            hand.
         references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): From training
             texts. Without them the conditions of classes and words, and `leace`, are left out.
         readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts; found if not given.
@@ -95,8 +99,9 @@ def ablate_texts(
         `prediction_plain`, `prediction`, `margin_plain`, `margin` (logit of the plain prediction minus the best other),
         `probability_plain`, `probability` (of the plain prediction), `gold_probability_plain`, `gold_probability`
         (-1 without a label), `kl` (`KL(plain‖ablated)`, nats), `probabilities_plain`, `probabilities` (empty for
-        vocabularies), `num_positions`, `removed_norm`, `matched`;
-        in the model also `removed_energy`, the share of the squared norm at these positions that was removed.
+        vocabularies), `num_positions`, `removed_norm`, `matched` (by the probe never);
+        in the model also `removed_energy`, the share of the squared norm at these positions, from the model's
+        `projection_centre`, that was removed.
 
     Raises:
         ValueError: If the table is of another model or lacks salience, texts were trained on, or an argument is
@@ -124,17 +129,15 @@ def ablate_texts(
         references=references,
         find_words=None
         if references is None
-        else lambda batch: references.words.directions(batch.input_ids[batch.where]),
+        else lambda batch: references.words.directions(batch.input_ids[batch.where], batch.salient.centre),
         num_draws=num_draws,
         seed=seed,
     )
     columns: dict[str, list] = defaultdict(list)
     for inputs, upper, gradients in reader.batches(f"Ablating ({positions}, {how})"):
         plain = readout(upper.output, inputs["attention_mask"]).cpu()
-        real = inputs["attention_mask"].bool().to(upper.state.device)
-        sinks = find_sinks(host, model.config.stack, model.config.lower_layer, upper.state, real).cpu()
-        batch = _read_batch(inputs, upper.state, sinks, gradients, texts, salient, positions)
-        energy = batch.states.square().sum(-1)
+        batch = _read_batch(inputs, upper.state, reader.sinks(inputs, upper), gradients, texts, salient, positions)
+        energy = (batch.states - salient.centre).square().sum(-1)
         for condition in chosen:
             for removal in condition.removals(batch):
                 with torch.no_grad():
@@ -173,7 +176,7 @@ def _check(
     table.salient()
     table.check_host(host, tokenizer)
     if references is not None:
-        references.check_source(model, host)
+        references.check_source(model, host, how)
         trained = sum(text_hash(text) in references.text_hashes for text in table.texts["text"])
         if trained:
             raise ValueError(
@@ -231,12 +234,12 @@ def _find_other_codes(
     batch: _HostBatch, place: int, texts: TextsOfTable, reader: Reader, num_draws: int
 ) -> list[Candidate]:
     """Other codes of one text, nearest in number of positions and removed norm; one unmatched if none matches."""
-    present, firsts = texts.other_codes(batch.rows[place])
     state, mask, sinks, codes = batch.states[place], batch.mask[[place]], batch.sinks[[place]], batch.codes[place]
+    present, firsts = texts.other_codes(batch.rows[place], sinks[0].numpy())
     chosen = [
         select_positions(batch.positions, mask, sinks, lambda code=code: codes == int(code))[0] for code in present
     ]
-    # A code of sinks alone is removed nowhere.
+    # At a position that is a sink nothing is removed.
     somewhere = [number for number, where in enumerate(chosen) if where.any()]
     if not somewhere:
         return []

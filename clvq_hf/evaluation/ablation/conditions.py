@@ -25,8 +25,12 @@ WORD_CONDITIONS = frozenset({"word_ceiling", "word_residual", "word_random"})
 
 
 class ClassReferences(Protocol):
-    """Orthonormal class directions `(C, d)` and LEACE, from training texts; both `None` without labels."""
+    """Mean state `(d,)`, orthonormal class directions `(C, d)` and LEACE, from training texts.
 
+    The last two are `None` without labels.
+    """
+
+    mean: torch.Tensor
     class_basis: torch.Tensor | None
     eraser: Eraser | None
 
@@ -50,17 +54,20 @@ class Source:
     Attributes:
         code (`np.ndarray` of shape `(N,)`): Code of the token.
         basis (`torch.Tensor` of shape `(N, k, d)`): Orthonormal rows that are projected out.
+        centre (`torch.Tensor` of shape `(d,)` or `None`): Where they are projected out from, the model's
+            `projection_centre`; zero if `None`.
         shift (`torch.Tensor` of shape `(N, d)` or `None`): `μ - e`, which is added instead if `how="swap"`.
     """
 
     code: np.ndarray
     basis: torch.Tensor
+    centre: torch.Tensor | None = None
     shift: torch.Tensor | None = None
 
     def remove(self, states: torch.Tensor, rows: np.ndarray, where: torch.Tensor) -> torch.Tensor:
         """States `(B, S, d)` without the concepts of the tokens `rows`, `(B,)`, at the positions `where`, `(B, S)`."""
         if self.shift is None:
-            return project(states, self.basis[rows], where)
+            return project(states, self.basis[rows], where, self.centre)
         return states + self.shift[rows][:, None] * where[..., None]
 
 
@@ -206,19 +213,23 @@ class Subspace:
 
     Attributes:
         basis (`torch.Tensor` of shape `(C, d)`): Orthonormal rows.
+        centre (`torch.Tensor` of shape `(d,)` or `None`): Where it is projected out from; zero if `None`. The residual
+            is projected out from where the salient concept is.
     """
 
     name: str
     basis: torch.Tensor
+    centre: torch.Tensor | None = None
     residual: bool = False
 
     def removals(self, batch: TextBatch) -> Iterator[Removal]:
         if not self.residual:
-            yield _removal(batch, project(batch.states, self.basis, batch.where))
+            yield _removal(batch, project(batch.states, self.basis, batch.where, self.centre))
             return
         stacked = torch.cat([self.basis.expand(len(batch.rows), -1, -1), batch.salient_basis], dim=1)
         beyond = orthonormal_rows(stacked)[:, len(self.basis) :]
-        yield _removal(batch, project(batch.states, beyond, batch.where), code=batch.salient_code)
+        states = project(batch.states, beyond, batch.where, batch.salient.centre)
+        yield _removal(batch, states, code=batch.salient_code)
 
 
 @dataclass(frozen=True)
@@ -233,7 +244,8 @@ class Erasure:
         yield _removal(batch, torch.where(batch.where[..., None], erased, batch.states))
 
 
-# Unit directions `(M, d)` of the words at the M changed positions of a batch, and which of them are known, `(M,)`.
+# Unit directions `(M, d)` of the words at the M changed positions of a batch, from where its salient concepts are
+# directions from, and which of them are known, `(M,)`.
 FindWords = Callable[[TextBatch], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -265,7 +277,7 @@ class _KnownWords:
     def removed(self, batch: TextBatch, basis: torch.Tensor) -> torch.Tensor:
         """States `(M, d)` at these positions without the rows of `basis`, `(M, k, d)`."""
         everywhere = torch.ones(len(self.owners), 1, dtype=torch.bool)
-        return project(batch.states[self.where][:, None], basis, everywhere)[:, 0]
+        return project(batch.states[self.where][:, None], basis, everywhere, batch.salient.centre)[:, 0]
 
     def removal(
         self, batch: TextBatch, states: torch.Tensor, draw: int = 0, code: np.ndarray | None = None
@@ -376,7 +388,8 @@ def choose_conditions(
     ]
     if references is not None and references.class_basis is not None:
         conditions += [
-            Subspace("class_ceiling", references.class_basis),
+            # They are differences from the mean state, which LEACE keeps too.
+            Subspace("class_ceiling", references.class_basis, references.mean),
             Subspace("class_residual", references.class_basis, residual=True),
             Erasure(references.eraser),
         ]

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 
 from ...hosts.readout import margins
 from .conditions import Removal, TextBatch
@@ -74,4 +75,27 @@ def removal_rows(
     }
 
 
-__all__ = ["outcome_columns", "removal_rows"]
+def excluded_shares(outcome: Dataset) -> dict[str, float | None]:
+    """How many texts `other_text_same` and `other_text_opposite` leave out because their salient code is the same.
+
+    Args:
+        outcome (`datasets.Dataset`): Of an ablation.
+
+    Returns:
+        `dict[str, float]`: Mean over texts of the share among the texts with the same, with another prediction, as
+        `other_text_same_excluded_share` and `other_text_opposite_excluded_share`; `None` if there are no such texts.
+    """
+    rows = outcome.select_columns(["condition", "code", "prediction_plain"]).to_pandas()
+    salient = rows[rows["condition"] == "salient"]
+    codes, predictions = salient["code"].to_numpy(), salient["prediction_plain"].to_numpy()
+    shares: dict[str, list[float]] = {"other_text_same": [], "other_text_opposite": []}
+    for place, (code, prediction) in enumerate(zip(codes, predictions, strict=True)):
+        others = np.arange(len(codes)) != place
+        same = predictions == prediction
+        for name, candidates in zip(shares, (others & same, others & ~same), strict=True):
+            if candidates.any():
+                shares[name].append(float((codes[candidates] == code).mean()))
+    return {f"{name}_excluded_share": float(np.mean(each)) if each else None for name, each in shares.items()}
+
+
+__all__ = ["excluded_shares", "outcome_columns", "removal_rows"]

@@ -19,11 +19,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.batching import batches_by_length, in_order
-from ...data.extraction import HiddenStateExtractor, attention_sinks
+from ...data.extraction import HiddenStateExtractor
 from ...data.tokenization import TextCollator, ensure_pad_token
 from ...hosts import hooks
+from ...models.interventions import find_sinks
 from ...models.modeling_concepts import ConceptModel
-from ...models.projections import orthonormal_rows, project
+from ...models.projections import orthonormal_rows
 from ...tables.concept_table import ConceptTable
 from .conditions import CONDITIONS, Candidate, Eraser, Source, TextBatch, choose_conditions
 from .outcomes import removal_rows
@@ -103,6 +104,7 @@ def probe_texts(
                 rows = removal_rows(condition.name, removal, batch, texts.label[fold.test], plain[fold.test], logits)
                 removed = (batch.states - removal.states)[:, 0].norm(dim=-1)
                 rows["removed_norm"] = removed[removal.valid].tolist()
+                rows["matched"] = [False] * len(rows["matched"])
                 for name, values in rows.items():
                     columns[name] += values
     return Dataset.from_dict(columns)
@@ -136,9 +138,9 @@ class _Representations:
         for row, state in zip(batch.rows, batch.states, strict=True):
             other = self.others[row]
             where = torch.ones(len(other.code), 1, dtype=torch.bool)
-            states = project(state.expand(len(other.code), -1, -1), other.basis, where)
+            states = other.remove(state.expand(len(other.code), -1, -1), np.arange(len(other.code)), where)
             candidates.append(
-                [Candidate(*each, matched=True) for each in zip(states, where, other.code.tolist(), strict=True)]
+                [Candidate(*each, matched=False) for each in zip(states, where, other.code.tolist(), strict=True)]
             )
         return candidates
 
@@ -158,9 +160,11 @@ def _read_representations(
     # The host's, whatever the method's config says of itself.
     stream = hooks.residual_stream(host, config.stack)
 
+    centre = model.projection_centre.cpu()
+
     def source(row: int, states: torch.Tensor, places: np.ndarray) -> Source:
         basis = model.ablation_basis(states[places].to(model.device), k=k).cpu()
-        return Source(texts.codes[row][places], basis)
+        return Source(texts.codes[row][places], basis, centre)
 
     vectors = torch.empty(len(texts), config.hidden_size)
     # Of each text: its salient token and a random one; others.
@@ -170,17 +174,22 @@ def _read_representations(
     for rows, inputs in tqdm(batches, desc="Reading the texts", unit="batch", total=-(-len(texts) // batch_size)):
         batch = extract(inputs, device=torch.device("cpu"))
         real = batch["attention_mask"].bool()
-        sinks = attention_sinks(batch["hidden_states"], real, stream.usual_norms[config.lower_layer])
+        sinks = find_sinks(host, config.stack, config.lower_layer, batch["hidden_states"], real)
         for row, padded, mask, sink in zip(rows, batch["hidden_states"], real, sinks, strict=True):
             states = padded[mask].float()
             # A causal host's first token knows nothing of the others; an attention sink would be all of the mean.
             vectors[row] = padded[mask & ~sink].float().mean(0) if stream.is_causal else states[0]
-            pairs[row] = source(row, states, np.asarray([texts.position[row], texts.random_place(row, seed)]))
-            _, firsts = texts.other_codes(row)
+            place = texts.random_place(row, seed, sink.numpy())
+            pairs[row] = source(row, states, np.asarray([texts.position[row], place]))
+            _, firsts = texts.other_codes(row, sink.numpy())
             drawn = text_generator(seed, texts.text_id[row], "other_code").permutation(len(firsts))[:num_draws]
             others[row] = source(row, states, firsts[drawn])
     salient, random = (
-        Source(np.asarray([pair.code[kind] for pair in ordered]), torch.stack([pair.basis[kind] for pair in ordered]))
+        Source(
+            np.asarray([pair.code[kind] for pair in ordered]),
+            torch.stack([pair.basis[kind] for pair in ordered]),
+            centre,
+        )
         for kind, ordered in enumerate([in_order(pairs)] * 2)
     )
     return _Representations(vectors, salient, random, in_order(others))
@@ -223,6 +232,7 @@ class _Fold:
 
     test: np.ndarray
     probe: _Probe
+    mean: torch.Tensor
     class_basis: torch.Tensor
     eraser: Eraser
 
@@ -236,7 +246,9 @@ def _folds(vectors: torch.Tensor, labels: np.ndarray, num_labels: int, num_folds
         present = one_hot.sum(0) > 0
         means = (one_hot.T @ known)[present] / one_hot.sum(0)[present, None]
         probe = _Probe(vectors[train].numpy(), labels[train], num_labels, seed + number)
-        folds.append(_Fold(test, probe, orthonormal_rows(means - known.mean(0)), LeaceEraser.fit(known, one_hot)))
+        mean = known.mean(0)
+        basis, eraser = orthonormal_rows(means - mean), LeaceEraser.fit(known, one_hot)
+        folds.append(_Fold(test, probe, mean.float(), basis, eraser))
     return folds
 
 

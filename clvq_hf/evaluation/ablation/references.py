@@ -26,6 +26,34 @@ from .words import MeansById, WordMeans, word_identity
 
 
 @dataclass(frozen=True)
+class MemberMeans:
+    """Mean host state of the tokens that have each code, special tokens and attention sinks left out.
+
+    Attributes:
+        means (`torch.Tensor` of shape `(K, d)`): At `lower_layer`, float32; zero for codes that no token has.
+        counts (`torch.Tensor` of shape `(K,)`, int64): Number of tokens.
+        mean (`torch.Tensor` of shape `(d,)`): Of all these tokens.
+        fingerprint (`str`): Of the model whose codes these are.
+    """
+
+    means: torch.Tensor
+    counts: torch.Tensor
+    mean: torch.Tensor
+    fingerprint: str
+
+    @classmethod
+    def of(cls, model: ConceptModel, sums: MeansById) -> "MemberMeans":
+        """From what was summed up by code."""
+        means, counts = sums.fill(model.config.codebook_size)
+        mean = (means.double() * counts[:, None]).sum(0) / counts.sum().clamp(min=1)
+        return cls(means, counts, mean.float(), model.fingerprint())
+
+    def states(self, codes: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Mean states `(N, d)` of codes `(N,)`; of those that no token has, the states `own` `(N, d)`."""
+        return torch.where(self.counts[codes, None] > 0, self.means[codes], own)
+
+
+@dataclass(frozen=True)
 class AblationReferences:
     """Statistics of the tokens of training texts, special ones left out.
 
@@ -38,6 +66,8 @@ class AblationReferences:
             in which the classes' mean states differ (rows beyond their rank are zero); `None` without labels.
         eraser (`LeaceEraser` or `None`): LEACE (arXiv 2306.03819): the smallest change after which no linear probe of
             a token's state predicts the class of its text; `None` without labels.
+        members ([`MemberMeans`][clvq_hf.evaluation.MemberMeans] or `None`): Mean state of each code's tokens, for
+            `how="swap"`; `None` for methods whose codes are directions.
         text_hashes (`frozenset[str]`): Of all these texts, so that nothing is measured on them.
         identity (`dict`): The host and its layers.
     """
@@ -47,17 +77,20 @@ class AblationReferences:
     upper_mean: torch.Tensor
     class_basis: torch.Tensor | None
     eraser: LeaceEraser | None
+    members: MemberMeans | None
     text_hashes: frozenset[str]
     identity: dict[str, Any] = field(default_factory=dict)
 
-    def check_source(self, model: ConceptModel, host: PreTrainedModel) -> None:
-        """Check that these are of a host, and of the layers of a model.
+    def check_source(self, model: ConceptModel, host: PreTrainedModel, how: str = "project") -> None:
+        """Check that these are of a host, and of the layers of a model; for `how="swap"` also of its codes.
 
         Raises:
-            ValueError: If host or layers are others; the message names both.
+            ValueError: If host, layers or codes are others; the message names both.
         """
         remedy = "Make them again with fit_references."
         check_identity(self.identity, _identity(model, host), "This set of references", remedy)
+        if how == "swap" and (self.members is None or self.members.fingerprint != model.fingerprint()):
+            raise ValueError(f"This set of references has the mean states of another model's codes. {remedy}")
 
 
 def fit_references(
@@ -76,7 +109,7 @@ def fit_references(
     """Estimate the references on training texts, in one pass over the host.
 
     Args:
-        model ([`ConceptModel`][clvq_hf.ConceptModel]): Names the layers.
+        model ([`ConceptModel`][clvq_hf.ConceptModel]): Names the layers, and gives the tokens their codes.
         host (`PreTrainedModel`): The model whose concepts these are.
         tokenizer (`PreTrainedTokenizerBase`): The host's.
         dataset (`datasets.Dataset`): Texts that nothing is measured on. Texts without a label count for the means
@@ -120,6 +153,7 @@ def fit_references(
     counts = torch.zeros(num_classes + 1, dtype=torch.float64)
     upper_sum = torch.zeros(config.target_hidden_size, dtype=torch.float64)
     own_words = None if words is not None else MeansById(config.hidden_size)
+    members = MeansById(config.hidden_size) if model.codes_are_states else None
     fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
     for number, states in enumerate(tqdm(batches, desc="Reading the training texts", unit="batch")):
         check_states(states, f"batch {number} of the training texts")
@@ -127,6 +161,9 @@ def fit_references(
         lower = states["hidden_states"][mask].double()
         if own_words is not None:
             own_words.add(states["input_ids"][mask], lower)
+        if members is not None:
+            read = (states[name].to(model.device) for name in ("hidden_states", "attention_mask"))
+            members.add(model.encode(*read).cpu()[mask], lower)
         upper_sum += states["target_hidden_states"][mask].double().sum(0)
         owners = labels[states["text_index"]][:, None].expand_as(mask)[mask]
         # The last row is of the texts without a label.
@@ -148,6 +185,7 @@ def fit_references(
         upper_mean=(upper_sum / counts.sum()).float(),
         class_basis=class_basis,
         eraser=None if fitter is None else fitter.eraser,
+        members=None if members is None else MemberMeans.of(model, members),
         text_hashes=hashes | words.text_hashes,
         identity=_identity(model, host),
     )
@@ -192,4 +230,4 @@ def _with_ids(texts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {**StateCollator()(texts), "input_ids": input_ids}
 
 
-__all__ = ["AblationReferences", "fit_references"]
+__all__ = ["AblationReferences", "MemberMeans", "fit_references"]

@@ -75,25 +75,41 @@ class TextsOfTable:
         """`np.ndarray` of shape `(N,)`: the code of each text's salient token."""
         return np.asarray([codes[place] for codes, place in zip(self.codes, self.position, strict=True)])
 
-    def other_codes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of a text's content tokens except the salient code, and the position of the first token of each."""
-        content = np.flatnonzero(~self.special[row])
+    def other_codes(self, row: int, sinks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of a text's content tokens except the salient code, and the position of the first token of each.
+
+        Args:
+            row (`int`): The text.
+            sinks (`np.ndarray` of shape `(S,)`, bool): Its attention sinks, which stand for no code; what follows the
+                text is left out.
+        """
+        content = self.content(row, sinks)
         codes, firsts = np.unique(self.codes[row][content], return_index=True)
         others = codes != self.codes[row][self.position[row]]
         return codes[others], content[firsts[others]]
 
-    def random_place(self, row: int, seed: int) -> int:
-        """Position of a random content token; the same in every call."""
-        return int(
-            text_generator(seed, self.text_id[row], "random_active_code").choice(np.flatnonzero(~self.special[row]))
-        )
+    def random_place(self, row: int, seed: int, sinks: np.ndarray) -> int:
+        """Position of a random content token that is no attention sink (see `other_codes`); the same in every call.
+
+        A text without one has its salient token.
+        """
+        content = self.content(row, sinks)
+        if len(content) == 0:
+            return int(self.position[row])
+        return int(text_generator(seed, self.text_id[row], "random_active_code").choice(content))
+
+    def content(self, row: int, sinks: np.ndarray) -> np.ndarray:
+        """Positions of a text's content tokens that are no attention sinks."""
+        special = self.special[row]
+        return np.flatnonzero(~special & ~sinks[: len(special)])
 
 
 class OtherTexts:
     """Which other texts' concepts are removed from each text.
 
-    `other_text_same` and `other_text_opposite` draw among the texts with the same, with another prediction;
-    `random_active_code` among those whose random token has another code.
+    `other_text_same` and `other_text_opposite` draw among the texts with the same, with another prediction whose
+    salient code is another one; `random_active_code` among those whose random token has another code. A text never
+    draws itself, and one without candidates lacks the condition.
 
     Args:
         texts ([`TextsOfTable`]): The N texts.
@@ -122,13 +138,14 @@ class OtherTexts:
             yield draw, np.asarray([own[draw] if len(own) > draw else 0 for own in drawn]), valid
 
     def _candidates(self, condition: str, row: int) -> np.ndarray:
+        codes = self._random_codes if condition == "random_active_code" else self._salient_codes
+        # The removal of the same concept is no control.
+        others = codes != self._salient_codes[row]
+        others[row] = False
         if condition == "random_active_code":
-            return np.flatnonzero(self._random_codes != self._salient_codes[row])
+            return np.flatnonzero(others)
         same = self._predictions == self._predictions[row]
-        if condition == "other_text_opposite":
-            return np.flatnonzero(~same)
-        same[row] = False
-        return np.flatnonzero(same)
+        return np.flatnonzero(others & (same if condition == "other_text_same" else ~same))
 
 
 __all__ = ["OtherTexts", "TextsOfTable", "text_generator"]

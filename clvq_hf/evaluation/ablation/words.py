@@ -45,11 +45,14 @@ class WordMeans:
     text_hashes: frozenset[str]
     identity: dict[str, Any] = field(default_factory=dict)
 
-    def directions(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def directions(
+        self, input_ids: torch.Tensor, centre: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Directions of the mean states of tokens.
 
         Args:
             input_ids (`torch.Tensor` of shape `(…)`): Token ids.
+            centre (`torch.Tensor` of shape `(d,)`, *optional*): Where the directions are from; zero if not given.
 
         Returns:
             `tuple` of a `torch.Tensor` of shape `(…, d)`, unit vectors, and one of shape `(…)`, bool: whether the type
@@ -59,7 +62,8 @@ class WordMeans:
             return self.means.new_zeros(*input_ids.shape, self.means.shape[-1]), torch.zeros_like(input_ids).bool()
         place = torch.searchsorted(self.ids, input_ids).clamp(max=len(self.ids) - 1)
         known = (self.ids[place] == input_ids) & (self.counts[place] >= MIN_OCCURRENCES)
-        return F.normalize(self.means[place], dim=-1), known
+        means = self.means[place]
+        return F.normalize(means if centre is None else means - centre, dim=-1), known
 
     def save(self, folder: Path) -> None:
         """Write them into a folder, which is made."""
@@ -165,6 +169,12 @@ class MeansById:
         rows = self._rows[ids]
         self._sums.index_add_(0, rows, states.double())
         self._counts.index_add_(0, rows, torch.ones_like(rows))
+
+    def fill(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means `(size, d)`, float32, zero where there are none, and counts `(size,)` of the ids from 0."""
+        ids, means, counts = self.means()
+        filled = means.new_zeros(size, self._sums.shape[1]), counts.new_zeros(size)
+        return filled[0].index_copy(0, ids, means), filled[1].index_copy(0, ids, counts)
 
     def of_words(self, text_hashes: frozenset[str], identity: dict[str, Any]) -> WordMeans:
         """The means, with what they are of."""

@@ -44,7 +44,8 @@ def ablation_drop(
               to store; macro-AUC and rate-matched accuracy are None then.
             - **num_positions** (`int`): Number of positions at which something was removed.
             - **removed_norm** (`float`): Root of the summed squared norm of what was removed.
-            - **matched** (`bool`): Whether the draw met the matching caliper; true where nothing is matched.
+            - **matched** (`bool`): Whether the draw met the matching caliper; true where there is nothing to match,
+              false if the experiment does not match at all.
         num_bootstrap (`int`, defaults to 2,000): Draws of texts for each interval.
         num_permutations (`int`, defaults to 10,000): Random sign flips of each test; up to 12 texts all are counted.
         seed (`int`, defaults to 0): Of all draws.

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from clvq_hf import ActivationCache, ClusterConfig, ClusterModel, ablate_texts
 from clvq_hf.evaluation.ablation.conditions import CONDITIONS, WORD_CONDITIONS
 from clvq_hf.evaluation.ablation.outcomes import outcome_columns
-from clvq_hf.evaluation.ablation.references import fit_references
+from clvq_hf.evaluation.ablation.references import MemberMeans, fit_references
 from clvq_hf.evaluation.ablation.words import fit_words
 from clvq_hf.hosts.hooks import edit
 from clvq_hf.hosts.readout import Readout, margins
@@ -121,13 +121,18 @@ class TestPinned:
 class TestInModel:
     @pytest.mark.parametrize("how", ["project", "swap"])
     @pytest.mark.parametrize("positions", ["code", "all", "cls", "last"])
-    def test_salient_is_what_the_model_ablates(self, setting, positions, how):
+    def test_salient_is_what_the_model_ablates(self, setting, references, positions, how):
         model, host, tokenizer, table = setting
-        outcome = ablate_texts(*setting, positions=positions, how=how, conditions=("salient",))
+        outcome = ablate_texts(*setting, positions=positions, how=how, references=references, conditions=("salient",))
+        members = references.members
         for row in rows_of(outcome, "salient").itertuples():
             inputs = tokenizer(table.texts[row.text_id]["text"], return_tensors="pt")
-            plain = host(**inputs).logits
-            with model.ablate(host, row.code, positions=positions, how=how):
+            plain = host(**inputs, output_hidden_states=True)
+            own, plain = plain.hidden_states[1][0, table.texts[row.text_id]["salient_position"]], plain.logits
+            means = {"mean": members.mean, "member_mean": members.means[row.code]} if how == "swap" else {}
+            if how == "swap" and members.counts[row.code] == 0:
+                means["member_mean"] = own.detach()
+            with model.ablate(host, row.code, positions=positions, how=how, **means):
                 ablated = host(**inputs).logits
             prediction = plain.argmax(-1)
             assert row.prediction_plain == int(prediction)
@@ -188,8 +193,10 @@ class TestInModel:
             assert row.code in by_prediction[row.prediction_plain]
         for row in outcome[outcome["condition"] == "other_text_opposite"].itertuples():
             assert row.code in by_prediction[1 - row.prediction_plain]
-        same = outcome[outcome["condition"] == "other_text_same"]
-        assert (same.groupby("text_id")["draw"].count() == 3).all()
+        codes = own.set_index("text_id")["code"]
+        for condition in ("other_text_same", "other_text_opposite", "random_active_code"):
+            rows = outcome[outcome["condition"] == condition]
+            assert (rows["code"] != rows["text_id"].map(codes)).all(), "the same concept is no control"
 
     def test_the_residual_leaves_the_class_directions_alone(self, setting, references):
         """Two classes that differ along one axis: what is orthogonal to it removes nothing of it."""
@@ -375,6 +382,43 @@ class TestOutcome:
 
 
 class TestReferences:
+    def test_mean_state_of_each_codes_tokens(self, model, host, tokenizer, texts, references):
+        sums, counts, total = torch.zeros(model.config.codebook_size, 32), torch.zeros(model.config.codebook_size), []
+        for text in texts.select(range(NUM_TEXTS, 60))["text"]:
+            encoded = tokenizer(text, return_tensors="pt")
+            states = host(**encoded, output_hidden_states=True).hidden_states[1].detach()
+            for code, state in zip(model.encode(states)[0, 1:-1], states[0, 1:-1], strict=True):
+                sums[code] += state
+                counts[code] += 1
+                total.append(state)
+        members = references.members
+        assert torch.equal(members.counts, counts.long())
+        used = counts > 0
+        torch.testing.assert_close(members.means[used], sums[used] / counts[used, None], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(members.mean, torch.stack(total).mean(0), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(members.means[used], model.codebook[used], atol=0.1), "which lies behind an encoder"
+
+    def test_a_code_without_tokens_has_the_state_at_hand(self):
+        members = MemberMeans(torch.tensor([[1.0], [0.0]]), torch.tensor([2, 0]), torch.tensor([0.5]), "")
+        assert members.states(torch.tensor([0, 1]), torch.tensor([[8.0], [9.0]])).tolist() == [[1.0], [9.0]]
+
+    def test_references_of_other_codes_are_refused_for_swaps(self, setting, references):
+        of_others = dataclasses.replace(references.members, fingerprint="another")
+        references = dataclasses.replace(references, members=of_others)
+        with pytest.raises(ValueError, match="another model's codes"):
+            ablate_texts(*setting, references=references, how="swap", conditions=("salient",))
+
+    def test_without_references_a_swap_goes_by_the_texts_at_hand(self, setting, host, tokenizer, texts):
+        """The same as with references from these texts, without the check that forbids them."""
+        model = setting[0]
+        of_these = fit_references(model, host, tokenizer, texts.select(range(NUM_TEXTS)))
+        of_these = dataclasses.replace(of_these, text_hashes=frozenset())
+        expected, found = (
+            rows_of(ablate_texts(*setting, references=each, how="swap", conditions=("salient",)), "salient")
+            for each in (of_these, None)
+        )
+        np.testing.assert_allclose(found["margin"], expected["margin"], atol=1e-4)
+
     def test_means_and_class_directions(self, model, host, tokenizer, texts, references):
         from clvq_hf.models.projections import orthonormal_rows
 
@@ -464,6 +508,7 @@ class TestProbe:
         assert set(outcome["condition"]) == set(CONDITIONS) - WORD_CONDITIONS
         salient = rows_of(outcome, "salient")
         assert salient["text_id"].tolist() == list(range(NUM_TEXTS)), "every text is held out once"
+        assert not any(outcome["matched"])
         random = rows_of(outcome, "random_direction")
         np.testing.assert_allclose(random["removed_norm"], salient["removed_norm"], rtol=1e-3)
 

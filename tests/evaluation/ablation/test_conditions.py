@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from clvq_hf.evaluation.ablation.conditions import Source, TextBatch, WordCeiling, WordRandom, WordResidual
+from clvq_hf.evaluation.ablation.conditions import (
+    SalientCode,
+    Source,
+    Subspace,
+    TextBatch,
+    WordCeiling,
+    WordRandom,
+    WordResidual,
+)
+from clvq_hf.evaluation.ablation.words import WordMeans
 
 
 def batch_of(states, code):
@@ -14,6 +23,40 @@ def batch_of(states, code):
     source = Source(rows + 7, torch.tensor(code).expand(len(states), 1, -1))
     where = torch.ones(states.shape[:2], dtype=torch.bool)
     return TextBatch(rows, rows + 100, states, where, source, source.remove(states, rows, where))
+
+
+class TestCentre:
+    """Direction (0.6, 0.8, 0) from (1, 1, 1): of (1, 2, 3), (0, 1, 2) from there, 0.8 is removed along it."""
+
+    def batch(self):
+        states, rows = torch.tensor([[[1.0, 2.0, 3.0]]]), np.arange(1)
+        where = torch.ones(1, 1, dtype=torch.bool)
+        source = Source(rows + 7, torch.tensor([[[0.6, 0.8, 0.0]]]), torch.ones(3))
+        return TextBatch(rows, rows, states, where, source, source.remove(states, rows, where))
+
+    def test_the_salient_concept(self):
+        (salient,) = SalientCode().removals(self.batch())
+        assert salient.states[0, 0].tolist() == pytest.approx([1 - 0.48, 2 - 0.64, 3])
+
+    def test_residuals_are_removed_from_there_too(self):
+        class_basis = torch.tensor([[1.0, 0.0, 0.0]])
+        (residual,) = Subspace("class_residual", class_basis, residual=True).removals(self.batch())
+        # What is left of the direction is the second axis, along which the state is 1 from the centre.
+        assert residual.states[0, 0].tolist() == pytest.approx([1, 1, 3])
+        known = torch.tensor([True])
+        (residual,) = WordResidual(lambda batch: (class_basis, known)).removals(self.batch())
+        assert residual.states[0, 0].tolist() == pytest.approx([1, 1, 3])
+
+    def test_class_directions_are_differences_from_the_mean(self):
+        (ceiling,) = Subspace("class_ceiling", torch.tensor([[0.0, 0, 1.0]]), torch.tensor([5.0, 5, 2])).removals(
+            self.batch()
+        )
+        assert ceiling.states[0, 0].tolist() == pytest.approx([1, 2, 2])
+
+    def test_directions_of_words(self):
+        words = WordMeans(torch.tensor([4]), torch.tensor([[4.0, 5.0, 1.0]]), torch.tensor([10]), frozenset())
+        directions, known = words.directions(torch.tensor([4, 5]), torch.ones(3))
+        assert directions[0].tolist() == pytest.approx([0.6, 0.8, 0]) and known.tolist() == [True, False]
 
 
 class TestWords:
