@@ -256,7 +256,7 @@ def evaluate_concepts(
                 seed=settings.seed,
             ),
         )
-        evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome, settings.num_bootstrap))
+        evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome))
     evaluation.save()
     return evaluation.results
 

@@ -14,8 +14,9 @@ def items_needed(p1: float, p0: float, power: float = 0.8, alpha: float = 0.05, 
     """Number of items that each of two methods needs for a verdict.
 
     Simulates studies of one annotator per group, and counts how often the interval that
-    [`score_study`][clvq_hf.judging.people.score_study] gives for the difference in one kind excludes 0. Answers are independent of each other: a difference hardly depends on items that are hard with both
-    methods, or on annotators who are good with both.
+    [`score_study`][clvq_hf.judging.people.score_study] gives for the difference in one kind excludes 0. Answers are
+    independent of each other: a difference hardly depends on items that are hard with both methods, or on annotators
+    who are good with both.
 
     Items count, not answers: a second annotator makes the answers more reliable but does not add items.
 
