@@ -46,7 +46,10 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
         "report": ("one HTML file", {"files", "version", "rendering", "hub", "metrics", "tables", "models"}),
         "app": ("a live page", {"files", "version", "hosts", "rendering", "hub", "tables", "models"}),
-        "judging": ("people and language models as judges", {"files", "version", "rendering", "hub", "tables"}),
+        "judging": (
+            "people and language models as judges",
+            {"files", "version", "rendering", "hub", "metrics", "tables"},
+        ),
     },
     {
         "comparison": (

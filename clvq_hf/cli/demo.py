@@ -290,7 +290,7 @@ def _print_results(
     )
     labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
     accuracy, majority = (labels == predictions).mean(), np.bincount(labels).max() / len(labels)
-    purity = label_purity(read_token_table(**table.metric_inputs()), num_bootstrap=500, seed=seed)
+    purity = label_purity(read_token_table(**table.metric_inputs()), seed=seed)
     ablation = ablation_drop(outcome.to_dict(), num_bootstrap=500, num_permutations=2000, seed=seed)
     size = model.config.codebook_size
     grid = Table(show_header=False, box=None)

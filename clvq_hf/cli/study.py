@@ -103,8 +103,6 @@ def score(
     include_failed: Annotated[
         bool, typer.Option("--include-failed", help="Count annotators who fail the attention checks, too.")
     ] = False,
-    bootstrap: Annotated[int, typer.Option(help="Resamples of annotators and texts.")] = 2000,
-    seed: Seed = 0,
 ) -> None:
     """Score answers: how often people recover the prediction by method, with intervals, and how far they agree.
 
@@ -132,8 +130,6 @@ def score(
         study_key,
         max_missed=max_missed,
         include_failed=include_failed,
-        num_bootstrap=bootstrap,
-        seed=seed,
     )
     tables = score_tables(scores)
     folder = output_dir or key_file.parent
@@ -178,7 +174,7 @@ def _advice(key: "StudyKey", tables: "Mapping[str, ConceptTable]", num_items: in
     from ..judging.people.design import PAPER_ACCURACIES
 
     high, low = PAPER_ACCURACIES
-    needed, texts = items_needed(high, low), key.num_texts
+    needed, texts = items_needed(high, low, num_groups=max(key.num_groups, 2)), key.num_texts
     asked = len(key.of_group(0))
     sentences = [
         f"Each method needs {needed} items to distinguish {high:.0%} from {low:.0%} (the paper's figures) with 80 % "

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from scipy.stats import t
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,7 +16,6 @@ from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.resume import resume
 from ..hosts.runner import HostRunner
-from ..metrics.label_purity.token_table import interval
 from ..models.interventions import spliced_positions
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
@@ -115,13 +115,11 @@ def splice_texts(
     return Dataset.from_dict(columns).sort("text_id")
 
 
-def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 0) -> dict[str, float | int | None]:
-    """Figures of [`splice_texts`][clvq_hf.evaluation.splice_texts], with 95 % intervals from a bootstrap over texts.
+def bottleneck_figures(outcome: Dataset) -> dict[str, float | int | None]:
+    """Figures of [`splice_texts`][clvq_hf.evaluation.splice_texts], with 95 % intervals over texts.
 
     Args:
         outcome (`datasets.Dataset`): One row per text.
-        num_bootstrap (`int`): Draws of texts.
-        seed (`int`): Seed of the draws.
 
     Returns:
         `dict`: `splice_fidelity` = 1 - KL(plain‖splice) / KL(plain‖mean state), 1 if nothing is lost, 0 if as much as
@@ -132,7 +130,6 @@ def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 
         None if the mean state changes no prediction's probability.
     """
     frame = outcome.to_pandas()
-    weights = np.random.default_rng(seed).multinomial(len(frame), np.full(len(frame), 1 / len(frame)), num_bootstrap)
     figures: dict[str, float | int | None] = {}
     reference = frame["kl_mean"].to_numpy()
     for name, column in (("splice_fidelity", "kl_splice"), ("leak", "kl_permuted")):
@@ -140,14 +137,8 @@ def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 
         if not reference.sum() > 0:
             figures |= {name: None, f"{name}_low": None, f"{name}_high": None}
             continue
-        totals = weights @ reference
-        draws = 1 - (weights @ kl)[totals > 0] / totals[totals > 0]
-        low, high = interval(draws)
-        figures |= {
-            name: float(1 - kl.sum() / reference.sum()),
-            f"{name}_low": float(low),
-            f"{name}_high": float(high),
-        }
+        low, high = _ratio_interval(kl, reference)
+        figures |= {name: float(1 - kl.sum() / reference.sum()), f"{name}_low": 1 - high, f"{name}_high": 1 - low}
     labelled = frame[frame["label"] >= 0]
     for name in ("plain", "splice", "mean"):
         accuracy = (labelled[f"prediction_{name}"] == labelled["label"]).mean() if len(labelled) else None
@@ -157,6 +148,23 @@ def bottleneck_figures(outcome: Dataset, num_bootstrap: int = 2000, seed: int = 
     figures["num_active"] = float(frame["num_active"].sum() / frame["num_tokens"].sum())
     figures["num_texts"] = len(frame)
     return figures
+
+
+def _ratio_interval(values: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """95 % interval of Σ values ÷ Σ reference: a jackknife over texts of the logarithm of the ratio, with Student's t.
+
+    Where a few texts decide the sums it covers less than 95 %: for log-normal values with σ = 1.5 89 % for 50 texts and
+    93 % for 120, where percentiles of a bootstrap cover 87 % and 90 %.
+    """
+    size = len(values)
+    ratio = float(values.sum() / reference.sum())
+    without = (values.sum() - values, reference.sum() - reference)
+    # If a single text has all of it, the ratio is undefined without that text.
+    if size < 2 or ratio == 0 or min(map(np.min, without)) <= 0:
+        return ratio, ratio
+    logarithms = np.log(without[0] / without[1])
+    half_width = t.ppf(0.975, size - 1) * np.sqrt((size - 1) * logarithms.var())
+    return float(ratio * np.exp(-half_width)), float(ratio * np.exp(half_width))
 
 
 __all__ = ["bottleneck_figures", "splice_texts"]

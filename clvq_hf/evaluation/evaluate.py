@@ -271,7 +271,7 @@ def evaluate_concepts(
                 seed=settings.seed,
             ),
         )
-        evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome, settings.num_bootstrap))
+        evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome))
     evaluation.save()
     return evaluation.results
 
@@ -333,11 +333,13 @@ def _measure_table(evaluation: Evaluation, model: ConceptModel, table: ConceptTa
         logger.warning("The texts have fewer than two labels: purity, routing and overlap are left out.")
         return
     content = table.metric_inputs(words=True, stop_words=False)
-    evaluation.step("table", "label_purity", lambda: label_purity(read_token_table(**tokens), details=True, **random))
+    evaluation.step(
+        "table", "label_purity", lambda: label_purity(read_token_table(**tokens), seed=settings.seed, details=True)
+    )
     evaluation.step(
         "table",
         "label_purity_with_special_tokens",
-        lambda: label_purity(read_token_table(**with_special), **random),
+        lambda: label_purity(read_token_table(**with_special), seed=settings.seed),
     )
     evaluation.step(
         "table", "routing_divergence", lambda: routing_divergence(read_word_table(**content), details=True, **random)

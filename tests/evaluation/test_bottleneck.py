@@ -1,5 +1,6 @@
 """What passes the bottleneck: figures by hand, and attention sinks that stay where they are."""
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -53,11 +54,26 @@ def test_figures_of_each_text(make_model, make_sparse, loud_host, tokenizer, few
         change = plain.logits.log_softmax(-1).exp() * (plain.logits.log_softmax(-1) - spliced.log_softmax(-1))
         assert row["kl_splice"] == pytest.approx(change.sum().item(), rel=1e-3, abs=1e-6)
         totals += torch.tensor([residual, variance, active, row["num_tokens"]])
-    figures = bottleneck_figures(outcome, num_bootstrap=10)
+    figures = bottleneck_figures(outcome)
     # A ratio of sums, not a mean of the texts' ratios.
     assert figures["explained_variance"] == pytest.approx((1 - totals[0] / totals[1]).item(), rel=1e-4)
     assert figures["num_active"] == pytest.approx((totals[2] / totals[3]).item())
     assert (figures["num_active"] == 1) == (method == "clvq")
+
+
+def test_interval_of_a_fidelity_by_hand():
+    # Without each text in turn 2/4, 3/5 and 3/5 of the reference. Jackknife of the logarithms, with t.
+    kl = {"kl_splice": [2.0, 1.0, 1.0], "kl_mean": [3.0, 2.0, 2.0], "kl_permuted": [0.0, 0.0, 0.0]}
+    same = {name: [0] * 3 for name in ("label", "prediction_plain", "prediction_splice", "prediction_mean")}
+    ones = {name: [1.0] * 3 for name in ("residual", "variance", "num_active", "num_tokens")}
+    figures = bottleneck_figures(Dataset.from_dict({**kl, **same, **ones}))
+    logarithms = np.log([2 / 4, 3 / 5, 3 / 5])
+    half_width = 4.302653 * np.sqrt(2 / 3 * ((logarithms - logarithms.mean()) ** 2).sum())
+    assert figures["splice_fidelity"] == pytest.approx(1 - 4 / 7)
+    assert figures["splice_fidelity_low"] == pytest.approx(1 - 4 / 7 * np.exp(half_width))
+    assert figures["splice_fidelity_high"] == pytest.approx(1 - 4 / 7 * np.exp(-half_width))
+    # Nothing is lost in any text.
+    assert figures["leak"] == figures["leak_low"] == figures["leak_high"] == 1
 
 
 class TestAttentionSinks:

@@ -15,7 +15,7 @@ from clvq_hf.metrics.ablation_drop import accuracies
 from clvq_hf.metrics.ablation_drop.accuracies import assign_classes, macro_auc, rate_matched_accuracy
 from clvq_hf.metrics.ablation_drop.numerics import ablation_drop
 from clvq_hf.metrics.ablation_drop.outcomes import COLUMNS
-from clvq_hf.metrics.ablation_drop.statistics import bootstrap_interval, holm, sign_flip_p_value
+from clvq_hf.metrics.ablation_drop.statistics import holm, sign_flip_p_value, studentized_interval
 
 
 def table(rows):
@@ -176,6 +176,8 @@ class TestByHand:
         assert result["token_specificity_num_texts"] == 3
         # Sums of all signs: ±3.75, ±1.25 (the observed one), ±1.75, ±.75: six of eight.
         assert result["token_specificity_p_value"] == 6 / 8
+        # A resample of three may hold one text only, and says nothing of its spread: there is no interval.
+        assert result["token_specificity_low"] is result["token_specificity_high"] is None
         assert result["token_specificity_verdict"] == "tie"
         # 1 - 1/2, 0 - 1, 0 - 0. First draws: text 0 flips under salient only, text 1 under the other code only.
         assert result["token_specificity_flip_change"] == pytest.approx((0.5 - 1 + 0) / 3)
@@ -242,7 +244,7 @@ class TestByHand:
         p_values = []
         for name in ("token_specificity", "text_specificity", "class_specificity"):
             differences = result["differences"][name]["margin_change"]
-            interval = bootstrap_interval(differences, num_bootstrap=100, seed=3)
+            interval = studentized_interval(differences, num_bootstrap=100, seed=3)
             assert (result[f"{name}_low"], result[f"{name}_high"]) == interval
             p_values.append(sign_flip_p_value(differences, num_permutations=100, seed=3))
             assert result[f"{name}_p_value"] == p_values[-1]

@@ -1,4 +1,5 @@
 import math
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -6,10 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clvq_hf.metrics import LabelPurity
-from clvq_hf.metrics.label_purity.numerics import Votes, cast_votes, cross_fitted_purity, label_purity
+from clvq_hf.metrics.label_purity.numerics import (
+    NUM_SPLITS,
+    Votes,
+    cast_votes,
+    cross_fitted_purity,
+    jackknife_interval,
+    label_purity,
+)
 from clvq_hf.metrics.label_purity.token_table import draw_halves, read_token_table
 
-QUICK = {"num_permutations": 20, "num_bootstrap": 20}
+QUICK = {"num_permutations": 20}
 
 # Six texts. Code 7 has four tokens of label 0 (in three texts) and one of label 1; code 8 two of label 0 in two texts;
 # code 9 four of label 1 in three texts.
@@ -38,6 +46,31 @@ def by_parity(num_texts: int, codes, tokens) -> dict[str, list]:
         "tokens": [tokens(number, number % 2) for number in numbers],
         "labels": [number % 2 for number in numbers],
     }
+
+
+def purity_by_loops(columns: dict[str, list], grouping: str, min_count: int, min_texts: int = 5) -> np.ndarray:
+    """Cross-fitted purity of distinct texts in each split, counted token by token."""
+    halves = draw_halves(columns["texts"], NUM_SPLITS, 0)
+    places = defaultdict(set)
+    for text, groups in enumerate(columns[grouping]):
+        for group in groups:
+            places[group].add(text)
+    purities = []
+    for split in range(NUM_SPLITS):
+        counts = defaultdict(Counter)
+        for half, groups, label in zip(halves[:, split], columns[grouping], columns["labels"], strict=True):
+            for group in groups:
+                counts[half, group][label] += 1
+        right = known = 0
+        for half, groups, label in zip(halves[:, split], columns[grouping], columns["labels"], strict=True):
+            for group in groups:
+                learned = counts[1 - half, group]
+                if len(places[group]) >= min_texts and learned.total() >= min_count:
+                    best = [name for name, count in learned.items() if count == max(learned.values())]
+                    right += (label in best) / len(best)
+                    known += 1
+        purities.append(right / known)
+    return np.array(purities)
 
 
 def test_plain_purity_and_counts():
@@ -123,17 +156,29 @@ def test_cross_fitting_by_hand():
     assert math.isnan(cross_fitted_purity(counts, Votes(votes.share, np.zeros((2, 3), bool))))
 
 
+def test_the_figure_is_the_mean_over_splits():
+    generator = np.random.default_rng(0)
+    codes = generator.integers(6, size=(40, 7))
+    columns = by_parity(40, lambda number, label: [*codes[number], 8 + label], lambda number, label: list("abcdefgh"))
+    results = compute(columns, min_count=4)
+    by_split = {name: purity_by_loops(columns, name, min_count=4) for name in ("codes", "tokens")}
+    assert results["cross_fitted_purity"] == pytest.approx(by_split["codes"].mean())
+    assert results["token_purity"] == pytest.approx(by_split["tokens"].mean())
+    assert results["lexical_gain_unmatched"] == pytest.approx(by_split["codes"].mean() - by_split["tokens"].mean())
+    assert by_split["codes"].std() > 0.01
+
+
 def test_lexical_gain_compares_the_same_tokens():
-    # Each text has "w" with a code that tells the label, and a word of its own with code 3. In any halves, codes are
-    # right for 24 of the 24 w and, by a tie, for half of the others: 36 of 48. Types know only "w", a tie: 12 of 24.
-    # Over the common tokens, all w: 24 of 24 against 12 of 24.
+    # Each text has "w" with a code that tells the label, and a word of its own with code 3. Codes are right for 24 of
+    # the 24 w in any halves; types know only "w". Over the common tokens, all w: 24 of 24 against what "w" tells.
     columns = by_parity(24, lambda number, label: [1 + label, 3], lambda number, label: ["w", f"own {number}"])
-    results = compute(columns, min_count=3)
-    assert (results["cross_fitted_purity"], results["coverage"]) == (0.75, 1.0)
-    assert (results["token_purity"], results["token_coverage"]) == (0.5, 0.5)
-    assert (results["lexical_gain"], results["common_coverage"]) == (0.5, 0.5)
-    assert results["lexical_gain_low"] == pytest.approx(0.5) and results["lexical_gain_high"] == pytest.approx(0.5)
-    assert results["lexical_gain_unmatched"] == 0.25
+    results = compute(columns, min_count=1)
+    words = purity_by_loops({**columns, "tokens": [["w"]] * 24}, "tokens", min_count=1).mean()
+    assert (results["coverage"], results["token_coverage"], results["common_coverage"]) == (1.0, 0.5, 0.5)
+    assert results["token_purity"] == pytest.approx(words)
+    assert results["lexical_gain"] == pytest.approx(1 - words)
+    assert results["cross_fitted_purity"] == pytest.approx((1 + words) / 2)
+    assert results["lexical_gain_unmatched"] == pytest.approx((1 - words) / 2)
     assert results["p_value"] == 1 / 21 and results["excess_purity"] > 0.1
 
 
@@ -146,38 +191,49 @@ def test_codes_that_are_the_words_gain_nothing():
     assert results["token_purity"] == results["cross_fitted_purity"]
 
 
-@pytest.mark.parametrize("num_ones", [12, 6])
-def test_one_code_is_as_pure_as_the_largest_class(num_ones):
-    # A tie, half right, with 12 of 24; with 6, label 0 is named for all and right for 18. No permutation changes that.
+def test_one_code_is_as_pure_as_the_largest_class():
+    # Label 0 is named for all tokens in any halves, and right for 21. No permutation changes that.
     columns = by_parity(24, lambda number, label: [5], lambda number, label: ["w"])
-    columns["labels"] = [int(number < num_ones) for number in range(24)]
+    columns["labels"] = [int(number < 3) for number in range(24)]
     results = compute(columns, min_count=3)
     for name in ("cross_fitted_purity", "null_purity", "null_low", "null_high", "majority_share", "token_purity"):
-        assert results[name] == pytest.approx(1 - num_ones / 24)
+        assert results[name] == pytest.approx(21 / 24)
     assert results["p_value"] == 1.0 and results["excess_purity"] == pytest.approx(0)
 
 
-def test_several_labels_tie():
-    # Three labels, one code: each is named for a third of the tokens.
-    columns = by_parity(24, lambda number, label: [5], lambda number, label: ["w"])
-    columns["labels"] = [number % 3 for number in range(24)]
-    assert compute(columns, min_count=3)["cross_fitted_purity"] == pytest.approx(1 / 3)
+def test_the_half_of_a_text_depends_on_itself_and_the_seed():
+    texts = [f"text {number}" for number in range(500)]
+    halves = draw_halves(texts, 20, 0)
+    assert (draw_halves(texts[::-2], 20, 0) == halves[::-2]).all()
+    assert (draw_halves(texts, 7, 0) == halves[:, :7]).all()
+    assert draw_halves(["\ud800"], 1, 0).shape == (1, 1)
+    # 500 fair coins: 250 ± 11. Splits and seeds are independent: half of the texts change sides, ± 11.
+    assert np.abs(halves.sum(axis=0, dtype=int) - 250).max() < 45
+    for other in (np.roll(halves, 1, axis=1), draw_halves(texts, 20, 1)):
+        assert np.abs((halves != other).sum(axis=0) - 250).max() < 45
 
 
-def test_halves_are_even_by_label():
-    labels = np.array([0] * 7 + [1] * 4 + [2] * 9)
-    for seed in range(5):
-        half = draw_halves(labels, np.random.default_rng(seed))
-        for label, sizes in ((0, {3, 4}), (1, {2}), (2, {4, 5})):
-            assert half[labels == label].sum() in sizes
-        assert half.sum() == 10
+def test_jackknife_by_hand():
+    # Leave-one-out means of 1, 2, 6 are 4, 3.5, 1.5: the variance of the mean is s² ÷ 3 = 7 ÷ 3, whatever the split.
+    left_out = np.repeat([[4.0], [3.5], [1.5]], 2, axis=1)
+    low, high = jackknife_interval(np.array([3.0, 3.0]), left_out)
+    half_width = 4.302653 * math.sqrt(7 / 3)
+    assert (low, high) == (pytest.approx(3 - half_width), pytest.approx(3 + half_width))
+    # Two splits that differ by 0.2, whatever the texts: a variance of 0.02, halved.
+    low, high = jackknife_interval(np.array([0.4, 0.6]), np.array([[0.4, 0.6]] * 3))
+    assert (low, high) == (pytest.approx(0.5 - 4.302653 * 0.1), pytest.approx(0.5 + 4.302653 * 0.1))
+    # The same on the scale of log odds, where 0.1 is 0.1 ÷ (0.5 · 0.5).
+    low, high = jackknife_interval(np.array([0.4, 0.6]), np.array([[0.4, 0.6]] * 3), share=True)
+    assert (low, high) == (pytest.approx(1 / (1 + math.exp(4.302653 * 0.4))), pytest.approx(1 - low))
+    # A part without which only one split is defined counts with that one.
+    assert jackknife_interval(np.array([0.5, math.nan]), np.array([[0.5, math.nan]] * 3)) == (0.5, 0.5)
 
 
 def test_intervals_are_about_the_figure():
     generator = np.random.default_rng(1)
     codes = [[label if generator.random() < 0.7 else 1 - label for _ in range(5)] for label in [0, 1] * 30]
     columns = by_parity(60, lambda number, label: codes[number], lambda number, label: list("vwxyz"))
-    results = compute(columns, num_bootstrap=500)
+    results = compute(columns)
     low, high = results["cross_fitted_purity_low"], results["cross_fitted_purity_high"]
     # 300 tokens, about 70 % right: a standard error of 0.026.
     assert low < results["cross_fitted_purity"] < high and 0.06 < high - low < 0.16
@@ -231,7 +287,7 @@ def test_unusable_columns_are_refused(change, message):
         compute({**SIX_TEXTS, **change})
 
 
-@pytest.mark.parametrize("name", ["min_count", "min_texts", "num_permutations", "num_bootstrap"])
+@pytest.mark.parametrize("name", ["min_count", "min_texts", "num_permutations"])
 def test_settings_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         compute(SIX_TEXTS, **{name: 0})
@@ -254,7 +310,7 @@ def columns_of_texts(draw) -> dict[str, list]:
 @settings(max_examples=25, deadline=None)
 @given(columns_of_texts(), st.permutations(range(5)), st.randoms(use_true_random=False))
 def test_order_repetition_and_names_of_codes_do_not_matter(columns, names, random):
-    small = {"min_count": 1, "min_texts": 1, "num_permutations": 5, "num_bootstrap": 5, "details": True}
+    small = {"min_count": 1, "min_texts": 1, "num_permutations": 5, "details": True}
     results = compute(columns, **small)
     rows = list(range(len(columns["texts"])))
     random.shuffle(rows)
@@ -280,7 +336,7 @@ def test_codes_that_know_nothing_of_the_label_are_rarely_significant(clustered):
         generator = np.random.default_rng(seed)
         codes = generator.integers(4, size=(40, 1 if clustered else 6)).repeat(6 if clustered else 1, axis=1)
         columns = by_parity(40, lambda number, label, codes=codes: codes[number], lambda number, label: ["w"] * 6)
-        results = compute(columns, min_count=5, min_texts=3, num_permutations=19, num_bootstrap=1, seed=seed)
+        results = compute(columns, min_count=5, min_texts=3, num_permutations=19, seed=seed)
         rejected += results["p_value"] <= 0.05
     assert 2 <= rejected <= 20
 

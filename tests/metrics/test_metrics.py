@@ -105,7 +105,7 @@ def example(name: str) -> tuple[dict[str, list], dict]:
     codebook = np.random.default_rng(0).normal(size=(25, 4)).astype(np.float32).tolist()
     return {
         "ablation_drop": (ablation_table(), draws),
-        "label_purity": (labelled_tokens, draws),
+        "label_purity": (labelled_tokens, {"num_permutations": 20}),
         "routing_divergence": (labelled_tokens, {"min_count": 5, **draws}),
         "codebook_overlap": (labelled_tokens, draws),
         "codebook_similarity": ({"vectors": codebook, "counts": list(range(25))}, {}),

@@ -15,7 +15,7 @@ from clvq_hf.metrics.routing_divergence.numerics import (
     permute_labels,
     routing_divergence,
 )
-from clvq_hf.metrics.routing_divergence.token_table import read_token_table
+from clvq_hf.metrics.routing_divergence.token_table import draw_halves, read_token_table
 
 QUICK = {"num_permutations": 20, "num_bootstrap": 20}
 
@@ -170,9 +170,11 @@ def test_words_with_one_code_are_not_significant():
 
 
 def test_examples_show_the_other_half():
-    # Of each label, 20 texts are in either half. "fun" has code 1 under label 0 and code 2 under label 1; "the" always
-    # has code 1. So in each half, 40 of the 60 tokens of code 1, and no token of code 2, are in texts of label 0.
+    # "fun" has code 1 under label 0 and code 2 under label 1; "the" always has code 1. With n and m texts of the labels
+    # in the half that is shown, n + n of n + n + m tokens of code 1, and no token of code 2, are in texts of label 0.
     columns = texts_of(*[(label, f"fun/{1 + label} film/3 the/1") for label in [0, 1] * 40])
+    shown = draw_halves(columns["texts"], 1, 0)[:, 0]
+    n, m = (int(shown[label::2].sum()) for label in range(2))
     examples = compute(columns, details=True)["examples"]
     # "film" and "the" have no excess, so they are no examples.
     assert len(examples) == 1 and 0 < examples[0].pop("null_jsd") < 0.1
@@ -181,8 +183,15 @@ def test_examples_show_the_other_half():
             "word": "fun",
             "jsd": 1.0,
             "labels": [
-                {"label": 0, "tokens": 20, "code": 1, "share": 1.0, "code_label": 0, "code_purity": 40 / 60},
-                {"label": 1, "tokens": 20, "code": 2, "share": 1.0, "code_label": 1, "code_purity": 1.0},
+                {
+                    "label": 0,
+                    "tokens": n,
+                    "code": 1,
+                    "share": 1.0,
+                    "code_label": 0,
+                    "code_purity": 2 * n / (2 * n + m),
+                },
+                {"label": 1, "tokens": m, "code": 2, "share": 1.0, "code_label": 1, "code_purity": 1.0},
             ],
         }
     ]
@@ -190,9 +199,10 @@ def test_examples_show_the_other_half():
 
 def test_examples_need_enough_in_both_halves():
     columns = texts_of(*[(label, f"fun/{1 + label}") for label in [0, 1] * 15])
-    # 15 texts of each label: 7 and 8 in the halves.
-    assert compute(columns, details=True)["examples"] == []
-    assert len(compute(columns, min_count=7, details=True)["examples"]) == 1
+    half = draw_halves(columns["texts"], 1, 0)[:, 0]
+    fewest = min((half[label::2] == side).sum() for label in range(2) for side in range(2))
+    assert compute(columns, min_count=fewest + 1, details=True)["examples"] == []
+    assert len(compute(columns, min_count=fewest, details=True)["examples"]) == 1
 
 
 @st.composite

@@ -10,7 +10,6 @@ from scipy.stats import norm, t
 
 from clvq_hf.metrics.ablation_drop import statistics
 from clvq_hf.metrics.ablation_drop.statistics import (
-    bootstrap_interval,
     holm,
     mcnemar_p_value,
     sign_flip_p_value,
@@ -20,55 +19,6 @@ from clvq_hf.metrics.ablation_drop.statistics import (
 def sampling_error(rate: float, simulations: int) -> float:
     """Three standard errors of a simulated rate."""
     return 3 * np.sqrt(rate * (1 - rate) / simulations)
-
-
-class TestBootstrap:
-    def test_two_values(self):
-        # Resamples have the means 0, 1/2 and 1 with probabilities 1/4, 1/2 and 1/4.
-        assert bootstrap_interval([0, 1]) == (0, 1)
-        assert bootstrap_interval([0, 1], confidence=0.4) == (0.5, 0.5)
-
-    def test_it_is_the_normal_interval_for_many_values(self):
-        values = np.random.default_rng(0).normal(size=2000)
-        low, high = bootstrap_interval(values)
-        half = 1.96 * values.std() / np.sqrt(2000)
-        assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
-        assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-    def test_shifting_and_scaling(self):
-        values = np.random.default_rng(0).exponential(size=50)
-        low, high = bootstrap_interval(values, seed=3)
-        assert bootstrap_interval(5 - 2 * values, seed=3) == pytest.approx((5 - 2 * high, 5 - 2 * low))
-
-    def test_equal_values(self):
-        assert bootstrap_interval([0.25] * 9) == (0.25, 0.25)
-
-    @pytest.mark.parametrize("values", [[], [3.0]])
-    def test_too_few_texts_have_no_interval(self, values):
-        assert bootstrap_interval(values) == (None, None)
-
-    def test_the_seed_decides(self):
-        values = np.random.default_rng(0).normal(size=30)
-        assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-        assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-
-    def test_memory_is_bounded(self, monkeypatch):
-        values = np.random.default_rng(0).normal(size=40)
-        at_once = bootstrap_interval(values, num_bootstrap=500)
-        monkeypatch.setattr(statistics, "_MAX_NUMBERS", 100)
-        assert bootstrap_interval(values, num_bootstrap=500) == pytest.approx(at_once, abs=0.15)
-
-    @pytest.mark.slow
-    def test_coverage(self):
-        # Percentile intervals are a little too narrow: they divide by n, not n - 1, and know no heavier tails than the
-        # normal. At n = 100 this costs about half a point of the 95; more than 1.5 would be a fault.
-        generator = np.random.default_rng(0)
-        simulations, covered = 2000, 0
-        for seed in range(simulations):
-            low, high = bootstrap_interval(generator.normal(0.3, 1, size=100), num_bootstrap=1000, seed=seed)
-            covered += low <= 0.3 <= high
-        error = sampling_error(0.95, simulations)
-        assert 0.935 - error <= covered / simulations <= 0.95 + error
 
 
 class TestStudentized:
@@ -255,10 +205,10 @@ class TestHolm:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bootstrap_interval([1, float("nan")]), "one finite number per text"),
-        (lambda: bootstrap_interval([[1, 2]]), "one finite number per text"),
-        (lambda: bootstrap_interval([1, 2], num_bootstrap=0), "num_bootstrap must be at least 1"),
-        (lambda: bootstrap_interval([1, 2], confidence=95), "confidence must lie between 0 and 1"),
+        (lambda: statistics.studentized_interval([1, float("nan")]), "one finite number per text"),
+        (lambda: statistics.studentized_interval([[1, 2]]), "one finite number per text"),
+        (lambda: statistics.studentized_interval([1, 2], num_bootstrap=0), "num_bootstrap must be at least 1"),
+        (lambda: statistics.studentized_interval([1, 2], confidence=95), "confidence must lie between 0 and 1"),
         (lambda: sign_flip_p_value([float("inf")]), "one finite number per text"),
         (lambda: sign_flip_p_value([1], num_permutations=-1), "num_permutations must be at least 1"),
         (lambda: mcnemar_p_value([True], [True, False]), "one value per text for both"),

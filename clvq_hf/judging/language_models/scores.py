@@ -1,12 +1,14 @@
 """What judgements add up to: pure functions of the rows of `judgements.jsonl`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...metrics.ablation_drop.statistics import studentized_interval
 from ..agreement import bradley_terry, chance_agreement, kendall_w, krippendorff_alpha, pairwise_correlation
+from .parsing import RATINGS
 from .protocol import CONTROLS, EMPTY_RATING, RANDOM_CODE
 
 Row = dict[str, Any]
@@ -92,8 +94,8 @@ def score_judgements(judgements: Judgements, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         `dict`: `arms`, `pairs`, `judges`, `positions`, `agreement`, ready for JSON; figures that cannot be computed
-            are `None`. Means are over the judges of a text first, then over texts; intervals are 95 % bootstrap
-            percentiles over texts.
+            are `None`. Means are over the judges of a text first, then over texts; intervals are 95 % bootstrap-t
+            intervals over texts, and bootstrap percentiles for strengths.
     """
     return {
         "arms": _score_arms(judgements, seed),
@@ -104,14 +106,23 @@ def score_judgements(judgements: Judgements, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def bootstrap_mean(values: np.ndarray, seed: int) -> dict[str, Any]:
-    """`mean`, `low`, `high` (95 % bootstrap interval) and `num_texts` of `(T,)` values, NaN for texts without one."""
+def bootstrap_mean(values: np.ndarray, seed: int, lowest: float = -1, highest: float = 1) -> dict[str, Any]:
+    """`mean`, `low`, `high` (95 % bootstrap-t interval) and `num_texts` of `(T,)` values, NaN for texts without one.
+
+    Bounds lie within `lowest` and `highest`, the range of the figure.
+    """
     values = values[~np.isnan(values)]
-    return _bootstrap(lambda rows: values[rows].mean(-1), len(values), seed) if len(values) else NO_FIGURE
+    if not len(values):
+        return NO_FIGURE
+    mean = float(values.mean())
+    low, high = studentized_interval(values, num_bootstrap=NUM_BOOTSTRAP, seed=seed)
+    # One text, or nearly equal values, leave everything possible between the largest and the smallest figure.
+    low, high = (max(low, lowest), min(high, highest)) if low is not None else (lowest, highest)
+    return {"mean": mean, "low": low, "high": high, "num_texts": len(values)}
 
 
 def bootstrap_rating(ratings: np.ndarray, shown: np.ndarray, seed: int) -> dict[str, Any]:
-    """Mean rating `(T,)` over texts, 1 where nothing was shown, and its 95 % bootstrap interval.
+    """Mean rating `(T,)` over texts, 1 where nothing was shown, and its 95 % bootstrap-t interval.
 
     Shown exhibits are weighted by their share of all texts, answered (not NaN) or not; otherwise malformed answers
     would pull the mean towards 1.
@@ -120,21 +131,13 @@ def bootstrap_rating(ratings: np.ndarray, shown: np.ndarray, seed: int) -> dict[
     if not known.any():
         return NO_FIGURE
 
-    def mean(rows: np.ndarray) -> np.ndarray:
-        empty = 1 - shown[rows].mean(-1)
-        with np.errstate(invalid="ignore"):
-            rated = np.where(known, ratings, 0)[rows].sum(-1) / known[rows].sum(-1)
-        return np.where(empty < 1, (1 - empty) * rated + empty * EMPTY_RATING, EMPTY_RATING)
-
-    return {**_bootstrap(mean, len(ratings), seed), "num_texts": int((known | ~shown).sum())}
-
-
-def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], num_texts: int, seed: int) -> dict[str, Any]:
-    """A statistic of the rows of T texts, with the interval of its resamples; resamples without a value are skipped."""
-    draws = statistic(np.random.default_rng(seed).integers(0, num_texts, (NUM_BOOTSTRAP, num_texts)))
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    mean = statistic(np.arange(num_texts))
-    return {"mean": float(mean), "low": float(low), "high": float(high), "num_texts": num_texts}
+    # Of each text what it adds to the figure, to first order; their mean is the figure.
+    share, rated = shown.mean(), ratings[known].mean()
+    values = np.where(shown, rated, EMPTY_RATING) + share * np.where(known, ratings - rated, 0) / known.mean()
+    return {
+        **bootstrap_mean(values, seed, lowest=EMPTY_RATING, highest=max(RATINGS)),
+        "num_texts": int((known | ~shown).sum()),
+    }
 
 
 def decide_verdict(net: dict[str, Any]) -> str:
@@ -157,7 +160,7 @@ def _score_arms(judgements: Judgements, seed: int) -> dict[str, Any]:
     return {
         arm: {
             "control": arm in CONTROLS,
-            "first": bootstrap_mean(firsts[:, number], seed),
+            "first": bootstrap_mean(firsts[:, number], seed, lowest=0),
             "rating": bootstrap_rating(ratings[:, number], judgements.shown[:, number], seed),
             "strength": strengths[number],
             "empty": float(1 - judgements.shown[:, number].mean()),
@@ -234,7 +237,7 @@ def _score_judge(judgements: Judgements, number: int, seed: int) -> dict[str, An
         "first_shown_first_chance": _mean([1 / len(row["arms"]) for row in ranked]),
         "orders_disagree": _disagreement(judgements.both[number], judgements.shown),
         "against_random_code": bootstrap_mean(_mean_of_known(net.T), seed),
-        "rating_above_random_code": bootstrap_mean(_mean_of_known(above.T), seed),
+        "rating_above_random_code": bootstrap_mean(_mean_of_known(above.T), seed, -2, 2),
     }
 
 

@@ -7,8 +7,8 @@ from ...rendering.text_tables import NOTHING, ReportTable, number, percent
 from .scoring import ALL_KINDS
 
 METHODS_NOTE = (
-    "Accuracy: how often people choose the model's prediction, with 95 % intervals from {bootstrap} resamples of "
-    "annotators and texts, crossed. Chance is {chance} (one of {labels} labels), always the most frequent "
+    "Accuracy: how often people choose the model's prediction, with 95 % intervals for fresh "
+    "annotators and texts. Chance is {chance} (one of {labels} labels), always the most frequent "
     "prediction {majority}; above: the interval is above both. κ: Fleiss', over the items with the most frequent "
     "number of raters. α: Krippendorff's, over all items with two raters or more."
 )
@@ -55,7 +55,6 @@ def _methods(scores: dict[str, Any]) -> ReportTable:
         "nothing shown": "num_empty",
     }
     note = METHODS_NOTE.format(
-        bootstrap=scores["settings"]["num_bootstrap"],
         chance=percent(scores["chance"]),
         labels=round(1 / scores["chance"]),
         majority=percent(scores["majority"]),

@@ -11,9 +11,9 @@ import pandas as pd
 from ...version import __version__
 from ..agreement import fleiss_kappa, krippendorff_alpha
 from .answers import AnswerFile
+from .intervals import crossed_half_width
 from .key import StudyKey
 
-NUM_BOOTSTRAP = 2_000
 # Name of the kinds taken together.
 ALL_KINDS = "all"
 
@@ -24,8 +24,6 @@ def score_study(
     *,
     max_missed: int = 1,
     include_failed: bool = False,
-    num_bootstrap: int = NUM_BOOTSTRAP,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Score the answers of a study.
 
@@ -36,8 +34,6 @@ def score_study(
         key ([`StudyKey`][clvq_hf.judging.people.StudyKey]): The key of the study.
         max_missed (`int`): Number of attention checks that an annotator may miss.
         include_failed (`bool`): Whether annotators who fail them count.
-        num_bootstrap (`int`): Number of resamples of annotators and texts, crossed.
-        seed (`int`): Random seed of the resamples.
 
     Returns:
         `dict`: `chance` (one divided by the labels) and `majority` (always the most frequent prediction); `methods`, a
@@ -48,8 +44,8 @@ def score_study(
     Raises:
         ValueError: If no answer is left, or an argument is out of range.
     """
-    if max_missed < 0 or num_bootstrap < 1:
-        raise ValueError("max_missed must be 0 or more, and num_bootstrap 1 or more.")
+    if max_missed < 0:
+        raise ValueError(f"max_missed must be 0 or more, got {max_missed}.")
     annotators = [_annotator(file, key, max_missed, include_failed) for file in files]
     counted = [file for file, row in zip(files, annotators, strict=True) if row["counted"]]
     answers = _frame(counted)
@@ -62,19 +58,14 @@ def score_study(
             )
             + ". To count annotators who fail the checks: --include-failed."
         )
-    resamples = _Resamples(answers, num_bootstrap, seed)
     kinds = [*key.kinds, ALL_KINDS] if len(key.kinds) > 1 else key.kinds
     methods, comparisons = [], []
     for kind in kinds:
         of_kind = answers if kind == ALL_KINDS else answers[answers["kind"] == kind]
-        draws = {method: resamples.accuracies(of_kind[of_kind["method"] == method]) for method in key.methods}
-        for method in key.methods:
-            own = of_kind[of_kind["method"] == method]
-            methods.append({"method": method, "kind": kind, **_figures(own, key, draws[method])})
-        accuracy = {row["method"]: row["accuracy"] for row in methods if row["kind"] == kind}
+        own = {method: of_kind[of_kind["method"] == method] for method in key.methods}
+        methods += [{"method": method, "kind": kind, **_figures(own[method], key)} for method in key.methods]
         for first, second in combinations(key.methods, 2):
-            compared = _compare(first, second, accuracy, draws)
-            comparisons.append({"first": first, "second": second, "kind": kind, **compared})
+            comparisons.append({"first": first, "second": second, "kind": kind, **_compare(own[first], own[second])})
     predictions = {question.text_id: question.answer for question in key.questions if not question.is_check}
     return {
         "study": key.study,
@@ -82,12 +73,7 @@ def score_study(
         "num_texts": key.num_texts,
         "num_answers": len(answers),
         "show_text": key.show_text,
-        "settings": {
-            "max_missed": max_missed,
-            "include_failed": include_failed,
-            "num_bootstrap": num_bootstrap,
-            "seed": seed,
-        },
+        "settings": {"max_missed": max_missed, "include_failed": include_failed},
         "chance": 1 / len(key.label_names),
         "majority": Counter(predictions.values()).most_common(1)[0][1] / len(predictions),
         "methods": methods,
@@ -96,33 +82,22 @@ def score_study(
     }
 
 
-class _Resamples:
-    """Annotators and texts drawn with replacement, independently of each other.
+def _deviations(answers: pd.DataFrame) -> pd.Series:
+    """What each answer adds to the accuracy, less the mean."""
+    return (answers["is_right"] - answers["is_right"].mean()) / len(answers)
 
-    Source: Owen (2007), The pigeonhole bootstrap; its intervals are conservative.
-    """
 
-    def __init__(self, answers: pd.DataFrame, number: int, seed: int) -> None:
-        generator = np.random.default_rng(seed)
-        self.annotators = np.unique(answers["annotator"])
-        self.texts = np.unique(answers["text_id"])
-        self.annotator_counts, self.text_counts = (
-            generator.multinomial(len(units), np.full(len(units), 1 / len(units)), size=number)
-            for units in (self.annotators, self.texts)
-        )
-
-    def accuracies(self, answers: pd.DataFrame) -> np.ndarray:
-        """Accuracy in each resample; NaN where it has none of these answers."""
-        rows = np.searchsorted(self.annotators, answers["annotator"])
-        columns = np.searchsorted(self.texts, answers["text_id"])
-        given, right = np.zeros((2, len(self.annotators), len(self.texts)))
-        np.add.at(given, (rows, columns), 1)
-        np.add.at(right, (rows, columns), answers["is_right"].to_numpy(dtype=float))
-        with np.errstate(invalid="ignore"):
-            return self._total(right) / self._total(given)
-
-    def _total(self, cells: np.ndarray) -> np.ndarray:
-        return ((self.annotator_counts @ cells) * self.text_counts).sum(1)
+def _interval(figure: float, answers: pd.DataFrame, deviations: pd.Series) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of a figure that is a sum over answers, within the range of all accuracies or differences."""
+    if answers["text_id"].nunique() < 2:
+        return None, None
+    half_width = crossed_half_width(
+        *((deviations.groupby(answers[unit]).sum() ** 2).sum() for unit in ("annotator", "text_id")),
+        (deviations**2).sum(),
+        answers["annotator"].nunique(),
+        answers["text_id"].nunique(),
+    )
+    return figure - float(half_width), figure + float(half_width)
 
 
 def _frame(files: Sequence[AnswerFile]) -> pd.DataFrame:
@@ -167,9 +142,9 @@ def _annotator(file: AnswerFile, key: StudyKey, max_missed: int, include_failed:
     }
 
 
-def _figures(answers: pd.DataFrame, key: StudyKey, draws: np.ndarray) -> dict[str, Any]:
+def _figures(answers: pd.DataFrame, key: StudyKey) -> dict[str, Any]:
     """The figures of a method for one kind or all kinds."""
-    low, high = _interval(draws)
+    low, high = _interval(answers["is_right"].mean(), answers, _deviations(answers))
     kappa, kappa_items, kappa_raters = _kappa(answers, key.label_names)
     known = answers[answers["model_is_right"].notna()]
     by_model = known.groupby(known["model_is_right"].astype(bool))["is_right"].mean()
@@ -209,24 +184,21 @@ def _alpha(answers: pd.DataFrame, labels: list[str]) -> float | None:
     return _number(krippendorff_alpha(numbers.pivot(index="annotator", columns="id", values="choice"), "nominal"))
 
 
-def _compare(
-    first: str, second: str, accuracy: dict[str, float | None], draws: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    if accuracy[first] is None or accuracy[second] is None:
+def _compare(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
+    if first.empty or second.empty:
         return {"difference": None, "difference_low": None, "difference_high": None, "winner": None}
-    low, high = _interval(draws[first] - draws[second])
-    winner = None if low is None or low <= 0 <= high else first if low > 0 else second
-    difference = accuracy[first] - accuracy[second]
+    difference = float(first["is_right"].mean() - second["is_right"].mean())
+    low, high = _interval(
+        difference, pd.concat([first, second]), pd.concat([_deviations(first), -_deviations(second)])
+    )
+    winner = None
+    if low is not None and not low <= 0 <= high:
+        winner = first["method"].iloc[0] if low > 0 else second["method"].iloc[0]
     return {"difference": difference, "difference_low": low, "difference_high": high, "winner": winner}
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    draws = draws[~np.isnan(draws)]
-    return tuple(np.quantile(draws, (0.025, 0.975)).tolist()) if len(draws) else (None, None)
 
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-__all__ = ["ALL_KINDS", "NUM_BOOTSTRAP", "score_study"]
+__all__ = ["ALL_KINDS", "score_study"]

@@ -16,10 +16,10 @@ from .accuracies import rate_matched_accuracy
 from .conditions import CONTRASTS
 from .numerics import ablation_drop
 from .outcomes import COLUMNS
-from .statistics import bootstrap_interval
+from .statistics import studentized_interval
 
 # evaluate.load copies only the sibling files from which this one imports: hence the names beside the class.
-__all__ = ["CONTRASTS", "AblationDrop", "bootstrap_interval", "rate_matched_accuracy"]
+__all__ = ["CONTRASTS", "AblationDrop", "rate_matched_accuracy", "studentized_interval"]
 
 _INPUTS_DESCRIPTION = f"""
 {getdoc(ablation_drop)}

@@ -8,7 +8,7 @@ import numpy as np
 from .accuracies import balanced_accuracy, macro_auc, mean_or_none, rate_matched_accuracy
 from .conditions import CONDITIONS, CONTRASTS
 from .outcomes import Condition, Outcomes, read_outcomes
-from .statistics import NUM_BOOTSTRAP, NUM_PERMUTATIONS, bootstrap_interval, holm, mcnemar_p_value, sign_flip_p_value
+from .statistics import NUM_BOOTSTRAP, NUM_PERMUTATIONS, holm, mcnemar_p_value, sign_flip_p_value, studentized_interval
 
 
 def ablation_drop(
@@ -20,7 +20,7 @@ def ablation_drop(
 ) -> dict[str, Any]:
     """Effects of an ablation experiment on a classifier, with contrasts and references.
 
-    The unit is the text: draws are averaged within it first. Intervals are 95 % percentile bootstraps over texts. The
+    The unit is the text: draws are averaged within it first. Intervals are 95 % bootstrap-t intervals over texts. The
     primary endpoint is the change of the margin, the logit of the plain prediction minus the best other logit.
 
     Args:
@@ -52,7 +52,8 @@ def ablation_drop(
         details (`bool`, defaults to `False`): Whether to add `flip_matrix`, `strata` and `differences`.
 
     Returns:
-        `dict[str, Any]`: None stands for what is undefined. Label-based figures use the texts that have one.
+        `dict[str, Any]`: None stands for what is undefined, and for intervals that would be infinite. Label-based
+        figures use the texts that have a label.
 
         The model without removal:
 
@@ -250,13 +251,13 @@ class _Differences:
         return {
             **figures,
             f"{name}_p_value": sign_flip_p_value(self.margin, num_permutations=num_permutations, seed=seed),
-            f"{name}_verdict": _verdict(figures[f"{name}_low"], figures[f"{name}_high"]),
+            f"{name}_verdict": _verdict(figures, name) if len(self.texts) > 1 else None,
             f"{name}_num_texts": len(self.texts),
         }
 
     def flip_figures(self, name: str, num_bootstrap: int, seed: int) -> dict[str, float | None]:
         return {
-            **_with_interval(f"{name}_flip_change", self.flips, num_bootstrap, seed),
+            **_with_interval(f"{name}_flip_change", self.flips, num_bootstrap, seed, limit=1),
             f"{name}_mcnemar_p_value": mcnemar_p_value(*self.first_draws),
         }
 
@@ -268,16 +269,23 @@ class _Differences:
         }
 
 
-def _with_interval(name: str, values: np.ndarray, num_bootstrap: int, seed: int) -> dict[str, float | None]:
-    """The mean of one value per text, and its interval."""
-    low, high = bootstrap_interval(values, num_bootstrap=num_bootstrap, seed=seed)
+def _with_interval(
+    name: str, values: np.ndarray, num_bootstrap: int, seed: int, limit: float = np.inf
+) -> dict[str, float | None]:
+    """The mean of one value per text, and its interval; None if a bound is infinite: the texts say nothing of it."""
+    low, high = studentized_interval(values, num_bootstrap=num_bootstrap, seed=seed)
+    if low is not None and high is not None:
+        low, high = max(low, float(-limit)), min(high, float(limit))
+        if not np.isfinite([low, high]).all():
+            low, high = None, None
     return {name: mean_or_none(values), f"{name}_low": low, f"{name}_high": high}
 
 
-def _verdict(low: float | None, high: float | None) -> str | None:
-    """A difference counts only if its interval excludes 0."""
+def _verdict(figures: Mapping[str, float | None], name: str) -> str:
+    """A difference counts only if it has an interval that excludes 0."""
+    low, high = figures[f"{name}_low"], figures[f"{name}_high"]
     if low is None or high is None:
-        return None
+        return "tie"
     if high < 0:
         return "lower"
     return "higher" if low > 0 else "tie"

@@ -1,13 +1,13 @@
 """Intervals, tests and corrections for figures whose unit is the text.
 
-SciPy computes what it computes fast: `bootstrap` and `binomtest`. The sign flips are our own: 10,000 of 1,400
-differences take `scipy.stats.permutation_test` 2 s, and 0.1 s as a product with random bits.
+The sign flips are our own: 10,000 of 1,400 differences take `scipy.stats.permutation_test` 2 s, and 0.1 s as a product
+with random bits.
 All functions depend on the order of the values, since random numbers are drawn value by value: sort them first.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
 NUM_BOOTSTRAP = 2_000
 NUM_PERMUTATIONS = 10_000
@@ -21,42 +21,6 @@ _MAX_NUMBERS = 2**22
 _RELATIVE_TOLERANCE = 1e-12
 
 
-def bootstrap_interval(
-    values: ArrayLike, *, num_bootstrap: int = NUM_BOOTSTRAP, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float] | tuple[None, None]:
-    """Percentile bootstrap interval of a mean over texts. For a paired comparison give the differences.
-
-    Args:
-        values (array of shape `(n,)`): One figure per text, in an order that does not depend on how rows arrived.
-        num_bootstrap (`int`): Number of resamples, each of `n` texts with replacement.
-        confidence (`float`): Share of resampled means inside the interval.
-        seed (`int`): Seed of the resamples; the same for equally many texts, so that figures of one table share them.
-
-    Returns:
-        `tuple[float, float]`: Lower and upper bound. `(None, None)` for fewer than two texts, which say nothing about
-        the spread between texts.
-
-    Raises:
-        ValueError: If values are not finite or not one per text, or `num_bootstrap` or `confidence` is out of range.
-    """
-    values = _finite_vector(values)
-    _require_positive("num_bootstrap", num_bootstrap)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual.")
-    if len(values) < 2:
-        return None, None
-    interval = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=num_bootstrap,
-        batch=_batch_size(len(values), num_bootstrap),
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
 def studentized_interval(
     values: ArrayLike, *, num_bootstrap: int = NUM_STUDENTIZED, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
@@ -64,7 +28,9 @@ def studentized_interval(
 
     It resamples the t statistic instead of the mean, so that the interval is as skewed as the values. For 20
     exponential values it covers 94 % where the percentiles of the mean cover 89 %; from 50 values on it covers 92–96 %
-    even of heavy tails and of values that are mostly 0.
+    even of heavy tails and of values that are mostly 0. Of rare events it covers less, since none may be seen: a share
+    of 5 % is covered by 90 % of the intervals for 50 texts, one of 2 % by 61 % for 50 and 90 % for 120 texts.
+    For a paired comparison give the differences.
 
     Args:
         values (array of shape `(n,)`): One figure per text, in an order that does not depend on how rows arrived.
@@ -73,7 +39,8 @@ def studentized_interval(
         seed (`int`): Seed of the resamples; the same for equally many texts.
 
     Returns:
-        `tuple[float, float]`: Lower and upper bound. `(None, None)` for fewer than two texts.
+        `tuple[float, float]`: Lower and upper bound, infinite where the values say nothing; `(None, None)` for fewer
+        than two texts.
 
     Raises:
         ValueError: If values are not finite or not one per text, or `num_bootstrap` or `confidence` is out of range.

@@ -1,31 +1,23 @@
 """How well the codes of a text's tokens tell its label: purity, cross-fitted, against permuted labels and token types.
 
-Pure functions on arrays. The text is the unit of every split, permutation, draw and test.
+Pure functions on arrays. The text is the unit of every split, permutation, interval and test.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import false_discovery_control, hypergeom
+from scipy.sparse import coo_array, csr_array
+from scipy.special import expit, logit
+from scipy.stats import false_discovery_control, hypergeom, t
 
-from .token_table import TokenTable, as_results, check_settings, draw_bootstrap, draw_halves, interval, mean, p_value
+from .token_table import TokenTable, as_results, check_settings, draw_halves, interval, mean, p_value
 
-
-@dataclass(frozen=True)
-class Groups:
-    """How often each group of tokens (one code, or one token type) occurs in each text.
-
-    Args:
-        text, group, count (`np.ndarray` of shape `(p,)`, int64): Tokens of the group in the text, if there are any.
-        num_tokens, num_texts (`np.ndarray` of shape `(g,)`, int64): Tokens of each group, and texts it occurs in.
-    """
-
-    text: np.ndarray
-    group: np.ndarray
-    count: np.ndarray
-    num_tokens: np.ndarray
-    num_texts: np.ndarray
+# Random halves that every figure is averaged over.
+NUM_SPLITS = 20
+# Parts of the texts that are left out in turn for an interval; of fewer texts, one text at a time.
+NUM_PARTS = 100
 
 
 @dataclass(frozen=True)
@@ -33,14 +25,97 @@ class Votes:
     """What the tokens of each half say about those of the other one.
 
     Args:
-        share (`np.ndarray` of shape `(2, g, labels)`, float64): `share[h]` holds for tokens of half `h` and was
+        share (`np.ndarray` of shape `(…, 2, g, labels)`, float64): `share[…, h]` holds for tokens of half `h` and was
             learned on the other: 1 for the most frequent label of each group, split evenly if several tie.
-        known (`np.ndarray` of shape `(2, g)`, bool): Whether tokens of half `h` have a vote: their group is in enough
-            texts, and has enough tokens in the other half.
+        known (`np.ndarray` of shape `(…, 2, g)`, bool): Whether tokens of half `h` have a vote: their group is in
+            enough texts, and has enough tokens in the other half.
     """
 
     share: np.ndarray
     known: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Several groupings of the same tokens, each a rule that names a token's label by its group.
+
+    Args:
+        label (`np.ndarray` of shape `(n,)`, int64): Label of each text.
+        num_labels (`int`): Number of labels.
+        halves (`np.ndarray` of shape `(n, s)`, uint8): Half of each text in each split.
+        groups (`list[csr_array]` of shape `(g, n)`): Of each grouping, how often each group occurs in each text.
+        cells (`csr_array` of shape `(q, n)`): How often tokens occur in each text that are equal in all groupings and
+            in label; without those that some rule cannot know.
+        cell_groups (`np.ndarray` of shape `(rules, q)`, int64): The groups of these tokens.
+        cell_label (`np.ndarray` of shape `(q,)`, int64): Their label.
+        min_count (`int`): Tokens that a group needs in the half where its label is learned.
+        min_texts (`int`): Texts that it needs.
+    """
+
+    label: np.ndarray
+    num_labels: int
+    halves: np.ndarray
+    groups: list[csr_array]
+    cells: csr_array
+    cell_groups: np.ndarray
+    cell_label: np.ndarray
+    min_count: int
+    min_texts: int
+
+    @classmethod
+    def of(
+        cls, table: TokenTable, groupings: Sequence[np.ndarray], halves: np.ndarray, min_count: int, min_texts: int
+    ) -> "Rules":
+        """Make rules of groupings `(t,)` of the tokens of a table."""
+        num_texts = len(table.label)
+        groups = [count_tokens(table.text, grouping, num_texts) for grouping in groupings]
+        knowable = np.ones(len(table.text), bool)
+        for grouping, counts in zip(groupings, groups, strict=True):
+            enough = (counts.sum(axis=1) >= min_count) & (texts_of(counts) >= min_texts)
+            knowable &= enough[grouping]
+        text = table.text[knowable]
+        keys = np.stack([*(grouping[knowable] for grouping in groupings), table.label[text]])
+        kinds, kind = np.unique(keys, axis=1, return_inverse=True)
+        return cls(
+            label=table.label,
+            num_labels=len(table.label_names),
+            halves=halves,
+            groups=groups,
+            cells=count_tokens(text, kind.ravel(), num_texts),  # NumPy 2.0 gives it a second axis
+            cell_groups=kinds[:-1],
+            cell_label=kinds[-1],
+            min_count=min_count,
+            min_texts=min_texts,
+        )
+
+    def score(self, present: np.ndarray) -> np.ndarray:
+        """Learn and apply all rules in every split, on the texts of a mask `(n,)`.
+
+        Returns:
+            `np.ndarray` of shape `(2, 2, rules, s)`, float64: Purity, and tokens that enter it: of each rule's own
+            tokens, and of those that all rules know. NaN where there are none.
+        """
+        halves = np.stack([present[:, None] * (self.halves == half) for half in range(2)], axis=-1)
+        cells = np.moveaxis((self.cells @ halves.reshape(len(present), -1)).reshape(-1, *halves.shape[1:]), 0, -1)
+        right, known, votes = [], [], []
+        common = cells
+        for groups, group in zip(self.groups, self.cell_groups, strict=True):
+            counts = count_labels(groups, self.label, self.num_labels, self.halves, present)
+            cast = cast_votes(counts, texts_of(groups, present) >= self.min_texts, self.min_count)
+            right.append(np.where(cast.known, (counts * cast.share).sum(axis=-1), 0).sum(axis=(-2, -1)))
+            known.append(np.where(cast.known, counts.sum(axis=-1), 0).sum(axis=(-2, -1)))
+            common = common * cast.known[..., group]
+            votes.append(cast.share[..., group, self.cell_label])
+        tokens = np.stack([known, [common.sum(axis=(-2, -1))] * len(votes)])
+        with np.errstate(invalid="ignore"):
+            return np.stack(
+                [np.stack([right, [(common * share).sum(axis=(-2, -1)) for share in votes]]) / tokens, tokens]
+            )
+
+    def score_parts(self) -> np.ndarray:
+        """Score without each part of the texts in turn, `(parts, 2, rules, s)`: purities alone."""
+        part = np.arange(len(self.label)) % NUM_PARTS
+        return np.stack([self.score(part != left_out)[0] for left_out in range(part.max() + 1)])
 
 
 def label_purity(
@@ -48,14 +123,14 @@ def label_purity(
     min_count: int = 10,
     min_texts: int = 5,
     num_permutations: int = 200,
-    num_bootstrap: int = 2000,
     seed: int = 0,
     details: bool = False,
 ) -> dict[str, Any]:
     """Share of tokens whose text has the label that their code mostly has, where the code was learned or elsewhere.
 
-    Intervals draw texts with replacement; halves and majority labels stay as they are (drawn anew, copies of a text
-    would be in both halves).
+    Every figure that is learned on one half and counted on the other is a mean over 20 random splits; the half of a
+    text depends on itself and the seed alone ([`draw_halves`]). 95 % intervals are for the expected figure of as many
+    fresh texts; majority labels are learned again in all their parts ([`jackknife_interval`]).
 
     Args:
         table ([`TokenTable`]): The tokens.
@@ -64,8 +139,7 @@ def label_purity(
         min_texts (`int`, defaults to 5): A code in fewer texts is rare, and enters `rare_purity` alone.
         num_permutations (`int`, defaults to 200): Draws of labels permuted by text. The smallest possible p-value is
             1 ÷ (this + 1).
-        num_bootstrap (`int`, defaults to 2,000): Draws of texts for the 95 % percentile intervals.
-        seed (`int`, defaults to 0): Of the halves and all draws.
+        seed (`int`, defaults to 0): Of the halves and the permutations.
         details (`bool`, defaults to `False`): Whether to add `labels` and `codes`.
 
     Returns:
@@ -76,7 +150,7 @@ def label_purity(
           and each token weighs the same. From 0 to 1; higher is purer. Compare it with its null, not with 0 or with
           1 ÷ labels.
         - **null_purity**, **null_low**, **null_high** (`float`): Mean and middle 95 % of the same for permuted labels,
-          with new halves each time.
+          in the same splits.
         - **excess_purity** (`float`): `cross_fitted_purity` − `null_purity`.
         - **p_value** (`float`): (1 + permutations with a figure as large) ÷ (1 + permutations).
         - **purity** (`float`): Share of tokens with the most frequent label of their code, counted on the same tokens,
@@ -107,45 +181,36 @@ def label_purity(
     Raises:
         ValueError: If a setting is below 1 or, in a metric, [`read_token_table`] refuses the columns.
     """
-    check_settings(
-        min_count=min_count, min_texts=min_texts, num_permutations=num_permutations, num_bootstrap=num_bootstrap
-    )
-    split_generator, null_generator, bootstrap_generator = np.random.default_rng(seed).spawn(3)
-    num_labels = len(table.label_names)
-    codes = group_tokens(table.text, table.code, len(table.code_names))
-    types = group_tokens(table.text, table.type, len(table.type_names))
-    half = draw_halves(table.label, split_generator)
-    code_counts = count_labels(codes, table.label, half, num_labels)
-    code_votes = cast_votes(code_counts, codes.num_texts >= min_texts, min_count)
-    type_votes = cast_votes(
-        count_labels(types, table.label, half, num_labels), types.num_texts >= min_texts, min_count
-    )
-    sums = text_sums(table, half, code_votes, type_votes)
-    figures = ratios(sums.sum(axis=0))
-    draws = ratios(
-        np.stack([weights @ sums for weights in draw_bootstrap(len(sums), num_bootstrap, bootstrap_generator)])
-    )
-    null, null_exclusive = _null(table, codes, min_count, min_texts, num_permutations, null_generator)
+    check_settings(min_count=min_count, min_texts=min_texts, num_permutations=num_permutations)
+    halves = draw_halves(table.text_names, NUM_SPLITS, seed)
+    rules = Rules.of(table, [table.code, table.type], halves, min_count, min_texts)
+    codes = rules.groups[0]
+    (own, common), (own_tokens, common_tokens) = rules.score(np.ones(len(table.label), bool))
+    own_parts, common_parts = np.moveaxis(rules.score_parts(), 1, 0)
+    null, null_exclusive = _null(table, rules, num_permutations, np.random.default_rng(seed))
+    purity = mean(own[0])
+    own_tokens, common_tokens = own_tokens.mean(axis=-1) / len(table.text), common_tokens.mean() / len(table.text)
 
-    counts = code_counts.sum(axis=0)
-    rare = codes.num_texts < min_texts
-    eligible = ~rare & (codes.num_tokens >= min_count)
+    counts = count_labels(codes, table.label, len(table.label_names), halves[:, :1])[0].sum(axis=0)
+    num_tokens, num_texts = codes.sum(axis=1), texts_of(codes)
+    rare = num_texts < min_texts
+    eligible = ~rare & (num_tokens >= min_count)
     null_low, null_high = interval(null)
     results = as_results(
         {
             "purity": majority_share(counts[eligible]),
-            **_with_interval("cross_fitted_purity", figures, draws),
+            **_with_interval("cross_fitted_purity", own[0], own_parts[:, 0], share=True),
             "null_purity": mean(null),
             "null_low": null_low,
             "null_high": null_high,
-            "p_value": p_value(figures["cross_fitted_purity"], null),
-            "excess_purity": figures["cross_fitted_purity"] - mean(null),
-            "token_purity": figures["token_purity"],
-            **_with_interval("lexical_gain", figures, draws),
-            **_with_interval("lexical_gain_unmatched", figures, draws),
-            "coverage": figures["coverage"],
-            "token_coverage": figures["token_coverage"],
-            "common_coverage": figures["common_coverage"],
+            "p_value": p_value(purity, null),
+            "excess_purity": purity - mean(null),
+            "token_purity": mean(own[1]),
+            **_with_interval("lexical_gain", common[0] - common[1], common_parts[:, 0] - common_parts[:, 1]),
+            **_with_interval("lexical_gain_unmatched", own[0] - own[1], own_parts[:, 0] - own_parts[:, 1]),
+            "coverage": own_tokens[0],
+            "token_coverage": own_tokens[1],
+            "common_coverage": common_tokens,
             "exclusive_share": exclusive_share(counts[eligible]),
             "null_exclusive_share": mean(null_exclusive),
             "rare_purity": majority_share(counts[rare]),
@@ -161,28 +226,30 @@ def label_purity(
     return results
 
 
-def group_tokens(text: np.ndarray, group: np.ndarray, num_groups: int) -> Groups:
-    """Count the tokens of each group in each text."""
-    num_texts = text.max() + 1
-    places, count = np.unique(group * num_texts + text, return_counts=True)
-    group, text = np.divmod(places, num_texts)
-    return Groups(
-        text=text,
-        group=group,
-        count=count,
-        num_tokens=np.bincount(group, count, minlength=num_groups).astype(np.int64),
-        num_texts=np.bincount(group, minlength=num_groups),
-    )
+def count_tokens(text: np.ndarray, group: np.ndarray, num_texts: int) -> csr_array:
+    """How often each group of tokens occurs in each text, `(g, n)` float64."""
+    counts = coo_array((np.ones(len(text)), (group, text)), shape=(group.max(initial=-1) + 1, num_texts))
+    # Converting adds up the ones of equal places.
+    return counts.tocsr()
 
 
-def count_labels(groups: Groups, label: np.ndarray, half: np.ndarray, num_labels: int) -> np.ndarray:
-    """Tokens by half, group and label, `(2, g, labels)` float64."""
-    num_groups = len(groups.num_tokens)
-    part = half * num_labels + label
-    counts = np.bincount(
-        part[groups.text] * num_groups + groups.group, groups.count, minlength=2 * num_labels * num_groups
-    )
-    return counts.reshape(2, num_labels, num_groups).swapaxes(1, 2)
+def texts_of(groups: csr_array, present: np.ndarray | None = None) -> np.ndarray:
+    """Number of texts in which each group occurs, `(g,)` float64, of the texts of a mask `(n,)`."""
+    present = np.ones(groups.shape[1]) if present is None else present.astype(float)
+    return csr_array((np.ones_like(groups.data), groups.indices, groups.indptr), shape=groups.shape) @ present
+
+
+def count_labels(
+    groups: csr_array, label: np.ndarray, num_labels: int, halves: np.ndarray, present: np.ndarray | None = None
+) -> np.ndarray:
+    """Tokens by split, half, group and label, `(s, 2, g, labels)` float64."""
+    names = label[:, None] == np.arange(num_labels)
+    if present is not None:
+        names &= present[:, None]
+    of_both = groups @ names.astype(float)
+    of_one = groups @ (names[:, None] & halves[..., None].astype(bool)).reshape(len(label), -1).astype(float)
+    of_one = np.moveaxis(of_one.reshape(len(of_both), halves.shape[1], num_labels), 1, 0)
+    return np.stack([of_both - of_one, of_one], axis=1)
 
 
 def cast_votes(counts: np.ndarray, in_enough_texts: np.ndarray, min_count: int) -> Votes:
@@ -190,52 +257,47 @@ def cast_votes(counts: np.ndarray, in_enough_texts: np.ndarray, min_count: int) 
     winners = counts == counts.max(axis=-1, keepdims=True)
     share = winners / winners.sum(axis=-1, keepdims=True)
     known = in_enough_texts & (counts.sum(axis=-1) >= min_count)
-    return Votes(share=share[::-1], known=known[::-1])
+    return Votes(share=share[..., ::-1, :, :], known=known[..., ::-1, :])
 
 
-def text_sums(table: TokenTable, half: np.ndarray, code_votes: Votes, type_votes: Votes) -> np.ndarray:
-    """What the figures of [`ratios`] are made of, text by text, `(n, 8)` float64."""
-    side, label = half[table.text], table.label[table.text]
-    code_known, type_known = code_votes.known[side, table.code], type_votes.known[side, table.type]
-    code_right = code_votes.share[side, table.code, label]
-    type_right = type_votes.share[side, table.type, label]
-    both = code_known & type_known
-    by_token = (
-        code_known * code_right,
-        code_known,
-        type_known * type_right,
-        type_known,
-        both * code_right,
-        both * type_right,
-        both,
-        np.ones_like(side),
-    )
-    return np.stack([np.bincount(table.text, values, minlength=len(table.label)) for values in by_token], axis=-1)
+def cross_fitted_purity(counts: np.ndarray, votes: Votes) -> np.ndarray:
+    """Share of the tokens with a vote whose label it names, of counts `(…, 2, g, labels)`; NaN if there are none."""
+    right = np.where(votes.known, (counts * votes.share).sum(axis=-1), 0).sum(axis=(-2, -1))
+    known = np.where(votes.known, counts.sum(axis=-1), 0).sum(axis=(-2, -1))
+    with np.errstate(invalid="ignore"):
+        return right / known
 
 
-def ratios(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Figures of sums `(…, 8)` over texts; NaN where there is nothing to divide by."""
-    code_right, code_known, type_right, type_known, both_code_right, both_type_right, both, tokens = np.moveaxis(
-        np.asarray(sums), -1, 0
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        purity, token_purity = code_right / code_known, type_right / type_known
-        return {
-            "cross_fitted_purity": purity,
-            "token_purity": token_purity,
-            "lexical_gain": (both_code_right - both_type_right) / both,
-            "lexical_gain_unmatched": purity - token_purity,
-            "coverage": code_known / tokens,
-            "token_coverage": type_known / tokens,
-            "common_coverage": both / tokens,
-        }
+def jackknife_interval(figures: np.ndarray, left_out: np.ndarray, share: bool = False) -> tuple[float, float]:
+    """95 % interval of a mean over splits, from the same figures without each part of the texts in turn.
 
+    Splits are drawn anew for each text, so given the texts they are independent, and the variance of the mean is that
+    of the mean over all possible splits (a jackknife estimate, less what the few splits add to it) and that of the
+    splits ÷ their number. Everything is learned again without each part, so that what the learning adds to the
+    variance is in it.
 
-def cross_fitted_purity(counts: np.ndarray, votes: Votes) -> float:
-    """Share of the tokens with a vote whose label it names, of counts `(2, g, labels)`; NaN if there are none."""
-    right = (counts * votes.share).sum(axis=-1)[votes.known].sum()
-    known = counts.sum(axis=-1)[votes.known].sum()
-    return right / known if known else np.nan
+    Args:
+        figures (`np.ndarray` of shape `(s,)`): Of each split, NaN where undefined.
+        left_out (`np.ndarray` of shape `(parts, s)`): The same without each part.
+        share (`bool`): Whether the figure is a share: its interval is that of the log odds, which stays within 0 and 1
+            and is as skewed as shares are.
+
+    Source: Efron & Stein (1981), The jackknife estimate of variance: on average not less than the true variance.
+    """
+    parts, num_splits = left_out.shape
+    centre = mean(figures)
+    if np.isnan(centre):
+        return np.nan, np.nan
+    shifts = left_out - _mean_over_splits(left_out.T)
+    scale = (parts - 1) / parts
+    of_texts = scale * np.nansum(_mean_over_splits(shifts) ** 2)
+    of_splits, inside = (_variance_over_splits(values) / num_splits for values in (figures, shifts))
+    variance = max(of_texts - scale * inside.sum(), 0) + of_splits
+    half_width = t.ppf(0.975, parts - 1) * np.sqrt(variance)
+    if half_width == 0 or not share:
+        return centre - half_width, centre + half_width
+    half_width /= centre * (1 - centre)
+    return tuple(expit(logit(centre) + np.array([-half_width, half_width])))
 
 
 def majority_share(counts: np.ndarray) -> float:
@@ -248,7 +310,7 @@ def exclusive_share(counts: np.ndarray) -> float:
     return np.mean(np.count_nonzero(counts, axis=-1) == 1) if counts.size else np.nan
 
 
-def lean_p_values(table: TokenTable, codes: Groups) -> tuple[np.ndarray, np.ndarray]:
+def lean_p_values(table: TokenTable, codes: csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Test of each code: are the texts that it occurs in a random draw of all texts, as far as labels go?
 
     For each label, the hypergeometric probability of as many texts of that label or more; the smallest, times the
@@ -259,36 +321,31 @@ def lean_p_values(table: TokenTable, codes: Groups) -> tuple[np.ndarray, np.ndar
         `tuple[np.ndarray, np.ndarray]`: p-values `(g,)`, and the texts of each code by label `(g, labels)` int64.
     """
     num_labels = len(table.label_names)
-    texts = np.bincount(
-        codes.group * num_labels + table.label[codes.text], minlength=len(codes.num_texts) * num_labels
-    ).reshape(-1, num_labels)
-    tails = hypergeom.sf(texts - 1, len(table.label), np.bincount(table.label), codes.num_texts[:, None])
+    texts = np.stack([texts_of(codes, table.label == label) for label in range(num_labels)], axis=-1).astype(np.int64)
+    tails = hypergeom.sf(texts - 1, len(table.label), np.bincount(table.label), texts.sum(axis=1, keepdims=True))
     return np.minimum(1.0, num_labels * tails.min(axis=1)), texts
 
 
 def _null(
-    table: TokenTable,
-    codes: Groups,
-    min_count: int,
-    min_texts: int,
-    num_permutations: int,
-    generator: np.random.Generator,
+    table: TokenTable, rules: Rules, num_permutations: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cross-fitted purity and share of exclusive codes, `(permutations,)` each, of labels permuted by text."""
-    num_labels = len(table.label_names)
-    in_enough_texts = codes.num_texts >= min_texts
-    eligible = in_enough_texts & (codes.num_tokens >= min_count)
+    """Cross-fitted purity of codes and their exclusive share with labels permuted by text, `(permutations,)` each.
+
+    The splits stay, so that the figure is the same function of the labels as the observed one.
+    """
+    codes = rules.groups[0]
+    in_enough_texts = texts_of(codes) >= rules.min_texts
+    eligible = in_enough_texts & (codes.sum(axis=1) >= rules.min_count)
     purity, exclusive = np.empty(num_permutations), np.empty(num_permutations)
     for draw in range(num_permutations):
-        label = generator.permutation(table.label)
-        counts = count_labels(codes, label, draw_halves(label, generator), num_labels)
-        purity[draw] = cross_fitted_purity(counts, cast_votes(counts, in_enough_texts, min_count))
-        exclusive[draw] = exclusive_share(counts.sum(axis=0)[eligible])
+        counts = count_labels(codes, generator.permutation(table.label), rules.num_labels, rules.halves)
+        purity[draw] = mean(cross_fitted_purity(counts, cast_votes(counts, in_enough_texts, rules.min_count)))
+        exclusive[draw] = exclusive_share(counts[0].sum(axis=0)[eligible])
     return purity, exclusive
 
 
 def _describe_codes(
-    table: TokenTable, codes: Groups, counts: np.ndarray, eligible: np.ndarray
+    table: TokenTable, codes: csr_array, counts: np.ndarray, eligible: np.ndarray
 ) -> list[dict[str, Any]]:
     """One dict per code, by number; only eligible codes are tested, and corrected for their number."""
     p_values, texts = lean_p_values(table, codes)
@@ -299,8 +356,8 @@ def _describe_codes(
         as_results(
             {
                 "code": table.code_names[code],
-                "tokens": codes.num_tokens[code],
-                "texts": codes.num_texts[code],
+                "tokens": int(counts[code].sum()),
+                "texts": int(texts[code].sum()),
                 "label": table.label_names[counts[code].argmax()],
                 "purity": majority_share(counts[[code]]),
                 "label_counts": counts[code].astype(int).tolist(),
@@ -313,6 +370,20 @@ def _describe_codes(
     ]
 
 
-def _with_interval(name: str, figures: dict[str, np.ndarray], draws: dict[str, np.ndarray]) -> dict[str, float]:
-    low, high = interval(draws[name])
-    return {name: figures[name], f"{name}_low": low, f"{name}_high": high}
+def _with_interval(name: str, figures: np.ndarray, left_out: np.ndarray, share: bool = False) -> dict[str, float]:
+    low, high = jackknife_interval(figures, left_out, share)
+    return {name: mean(figures), f"{name}_low": low, f"{name}_high": high}
+
+
+def _mean_over_splits(values: np.ndarray) -> np.ndarray:
+    """Means over the last axis of what is defined (not NaN); NaN if nothing is."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(axis=-1) / defined.sum(axis=-1)
+
+
+def _variance_over_splits(values: np.ndarray) -> np.ndarray:
+    """Variances over the last axis of what is defined; 0 if fewer than two values are."""
+    squares = (values - _mean_over_splits(values)[..., None]) ** 2
+    number = (~np.isnan(values)).sum(axis=-1)
+    return np.nansum(squares, axis=-1) / np.maximum(number - 1, 1)

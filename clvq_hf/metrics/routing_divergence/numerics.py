@@ -176,7 +176,9 @@ def routing_divergence(
         results |= {
             "labels": table.label_names,
             "types": _describe_types(table, contexts, counts[..., 0], jsd, null_jsd, routed),
-            "examples": find_examples(table, occurrences, min_count, min_texts, num_permutations, example_generator),
+            "examples": find_examples(
+                table, occurrences, min_count, min_texts, num_permutations, seed, example_generator
+            ),
         }
     return results
 
@@ -353,6 +355,7 @@ def find_examples(
     min_count: int,
     min_texts: int,
     num_permutations: int,
+    seed: int,
     generator: np.random.Generator,
 ) -> list[dict[str, Any]]:
     """Words with the largest excess divergence on one half of the texts, with figures of the other half.
@@ -360,7 +363,7 @@ def find_examples(
     What is chosen (the words, their usual codes, the labels of those) comes from the first half, and all figures from
     the second: the largest of many would look larger than they are. A word must be eligible in both halves.
     """
-    half = draw_halves(table.label, generator)
+    half = draw_halves(table.text_names, 1, seed)[:, 0]
     parts = [select(occurrences, half[occurrences.pair_text] == side) for side in range(2)]
     eligible = np.logical_and(*(eligible_types(table, part, table.label, min_count, min_texts) for part in parts))
     contexts = [find_contexts(part, table.label, eligible) for part in parts]

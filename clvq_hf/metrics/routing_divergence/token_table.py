@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from inspect import getdoc
 from itertools import chain
 from typing import Any
@@ -29,6 +30,7 @@ class TokenTable:
         code (`np.ndarray` of shape `(t,)`, int64): Code of each token, as a place in `code_names`.
         type (`np.ndarray` of shape `(t,)`, int64): Type of each token, as a place in `type_names`.
         label (`np.ndarray` of shape `(n,)`, int64): Label of each text, as a place in `label_names`.
+        text_names (`list[str]`): The texts.
         code_names (`list[int]`): The codes that occur.
         type_names (`list[str]`): The token types that occur.
         label_names (`list[int]`): The labels that occur.
@@ -40,6 +42,7 @@ class TokenTable:
     code: np.ndarray
     type: np.ndarray
     label: np.ndarray
+    text_names: list[str]
     code_names: list[int]
     type_names: list[str]
     label_names: list[int]
@@ -107,6 +110,7 @@ def read_token_table(
         code=code,
         type=token_type,
         label=label,
+        text_names=[texts[row] for row in rows],
         code_names=code_names.tolist(),
         type_names=[spellings[place] for place in types],
         label_names=label_names.tolist(),
@@ -133,19 +137,25 @@ def check_settings(**settings: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
-def draw_halves(label: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Assign texts to two halves at random, so that each label, and all of them, are split as evenly as they can be.
+def draw_halves(texts: Sequence[str], num_splits: int, seed: int) -> np.ndarray:
+    """Split texts into two halves, several times over; the half of a text depends on itself and the seed alone.
+
+    So rows in another order, copies, other texts beside it, and other codes change nothing, and two methods are asked
+    about the same texts. Halves are as even as fair coins make them: of 120 texts 60 ± 5, of a label with 24 texts
+    12 ± 2. A mean over splits takes little notice.
 
     Args:
-        label (`np.ndarray` of shape `(n,)`, int64): Label of each text.
-        generator (`np.random.Generator`): Source of the draw.
+        texts (`Sequence[str]`): The texts, n of them.
+        num_splits (`int`): Number of splits, at most 512: the bits of a hash.
+        seed (`int`): Of all splits.
 
     Returns:
-        `np.ndarray` of shape `(n,)`, int64: 0 or 1 for each text.
+        `np.ndarray` of shape `(n, num_splits)`, uint8: 0 or 1 for each text and split. Fewer splits are the first ones
+        of more.
     """
-    half = np.empty_like(label)
-    half[np.lexsort((generator.permutation(len(label)), label))] = np.arange(len(label)) % 2
-    return half
+    key = str(seed).encode()
+    hashes = b"".join(blake2b(text.encode("utf-8", "surrogatepass"), key=key).digest() for text in texts)
+    return np.unpackbits(np.frombuffer(hashes, np.uint8).reshape(len(texts), -1), axis=1, count=num_splits)
 
 
 def draw_bootstrap(num_texts: int, num_draws: int, generator: np.random.Generator) -> Iterator[np.ndarray]:

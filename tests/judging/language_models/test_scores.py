@@ -122,7 +122,7 @@ class TestByHand:
     def test_with_every_answer_it_is_the_mean(self):
         ratings = np.array([3, np.nan, 2, 1, np.nan])
         found = bootstrap_rating(ratings, ~np.isnan(ratings), 5)
-        assert found == pytest.approx(bootstrap_mean(np.nan_to_num(ratings, nan=1), 5))
+        assert found == pytest.approx(bootstrap_mean(np.nan_to_num(ratings, nan=1), 5, 1, 3))
 
     def test_what_was_decided_by_rule_says_nothing_of_the_judge(self):
         # In half of the texts the random code is empty, in the others b; whatever is asked, random is preferred to a.

@@ -1,15 +1,16 @@
 """Scores agree with figures by hand, and intervals know of people and of texts."""
 
 import json
+import math
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
+from scipy.stats import t
 
 from clvq_hf.judging.people import build_study, read_answers, score_study
+from clvq_hf.judging.people.intervals import crossed_half_width
 from clvq_hf.judging.people.score_report import score_tables
-from clvq_hf.judging.people.scoring import _Resamples
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def score(tmp_path, key):
         for sheet in sheets:
             files.append(tmp_path / f"{sheet['annotator']}.json")
             files[-1].write_text(json.dumps(sheet))
-        return score_study(read_answers(files, of), of, **{"num_bootstrap": 500, **settings})
+        return score_study(read_answers(files, of), of, **settings)
 
     return score
 
@@ -142,7 +143,7 @@ def test_a_missing_extra_is_named(score, answer_sheet, monkeypatch):
         score([answer_sheet(1), answer_sheet(2)])
 
 
-class TestBootstrap:
+class TestIntervals:
     def test_people_who_differ_make_the_interval_wide(self, score, answer_sheet):
         def wrong(question):
             return {"good": "bad", "bad": "good"}[question.answer]
@@ -161,24 +162,21 @@ class TestBootstrap:
         many = of_method(score([answer_sheet(a, by_text) for a in range(1, 41)]), "plain-method")
         assert many["accuracy_high"] - many["accuracy_low"] > 0.8 * (few["accuracy_high"] - few["accuracy_low"])
 
-    def test_a_resample_counts_whoever_is_drawn_twice_twice(self):
-        generator = np.random.default_rng(0)
-        cells = [(annotator, text) for annotator in (1, 2, 5) for text in range(4) if (annotator, text) != (2, 3)]
-        answers = pd.DataFrame(cells, columns=["annotator", "text_id"])
-        answers["is_right"] = generator.random(len(answers)) < 0.5
-        resamples = _Resamples(answers, 50, seed=3)
-        right = {(row.annotator, row.text_id): row.is_right for row in answers.itertuples()}
-        for number, accuracy in enumerate(resamples.accuracies(answers)):
-            annotators = np.repeat(resamples.annotators, resamples.annotator_counts[number])
-            texts = np.repeat(resamples.texts, resamples.text_counts[number])
-            assert (len(annotators), len(texts)) == (3, 4)
-            drawn = [right[a, t] for a in annotators for t in texts if (a, t) in right]
-            assert accuracy == pytest.approx(np.mean(drawn)) if drawn else np.isnan(accuracy)
+    def test_by_hand(self):
+        # Two annotators, three texts; deviations 1, 0, -1 and 2, 0, -2. Annotators sum to 0, texts to 3, 0, -3.
+        deviations = np.array([[1, 0, -1], [2, 0, -2]])
+        squares = [(deviations.sum(axis) ** 2).sum() for axis in (1, 0)] + [(deviations**2).sum()]
+        assert squares == [0, 18, 10]
+        # Texts 18·3/2 = 27; annotators 0 - 10, no less than 0: two degrees of freedom, those of three texts.
+        assert crossed_half_width(*squares, 2, 3) == pytest.approx(t.ppf(0.975, 2) * math.sqrt(27))
+        # Texts 2·3/2 = 3; annotators 25·2/1 - 10 = 40: 43² / (40²/1 + 3²/2) = 1.15 degrees of freedom.
+        assert crossed_half_width(25, 2, 10, 2, 3) == pytest.approx(t.ppf(0.975, 43**2 / 1604.5) * math.sqrt(43))
+        # One annotator says nothing of others; one text nothing of texts.
+        assert crossed_half_width(25, 2, 2, 1, 3) == pytest.approx(t.ppf(0.975, 2) * math.sqrt(3))
+        assert math.isnan(crossed_half_width(25, 2, 10, 2, 1))
 
-    def test_the_seed_decides(self, score, answer_sheet):
-        sheets = [answer_sheet(annotator, always_good_if_mixed) for annotator in range(1, 5)]
-        assert score(sheets) == score(sheets)
-        assert score(sheets) != score(sheets, seed=1)
+    def test_equal_answers_have_no_spread(self):
+        assert crossed_half_width(0.0, 0.0, 0.0, 4, 50) == 0
 
 
 class TestChecks:
