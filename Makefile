@@ -22,7 +22,7 @@ demo: $(VENV)/demo.stamp  ## Learn and print the concepts of a small real model,
 test: lint  ## Lint, then run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-fast: lint  ## Lint, then run the tests that take seconds
+test-fast: lint  ## Lint, then run the tests that take less than half a second each
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-minimum: $(MINIMUM)/test.stamp  ## Run all tests with the lowest versions that setup.cfg allows

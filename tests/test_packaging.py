@@ -45,6 +45,7 @@ def test_the_tested_release_of_transformers():
     assert Version(TESTED_TRANSFORMERS) == pins("scripts/constraints.txt")["transformers"]
 
 
+@pytest.mark.slow
 def test_everything_that_is_imported_is_declared():
     provided = importlib.metadata.packages_distributions()
     declared = {canonicalize_name(requirement.name) for requirement in RUNTIME}

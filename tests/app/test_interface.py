@@ -234,6 +234,7 @@ def test_generated_text_of_a_causal_host(browser, llama):
         assert app.errors == []
 
 
+@pytest.mark.slow
 def test_a_missing_gradio_is_named(minilm, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape('pip install "clvq-hf[app]"')):

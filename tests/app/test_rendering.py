@@ -78,6 +78,7 @@ class TestReading:
         without = Parsed(re.sub(r'<span class="code">\d+</span>', "", shown)).text
         assert without.removeprefix("[CLS]").removesuffix("[SEP]").rstrip() == text.rstrip()
 
+    @pytest.mark.slow
     def test_white_space_is_outside_of_the_buttons_and_visible_where_it_is_a_token(
         self, fit, make_model, causal_host, texts
     ):

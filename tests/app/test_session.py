@@ -51,6 +51,7 @@ class TestRead:
         torch.testing.assert_close(torch.tensor([share for _, share in read.probabilities]), expected)
         assert read.limit is None and read.text == TEXT
 
+    @pytest.mark.slow
     def test_only_the_likeliest_of_many_classes(self, minilm):
         torch.manual_seed(1)
         config = BertConfig.from_dict({**minilm.host.config.to_dict(), "num_labels": 30, "id2label": None})
@@ -91,6 +92,7 @@ class TestRead:
         with pytest.raises(ValueError, match=r"Type (another )?one"):
             minilm.read(text)
 
+    @pytest.mark.slow
     def test_the_hosts_own_limit_leaves_room_for_what_is_generated(self, llama):
         assert llama.max_length == 128 - llama.max_new_tokens
         effect = llama.ablate("film " * 500, 0, positions="all", max_new_tokens=64)
@@ -218,6 +220,7 @@ class TestGenerate:
         before, after = llama.steer(TEXT, 0, 0.0, max_new_tokens=5).continuations
         assert before == after and before.different == before.rest == "" and before.shared
 
+    @pytest.mark.slow
     def test_never_more_than_the_limit(self, llama):
         before, _ = llama.steer(TEXT, 0, 0.0, max_new_tokens=10_000).continuations
         assert before.text == llama.tokenizer.decode(self.greedy(llama, 64), clean_up_tokenization_spaces=False)
@@ -255,6 +258,7 @@ def test_smollm2(all_texts, smollm2_dir):
         assert effect.margin[0] > effect.margin[1]
 
 
+@pytest.mark.slow
 class TestTogether:
     def test_two_requests_at_a_time_do_not_mix(self, minilm):
         code = minilm.read(TEXT).tokens[2].code
@@ -359,6 +363,7 @@ class TestFromPretrained:
         minilm.model.save_pretrained(tmp_path / "model")
         return tmp_path
 
+    @pytest.mark.slow
     def test_a_table_is_named_or_lies_beside_the_model(self, minilm, folders, caplog):
         model, host = str(folders / "model"), str(folders / "host")
         explorer = Explorer.from_pretrained(model, host)
@@ -377,6 +382,7 @@ class TestFromPretrained:
         with pytest.raises(ValueError, match="Is it the host rather"):
             Explorer.from_pretrained(str(folders / "host"))
 
+    @pytest.mark.slow
     def test_everything_from_the_hub(self, shared_model, hub, hub_host, tokenizer, texts):
         table = shared_model.concept_table(hub_host, tokenizer, texts)
         shared_model.push_to_hub("org/concepts", concepts=table)
@@ -386,6 +392,7 @@ class TestFromPretrained:
         assert len(explorer.table) == len(table)
         assert explorer.read(TEXT).probabilities
 
+    @pytest.mark.slow
     def test_labels_without_names_take_those_of_the_table(self, minilm):
         config = BertConfig.from_dict({**minilm.host.config.to_dict(), "id2label": None, "label2id": None})
         host = BertForSequenceClassification(config).eval()

@@ -28,6 +28,7 @@ def invoke(*arguments):
 
 
 class TestExport:
+    @pytest.mark.slow
     def test_three_files_that_a_space_needs(self, pushed, tmp_path):
         folder = tmp_path / "new" / "space"
         code, output = invoke("org/concepts", "--export-space", folder)
@@ -100,6 +101,7 @@ class TestRefused:
         assert code == 1 and "clvq-hf push" in output
 
 
+@pytest.mark.slow
 def test_its_app_runs(pushed, tmp_path, monkeypatch):
     export_space(tmp_path / "space", "org/concepts")
     explorers = []

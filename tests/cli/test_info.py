@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from helpers.command_line import invoke, refuse, succeed
 from helpers.hub_commands import REPO, table  # noqa: F401
 from huggingface_hub import HfApi
 
 
+@pytest.mark.slow
 def test_info_of_a_repository(hub, shared_model, table):
     shared_model.config.training = {
         **{"dataset": "org/reviews", "num_texts": 60, "num_tokens": 1234},

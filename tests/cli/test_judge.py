@@ -34,6 +34,7 @@ def run(*arguments, **options):
 
 
 class TestJudge:
+    @pytest.mark.slow
     def test_end_to_end(self, folders, tmp_path, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         out = tmp_path / "out"
@@ -109,6 +110,7 @@ class TestJudge:
             judge_tables(tables, judges, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.slow
     def test_interrupted(self, folders, tmp_path):
         def broken(number, body):
             return good_judge(number, body) if number <= 20 else (401, {}, b"{}")
@@ -137,6 +139,7 @@ class TestJudge:
         assert result.exit_code == 1 and message in result.output
 
 
+@pytest.mark.slow
 def test_label(word_table, tmp_path):
     word_table.save_to_disk(tmp_path / "table")
     with StubJudge(namer) as stub:

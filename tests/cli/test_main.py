@@ -19,6 +19,7 @@ def test_version():
     assert succeed("--version") == f"clvq-hf {__version__}"
 
 
+@pytest.mark.slow
 def test_every_command_has_an_example_in_its_help():
     names = []
     for name, command in typer.main.get_command(app).commands.items():

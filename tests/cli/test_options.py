@@ -88,6 +88,7 @@ def build(fitted_model, saved_host, all_texts, tmp_path):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [NAMES, NAMES[::-1]])
 @pytest.mark.parametrize(
     ("label", "options"),
@@ -100,6 +101,7 @@ def test_one_text_has_one_class(build, tmp_path, all_texts, names, label, option
     assert [names[number] for number in table.texts["label"]] == [NAMES[n] for n in all_texts[:20]["label"]]
 
 
+@pytest.mark.slow
 def test_a_host_without_names(build, tmp_path):
     command = build(["bad", "good"].__getitem__, ["LABEL_0", "LABEL_1"])
     output = refuse(*command)

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 from clvq_hf import CLVQModel
 
 
+@pytest.mark.slow
 def test_pull_and_push_again(hub, shared_model, table, tmp_path, monkeypatch):
     shared_model.push_to_hub(REPO, concepts=table)
     HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="checkpoint-9/optimizer.pt", repo_id=REPO)
@@ -43,6 +44,7 @@ def test_mistakes(hub, hub_host, tmp_path):
     assert not (tmp_path / "host").exists()
 
 
+@pytest.mark.slow
 def test_pull_over_an_earlier_one(hub, shared_model, table, tmp_path):
     shared_model.push_to_hub(REPO, concepts=table)
     succeed("pull", REPO, "--output-dir", tmp_path / "out")

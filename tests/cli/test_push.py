@@ -12,6 +12,7 @@ from transformers import BertForSequenceClassification
 from clvq_hf import CLVQModel, ConceptTable
 
 
+@pytest.mark.slow
 def test_push_everything(hub, folder, table, shared_model):
     output = succeed("push", folder, REPO, "--table", folder.parent / "table", "--license", "mit", "--private")
     assert f"/{REPO}/commit/" in output.replace(" ", "")
@@ -30,6 +31,7 @@ def test_a_codebook_keeps_what_lies_beside_it(hub, folder, tokenizer):
     assert CLVQModel.from_pretrained(REPO).decoder is None
 
 
+@pytest.mark.slow
 def test_a_codebook_to_a_branch_with_its_table_elsewhere(hub, folder, table):
     succeed("push", folder, REPO, "--codebook-only", "--revision", "small")
     assert CLVQModel.from_pretrained(REPO, revision="small").decoder is None
@@ -48,6 +50,7 @@ def test_what_an_earlier_version_saved(hub, shared_model, folder):
     assert json.loads(hub.files(REPO)["config.json"])["fingerprint"] == shared_model.fingerprint()
 
 
+@pytest.mark.slow
 def test_mistakes(hub, folder, table, tmp_path, monkeypatch):
     assert "There is no folder" in refuse("push", tmp_path / "nothing", REPO)
     assert "holds no concept model" in refuse("push", tmp_path / "table", REPO)

@@ -28,6 +28,7 @@ def saved(tables, tmp_path):
     return [tmp_path / name for name in tables]
 
 
+@pytest.mark.slow
 def test_build_says_how_many_items_and_annotators_it_takes(run, saved, tmp_path):
     code, output = run("build", *saved, "-o", "mine", "--items", 30, "--raters", 3)
     assert code == 0
@@ -39,6 +40,7 @@ def test_build_says_how_many_items_and_annotators_it_takes(run, saved, tmp_path)
     assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == ["key.json", "page.html"]
 
 
+@pytest.mark.slow
 def test_build_says_that_there_are_fewer_texts(run, saved):
     code, output = run("build", *saved, "--checks", 2)
     assert code == 0 and "60 were asked for; the tables have 40 texts" in output and "this study has 38" in output
@@ -66,6 +68,7 @@ def test_build_refuses_in_words(run, saved, arguments, message, tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_score_finds_the_key_beside_the_answers_or_above(run, folder, answer_sheet, tmp_path):
     (tmp_path / "study" / "answers").mkdir(parents=True)
     shutil.copy(folder / "key.json", tmp_path / "study")

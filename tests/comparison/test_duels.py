@@ -67,6 +67,7 @@ def test_what_seeds_differ_by_widens_the_interval_as_a_t_distribution_does():
     assert sign_flip_p_value(found.values) < 0.001 and found.p_value == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_noise_of_texts_is_not_counted_as_noise_of_seeds():
     generator = np.random.default_rng(0)
     same = generator.normal(size=600) + 0.3 * generator.normal(size=(3, 600))

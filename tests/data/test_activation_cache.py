@@ -214,6 +214,7 @@ class TestSource:
         cache.check_same_source(cache)
         assert not caplog.text
 
+    @pytest.mark.slow
     def test_of_another_host_tokenizer_or_texts(self, cache, host, tokenizer, texts):
         with torch.no_grad():
             host.bert.embeddings.word_embeddings.weight[5] += 1

@@ -113,6 +113,7 @@ class TestAttentionSinks:
         assert torch.equal(attention_sinks(states * 2.0 ** round(np.log2(scale)), mask), found)
         assert not (found & ~mask).any() and (found.sum(-1) <= mask.sum(-1) / 2).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("layer", [1, 3])
     def test_of_either_layer_do_not_count_streamed_or_from_a_cache(self, host, tokenizer, texts, tmp_path, layer):
         def grow(states):

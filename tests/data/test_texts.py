@@ -12,6 +12,7 @@ def write(path, rows):
     return path
 
 
+@pytest.mark.slow
 def test_movie_reviews(all_texts):
     assert len(all_texts) == 8530
     assert label_names(all_texts) == ["negative", "positive"]

@@ -105,6 +105,7 @@ class TestFingerprint:
         assert tokenize_texts(texts, tokenizer)._fingerprint == before
         assert tokenize_texts(texts, AutoTokenizer.from_pretrained(minilm_dir))._fingerprint == before
 
+    @pytest.mark.slow
     def test_whatever_changes_the_tokens(self, texts, minilm_dir):
         plain = AutoTokenizer.from_pretrained(minilm_dir)
         cased = AutoTokenizer.from_pretrained(minilm_dir, do_lower_case=False)

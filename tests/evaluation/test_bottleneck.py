@@ -8,6 +8,8 @@ from datasets import Dataset
 from clvq_hf.evaluation.bottleneck import bottleneck_figures, splice_texts
 from clvq_hf.hosts import hooks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def few(texts):

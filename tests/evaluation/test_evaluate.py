@@ -16,6 +16,8 @@ from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from clvq_hf.metrics.results_tables import report_tables
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
 
+pytestmark = pytest.mark.slow
+
 QUICK = EvaluationSettings(num_draws=1, n_steps=2, max_steps=2, num_bootstrap=20)
 
 

@@ -303,6 +303,7 @@ class TestFailures:
 
 
 class TestClientProcess:
+    @pytest.mark.slow
     def test_its_environment(self, hub, tmp_path):
         code = """
             from huggingface_hub import constants, create_repo, whoami

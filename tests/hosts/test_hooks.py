@@ -217,6 +217,7 @@ class TestProbe:
         inputs = {"input_ids": inputs_for(host)["input_ids"]}
         assert torch.equal(output_of(host, inputs), output_of(twin, inputs))
 
+    @pytest.mark.slow
     def test_is_kept_and_does_not_keep_the_host_alive(self):
         host = tiny_hosts.tiny_host("bert")
         stream = hooks.residual_stream(host)
@@ -614,6 +615,7 @@ class TestWrappers:
         with hooks.edit(host, 0, lambda state: state * 0):
             assert not torch.equal(output_of(host, inputs), plain)
 
+    @pytest.mark.slow
     def test_compiled_is_refused(self):
         host = tiny_hosts.tiny_host("bert")
         with pytest.raises(hooks.UnsupportedHostError, match=r"Pass its \._orig_mod"):

@@ -1,5 +1,6 @@
 """Codebooks are found on the Hub by host, dataset, owner and name."""
 
+import pytest
 from huggingface_hub import HfApi
 
 from clvq_hf import list_codebooks
@@ -7,6 +8,7 @@ from clvq_hf import list_codebooks
 REPO = "org/clvq-bert"
 
 
+@pytest.mark.slow
 def test_by_host_dataset_and_name(hub, shared_model, make_model):
     for name in ("org/reviews", "org/news"):
         HfApi().create_repo(name, repo_type="dataset")

@@ -81,6 +81,7 @@ class TestTokens:
     def no_login(self, shared_model, monkeypatch):
         monkeypatch.delenv("HF_TOKEN")
 
+    @pytest.mark.slow
     def test_missing(self, hub, shared_model):
         with pytest.raises(HubError, match=r"may not write to org/clvq-bert \(401.*hf auth login.*HF_TOKEN") as caught:
             shared_model.push_to_hub(REPO)

@@ -60,6 +60,7 @@ class TestFailures:
         hub._failures.clear()
         assert shared_model.push_to_hub(REPO)
 
+    @pytest.mark.slow
     def test_a_pull_request_is_not_opened_twice(self, hub, shared_model):
         shared_model.push_to_hub(REPO)
         with torch.no_grad():
@@ -72,6 +73,7 @@ class TestFailures:
         assert shared_model.push_to_hub(REPO, create_pr=True).pr_num == 2
 
 
+@pytest.mark.slow
 class TestStaleFiles:
     def test_shards_make_way_and_other_files_stay(self, hub, shared_model):
         shared_model.push_to_hub(REPO, max_shard_size="10KB")

@@ -328,6 +328,7 @@ class TestAccuracies:
 
 
 class TestInvariance:
+    @pytest.mark.slow
     @settings(max_examples=25, deadline=None)
     @given(st.integers(0, 10_000), st.sampled_from([2, 3]))
     def test_order_of_rows(self, seed, num_classes):
@@ -335,6 +336,7 @@ class TestInvariance:
         order = np.random.default_rng(seed).permutation(len(columns["text_id"]))
         assert run(select(columns, order), details=True) == run(columns, details=True)
 
+    @pytest.mark.slow
     @settings(max_examples=25, deadline=None)
     @given(st.integers(0, 10_000))
     def test_numbers_of_texts_and_draws(self, seed):
@@ -342,6 +344,7 @@ class TestInvariance:
         text_ids, draws = [3 * number - 7 for number in columns["text_id"]], [2 * draw + 1 for draw in columns["draw"]]
         assert run({**columns, "text_id": text_ids, "draw": draws}) == run(columns)
 
+    @pytest.mark.slow
     @settings(max_examples=25, deadline=None)
     @given(st.integers(0, 10_000))
     def test_numbers_of_classes(self, seed):

@@ -149,6 +149,7 @@ def test_a_sample_estimates_the_figures_of_all_pairs():
         assert part["num_sampled_different_pairs"] == min(300, part["num_different_pairs"])
 
 
+@pytest.mark.slow
 def test_the_sample_is_uniform_over_blocks(monkeypatch):
     # 120 texts in blocks of 10 rows: each text must have its share of the pairs.
     monkeypatch.setattr("clvq_hf.metrics.codebook_overlap.numerics.BLOCK_CELLS", 1200)
@@ -174,6 +175,7 @@ def test_of_many_texts_some_are_drawn():
     assert results["ratio"] > 1
 
 
+@pytest.mark.slow
 def test_the_interval_is_as_wide_as_repeated_samples_say():
     repeats = [
         codebook_overlap(**make_rows(seed=seed, num_types=20), num_bootstrap=200, num_permutations=1)
@@ -185,6 +187,7 @@ def test_the_interval_is_as_wide_as_repeated_samples_say():
     assert 0.8 < np.mean(widths) / spread < 1.5
 
 
+@pytest.mark.slow
 def test_labels_that_mean_nothing_are_found_to_mean_nothing():
     repeats = [
         codebook_overlap(**make_rows(effect=0, seed=seed, num_types=20), num_bootstrap=100, num_permutations=99)
@@ -197,6 +200,7 @@ def test_labels_that_mean_nothing_are_found_to_mean_nothing():
     assert 0.3 < p_values.mean() < 0.7 and np.mean(p_values <= 0.1) <= 0.25
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000))
 def test_order_names_and_duplicates_change_nothing(seed):

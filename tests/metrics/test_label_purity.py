@@ -307,6 +307,7 @@ def columns_of_texts(draw) -> dict[str, list]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(columns_of_texts(), st.permutations(range(5)), st.randoms(use_true_random=False))
 def test_order_repetition_and_names_of_codes_do_not_matter(columns, names, random):

@@ -147,6 +147,7 @@ def test_permuted_labels_keep_what_each_type_has():
         np.testing.assert_allclose(several[same], contexts.pair_label[same].mean(), atol=0.06)
 
 
+@pytest.mark.slow
 def test_words_that_are_frequent_under_one_label_are_not_routed():
     excess = [
         compute(simulate(seed, skewed=True), min_count=5, min_texts=3, num_bootstrap=1)["excess_jsd"]
@@ -219,6 +220,7 @@ def columns_of_texts(draw) -> dict[str, list]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(columns_of_texts(), st.permutations(range(5)), st.randoms(use_true_random=False))
 def test_order_repetition_and_names_of_codes_do_not_matter(columns, names, random):

@@ -164,6 +164,7 @@ class TestContents:
         assert card.data.license_link == "https://example.com/x" and "| llama3 |" in card.text
 
 
+@pytest.mark.slow
 class TestSafety:
     def test_texts_labels_and_names_are_escaped(self, shared_model, make_table):
         texts = [f"{attack} number {n} film" for n, attack in enumerate(ATTACKS * 8)]

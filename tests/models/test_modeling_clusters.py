@@ -349,6 +349,7 @@ class TestConcepts:
 
 
 class TestSaveAndLoad:
+    @pytest.mark.slow
     def test_round_trip_is_exact(self, fitted, tmp_path):
         fitted.save_pretrained(tmp_path / "model")
         for loaded in (
@@ -365,6 +366,7 @@ class TestSaveAndLoad:
         bare = ClusterModel.from_pretrained(tmp_path / "model", has_decoder=False)
         assert bare.decoder is None and bare.fingerprint() == fitted.fingerprint()
 
+    @pytest.mark.slow
     def test_every_missing_key_is_an_error(self, fitted, tmp_path):
         fitted.save_pretrained(tmp_path)
         tensors = load_file(tmp_path / "model.safetensors")
@@ -418,6 +420,7 @@ class TestOnAHost:
         torch.testing.assert_close(changed[real], fitted.decoder.vectors[codes[real]])
         assert torch.equal(changed[~real], upper[~real]) and count_hooks(host) == 0
 
+    @pytest.mark.slow
     def test_concept_table_and_verify(self, fitted, host, tokenizer, texts):
         table = fitted.concept_table(host, tokenizer, texts)
         counts = np.bincount(table.column("code"), minlength=12)
@@ -428,6 +431,7 @@ class TestOnAHost:
         assert fitted.verify(host, tokenizer)
         assert not fitted.verify(BertForSequenceClassification(host.config).eval())
 
+    @pytest.mark.slow
     def test_on_the_hub(self, hub, hub_host, tokenizer, texts, tmp_path):
         cache = ActivationCache.build(tmp_path / "cache", hub_host, tokenizer, texts, lower_layer=1, upper_layer=3)
         config = ClusterConfig.from_host(hub_host, 1, 3, codebook_size=12, algorithm="agglomerative")

@@ -267,6 +267,7 @@ class TestSaveAndLoad:
         assert isinstance(loaded, CLVQModel)
         assert torch.equal(loaded.codebook, model.codebook)
 
+    @pytest.mark.slow
     def test_every_missing_key_is_an_error(self, make_model, tmp_path):
         model = make_model(num_decoder_layers=1)
         model.save_pretrained(tmp_path)

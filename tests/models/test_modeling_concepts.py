@@ -31,6 +31,7 @@ def same_weights(first, second) -> bool:
 
 
 class TestRoundTrip:
+    @pytest.mark.slow
     def test_everything_comes_back(self, hub, shared_model, hub_host, tokenizer, texts, table):
         commit = shared_model.push_to_hub(REPO, concepts=table)
         assert commit.oid in commit.commit_url
@@ -52,6 +53,7 @@ class TestRoundTrip:
         again = model.concept_table(host, found_tokenizer, texts)
         assert (again.column("code") == table.column("code")).all()
 
+    @pytest.mark.slow
     def test_the_config_says_where_it_came_from(self, hub, shared_model, hub_host):
         config = shared_model.config
         assert config.host_name_or_path == "org/host"
@@ -84,12 +86,14 @@ class TestRoundTrip:
         model.push_to_hub("me/copy")
         assert hub.files("me/copy")["reference.json"] == hub.files(REPO)["reference.json"]
 
+    @pytest.mark.slow
     def test_a_name_without_an_owner(self, hub, shared_model, table):
         shared_model.push_to_hub("clvq-mine", concepts=table)
         assert b'from_pretrained("me/clvq-mine")' in hub.files("me/clvq-mine")["README.md"]
         shared_model.push_to_hub("clvq-mine")
         assert "concepts/tokens.parquet" in hub.files("me/clvq-mine"), "it is known to be the same repository"
 
+    @pytest.mark.slow
     def test_sharded(self, hub, shared_model):
         shared_model.push_to_hub(REPO, max_shard_size="10KB")
         assert "model.safetensors.index.json" in hub.files(REPO) and "model.safetensors" not in hub.files(REPO)
@@ -104,6 +108,7 @@ class TestRoundTrip:
         with pytest.raises(HubError, match="not found on the Hub, or is private"):
             CLVQModel.from_pretrained(REPO, token=hub.add_user("stranger"), cache_dir=tmp_path / "strangers")
 
+    @pytest.mark.slow
     def test_concepts_need_the_token_that_the_model_was_loaded_with(self, hub, shared_model, table, monkeypatch):
         shared_model.push_to_hub(REPO, private=True, concepts=table)
         monkeypatch.delenv("HF_TOKEN")
@@ -127,6 +132,7 @@ class TestLoadingWithAHost:
         hub_host.save_pretrained(tmp_path / "host")
         return tmp_path
 
+    @pytest.mark.slow
     def test_a_host_that_was_trained_on_in_place(self, folders):
         model = CLVQModel.from_pretrained(folders / "model")
         with pytest.raises(ValueError, match="NOT the right host"):
@@ -136,10 +142,12 @@ class TestLoadingWithAHost:
         with pytest.raises(ValueError, match="NOT the right host"):
             load_with_host(str(folders / "model"), str(folders / "host"))
 
+    @pytest.mark.slow
     def test_the_right_one_elsewhere(self, folders, caplog):
         load_with_host(str(folders / "model"), str(folders / "before"))
         assert not caplog.text
 
+    @pytest.mark.slow
     def test_another_tokenizer(self, folders, tokenizer):
         larger = copy.deepcopy(tokenizer)
         larger.add_tokens(["xyzzy"])
@@ -147,6 +155,7 @@ class TestLoadingWithAHost:
         with pytest.raises(ValueError, match="another vocabulary"):
             load_with_host(str(folders / "model"), str(folders / "before"))
 
+    @pytest.mark.slow
     def test_a_dtype_that_was_asked_for_is_a_warning(self, folders, caplog):
         CLVQModel.from_pretrained(folders / "model").load_host(dtype=torch.bfloat16)
         assert "NOT the right host" in caplog.text
@@ -157,6 +166,7 @@ class TestLoadingWithAHost:
         assert "cannot be checked whether this is the right host" in caplog.text
 
 
+@pytest.mark.slow
 class TestOffline:
     def test_what_is_small_is_there_after_loading(self, hub, shared_model, hub_host, tokenizer, table, monkeypatch):
         shared_model.push_to_hub(REPO, concepts=table)
@@ -177,6 +187,7 @@ class TestOffline:
         assert len(CLVQModel.from_pretrained(REPO).concepts) == len(table)
 
 
+@pytest.mark.slow
 class TestPlaces:
     def test_branches_tags_commits_and_pull_requests(self, hub, shared_model):
         first = shared_model.push_to_hub(REPO).oid
@@ -266,6 +277,7 @@ class TestPlaces:
 
 
 class TestCodebookOnly:
+    @pytest.mark.slow
     def test_encodes_alike_and_is_small(self, hub, shared_model, hub_host, tokenizer, table):
         shared_model.push_to_hub(REPO, codebook_only=True, concepts=table)
         whole = sum(tensor.nbytes for tensor in shared_model.state_dict().values())
@@ -349,6 +361,7 @@ class TestHost:
         with pytest.raises(ValueError, match="no reference texts"):
             CLVQModel.from_pretrained(tmp_path).verify(host)
 
+    @pytest.mark.slow
     def test_a_table_of_another_model(self, shared_model, table, make_model, hub, tmp_path):
         with torch.no_grad():
             shared_model.quantizer.ema_sums.add_(1)
@@ -384,6 +397,7 @@ class TestRefusals:
             with pytest.raises(ValueError, match="not in its folder: this is refused"):
                 CLVQModel.from_pretrained(folder)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["model/../../../../escaped.safetensors", "concepts/../../../../escaped.json"])
     def test_names_that_lead_out_of_the_cache(self, hub, shared_model, tmp_path, name):
         shared_model.push_to_hub(REPO)
@@ -444,6 +458,7 @@ class TestRefusals:
         }
         assert len(fingerprints) == 2
 
+    @pytest.mark.slow
     def test_downloads_no_more_than_needed(self, hub, shared_model, table):
         shared_model.push_to_hub(REPO, concepts=table)
         asked = len(hub.requests)

@@ -626,6 +626,7 @@ class TestOnAHost:
         steps = torch.stack(generated.logits, dim=1)
         torch.testing.assert_close(steps, whole[:, prompt["input_ids"].shape[1] - 1 :], atol=1e-4, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_concept_table_and_verify(self, model, host, tokenizer, texts):
         table = model.concept_table(host, tokenizer, texts)
         for row in (0, 17):
@@ -642,6 +643,7 @@ class TestOnAHost:
 
 
 class TestOnTheHub:
+    @pytest.mark.slow
     def test_everything_comes_back(self, hub, hub_host, tokenizer, texts, fit):
         torch.manual_seed(0)
         config = SparseConfig.transcoder(hub_host, 1, 3, codebook_size=24, num_active=4)

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from huggingface_hub import HfApi
 
 from clvq_hf.hub.uploads import MARKER
@@ -34,6 +35,7 @@ class TestEditedCards:
         assert hub.files(REPO)["README.md"].endswith(b"# Mine\n")
 
 
+@pytest.mark.slow
 def test_paths_of_this_machine_stay_here(hub, shared_model, hub_host, tokenizer, texts, tmp_path):
     hub_host.save_pretrained(tmp_path / "my-host")
     (tmp_path / "texts.jsonl").write_text("{}")

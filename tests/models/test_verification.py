@@ -18,6 +18,8 @@ from transformers import (
 from clvq_hf import CLVQConfig, CLVQModel
 from clvq_hf.models.verification import REFERENCE_TEXTS, Reference, difference, sketch
 
+pytestmark = pytest.mark.slow
+
 SIGNS = [[-1.0, 1.0, 1.0, -1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, -1.0]]
 
 

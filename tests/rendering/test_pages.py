@@ -34,6 +34,7 @@ def test_json_in_a_script_stays_what_it_is(text):
     assert not set("<>&\u2028\u2029") & set(written)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(
     st.recursive(

@@ -37,6 +37,7 @@ def tokens_of(text):
 
 
 class TestConcepts:
+    @pytest.mark.slow
     def test_counts(self, contents):
         # Praise: one word in each of 20 good texts, and "warm" once more in text 5.
         praise = concept(contents, 1)

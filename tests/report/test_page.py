@@ -28,6 +28,7 @@ def text(report_file):
     return report_file.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_it_loads_nothing(text):
     addresses = set(re.findall(r"https?://[^\s\"'<>)]*", text))
     assert addresses == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}, "names of SVG, not addresses"
@@ -53,6 +54,7 @@ def test_our_scripts_never_make_markup_of_text(text):
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 
+@pytest.mark.slow
 def test_the_same_table_gives_the_same_file(table, model, evaluation, report_file, tmp_path):
     write_report(table, tmp_path / "again.html", model, evaluation)
     assert (tmp_path / "again.html").read_bytes() == report_file.read_bytes()
@@ -65,6 +67,7 @@ def test_without_a_model_or_an_evaluation(table, tmp_path):
     assert all(concept["near"] == [] and concept["effect"] is None for concept in contents_of(text)["concepts"])
 
 
+@pytest.mark.slow
 def test_a_file_that_would_be_too_large_has_fewer_texts_and_says_so(table, model, tmp_path, monkeypatch):
     write_report(table, tmp_path / "whole.html", model)
     whole = (tmp_path / "whole.html").stat().st_size
@@ -90,6 +93,7 @@ def test_what_does_not_belong_together(table, model, make_model, evaluation, tmp
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_earlier_report(table, model, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("earlier")
     monkeypatch.setattr(page, "render_page", lambda *_, **__: 1 / 0)
@@ -112,6 +116,7 @@ class TestCommand:
     def run(self, *arguments):
         return CliRunner().invoke(app, ["report", *map(str, arguments)])
 
+    @pytest.mark.slow
     def test_a_report_with_the_evaluation_that_the_table_is_in(self, folders):
         file = folders / "out.html"
         result = self.run(folders / "model", "--table", folders / "results" / "concept_table", "-o", file)
@@ -119,6 +124,7 @@ class TestCommand:
         assert "All figures as tables" in file.read_text(encoding="utf-8")
         assert "No evaluation" not in result.output
 
+    @pytest.mark.slow
     def test_an_evaluation_of_other_texts_is_left_out_unless_it_is_asked_for(self, folders, table):
         some = table.texts.select(range(39)), table.tokens.filter(lambda row: row["text_id"] < 39)
         type(table)(some[1], some[0], table.metadata).save_to_disk(folders / "results" / "fewer")
@@ -131,11 +137,13 @@ class TestCommand:
         result = self.run(*arguments, "--evaluation", folders / "results")
         assert result.exit_code == 1 and "is of other texts" in " ".join(result.output.split())
 
+    @pytest.mark.slow
     def test_a_table_alone(self, folders):
         result = self.run(folders / "model", "--table", folders / "alone", "-o", folders / "out.html")
         assert result.exit_code == 0 and "--evaluation FOLDER" in result.output
         assert "MB): open it in a browser." in " ".join(result.output.split())
 
+    @pytest.mark.slow
     def test_toxic_labels_are_masked_if_wanted(self, folders, table):
         toxic = type(table)(table.tokens, table.texts, {**table.metadata, "label_names": ["toxic", "clean"]})
         toxic.save_to_disk(folders / "toxic")
@@ -145,6 +153,7 @@ class TestCommand:
         assert "Texts with these labels are masked: toxic." in text and "tedious" not in text
         assert "tedious" not in json.dumps(contents_of(text))
 
+    @pytest.mark.slow
     def test_masking_that_is_not_possible_is_refused(self, folders, table):
         numbered = type(table)(table.tokens, table.texts, {**table.metadata, "label_names": ["0", "1"]})
         numbered.save_to_disk(folders / "jigsaw")
@@ -193,6 +202,7 @@ def test_fragments_do_without_the_extra(without_extras, table):
     assert "write_report" in dir(report)
 
 
+@pytest.mark.slow
 def test_concepts_that_are_too_many_are_left_out_and_it_is_said(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     words = ["".join(chr(0x4E00 + number) for number in row) for row in generator.integers(0, 20_000, (30, 400))]

@@ -78,6 +78,7 @@ def test_a_map_of_another_model(table, make_model):
         plots.plot_map(table, make_model())
 
 
+@pytest.mark.slow
 def test_svg_has_the_colours_of_the_page_and_nothing_from_elsewhere(table, results):
     colours = dict(re.findall(r"--([\w-]+): light-dark\((#\w+),", read_asset("base.css")))
     assert {name: colours[name] for name in plots.COLOURS} == plots.COLOURS

@@ -118,6 +118,7 @@ class TestScores:
             assert (row["error"] is None) == (method != "integrated_gradients")
             assert row["error"] is None or row["error"] < 1e-3
 
+    @pytest.mark.slow
     def test_the_mean_state_for_a_baseline(self, wide_host, tokenizer, few):
         states = [hooks.run(wide_host, encode(wide_host, tokenizer, text), [2])[2][0].detach() for text in few["text"]]
         arguments = {"method": "gradient_x_input", "batch_size": 4}
@@ -154,6 +155,7 @@ class TestScores:
             np.testing.assert_allclose(scores, whole[mask.bool()].detach().numpy(), atol=1e-4)
             assert (whole[~mask.bool()] == 0).all()
 
+    @pytest.mark.slow
     def test_add_up_to_the_change_of_the_logit(self, wide_host, tokenizer, few):
         result = salient_tokens(wide_host, tokenizer, few, 2, n_steps=64, max_error=1e-3)
         for row in result:
@@ -166,6 +168,7 @@ class TestScores:
             assert row["error"] == pytest.approx(row["absolute_error"] / abs(change), rel=1e-2, abs=1e-4)
             assert row["error"] < 1e-3
 
+    @pytest.mark.slow
     def test_gradient_and_occlusion_on_a_host_that_is_not_linear(self, wide_host, tokenizer, few):
         gradients = salient_tokens(wide_host, tokenizer, few, 2, method="gradient_x_input")
         occlusion = salient_tokens(wide_host, tokenizer, few, 2, method="occlusion", baseline=torch.ones(32))
@@ -199,6 +202,7 @@ class TestScores:
         assert padding.any() and (scores[padding] == 0).all() and (scores[~padding] != 0).all()
 
 
+@pytest.mark.slow
 class TestBatches:
     @pytest.mark.parametrize("method", METHODS)
     def test_neither_their_size_nor_the_order_matters(self, wide_host, tokenizer, texts, method):
@@ -254,6 +258,7 @@ class TestWords:
         word_scores, position, word = _salient_word(self.scores, self.word_id, np.zeros(6, dtype=bool), "abs")
         assert not word_scores.any() and (position, word) == (-1, -1)
 
+    @pytest.mark.slow
     def test_of_real_texts(self, wide_host, tokenizer, texts):
         result = salient_tokens(wide_host, tokenizer, texts, 2, n_steps=2, max_steps=2)
         tokenized = tokenize_texts(texts, tokenizer, with_words=True)
@@ -265,6 +270,7 @@ class TestWords:
             assert row["word_scores"][0] == row["word_scores"][-1] == 0 != row["scores"][0]
             assert row["scores"][row["salient_position"]] == row["word_scores"][row["salient_position"]]
 
+    @pytest.mark.slow
     def test_special_tokens_by_choice(self, linear_host, tokenizer, few):
         # The pooler reads [CLS] alone, and nearly all of the logit comes from its own state.
         result = salient_tokens(linear_host, tokenizer, few, LAYER, sign="abs", special_tokens=True)
@@ -274,6 +280,7 @@ class TestWords:
         assert_same(occluded, result, atol=1e-6)
 
 
+@pytest.mark.slow
 class TestSteps:
     def test_double_for_the_texts_above_the_bound_alone(self, wide_host, tokenizer, texts, monkeypatch):
         texts = texts.select(range(12))
@@ -310,6 +317,7 @@ class TestSteps:
         assert len(warnings_of) == 1
 
 
+@pytest.mark.slow
 class TestHosts:
     def test_next_token_after_the_text(self, causal_host, tokenizer, texts):
         texts = texts.select(range(5))
@@ -470,6 +478,7 @@ class TestAttentionSinks:
         real = torch.tensor([[True, True, True, False], [True] * 4])
         assert attention_sinks(state, real).tolist() == [[False, True, False, False], [False] * 4]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", METHODS)
     def test_are_never_salient(self, wide_host, tokenizer, few, method):
         plain = salient_tokens(wide_host, tokenizer, few, 1, method=method, n_steps=4, max_steps=4)

@@ -80,6 +80,7 @@ def known(table):
 
 
 class TestContents:
+    @pytest.mark.slow
     def test_one_row_per_real_token_with_the_codes_of_the_tap(self, table, model, host, tokenizer):
         assert table.texts["text_id"][:] == [0, 2, 3, 4], "the empty text is left out"
         for text_id in (0, 2, 3, 4):
@@ -105,6 +106,7 @@ class TestContents:
         assert words["word"].tolist() == ["Unwatchable", "nonsense", ";", "the", "plot", "is", "nonsense", "."]
         assert len(words["codes"][0]) > 1, "the first word is made of several tokens"
 
+    @pytest.mark.slow
     def test_neither_batch_size_nor_chunks_change_a_row(self, table, model, host, tokenizer, dataset, monkeypatch):
         monkeypatch.setattr("clvq_hf.tables.builder.TEXTS_PER_CHUNK", 3)
         other = model.concept_table(host, tokenizer, dataset, batch_size=1)
@@ -123,6 +125,7 @@ class TestContents:
         assert set(table.texts["prediction"]) == {-1} and set(table.texts["label"]) == {-1}
         assert table.label_names == [] and table.concept(int(table.active_codes[0])).purity is None
 
+    @pytest.mark.slow
     def test_a_causal_language_model_predicts_the_next_token(self, make_model, causal_host, tokenizer):
         model = make_model(is_causal=True).eval()
         model.quantizer.set_codebook(torch.randn(12, 32))
@@ -252,6 +255,7 @@ class TestDisk:
         with pytest.raises(ValueError, match="no concept table"):
             table.save_to_disk(tmp_path)
 
+    @pytest.mark.slow
     def test_written_where_asked(self, model, host, tokenizer, dataset, tmp_path):
         table = model.concept_table(host, tokenizer, dataset, output_dir=tmp_path / "table")
         assert len(ConceptTable.load_from_disk(tmp_path / "table")) == len(table)
@@ -281,6 +285,7 @@ class TestHost:
         with pytest.raises(ValueError, match=r"something else: tokenizer \w{8}, not \w{8}\. Make it again"):
             table.check_host(host, other)
 
+    @pytest.mark.slow
     def test_it_says_how_many_texts_were_trained_on(self, model, host, tokenizer, dataset, tmp_path, caplog):
         model = copy.deepcopy(model)
         assert model.concept_table(host, tokenizer, dataset).metadata["num_trained_on"] is None
@@ -292,6 +297,7 @@ class TestHost:
         assert ("Trained on", "2 of these texts: figures of them are too good") in table.facts()
         assert "2 of these 5 texts were trained on" in caplog.text
 
+    @pytest.mark.slow
     def test_it_names_the_host_that_was_run(self, model, host, tokenizer, dataset, tmp_path):
         model = copy.deepcopy(model)
         model.config.host_name_or_path, model.config.host_revision = "org/first", "abc"
@@ -312,6 +318,7 @@ class TestHost:
             table.check_same_host(ConceptTable(table.tokens, table.texts, metadata))
 
 
+@pytest.mark.slow
 class TestSalienceOfTheModel:
     @pytest.fixture
     def model(self, model):
@@ -528,6 +535,7 @@ class TestLabelsOfTheHost:
         host.config.id2label, host.config.label2id = {0: "positive", 1: "negative"}, {"positive": 0, "negative": 1}
         return host
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("names", [["negative", "positive"], ["positive", "negative"]])
     def test_by_name(self, model, swapped, tokenizer, dataset, names):
         words = ["negative", "positive"]

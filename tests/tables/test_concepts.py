@@ -54,6 +54,7 @@ class TestExcerpt:
     def test_a_text_without_a_marked_word_begins_at_its_begin(self):
         assert example(SENTENCE).excerpt(2).text == "one two …"
 
+    @pytest.mark.slow
     @given(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=30), st.data())
     def test_always_short_enough_and_with_its_first_word(self, words, data):
         text = " ".join(words)

@@ -19,6 +19,7 @@ def few() -> Dataset:
     return Dataset.from_dict(rows, features=FEATURES)
 
 
+@pytest.mark.slow
 def test_empty_texts_are_left_out(host, tokenizer, few, monkeypatch):
     messages = []
     monkeypatch.setattr("clvq_hf.data.tokenization.logger.warning", messages.append)
@@ -29,6 +30,7 @@ def test_empty_texts_are_left_out(host, tokenizer, few, monkeypatch):
     assert predictions[predictions >= 0].tolist() == [1, 0, 1, 0], "labels stay with their texts"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_trained_in_float32(host, tokenizer, few, dtype):
     host = host.to(dtype)
@@ -38,6 +40,7 @@ def test_half_precision_is_trained_in_float32(host, tokenizer, few, dtype):
     assert predict(host, tokenizer, few)[[0, 2, 3, 5]].tolist() == [1, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_training(host, tokenizer, few):
     with torch.no_grad():
         host.classifier.weight[0, 0] = float("nan")
@@ -59,6 +62,7 @@ def named():
     return Dataset.from_list(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["negative", "positive"], ["positive", "negative"]])
 def test_trains_on_the_hosts_classes(host, tokenizer, named, names):
     host.config.id2label, host.config.label2id = dict(enumerate(names)), {name: n for n, name in enumerate(names)}

@@ -285,6 +285,7 @@ class TestTraining:
     def test_workers_that_are_spawned(self, make_trainer):
         make_trainer(max_steps=2, dataloader_num_workers=1, dataloader_multiprocessing_context="spawn").train()
 
+    @pytest.mark.slow
     def test_a_causal_host(self, make_args, make_model, causal_host, tokenizer, texts):
         trainer = CLVQTrainer(
             model=make_model(is_causal=True, upper_layer=4),
@@ -584,6 +585,7 @@ class TestPresets:
             assert (args.weight_decay, args.max_grad_norm) == (1e-4, 0.0)
             assert (args.min_token_occurrences, args.max_token_occurrences) == (5, 20)
 
+    @pytest.mark.slow
     def test_train_with_adam_and_a_plateau(self, make_model, host, tokenizer, texts, tmp_path):
         args = CLVQTrainingArguments.paper_encoder(
             str(tmp_path), num_train_epochs=2, min_token_occurrences=1, max_token_occurrences=None, use_cpu=True
@@ -699,11 +701,13 @@ class TestBadInput:
         make_model().save_pretrained(tmp_path / "out")
         make_trainer()
 
+    @pytest.mark.slow
     def test_a_cache_of_other_layers(self, make_args, make_model, host, tokenizer, texts, tmp_path):
         cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, lower_layer=1, upper_layer=4)
         with pytest.raises(ValueError, match="upper_layer=3 in the config, but 4 in the activation cache"):
             CLVQTrainer(model=make_model(), args=make_args(), train_dataset=cache)
 
+    @pytest.mark.slow
     def test_the_texts_that_are_trained_on_are_noted(self, make_args, make_model, host, tokenizer, texts, tmp_path):
         few, args = texts.select(range(20)), make_args()
         cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, few, lower_layer=1, upper_layer=3)
@@ -715,6 +719,7 @@ class TestBadInput:
             trainer.record_training()
             assert trainer.model.count_trained_on(texts["text"]) == 20
 
+    @pytest.mark.slow
     def test_a_cache_of_another_host(self, make_args, make_model, host, tokenizer, texts, tmp_path):
         few, model, layers = texts.select(range(20)), make_model(), {"lower_layer": 1, "upper_layer": 3}
         cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, few, **layers)

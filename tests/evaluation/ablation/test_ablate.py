@@ -102,6 +102,7 @@ def rows_of(outcome, condition, draw=0):
 class TestPinned:
     """Figures of small runs that must not change: every condition draws the same, however it is written."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "arguments"),
         [
@@ -119,6 +120,7 @@ class TestPinned:
 
 
 class TestInModel:
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["project", "swap"])
     @pytest.mark.parametrize("positions", ["code", "all", "cls", "last"])
     def test_salient_is_what_the_model_ablates(self, setting, references, positions, how):
@@ -142,6 +144,7 @@ class TestInModel:
             expected = {"code": (codes == row.code).sum(), "all": len(codes)}.get(positions, 1)
             assert row.num_positions == expected
 
+    @pytest.mark.slow
     def test_has_every_condition(self, outcome):
         assert set(outcome["condition"]) == set(CONDITIONS)
         counts = outcome.to_pandas().groupby("condition")["draw"].max() + 1
@@ -164,6 +167,7 @@ class TestInModel:
         first, second = (rows_of(outcome, "random_direction", draw)["margin"] for draw in range(2))
         assert (first != second).any(), "each draw is another direction"
 
+    @pytest.mark.slow
     def test_another_code_of_the_text_at_its_own_positions(self, setting):
         model, host, tokenizer, table = setting
         outcome = ablate_texts(*setting, conditions=("salient", "other_code")).to_pandas()
@@ -278,6 +282,7 @@ class TestInModel:
             np.testing.assert_allclose(random["removed_norm"], residual["removed_norm"], rtol=1e-3)
         assert (draws[0]["margin"] != draws[1]["margin"]).any()
 
+    @pytest.mark.slow
     def test_concepts_that_are_words_say_nothing_beyond_them(self, host, tokenizer, texts, salience, references):
         """The words' mean states as a codebook: what is orthogonal to the word is nothing."""
         often = dataclasses.replace(references.words, counts=references.words.counts.clamp(min=10))
@@ -302,6 +307,7 @@ class TestInModel:
                 checked += 1
         assert checked >= 5
 
+    @pytest.mark.slow
     def test_neither_batch_size_nor_other_texts_matter(self, setting):
         one = ablate_texts(*setting, num_draws=2, batch_size=1).to_pandas()
         many = ablate_texts(*setting, num_draws=2, batch_size=7).to_pandas()
@@ -316,6 +322,7 @@ class TestInModel:
         three = rows_of(ablate_texts(*setting, conditions=("salient",), k=3), "salient")
         assert (three["removed_norm"] >= one["removed_norm"] - 1e-4).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("positions", ["code", "all"])
     def test_attention_sinks_stay_as_in_the_model(
         self, make_model, causal_host, tokenizer, texts, salience, positions
@@ -337,6 +344,7 @@ class TestInModel:
                 codes = table.text(row.text_id)["code"][1:]
                 assert row.num_positions == {"code": (codes == row.code).sum(), "all": len(codes)}[positions]
 
+    @pytest.mark.slow
     def test_a_causal_language_model(self, make_model, causal_host, tokenizer, texts, salience):
         model = make_model(is_causal=True).eval()
         model.quantizer.set_codebook(torch.randn(12, 32) * 0.02)
@@ -604,6 +612,7 @@ class TestIdentity:
         with pytest.raises(ValueError, match=r"concept table is of something else: host .*weights"):
             ablate_texts(model, retrained, tokenizer, table)
 
+    @pytest.mark.slow
     def test_references_of_another_host_or_layer(self, model, host, retrained, tokenizer, texts, table, make_model):
         few = texts.select(range(NUM_TEXTS, 40))
         of_another = fit_references(model, retrained, tokenizer, few)

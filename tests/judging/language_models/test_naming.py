@@ -178,6 +178,7 @@ class TestNamesOfATable:
             write_names(tmp_path, {3: NAME, 4: "no name"})
         assert "praise" in (tmp_path / NAMES_FILE).read_text() and len(list(tmp_path.iterdir())) == 1
 
+    @pytest.mark.slow
     def test_on_the_hub_without_paths_and_addresses(self, named, word_table, hub, tmp_path):
         named.push_to_hub("org/table")
         found = ConceptTable.from_hub("org/table", cache_dir=str(tmp_path)).names[3]

@@ -193,6 +193,7 @@ class TestJudgesOfKnownKinds:
 
 
 class TestAgreement:
+    @pytest.mark.slow
     def test_three_who_guess_agree_as_by_chance(self):
         rows = judged_by(at_random, 500, "xyz", rate=lambda arm, generator: int(generator.integers(1, 4)))
         agreement = scores_of(rows)["agreement"]
@@ -202,6 +203,7 @@ class TestAgreement:
             assert agreement[name]["value"] == pytest.approx(chance[name], abs=0.05)
         assert agreement["pearson"]["value"] == pytest.approx(0, abs=0.05)
 
+    @pytest.mark.slow
     def test_judges_who_all_go_by_position_do_not_agree(self):
         agreement = scores_of(judged_by(by_position, 400, "xyz"))["agreement"]
         assert agreement["unanimous_first"]["value"] == pytest.approx(1 / 16, abs=0.04)
