@@ -15,6 +15,8 @@ from ..models.registry import method_classes
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
 
+# The method that the others are compared with.
+OURS = "clvq"
 # A sparse model with more active neurons per token, or one that explains less of what can be explained, is no rival.
 MAX_ACTIVE, MIN_EXPLAINED_VARIANCE = 100, 0.8
 HOSTS = ("fine-tuned", "pretrained", "reinitialised")
