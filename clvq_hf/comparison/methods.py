@@ -15,6 +15,8 @@ from ..models.registry import method_classes
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
 
+# The method that the others are compared with.
+OURS = "clvq"
 HOSTS = ("fine-tuned", "pretrained", "reinitialised")
 
 

@@ -8,6 +8,7 @@ from ..rendering.markdown import escape_markdown
 from ..rendering.text_tables import to_markdown
 from .figures import draw_figures
 from .grid import Grid
+from .purity import compare_cells
 from .summary import Summary, load_cells
 from .tables import report_tables
 
@@ -34,7 +35,8 @@ def write_report(path: str | Path, output_dir: str | Path | None = None, grid: G
     """
     path = Path(path)
     names = None if grid is None else {cell.name for cell in grid.cells()}
-    summary = Summary(load_cells(path, names))
+    cells = load_cells(path, names)
+    summary = Summary(compare_cells(path, cells) if path.is_dir() else cells)
     folder = Path(output_dir) if output_dir is not None else (path.parent if path.is_file() else path)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     studies = {} if grid is None else grid.studies

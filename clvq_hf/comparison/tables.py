@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
 from .duels import ALPHA, MIN_TEXTS, by_method, paired_difference
+from .methods import OURS
 from .summary import (
     CELL,
     MAX_ACTIVE,
@@ -25,8 +26,6 @@ from .summary import (
     study_cells,
 )
 
-# The method that the others are compared with.
-OURS = "clvq"
 # Columns with which the rows of many tables begin.
 LABELS = {"host, dataset": "{setting}", "method": "{title}"}
 _FIELD = re.compile(r"\{([\w.]+)(?::([^}]*))?\}")
@@ -121,8 +120,16 @@ TOKEN_TABLES = [
     CellTable(
         "Label purity and exclusive codes",
         "table.label_purity.cross_fitted_purity",
-        "{cross_fitted_purity:.3f} ({null_purity:.3f}); {exclusive_share:%}",
-        "Cross-fitted purity (labels permuted by text); share of the codes that have one label only.",
+        "{cross_fitted_purity:.3f} ({null_purity:.3f}) of {coverage:%}; {exclusive_share:%}",
+        "Cross-fitted purity (labels permuted by text) of the share of tokens whose code is frequent enough; share of "
+        "the codes that have one label only. Methods score different tokens, so do not compare their purities here.",
+    ),
+    CellTable(
+        "Label purity, compared on the same tokens",
+        "common_purity.purity",
+        "{purity:.3f} of {coverage:%}; {difference:[]}",
+        "Cross-fitted purity on the tokens that all methods score, and their share; its difference to CLVQ-VAE, paired "
+        "by text and split, with a 95 % interval.",
     ),
     CellTable(
         "Routing: does a word go elsewhere under another label?",

@@ -143,6 +143,7 @@ class TestAFinishedGrid:
         text = report.read_text()
         for title in (
             "Token specificity, 1 direction removed, all texts",
+            "Label purity, compared on the same tokens",
             "Stability over seeds",
             "On what footing",
             "Seconds a cell",

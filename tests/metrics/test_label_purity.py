@@ -11,6 +11,7 @@ from clvq_hf.metrics.label_purity.numerics import (
     NUM_SPLITS,
     Votes,
     cast_votes,
+    compare_purity,
     cross_fitted_purity,
     jackknife_interval,
     label_purity,
@@ -237,6 +238,28 @@ def test_intervals_are_about_the_figure():
     low, high = results["cross_fitted_purity_low"], results["cross_fitted_purity_high"]
     # 300 tokens, about 70 % right: a standard error of 0.026.
     assert low < results["cross_fitted_purity"] < high and 0.06 < high - low < 0.16
+
+
+def test_methods_are_compared_on_the_same_tokens():
+    # Both methods know label 0 or 1 of the first token, the first by its code. The second one splits the other token
+    # over codes that are too rare to be scored.
+    generator = np.random.default_rng(0)
+    fuzzy = [label if generator.random() < 0.8 else 1 - label for label in [0, 1] * 30]
+    first = by_parity(60, lambda number, label: [label, 5], lambda number, label: ["w", "v"])
+    second = {**first, "codes": [[fuzzy[number], 10 + number] for number in range(60)]}
+    tables = [read_token_table(**columns) for columns in (first, second)]
+    sure, unsure = compare_purity(tables, min_count=2)
+    alone = purity_by_loops({**first, "codes": [[code] for code in fuzzy]}, "codes", min_count=2).mean()
+    assert (sure["purity"], sure["coverage"]) == (1.0, 0.5)
+    assert unsure["purity"] == pytest.approx(alone) and unsure["coverage"] == 0.5
+    assert unsure["difference"] == pytest.approx(alone - 1)
+    # Twelve of sixty are wrong, more or less: a standard error of 0.05.
+    assert unsure["difference_low"] == pytest.approx(alone - 1 - 0.11, abs=0.04)
+    assert unsure["difference_high"] == pytest.approx(alone - 1 + 0.11, abs=0.04)
+    assert sure["difference"] == sure["difference_low"] == sure["difference_high"] == 0
+    other = read_token_table(**{**first, "tokens": [["w", "u"]] + [["w", "v"]] * 59})
+    with pytest.raises(ValueError, match="same texts, labels and tokens"):
+        compare_purity([tables[0], other])
 
 
 def test_rows_are_counted_once():

@@ -226,6 +226,51 @@ def label_purity(
     return results
 
 
+def compare_purity(
+    tables: Sequence[TokenTable], min_count: int = 10, min_texts: int = 5, seed: int = 0
+) -> list[dict[str, float | None]]:
+    """Cross-fitted purity of several codings of the same tokens, on the tokens that all of them score in a split.
+
+    Args:
+        tables (`Sequence[TokenTable]`): The same texts, labels and tokens with the codes of each method.
+        min_count (`int`, defaults to 10): Tokens that a code needs in the half where its label is learned.
+        min_texts (`int`, defaults to 5): Texts that it needs.
+        seed (`int`, defaults to 0): Of the halves.
+
+    Returns:
+        `list[dict[str, float | None]]`: Of each table its `purity`; the `difference` to the first one, paired by text
+        and split, with the 95 % interval from `difference_low` to `difference_high`; and `coverage`, the share of all
+        tokens that enter. None where nothing is frequent enough.
+
+    Raises:
+        ValueError: If the tables have different texts, labels or tokens.
+    """
+    first = tables[0]
+    for table in tables[1:]:
+        if not (
+            table.text_names == first.text_names
+            and np.array_equal(table.label, first.label)
+            and np.array_equal(table.text, first.text)
+            and np.array_equal(table.type, first.type)
+        ):
+            raise ValueError("Give tables of the same texts, labels and tokens; only the codes may differ.")
+    halves = draw_halves(first.text_names, NUM_SPLITS, seed)
+    rules = Rules.of(first, [table.code for table in tables], halves, min_count, min_texts)
+    (_, purity), (_, tokens) = rules.score(np.ones(len(first.label), bool))
+    parts = rules.score_parts()[:, 1]
+    coverage = tokens.mean() / len(first.text)
+    return [
+        as_results(
+            {
+                "purity": mean(purity[row]),
+                **_with_interval("difference", purity[row] - purity[0], parts[:, row] - parts[:, 0]),
+                "coverage": coverage,
+            }
+        )
+        for row in range(len(tables))
+    ]
+
+
 def count_tokens(text: np.ndarray, group: np.ndarray, num_texts: int) -> csr_array:
     """How often each group of tokens occurs in each text, `(g, n)` float64."""
     counts = coo_array((np.ones(len(text)), (group, text)), shape=(group.max(initial=-1) + 1, num_texts))
