@@ -119,10 +119,8 @@ def results(model, table) -> dict[str, Any]:
         "table": {
             "codebook_usage": codebook_usage(codes=tokens["codes"], codebook_size=CODEBOOK_SIZE),
             "codebook_similarity": codebook_similarity(vectors=model.codebook.numpy(), counts=counts),
-            "label_purity": label_purity(read_token_table(**tokens), num_permutations=20, num_bootstrap=20),
-            "label_purity_with_special_tokens": label_purity(
-                read_token_table(**tokens), num_permutations=20, num_bootstrap=20
-            ),
+            "label_purity": label_purity(read_token_table(**tokens), num_permutations=20),
+            "label_purity_with_special_tokens": label_purity(read_token_table(**tokens), num_permutations=20),
         },
         "ablation": {
             "code": ablation_drop(Dataset.from_list(ablation_rows()).to_dict(), num_bootstrap=20, details=True)
