@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 
 from ..metrics.ablation_drop.statistics import (
+    ALPHA,
+    MIN_TEXTS,
     NUM_STUDENTIZED,
     sign_flip_p_value,
     studentized_interval,
     studentized_statistics,
 )
 
-ALPHA = 0.05
 # Standard errors between 0 and a mean difference that is found with 80 % power at a level of 5 %: 1.96 + 0.84.
 DETECTABLE = 2.80
-# Over fewer texts no interval covers what it says.
-MIN_TEXTS = 20
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..metrics.ablation_drop.statistics import holm
+from ..metrics.ablation_drop.statistics import MIN_TEXTS, holm
 from .cell import RESULT_NAME
-from .duels import MIN_TEXTS, Duel, paired_difference
+from .duels import Duel, paired_difference
 from .methods import known_methods
 
 # The columns of a cell's host and dataset, and of its method.

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..metrics.ablation_drop.statistics import ALPHA, MIN_TEXTS
 from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
-from .duels import ALPHA, MIN_TEXTS, by_method, paired_difference
+from .duels import by_method, paired_difference
 from .methods import OURS
 from .summary import (
     CELL,

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from ...metrics.ablation_drop.statistics import MIN_TEXTS
 from ...rendering.text_tables import NOTHING, ReportTable, to_markdown
-from .scores import MIN_TEXTS
 
 KINDS = {"words": "shown as words", "sentences": "shown as sentences"}
 AGREEMENT = {
@@ -30,6 +30,7 @@ PAIR_COLUMNS: Columns = {
     "pair": ("title", "{}"),
     "won / tied / lost": ("duels", PERCENT),
     "net": ("net", SIGNED),
+    "p (Holm)": ("p_value", "{:.3f}"),
     "the first has": ("verdict", "{}"),
 }
 JUDGE_COLUMNS: Columns = {
@@ -53,9 +54,9 @@ ARMS_NOTE = (
     "orders agree. Intervals: 95 %, bootstrap over texts."
 )
 PAIRS_NOTE = (
-    "Net: share won minus share lost, mean over judges, then over texts, with 95 % interval. A verdict other than tie "
-    f"needs an interval without 0 and {MIN_TEXTS} texts; with fewer it is unknown. There is no correction for the "
-    "number of pairs."
+    "Net: share won minus share lost, mean over judges, then over texts, with 95 % interval. p: by sign flips of texts,"
+    f" corrected for all pairs (Holm). A verdict other than tie needs p ≤ 0.05 and {MIN_TEXTS} texts; with fewer it is "
+    "unknown."
 )
 JUDGES_NOTE = (
     "Malformed: no valid answer after two reminders; these are left out. Beats random: how much more often the "

@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ...metrics.ablation_drop.statistics import studentized_interval
+from ...metrics.ablation_drop.statistics import ALPHA, MIN_TEXTS, holm, sign_flip_p_value, studentized_interval
 from ..agreement import bradley_terry, chance_agreement, kendall_w, krippendorff_alpha, pairwise_correlation
 from .parsing import RATINGS
 from .protocol import CONTROLS, EMPTY_RATING, RANDOM_CODE
 
 Row = dict[str, Any]
 NUM_BOOTSTRAP = 2000
-# With fewer texts, not even the same outcome in every one of them would be significant (2 · 0.5⁶ = 3 %).
-MIN_TEXTS = 6
 NO_FIGURE = {"mean": None, "low": None, "high": None, "num_texts": 0}
 
 
@@ -140,11 +138,16 @@ def bootstrap_rating(ratings: np.ndarray, shown: np.ndarray, seed: int) -> dict[
     }
 
 
-def decide_verdict(net: dict[str, Any]) -> str:
-    """`"won"` or `"lost"` if the interval of wins minus losses excludes 0, else `"tie"`; with few texts `"unknown"`."""
-    if net["num_texts"] < MIN_TEXTS:
+def decide_verdict(net: dict[str, Any], p_value: float | None) -> str:
+    """`"won"` or `"lost"` if a corrected p-value of wins minus losses is at most 0.05, else `"tie"`.
+
+    With fewer than 20 texts it is `"unknown"`.
+    """
+    if p_value is None or net["num_texts"] < MIN_TEXTS:
         return "unknown"
-    return "won" if net["low"] > 0 else "lost" if net["high"] < 0 else "tie"
+    if p_value > ALPHA:
+        return "tie"
+    return "won" if net["mean"] > 0 else "lost"
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
@@ -196,21 +199,27 @@ def _strengths(duels: np.ndarray, seed: int) -> list[dict[str, Any]]:
 
 
 def _score_pairs(judgements: Judgements, seed: int) -> list[dict[str, Any]]:
-    """Every method against every later one and against the controls."""
+    """Every method against every later one and against the controls; p-values are corrected for all these pairs."""
     net = _mean_of_known(judgements.duels)
+    arms = [(one, other) for one in judgements.methods for other in range(one + 1, len(judgements.arms))]
+    known = [values[~np.isnan(values)] for values in (net[:, one, other] for one, other in arms)]
+    # Pairs with too few texts for a verdict are not tested, and cost the others nothing.
+    tested = [number for number, values in enumerate(known) if len(values) >= MIN_TEXTS]
+    corrected = holm([sign_flip_p_value(known[number], seed=seed) for number in tested])
+    p_values = dict(zip(tested, corrected.tolist(), strict=True))
     pairs = []
-    for one in judgements.methods:
-        for other in range(one + 1, len(judgements.arms)):
-            figures = bootstrap_mean(net[:, one, other], seed)
-            pairs.append(
-                {
-                    "one": judgements.arms[one],
-                    "other": judgements.arms[other],
-                    **_duel_shares(judgements.duels[:, :, one, other]),
-                    "net": figures,
-                    "verdict": decide_verdict(figures),
-                }
-            )
+    for number, (one, other) in enumerate(arms):
+        figures = bootstrap_mean(net[:, one, other], seed)
+        pairs.append(
+            {
+                "one": judgements.arms[one],
+                "other": judgements.arms[other],
+                **_duel_shares(judgements.duels[:, :, one, other]),
+                "net": figures,
+                "p_value": p_values.get(number),
+                "verdict": decide_verdict(figures, p_values.get(number)),
+            }
+        )
     return pairs
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .intervals import crossed_half_width
+from ...metrics.ablation_drop.statistics import MIN_TEXTS
+from .intervals import crossed_error, half_width
 
 # Accuracies of people in the paper, with the concepts of CLVQ-VAE and of clustering.
 PAPER_ACCURACIES = (0.78, 0.54)
@@ -10,11 +11,13 @@ PAPER_ACCURACIES = (0.78, 0.54)
 NUM_STUDIES = 5_000
 
 
-def items_needed(p1: float, p0: float, power: float = 0.8, alpha: float = 0.05, num_groups: int = 4) -> int:
+def items_needed(
+    p1: float, p0: float, power: float = 0.8, alpha: float = 0.05, num_groups: int = 4, num_comparisons: int = 1
+) -> int:
     """Number of items that each of two methods needs for a verdict.
 
-    Simulates studies of one annotator per group, and counts how often the interval that
-    [`score_study`][clvq_hf.judging.people.score_study] gives for the difference in one kind excludes 0. Answers are
+    Simulates studies of one annotator per group, and counts how often
+    [`score_study`][clvq_hf.judging.people.score_study] has a verdict on the difference in one kind. Answers are
     independent of each other: a difference hardly depends on items that are hard with both methods, or on annotators
     who are good with both.
 
@@ -27,9 +30,11 @@ def items_needed(p1: float, p0: float, power: float = 0.8, alpha: float = 0.05, 
         alpha (`float`): Probability of finding one where there is none; 1 minus the confidence of the interval.
         num_groups (`int`): Groups of annotators, 2 or more: as many as there are methods × kinds. Fewer annotators
             need more items.
+        num_comparisons (`int`): Pairs of methods × kinds that p-values are corrected for; the difference is taken for
+            the clearest of them.
 
     Returns:
-        `int`: Number of items per method, exact within about 2 %.
+        `int`: Number of items per method, exact within about 2 %; at least 20, below which there is no verdict.
 
     Raises:
         ValueError: If a figure is not between 0 and 1, the accuracies are equal, or there are fewer than two groups.
@@ -47,7 +52,8 @@ def items_needed(p1: float, p0: float, power: float = 0.8, alpha: float = 0.05, 
         raise ValueError("No number of items shows a difference between two equal accuracies.")
     if num_groups < 2:
         raise ValueError(f"Two methods need two groups of annotators or more, got num_groups={num_groups}.")
-    too_few, enough = 1, 2
+    alpha /= num_comparisons
+    too_few, enough = MIN_TEXTS - 1, MIN_TEXTS
     while share_of_verdicts(enough, p1, p0, alpha, num_groups) < power:
         too_few, enough = enough, 2 * enough
     while enough - too_few > 1:
@@ -76,8 +82,8 @@ def share_of_verdicts(num_items: int, p1: float, p0: float, alpha: float, num_gr
     both = np.moveaxis(counts.sum(axis=1), 0, -1)
     by_text = (both * (first[:, None] - second[None]) ** 2).sum(axis=(0, 1))
     by_answer = (both * (first[:, None] ** 2 + second[None] ** 2)).sum(axis=(0, 1))
-    half_width = crossed_half_width(by_annotator, by_text, by_answer, num_groups, num_items, 1 - alpha)
-    return float((np.abs(accuracy[0, :, 0] - accuracy[1, :, 0]) > half_width).mean())
+    errors = crossed_error(by_annotator, by_text, by_answer, num_groups, num_items)
+    return float((np.abs(accuracy[0, :, 0] - accuracy[1, :, 0]) > half_width(*errors, 1 - alpha)).mean())
 
 
 def group_of(annotator: int, num_groups: int, raters: int) -> int:

@@ -4,18 +4,18 @@ import numpy as np
 from scipy.stats import t
 
 
-def crossed_half_width(
+def crossed_error(
     by_annotator: np.ndarray,
     by_text: np.ndarray,
     by_answer: np.ndarray,
     num_annotators: int,
     num_texts: int,
-    confidence: float = 0.95,
-) -> np.ndarray:
-    """Half the width of an interval for fresh annotators and texts.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error of a figure for fresh annotators and texts, and its degrees of freedom.
 
     The variance is that of sums over annotators, plus that of sums over texts, minus that of single answers, which
-    both contain. Student's t has the degrees of freedom of Satterthwaite: few if annotators differ, many if texts do.
+    both contain. The degrees of freedom are Satterthwaite's: few if annotators differ, many if texts do. Of Student's t
+    with these are intervals and p-values.
 
     For 50 to 600 texts differences of methods are covered by 93–98 % with 12 annotators and by 90–98 % with 2 to 4;
     accuracies by 92–96 % with 12, and by 82–98 % with 2 to 4, the less the more these differ. One annotator alone says
@@ -28,10 +28,9 @@ def crossed_half_width(
         by_answer (`np.ndarray` of shape `(…)`): Sum of squared deviations.
         num_annotators (`int`): Number of annotators.
         num_texts (`int`): Number of texts.
-        confidence (`float`): Probability that the interval covers the figure.
 
     Returns:
-        `np.ndarray` of shape `(…)`: NaN for a single text.
+        `tuple` of two `np.ndarray` of shape `(…)`: NaN for a single text.
 
     Source: Cameron, Gelbach & Miller (2011), Robust inference with multiway clustering.
     """
@@ -44,7 +43,17 @@ def crossed_half_width(
         variance = np.maximum(of_texts + of_annotators, by_answer)
         slack = of_annotators**2 / max(num_annotators - 1, 1) + of_texts**2 / (num_texts - 1)
         freedom = np.where(variance > 0, np.maximum(variance**2 / slack, 1), 1)
-    return t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance)
+    return np.sqrt(variance), freedom
 
 
-__all__ = ["crossed_half_width"]
+def half_width(error: np.ndarray, freedom: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+    """Half the width of the interval that covers the figure with this probability."""
+    return t.ppf((1 + confidence) / 2, freedom) * error
+
+
+def p_value(figure: float, error: float, freedom: float) -> float:
+    """Two-sided p-value of a figure against 0; 1 if nothing differs."""
+    return float(2 * t.sf(abs(figure) / error, freedom)) if error > 0 else float(figure == 0)
+
+
+__all__ = ["crossed_error", "half_width", "p_value"]

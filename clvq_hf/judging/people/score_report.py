@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...metrics.ablation_drop.statistics import MIN_TEXTS
 from ...rendering.text_tables import NOTHING, ReportTable, number, percent
 from .scoring import ALL_KINDS
 
@@ -13,8 +14,8 @@ METHODS_NOTE = (
     "number of raters. α: Krippendorff's, over all items with two raters or more."
 )
 COMPARISONS_NOTE = (
-    "A win only if the interval excludes 0; otherwise a tie. There is no correction for several comparisons: of twenty "
-    "pairs of equally good methods, one will look like a win."
+    "p is corrected for all comparisons of the table (Holm). A win needs p ≤ 0.05; otherwise it is a tie. Below "
+    f"{MIN_TEXTS} texts there is no p-value, and no win."
 )
 
 
@@ -72,6 +73,7 @@ def _comparisons(scores: dict[str, Any]) -> ReportTable:
         "methods": lambda row: f"{row['first']} − {row['second']}",
         "shown as": _kind,
         "accuracy, difference [95 %]": lambda row: _interval(row, "difference", "+"),
+        "p (Holm)": lambda row: number(row["p_value"], 3),
         "winner": lambda row: None if row["difference"] is None else row["winner"] or "tie",
     }
     return ReportTable.from_rows("Methods compared", scores["comparisons"], columns, COMPARISONS_NOTE)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...metrics.ablation_drop.statistics import ALPHA, MIN_TEXTS, holm
 from ...version import __version__
 from ..agreement import fleiss_kappa, krippendorff_alpha
 from .answers import AnswerFile
-from .intervals import crossed_half_width
+from .intervals import crossed_error, half_width, p_value
 from .key import StudyKey
 
 # Name of the kinds taken together.
@@ -38,8 +39,9 @@ def score_study(
     Returns:
         `dict`: `chance` (one divided by the labels) and `majority` (always the most frequent prediction); `methods`, a
             list by method and kind (`"all"`: together) with accuracy, interval, agreement and times; `comparisons`, by
-            pair of methods and kind, with `winner` (`None`: a tie, the interval includes 0); `annotators`. Figures
-            that cannot be computed are `None`.
+            pair of methods and kind, with `p_value` (corrected for all comparisons by Holm's method; `None` with fewer
+            than 20 texts) and `winner` (`None`: a tie, the p-value is above 0.05 or there is none); `annotators`.
+            Figures that cannot be computed are `None`.
 
     Raises:
         ValueError: If no answer is left, or an argument is out of range.
@@ -66,6 +68,7 @@ def score_study(
         methods += [{"method": method, "kind": kind, **_figures(own[method], key)} for method in key.methods]
         for first, second in combinations(key.methods, 2):
             comparisons.append({"first": first, "second": second, "kind": kind, **_compare(own[first], own[second])})
+    _decide(comparisons)
     predictions = {question.text_id: question.answer for question in key.questions if not question.is_check}
     return {
         "study": key.study,
@@ -87,17 +90,25 @@ def _deviations(answers: pd.DataFrame) -> pd.Series:
     return (answers["is_right"] - answers["is_right"].mean()) / len(answers)
 
 
-def _interval(figure: float, answers: pd.DataFrame, deviations: pd.Series) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of a figure that is a sum over answers, within the range of all accuracies or differences."""
+def _error(answers: pd.DataFrame, deviations: pd.Series) -> tuple[float, float] | None:
+    """Standard error and degrees of freedom of a figure that is a sum over answers; `None` for a single text."""
     if answers["text_id"].nunique() < 2:
-        return None, None
-    half_width = crossed_half_width(
+        return None
+    error, freedom = crossed_error(
         *((deviations.groupby(answers[unit]).sum() ** 2).sum() for unit in ("annotator", "text_id")),
         (deviations**2).sum(),
         answers["annotator"].nunique(),
         answers["text_id"].nunique(),
     )
-    return figure - float(half_width), figure + float(half_width)
+    return float(error), float(freedom)
+
+
+def _interval(figure: float, error: tuple[float, float] | None) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of a figure."""
+    if error is None:
+        return None, None
+    half = float(half_width(*error))
+    return figure - half, figure + half
 
 
 def _frame(files: Sequence[AnswerFile]) -> pd.DataFrame:
@@ -144,7 +155,7 @@ def _annotator(file: AnswerFile, key: StudyKey, max_missed: int, include_failed:
 
 def _figures(answers: pd.DataFrame, key: StudyKey) -> dict[str, Any]:
     """The figures of a method for one kind or all kinds."""
-    low, high = _interval(answers["is_right"].mean(), answers, _deviations(answers))
+    low, high = _interval(answers["is_right"].mean(), _error(answers, _deviations(answers)))
     kappa, kappa_items, kappa_raters = _kappa(answers, key.label_names)
     known = answers[answers["model_is_right"].notna()]
     by_model = known.groupby(known["model_is_right"].astype(bool))["is_right"].mean()
@@ -185,16 +196,25 @@ def _alpha(answers: pd.DataFrame, labels: list[str]) -> float | None:
 
 
 def _compare(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
+    """The difference of two methods, its interval, and its p-value if there are enough texts for a verdict."""
+    names = ("difference", "difference_low", "difference_high", "p_value")
     if first.empty or second.empty:
-        return {"difference": None, "difference_low": None, "difference_high": None, "winner": None}
+        return dict.fromkeys(names)
     difference = float(first["is_right"].mean() - second["is_right"].mean())
-    low, high = _interval(
-        difference, pd.concat([first, second]), pd.concat([_deviations(first), -_deviations(second)])
-    )
-    winner = None
-    if low is not None and not low <= 0 <= high:
-        winner = first["method"].iloc[0] if low > 0 else second["method"].iloc[0]
-    return {"difference": difference, "difference_low": low, "difference_high": high, "winner": winner}
+    error = _error(pd.concat([first, second]), pd.concat([_deviations(first), -_deviations(second)]))
+    enough = min(first["text_id"].nunique(), second["text_id"].nunique()) >= MIN_TEXTS
+    p = p_value(difference, *error) if enough and error is not None else None
+    return dict(zip(names, (difference, *_interval(difference, error), p), strict=True))
+
+
+def _decide(comparisons: list[dict[str, Any]]) -> None:
+    """Correct the p-values for all comparisons, and name the winners."""
+    tested = [row for row in comparisons if row["p_value"] is not None]
+    for row, corrected in zip(tested, holm([row["p_value"] for row in tested]).tolist(), strict=True):
+        row["p_value"] = corrected
+    for row in comparisons:
+        won = row["p_value"] is not None and row["p_value"] <= ALPHA
+        row["winner"] = row["first" if row["difference"] > 0 else "second"] if won else None
 
 
 def _number(value: float) -> float | None:

@@ -13,6 +13,8 @@ NUM_BOOTSTRAP = 2_000
 NUM_PERMUTATIONS = 10_000
 # Verdicts must not depend on the seed: bounds of 20,000 resamples move by 1 % of the interval's width.
 NUM_STUDENTIZED = 20_000
+# A verdict needs a p-value of at most this, corrected for all that are compared, and at least so many texts.
+ALPHA, MIN_TEXTS = 0.05, 20
 # Up to here all 2**n sign patterns are counted instead of drawn.
 MAX_EXACT = 12
 # Numbers that a resampling step holds at once: 32 MiB in float64.

@@ -402,6 +402,6 @@ def test_two_annotators_files_scored_from_the_command_line(come, tables, tmp_pat
     # By hand: all 16 pairs of ratings differ; 1 - 1 / (2·8·8 / (16·15)).
     assert mixed["krippendorff_alpha"] == pytest.approx(1 - 1 / (128 / 240))
     assert [row["checks_missed"] for row in scores["annotators"]] == [0, 0]
-    assert scores["comparisons"][0]["winner"] == "plain-method"
+    assert scores["comparisons"][0]["winner"] is None, "eight texts are too few for a verdict"
     markdown = (tmp_path / "out" / "scores.md").read_text()
     assert "| plain-method | words | 16 |" in markdown and "plain-method − mixed-method" in markdown

@@ -40,12 +40,17 @@ class TestItemsNeeded:
                 )
                 for name, shift, accuracy in (("good", 0, 0.8), ("bad", 1, 0.5))
             ]
-            won += _compare(*sides)["winner"] == "good"
+            compared = _compare(*sides)
+            won += compared["p_value"] <= 0.05 and compared["difference"] > 0
         assert won / 300 == pytest.approx(0.8, abs=0.07)
 
     def test_a_group_alone_compares_nothing(self):
         with pytest.raises(ValueError, match="two groups of annotators or more, got num_groups=1"):
             items_needed(0.8, 0.5, num_groups=1)
+
+    def test_correction_and_the_least_number_of_texts(self):
+        assert items_needed(0.78, 0.54, num_comparisons=5) == items_needed(0.78, 0.54, alpha=0.01)
+        assert items_needed(0.99, 0.01) == 20
 
     def test_more_power_more_items(self):
         assert items_needed(0.78, 0.54, power=0.9) > items_needed(0.78, 0.54) < items_needed(0.78, 0.54, alpha=0.01)

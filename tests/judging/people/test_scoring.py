@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import t
 
 from clvq_hf.judging.people import build_study, read_answers, score_study
-from clvq_hf.judging.people.intervals import crossed_half_width
+from clvq_hf.judging.people.intervals import crossed_error, half_width, p_value
 from clvq_hf.judging.people.score_report import score_tables
+from clvq_hf.judging.people.scoring import _decide
 
 
 @pytest.fixture
@@ -49,11 +50,17 @@ class TestAccuracy:
             assert mixed["accuracy_where_model_is_right"] == mixed["accuracy_where_model_is_wrong"] == 0.5
             assert plain["median_seconds"] == 2.5
 
-    def test_a_difference_wins_only_if_its_interval_excludes_zero(self, score, answer_sheet):
+    def test_below_twenty_texts_nobody_wins(self, score, answer_sheet):
+        scores = score([answer_sheet(annotator, always_good_if_mixed) for annotator in range(1, 9)])
+        for row in scores["comparisons"]:
+            assert row["difference_low"] > 0 and row["p_value"] is row["winner"] is None
+
+    def test_a_difference_wins_by_a_corrected_p_value(self, score, answer_sheet, monkeypatch):
+        monkeypatch.setattr("clvq_hf.judging.people.scoring.MIN_TEXTS", 12)
         scores = score([answer_sheet(annotator, always_good_if_mixed) for annotator in range(1, 9)])
         for row in scores["comparisons"]:
             assert (row["first"], row["second"], row["difference"]) == ("plain-method", "mixed-method", 0.5)
-            assert row["difference_low"] > 0 and row["winner"] == "plain-method"
+            assert row["difference_low"] > 0 and row["winner"] == "plain-method" and row["p_value"] < 0.05
 
         def always_bad_if_plain(question):
             return "bad" if question.method == "plain-method" else question.answer
@@ -168,15 +175,36 @@ class TestIntervals:
         squares = [(deviations.sum(axis) ** 2).sum() for axis in (1, 0)] + [(deviations**2).sum()]
         assert squares == [0, 18, 10]
         # Texts 18·3/2 = 27; annotators 0 - 10, no less than 0: two degrees of freedom, those of three texts.
-        assert crossed_half_width(*squares, 2, 3) == pytest.approx(t.ppf(0.975, 2) * math.sqrt(27))
+        assert half_width(*crossed_error(*squares, 2, 3)) == pytest.approx(t.ppf(0.975, 2) * math.sqrt(27))
         # Texts 2·3/2 = 3; annotators 25·2/1 - 10 = 40: 43² / (40²/1 + 3²/2) = 1.15 degrees of freedom.
-        assert crossed_half_width(25, 2, 10, 2, 3) == pytest.approx(t.ppf(0.975, 43**2 / 1604.5) * math.sqrt(43))
+        assert half_width(*crossed_error(25, 2, 10, 2, 3)) == pytest.approx(
+            t.ppf(0.975, 43**2 / 1604.5) * math.sqrt(43)
+        )
         # One annotator says nothing of others; one text nothing of texts.
-        assert crossed_half_width(25, 2, 2, 1, 3) == pytest.approx(t.ppf(0.975, 2) * math.sqrt(3))
-        assert math.isnan(crossed_half_width(25, 2, 10, 2, 1))
+        assert half_width(*crossed_error(25, 2, 2, 1, 3)) == pytest.approx(t.ppf(0.975, 2) * math.sqrt(3))
+        assert math.isnan(half_width(*crossed_error(25, 2, 10, 2, 1)))
+
+    def test_a_p_value_is_that_of_the_interval_that_just_holds_zero(self):
+        error, freedom = crossed_error(25, 2, 10, 2, 3)
+        assert p_value(half_width(error, freedom, 0.9), error, freedom) == pytest.approx(0.1)
+        assert (p_value(0.0, 0.0, 5), p_value(-0.5, 0.0, 5)) == (1, 0)
+
+    def test_p_values_are_corrected_for_all_comparisons(self):
+        rows = [{"first": "a", "second": "b", "difference": -0.1, "p_value": p} for p in (0.02, 0.04, None, 0.03)]
+        _decide(rows)
+        assert [row["p_value"] for row in rows] == [
+            pytest.approx(0.06),
+            pytest.approx(0.06),
+            None,
+            pytest.approx(0.06),
+        ]
+        assert [row["winner"] for row in rows] == [None] * 4
+        rows = [{"first": "a", "second": "b", "difference": -0.1, "p_value": 0.02}]
+        _decide(rows)
+        assert rows[0]["winner"] == "b"
 
     def test_equal_answers_have_no_spread(self):
-        assert crossed_half_width(0.0, 0.0, 0.0, 4, 50) == 0
+        assert half_width(*crossed_error(0.0, 0.0, 0.0, 4, 50)) == 0
 
 
 class TestChecks:
