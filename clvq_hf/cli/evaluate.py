@@ -101,7 +101,7 @@ def run_evaluate(
     from datasets import concatenate_datasets
     from rich.console import Console
 
-    from ..data import load_texts, without_texts
+    from ..data import PARTS, load_texts, without_texts
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
@@ -136,8 +136,13 @@ def run_evaluate(
         train_split = train_split or (None if Path(train_dataset).is_file() else "train")
     whole, train = read(dataset, split), read(train_dataset, train_split)
     word_texts = concatenate_datasets([each.select_columns("text") for each in (train, whole)])
+    # Those of other parts too: the host was trained on some of them.
+    same = (dataset, split) == (train_dataset, train_split)
+    known = [
+        text for name in PARTS if not same or name != part for text in select_texts(train, name, None, seed)["text"]
+    ]
     train = select_texts(train, train_part, None, seed)
-    known = train["text"]
+    known += train["text"]
     train = select_texts(train, None, max_train_texts, seed)
     texts = select_texts(whole, part, None, seed)
     concept_model, host_model, tokenizer = load_with_host(model, host)

@@ -14,7 +14,16 @@ from ..hub.provenance import cached_commit
 from .grid import Cell, DatasetSpec, Grid
 
 # What a host and its tokenizer, or a concept model, is read from.
-_HOST_FILES = ("config.json", "*.safetensors", "*.gguf", "tokenizer*.json", "vocab.*", "merges.txt", "*.model")
+_HOST_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.bin",
+    "*.gguf",
+    "tokenizer*.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
 _MODEL_FILES = ("*.safetensors", "cfg.json")
 
 

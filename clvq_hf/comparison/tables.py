@@ -238,7 +238,7 @@ def _removed(summary: Summary, k: int | None) -> str:
     if k is not None:
         return f"{k} direction{'s' if k > 1 else ''}"
     own = {directions(cell) for cell in summary.cells if cell.get("sweep")}
-    several = max(own)
+    several = max(own, default=1)
     return "1 direction" if several == 1 else f"1 direction ({several} for methods with several neurons per token)"
 
 
@@ -304,7 +304,7 @@ def _duels_table(summary: Summary) -> ReportTable:
         "matched draws, paired by text; 95 % bootstrap-t intervals over texts and, where a method has several, over "
         "its training seeds (ours / the rival's); p by sign flips, corrected for all duels of all methods. A tie does "
         "not mean equal: the two are equal within the margin given (90 % interval), and a true difference of the size "
-        f"under “could have seen” is found in 80 % of the cases. {_MARK_NOTE}"
+        f"under “could have seen” is found in 80 % of the cases, before the correction. {_MARK_NOTE}"
     )
     return ReportTable.from_rows(f"Duels of {names.get(OURS, OURS)}", rows, note=note)
 

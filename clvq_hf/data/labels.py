@@ -16,6 +16,8 @@ logger = logging.get_logger(__name__)
 MAX_CLASSES = 1000
 _KINDS = ("int", "uint", "bool", "float", "string", "large_string", "null")
 
+_WITHOUT_LABELS = "To go without labels, leave the column out of the file or the dataset."
+
 # Labels as they are in a column → ids, and the names of all classes.
 _Classes = tuple[Mapping[Any, int], list[str]]
 
@@ -35,7 +37,8 @@ def host_labels(
             NaN and empty strings are no label; so is -1 beside at least two classes, but not in the place of one, with
             a warning.
         host (`PreTrainedModel`, *optional*): The model that predicts them. Without a host, or a head that chooses a
-            class, labels keep their own names, and strings are numbered by the alphabet.
+            class, labels keep their own names, and strings are numbered by the alphabet; spellings that differ in case
+            or white space are one class.
         label_column (`str`): Column of the labels; there may be none.
         complete (`bool`): Whether every text must have a label.
 
@@ -91,8 +94,7 @@ def map_labels(
     except ValueError as error:
         listed = _listed(_name(label, feature) for label in found)
         raise ValueError(
-            f"The labels in the column {label_column!r} are {listed}; {error} To go without labels, drop the column: "
-            f"dataset.remove_columns({label_column!r})."
+            f"The labels in the column {label_column!r} are {listed}; {error} {_WITHOUT_LABELS}"
         ) from None
     if complete and (missing := sum(label not in ids for label in column)):
         raise ValueError(
@@ -114,7 +116,7 @@ def _read(dataset: Dataset, label_column: str) -> list[Any]:
     """The labels, `None` where there is none."""
     feature = dataset.features[label_column]
     kind = getattr(feature, "dtype", None) or "list"
-    remedy = f"Choose another column, or drop this one: dataset.remove_columns({label_column!r})."
+    remedy = f"Choose another column with label_column=…. {_WITHOUT_LABELS}"
     if not kind.startswith(_KINDS):
         raise ValueError(f"The labels in the column {label_column!r} are of the type {kind}, not classes. {remedy}")
     column = dataset[label_column][:]
@@ -163,10 +165,24 @@ def _own(labels: list[Any], feature: Any) -> _Classes:
     if len(numbers) == len(labels):
         names = [str(number) for number in range(min(max(numbers.values(), default=-1), MAX_CLASSES) + 1)]
     else:
-        numbers, names = {label: number for number, label in enumerate(labels)}, labels
+        names, numbers = _merged(labels)
     if len(names) > MAX_CLASSES or min(numbers.values(), default=0) < 0:
         raise ValueError(f"classes have names, or numbers from 0 to {MAX_CLASSES - 1}.")
     return numbers, names
+
+
+def _merged(labels: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Names of classes, and the class of each label: spellings that differ in case or white space are one."""
+    spellings: dict[str, list[str]] = {}
+    for label in labels:
+        spellings.setdefault(_normal(label), []).append(label)
+    if len(spellings) < len(labels):
+        several = (" = ".join(map(repr, same)) for same in spellings.values() if len(same) > 1)
+        logger.warning(f"Spellings of one class: {_listed(several)}.")
+    # Not the one in capitals, if there is another.
+    named = {min(same, key=lambda label: (label.isupper(), label)).strip(): same for same in spellings.values()}
+    names = sorted(named)
+    return names, {label: number for number, name in enumerate(names) for label in named[name]}
 
 
 def _of(classes: Sequence[str], labels: list[Any], feature: Any, owner: str) -> _Classes:
@@ -193,6 +209,11 @@ def _of(classes: Sequence[str], labels: list[Any], feature: Any, owner: str) -> 
             )
         return by_name, names
     if len(by_number) == len(labels):
+        as_names = [known.get(str(number)) for number in by_number.values()]
+        if is_named and not own_names and None not in as_names and as_names != [*by_number.values()]:
+            raise ValueError(
+                f"these are ids of {owner}, {_listed(names)}, which are other numbers. Write their names."
+            )
         return by_number, names
     if is_named or numbers:
         numbered = _listed(f"{number} ({name})" if is_named else number for number, name in enumerate(names))

@@ -69,14 +69,15 @@ def read_file(file: Path, label_column: str | None = None) -> Dataset:
 
 
 def find_column(dataset: Dataset, name: str | None, usual_names: Iterable[str], argument: str) -> str | None:
-    """`name`, or the first of the usual names that is a column; `None` if there is none.
+    """`name`, or the first of the usual names that is a column, in whatever case; `None` if there is none.
 
     Raises:
         ValueError: If there is no column `name`; the message names the argument that chooses it.
     """
     if name is not None and name not in dataset.column_names:
         raise ValueError(f"There is no column {name!r}; set {argument}=… to one of {dataset.column_names}.")
-    return name or next((usual for usual in usual_names if usual in dataset.column_names), None)
+    columns = {column.casefold(): column for column in reversed(dataset.column_names)}
+    return name or next((columns[usual] for usual in usual_names if usual in columns), None)
 
 
 def _encoding(file: Path) -> str:
@@ -117,7 +118,7 @@ def _read_separated(file: Path, encoding: str, label_column: str | None) -> Data
     has_quotes = file.suffix.lower() == ".csv"
     delimiter = "\t"
     with file.open(encoding=encoding, newline="") as lines:
-        first = lines.readline()
+        first = next((line for line in lines if not _is_blank([line])), "")
     if has_quotes:
         delimiter = max(",;\t|", key=lambda each: len(next(csv.reader([first], delimiter=each))))
     rows = _rows(file, encoding, delimiter, has_quotes)

@@ -133,8 +133,9 @@ def text_numbers(texts: Iterable[str | None]) -> np.ndarray:
 
 
 def texts_fingerprint(dataset: Dataset, columns: Iterable[str] = ("text", "label")) -> str:
-    """Return 64 hexadecimal digits that identify texts and labels by content, whatever file they come from."""
-    content = [dataset[name][:] for name in columns if name in dataset.column_names]
+    """Return 64 hexadecimal digits that identify texts, labels and their names, whatever file they come from."""
+    features = {name: dataset.features[name] for name in columns if name in dataset.column_names}
+    content = [[getattr(feature, "names", None), dataset[name][:]] for name, feature in features.items()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -47,10 +47,11 @@ def _check_texts(folder: Path, table: ConceptTable) -> None:
         )
     evaluated = ConceptTable.load_from_disk(folder / "concept_table")
     evaluated.check_same_host(table)
-    if any(evaluated.texts[column][:] != table.texts[column][:] for column in ("text_id", "text")):
+    same = evaluated.label_names == table.label_names
+    if not same or any(evaluated.texts[name][:] != table.texts[name][:] for name in ("text_id", "text", "label")):
         raise ValueError(
-            f"The evaluation in {folder} is of other texts than this concept table. Give the one of these texts, or "
-            f"report on {folder / 'concept_table'}."
+            f"The evaluation in {folder} is of other texts or labels than this concept table. Give the one of these "
+            f"texts, or report on {folder / 'concept_table'}."
         )
 
 

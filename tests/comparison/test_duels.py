@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from clvq_hf.comparison.duels import Difference, Duel, by_method, paired_difference
 from clvq_hf.metrics.ablation_drop.statistics import sign_flip_p_value, studentized_interval
@@ -23,7 +24,8 @@ def test_a_difference_is_paired_by_text():
     low, high = found.interval
     assert low <= found.mean <= high and len(found.values) == 25 and found.seeds == (1, 1)
     # The standard deviation of 0, 9, …, 216 is 9·√(25·26/12), a standard error a fifth of it.
-    assert found.detectable == pytest.approx(2.8 * 9 * np.sqrt(25 * 26 / 12) / 5)
+    quantiles = t.ppf(0.975, 24) + t.ppf(0.8, 24)
+    assert found.detectable == pytest.approx(quantiles * 9 * np.sqrt(25 * 26 / 12) / 5)
     assert -low > found.margin > -found.mean
 
 
@@ -62,7 +64,8 @@ def test_what_seeds_differ_by_widens_the_interval_as_a_t_distribution_does():
     assert found.mean == pytest.approx(1)
     # The 97.5 % quantile of one degree of freedom is 12.71; drawn 20,000 times.
     assert (high - 1, 1 - low) == (pytest.approx(12.71, rel=0.1), pytest.approx(12.71, rel=0.1))
-    assert found.detectable == pytest.approx(2.8)
+    # Of the same t distribution: 12.71 + 1.38.
+    assert found.detectable == pytest.approx(14.08, abs=0.01)
     # P(|t₁| > 1) is 1/2, although no text says anything else than 1.
     assert sign_flip_p_value(found.values) < 0.001 and found.p_value == pytest.approx(0.5, abs=0.02)
 

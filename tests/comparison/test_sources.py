@@ -71,6 +71,12 @@ def test_a_host_that_was_trained_on_in_place(folder, host):
         open_all(folder)
 
 
+def test_weights_in_an_older_format_count_too(folder, host):
+    torch.save(host.state_dict(), folder / "host" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="something else: host"):
+        open_all(folder)
+
+
 def test_texts_that_were_edited_in_place(folder):
     file = folder / "reviews" / "test.jsonl"
     file.write_text(file.read_text().replace("film", "movie"))

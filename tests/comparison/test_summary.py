@@ -199,6 +199,11 @@ def test_only_a_corrected_p_value_decides():
     assert table["clvq"]["kmeans"] == {"win": 1, "tie": 0, "loss": 0}
 
 
+def test_a_report_of_hosts_that_are_all_at_chance():
+    tables = report_tables(Summary([cell("clvq", [], sweep=[], refused="at chance", ablation={})]))
+    assert [table.rows for table in tables if table.title == "Not ablated"] == [[["bert, news", "at chance"]]]
+
+
 def test_controls_and_what_was_not_ablated_take_no_part():
     cells = [
         cell("clvq", WEAK),

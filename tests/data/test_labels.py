@@ -166,6 +166,19 @@ class TestNoHost:
         with pytest.raises(ValueError, match="numbers from 0 to 999"):
             map_labels(of(labels), None)
 
+    def test_spellings_are_one_class(self, warnings_of):
+        labels = ["SPORTS", "Business ", "sports", "Business", "Sports", "sci_tech", "Sci-Tech"]
+        names = ["Business", "Sci-Tech", "Sports"]
+        assert mapped(labels, None) == ([2, 0, 2, 0, 2, 1, 1], names)
+        assert label_names(of(labels)) == names and mapped(labels, names) == ([2, 0, 2, 0, 2, 1, 1], names)
+        assert any("'Business' = 'Business '" in warning for warning in warnings_of)
+
+    def test_ids_of_classes_that_are_called_by_other_numbers(self):
+        for names in (["1", "0"], ["LABEL_1", "LABEL_0"]):
+            for labels in ([True, False], [0, 1]):
+                with pytest.raises(ValueError, match="names"):
+                    map_labels(of(labels), names)
+
     def test_names_for_a_new_head(self):
         assert label_names(of(["pos", "neg"])) == ["neg", "pos"]
         assert label_names(of([1, 0, None])) == ["0", "1"]

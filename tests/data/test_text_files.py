@@ -72,6 +72,12 @@ def test_spaces_beside_the_names_of_columns(tmp_path):
     assert dataset["text"][:] == [" a ", "b"] and dataset["label"][:] == [1, 0]
 
 
+def test_blank_lines_before_the_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n\ntext;label\na, b;1\n")
+    assert load_texts(str(path))[:] == {"text": ["a, b"], "label": [1]}
+
+
 def test_brackets_in_a_path(tmp_path):
     folder = tmp_path / "run[1]*?"
     folder.mkdir()

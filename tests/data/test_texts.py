@@ -5,6 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from clvq_hf.data import PARTS, label_names, load_texts, split_texts
+from clvq_hf.data.texts import texts_fingerprint
 
 
 def write(path, rows):
@@ -61,6 +62,20 @@ def test_names_for_labels(tmp_path):
     assert numbers["label"][:] == [1] and numbers.features["label"] == ClassLabel(names=["neg", "pos"])
     with pytest.raises(ValueError, match=r"are 1; the names given for them are 0 \(neg\)"):
         load_texts(str(tmp_path / "b.jsonl"), label_names=["neg"])
+
+
+def test_usual_names_in_any_case(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"Text": "a", "LABEL": 1}])
+    assert load_texts(str(path))[:] == {"text": ["a"], "label": [1]}
+
+
+def test_a_fingerprint_is_of_texts_labels_and_names():
+    def fingerprint(labels, names=None, text="a"):
+        dataset = Dataset.from_dict({"text": [text], "label": labels})
+        return texts_fingerprint(dataset if names is None else dataset.cast_column("label", ClassLabel(names=names)))
+
+    found = [fingerprint([0]), fingerprint([1]), fingerprint([0], ["x", "y"]), fingerprint([0], ["y", "x"])]
+    assert len({*found, fingerprint([0], text="b")}) == 5 and fingerprint([0]) == found[0]
 
 
 def test_texts_alone(tmp_path):

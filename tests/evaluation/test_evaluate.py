@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from clvq_hf import CLVQModel, ConceptTable
 from clvq_hf.cli import app
-from clvq_hf.data.texts import load_texts, text_numbers
+from clvq_hf.data.texts import PARTS, load_texts, split_texts, text_numbers
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from clvq_hf.metrics.results_tables import report_tables
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
@@ -295,6 +295,24 @@ class TestCommands:
         assert result.exit_code == 1 and "--part select and --train-part codebook_train" in result.output
         result = CliRunner().invoke(app, [*command[:4], "--output-dir", str(folders / "results")])
         assert result.exit_code == 1 and "has no split 'train'; it has ['test']" in result.output
+
+    @pytest.mark.slow
+    def test_all_parts_of_a_training_split_are_left_out(self, folders, all_texts):
+        """A host is trained on another part than its concepts."""
+        train = all_texts.select(range(100, 300))
+        train.to_json(folders / "data" / "train.jsonl")
+        all_texts.select(range(140, 200)).to_json(folders / "data" / "test.jsonl")
+        command = ["evaluate", str(folders / "model"), "--dataset", str(folders / "data"), "--protocol", "probe"]
+        options = ["--train-part", "codebook_train", "--attribution", "gradient_x_input"]
+        options += ["--output-dir", str(folders / "results")]
+        result = CliRunner().invoke(app, [*command, *options])
+        assert result.exit_code == 1 and "All of these texts are among the training texts" in result.output
+        # A part that is held out of the same split stays.
+        options += ["--split", "train", "--part", "select"]
+        result = CliRunner().invoke(app, [*command, *options])
+        assert result.exit_code == 0, result.output
+        texts = json.loads((folders / "results" / "results.json").read_text())["texts"]
+        assert texts["num_texts"] == len(split_texts(train, PARTS)["select"]) and texts["num_left_out"] == 0
 
     @pytest.mark.slow
     @pytest.mark.parametrize("files", ["one", "two"])

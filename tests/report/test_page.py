@@ -136,6 +136,12 @@ class TestCommand:
         assert "All figures as tables" not in (folders / "out.html").read_text(encoding="utf-8")
         result = self.run(*arguments, "--evaluation", folders / "results")
         assert result.exit_code == 1 and "is of other texts" in " ".join(result.output.split())
+        # The same texts with the names of the classes exchanged.
+        metadata = {**table.metadata, "label_names": table.label_names[::-1]}
+        type(table)(table.tokens, table.texts, metadata).save_to_disk(folders / "results" / "renamed")
+        arguments = (folders / "model", "--table", folders / "results" / "renamed", "-o", folders / "out.html")
+        result = self.run(*arguments, "--evaluation", folders / "results")
+        assert result.exit_code == 1 and "is of other texts or labels" in " ".join(result.output.split())
 
     @pytest.mark.slow
     def test_a_table_alone(self, folders):

@@ -632,7 +632,7 @@ class TestBadInput:
             make_trainer(make_model(codebook_size=5000))
 
     def test_labels_out_of_range(self, make_trainer):
-        with pytest.raises(ValueError, match=r"are 0, 5; the host's classes are 0.*remove_columns"):
+        with pytest.raises(ValueError, match=r"are 0, 5; the host's classes are 0.*leave the column out"):
             make_trainer(train_dataset=Dataset.from_dict({"text": ["good", "bad"], "label": [0, 5]}))
 
     def test_a_missing_text_column(self, make_trainer, texts):
