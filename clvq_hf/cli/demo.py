@@ -275,16 +275,15 @@ def _print_results(
     from ..metrics.results_tables import ablation_tables
     from ..rendering.text_tables import print_tables
 
-    texts, train = (
-        splits[name].select(range(min(sizes.ablated, len(splits[name])))) for name in ("test", "codebook_train")
-    )
+    texts = splits["test"].select(range(min(sizes.ablated, len(splits["test"]))))
     salience = model.salient_tokens(host, tokenizer, texts, n_steps=16, max_steps=16)
     outcome = ablate_texts(
         model,
         host,
         tokenizer,
         model.concept_table(host, tokenizer, texts, salience=salience),
-        references=fit_references(model, host, tokenizer, train),
+        # Of all training texts: a word needs ten occurrences to have a mean state.
+        references=fit_references(model, host, tokenizer, splits["codebook_train"]),
         num_draws=3,
         seed=seed,
     )

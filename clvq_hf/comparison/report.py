@@ -59,7 +59,8 @@ def _shareable(cell: dict[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in cell["settings"].items() if name not in ("host", "dataset")}
     method = dict(settings["method"])
     method["config"] = {name: value for name, value in method["config"].items() if name != "path"}
-    return {**cell, "settings": {**settings, "method": method}}
+    kept = {name: value for name, value in cell.items() if name != "identity"}
+    return {**kept, "settings": {**settings, "method": method}}
 
 
 __all__ = ["write_report"]

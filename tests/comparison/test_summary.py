@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from clvq_hf.comparison.cell import _beyond_word
 from clvq_hf.comparison.duels import by_method
+from clvq_hf.comparison.report import _shareable
 from clvq_hf.comparison.summary import Summary, effect, load_cells, mean_and_spread, study_cells, swept
 from clvq_hf.comparison.tables import report_tables
 from clvq_hf.rendering.text_tables import to_markdown
@@ -320,6 +321,15 @@ def test_a_sweep_is_found_by_k_and_variant():
 def test_what_is_missing_is_none():
     assert mean_and_spread([None]) is None
     assert mean_and_spread([1.0, None, 3.0]) == (2.0, pytest.approx(2**0.5))
+
+
+def test_a_shared_cell_names_no_folder():
+    settings = {"host": {"model": "/secret/host"}, "dataset": {"texts": "/secret/texts"}}
+    settings["method"] = {"config": {"path": "/secret/model", "codebook_size": 4}}
+    whole = cell("clvq", WEAK, settings=settings, identity={"host": {"name": "/secret/host", "content": "1f"}})
+    shared = _shareable(whole)
+    assert "secret" not in str(shared) and shared["settings"] == {"method": {"config": {"codebook_size": 4}}}
+    assert shared["sweep"] == whole["sweep"]
 
 
 def test_names_from_data_are_escaped_in_the_report():
