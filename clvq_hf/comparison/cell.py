@@ -272,8 +272,9 @@ def _beyond_word(outcome: Dataset) -> dict[str, Any]:
 
     Returns:
         `dict`: `text_id` and `differences` (change of the margin) of the texts with a word whose mean state is known;
-        `control`, what a random direction beside the word costs them, if that was measured; `text_share` and
-        `position_share`, the share of these texts, and of these words at the concept's positions in them.
+        `control`, what a random direction beside the word costs them, if that was measured; `salient_margin_change`,
+        what the whole concept costs these texts; `text_share` and `position_share`, the share of these texts, and of
+        these words at the concept's positions in them.
     """
     rows = outcome.to_pandas()
     rows["change"] = rows["margin"] - rows["margin_plain"]
@@ -286,6 +287,7 @@ def _beyond_word(outcome: Dataset) -> dict[str, Any]:
     record = {
         "text_id": residual.index.tolist(),
         "differences": residual["change"].round(5).tolist(),
+        "salient_margin_change": float(salient["change"].loc[residual.index].mean()),
         "text_share": len(residual) / len(salient),
         "position_share": float((residual["num_positions"] / salient["num_positions"]).mean()),
     }

@@ -355,7 +355,7 @@ def _ranks_table(summary: Summary) -> ReportTable:
 def _word_effects_table(summary: Summary) -> ReportTable:
     section = "ablation.code."
     effects = (
-        "{salient_margin_change:.3f} / {word_ceiling_margin_change:.3f} / {word_residual_margin_change:[]}",
+        "{same_texts:.3f} / {word_ceiling_margin_change:.3f} / {word_residual_margin_change:[]}",
         " / {word_random_margin_change:.3f}",
         " ({word_residual_text_share:%}, {word_residual_position_share:%})",
     )
@@ -367,13 +367,16 @@ def _word_effects_table(summary: Summary) -> ReportTable:
         if pd.isna(record.get(needed[0])):
             return None
         parts = [part for part, name in zip(effects, needed, strict=True) if not pd.isna(record.get(name))]
-        return fill("".join(parts), record, section)
+        # Of the texts that the other conditions have, not of all.
+        same_texts = record.get("beyond_word.salient_margin_change", record[f"{section}salient_margin_change"])
+        return fill("".join(parts), {**record, f"{section}same_texts": same_texts}, section)
 
     note = (
         "Change of the margin in logits, where the salient concept occurs: salient concept / mean state of each "
         "token's type / salient concept orthogonal to that / random direction orthogonal to that, of the same norm "
-        "(share of texts with a type whose mean is known, and of such positions in them; all but the first change only "
-        "these). The third no lower than the fourth: the dictionary says no more than the word."
+        "(share of texts with a type whose mean is known, which all four are means of, and of such positions in them; "
+        "all but the first change only these). The third no lower than the fourth: the dictionary says no more than the "
+        "word."
     )
     return _setting_table(summary, "What concepts say beyond their word", text, note, controls=True)
 

@@ -145,6 +145,7 @@ def test_a_cell_keeps_its_effects_beyond_the_word():
         "text_id": [3, 8],
         "differences": [-0.5, -2.0],
         "control": [-0.25, 0.25],
+        "salient_margin_change": -1.0,
         "text_share": 2 / 3,
         "position_share": 0.5,
     }
