@@ -375,8 +375,8 @@ def _word_effects_table(summary: Summary) -> ReportTable:
         "Change of the margin in logits, where the salient concept occurs: salient concept / mean state of each "
         "token's type / salient concept orthogonal to that / random direction orthogonal to that, of the same norm "
         "(share of texts with a type whose mean is known, which all four are means of, and of such positions in them; "
-        "all but the first change only these). The third no lower than the fourth: the dictionary says no more than the "
-        "word."
+        "all but the first change only these). The third no lower than the fourth: the dictionary says no more than "
+        "the word."
     )
     return _setting_table(summary, "What concepts say beyond their word", text, note, controls=True)
 
