@@ -345,10 +345,14 @@ def generation(bench: Bench) -> int:
 def ablation(bench: Bench) -> int:
     host = bench.host()
     model = bench.model(host)
-    code = int(model.encode(bench.states(host)["hidden_states"])[0, 1])
-    for how in ("project", "swap"):
+    read = bench.states(host)
+    states, mask = read["hidden_states"], read["attention_mask"].bool()
+    codes = model.encode(states, mask)
+    code = int(codes[0, 1])
+    means = {"mean": states[mask].mean(0), "member_mean": states[codes == code].mean(0)}
+    for how, given in (("project", {}), ("swap", means)):
         for positions in ("all", "cls"):
-            check_intervention(host, bench.batch, lambda: model.ablate(host, code, positions, how))  # noqa: B023
+            check_intervention(host, bench.batch, lambda: model.ablate(host, code, positions, how, **given))  # noqa: B023
     return 12 * int(bench.batch["attention_mask"].sum())
 
 

@@ -188,7 +188,10 @@ def test_the_package_opens_quickly():
 
 
 # Tests of a whole room: its commands, its metrics, its methods on a GPU, its page in a browser.
-WHOLE_ROOM = {"cli/test_main.py", "metrics/test_metrics.py", "models/test_devices.py", "report/test_browser.py"}
+WHOLE_ROOM = {
+    *("cli/test_main.py", "metrics/test_coverage.py", "metrics/test_metrics.py"),
+    *("models/test_devices.py", "report/test_browser.py"),
+}
 
 
 def test_tests_mirror_the_package():

@@ -176,12 +176,13 @@ def _advice(key: "StudyKey", tables: "Mapping[str, ConceptTable]", num_items: in
     high, low = PAPER_ACCURACIES
     pairs = len(key.methods) * (len(key.methods) - 1) // 2
     comparisons = max(1, pairs * (len(key.kinds) + (len(key.kinds) > 1)))
+    corrected = f" after correction for {comparisons} comparisons" if comparisons > 1 else ""
     needed = items_needed(high, low, num_groups=max(key.num_groups, 2), num_comparisons=comparisons)
     texts = key.num_texts
     asked = len(key.of_group(0))
     sentences = [
         f"Each method needs {needed} items to distinguish {high:.0%} from {low:.0%} (the paper's figures) with 80 % "
-        f"power after correction for {comparisons} comparisons; this study has {texts}"
+        f"power{corrected}; this study has {texts}"
         + ("." if texts >= needed else ": too few for that, so a tie does not show that methods are equal.")
     ]
     if texts < num_items:

@@ -32,7 +32,8 @@ def saved(tables, tmp_path):
 def test_build_says_how_many_items_and_annotators_it_takes(run, saved, tmp_path):
     code, output = run("build", *saved, "-o", "mine", "--items", 30, "--raters", 3)
     assert code == 0
-    assert "Each method needs 73 items to distinguish 78% from 54% (the paper's figures) with 80 % power" in output
+    assert "Each method needs 127 items to distinguish 78% from 54% (the paper's figures) with 80 % power" in output
+    assert "after correction for 9 comparisons" in output
     assert "this study has 30: too few for that" in output
     assert "answers 36 questions, 6 of them checks. 18 annotators cover everything: 6 groups of 3." in output
     # 30 texts have 30 concepts in the table where each has its own, and nothing can be shown of them.

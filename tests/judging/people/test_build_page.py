@@ -375,7 +375,7 @@ def test_two_annotators_files_scored_from_the_command_line(come, tables, tmp_pat
     built = runner.invoke(app, ["study", "build", *sources, *options], env={"COLUMNS": "160"})
     assert built.exit_code == 0, built.output
     shown = " ".join(built.output.split())
-    assert "60 items to distinguish" in shown and "4 annotators cover" in shown
+    assert "106 items to distinguish" in shown and "4 annotators cover" in shown
 
     # Both see through the one method; through the other they see nothing: one says good, the other bad.
     answers = tmp_path / "answers"
