@@ -137,6 +137,7 @@ def num_embeddings(model: nn.Module) -> int | None:
     """How many token ids the embedding of a model or a stack has; None if it does not say."""
     try:
         embedding = model.get_input_embeddings()  # pyrefly: ignore[not-callable]
+    # How transformers says that a model, of pixels for example, has no embedding of ids.
     except (AttributeError, NotImplementedError):
         return None
     return getattr(embedding, "num_embeddings", None)
