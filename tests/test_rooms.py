@@ -33,9 +33,15 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
     },
     {
+        "explanations": (
+            "which concepts made the host decide, text by text",
+            {"files", "version", "hosts", "rendering", "data", "tables"},
+        ),
+    },
+    {
         "models": (
             "configs and models; what is attached and removed; loading and sharing them",
-            {"files", "version", "hosts", "rendering", "data", "hub", "metrics", "tables"},
+            {"files", "version", "hosts", "rendering", "data", "hub", "metrics", "tables", "explanations"},
         ),
     },
     {
@@ -62,7 +68,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         "cli": (
             "the command line: one file per command",
             {"files", "version", "hosts", "rendering", "data", "hub", "metrics", "tables", "models", "training"}
-            | {"evaluation", "report", "app", "judging", "comparison"},
+            | {"evaluation", "report", "app", "judging", "comparison", "explanations"},
         ),
     },
 ]

@@ -124,7 +124,7 @@ def tokenize_texts(
         columns["start"] = [[start for start, _ in row] for row in spans]
         columns["end"] = [[end for _, end in row] for row in spans]
         columns["word_id"] = [
-            _word_ids(text, encoded.word_ids(row), spans[row], encoded["special_tokens_mask"][row])
+            word_ids(text, encoded.word_ids(row), spans[row], encoded["special_tokens_mask"][row])
             for row, text in enumerate(texts)
         ]
         return columns
@@ -166,7 +166,7 @@ def tokenize_texts(
     return tokenized.remove_columns("truncated")
 
 
-def _word_ids(text: str, words: list[int | None], spans: list[tuple[int, int]], special: list[int]) -> list[int]:
+def word_ids(text: str, words: list[int | None], spans: list[tuple[int, int]], special: list[int]) -> list[int]:
     """Number of each token's word, -1 on special tokens.
 
     If the tokenizer has no pre-tokenizer (some SentencePiece models), it reports a whole text as one word: then a word

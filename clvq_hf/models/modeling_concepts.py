@@ -29,6 +29,7 @@ from .verification import REFERENCE_TEXTS, Reference, Verification, make_referen
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..explanations import Explanation
     from ..tables.concept_table import ConceptTable
 
 logger = logging.get_logger(__name__)
@@ -521,6 +522,59 @@ class ConceptModel(BaseConceptModel):
         options["max_length"] = options.get("max_length") or self.config.longest_text
         options.setdefault("text_column", self.config.column_of("text", dataset.column_names))
         return salient_tokens(host, tokenizer, dataset, self.config.lower_layer, stack=self.config.stack, **options)
+
+    def explain(
+        self,
+        host: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: str | Sequence[str],
+        target: int | str | None = None,
+        *,
+        table: "ConceptTable | None" = None,
+        **options: Any,
+    ) -> "Explanation | list[Explanation]":
+        """Explain predictions: which concepts made the host decide, and would it still decide so without them?
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are, with a head.
+            tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+            texts (`str` or `Sequence[str]`): One text or several. Texts that are longer than the host can read are cut
+                into windows that share a quarter of their tokens; the windows' outputs are averaged, weighted by the
+                tokens that each adds. Of a causal language model only the end of a long text is read.
+            target (`int` or `str`, *optional*): The class that is explained, by id or name; `"all"` for each of them.
+                Default: the one that the host predicts.
+            table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Where the concepts' words and labels come from.
+                Default: the one that was saved with the model, if there is one.
+            **options: Those of [`Explainer`][clvq_hf.explanations.Explainer]: `method`, `n_steps`, `max_error`,
+                `max_length`, `long_texts`, `batch_size`.
+
+        Returns:
+            [`Explanation`][clvq_hf.explanations.Explanation]: Of a single text. A list of several texts, or for
+            `"all"`: one per text and class, in order. Texts without a token are left out, with a warning.
+
+        Raises:
+            ValueError: If the host or an argument does not fit, or no text has a token.
+
+        Example:
+            ```python
+            explanation = model.explain(host, tokenizer, "a wonderful film")
+            print(explanation)
+            explanation.salient.flips  # would the host decide otherwise without the strongest concept?
+            ```
+        """
+        from ..explanations import Explainer  # pulls pandas and scikit-learn
+
+        explainer = Explainer(self, host, tokenizer, self.find_concepts() if table is None else table, **options)
+        explanations = list(explainer.explain([texts] if isinstance(texts, str) else texts, target))
+        return explanations[0] if isinstance(texts, str) and target != "all" else explanations
+
+    def find_concepts(self) -> "ConceptTable | None":
+        """The table of [`concepts`][clvq_hf.ConceptModel.concepts], or `None`, with a warning, if there is none."""
+        try:
+            return self.concepts
+        except (ValueError, OSError) as error:
+            logger.warning_once(f"Concepts are shown without words of other texts: {error}")
+            return None
 
     def ablate(
         self,

@@ -142,6 +142,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None or value != value else f"{value:.{digits}f}"
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A change with its sign, `+0.27` or `−0.03`; what rounds to zero has none."""
+    rounded = f"{value:+.{digits}f}"
+    return rounded[1:] if not float(rounded) else rounded.replace("-", "−")
+
+
 def percent(value: float | None) -> str:
     """A share as a percentage with one decimal; a dash for `None` and NaN."""
     return NOTHING if value is None or value != value else f"{100 * value:.1f} %"
@@ -167,6 +173,7 @@ __all__ = [
     "interval",
     "number",
     "percent",
+    "signed",
     "print_tables",
     "to_markdown",
     "with_range",

@@ -145,7 +145,7 @@ def salient_tokens(
     pending, steps = list(range(len(tokenized))), n_steps
     with (
         hooks.evaluation_mode(host),
-        _without_parameter_gradients(host),
+        without_parameter_gradients(host),
         tqdm(total=len(tokenized), desc="Attributing predictions", unit="text") as bar,
     ):
         if isinstance(baseline, torch.Tensor):
@@ -344,7 +344,7 @@ def _salient_word(
 
 
 @contextmanager
-def _without_parameter_gradients(host: nn.Module) -> Generator[None]:
+def without_parameter_gradients(host: nn.Module) -> Generator[None]:
     """Freeze the parameters for a moment: the graph begins at the state, and no gradient accumulates in them."""
     trainable = [parameter for parameter in host.parameters() if parameter.requires_grad]
     for parameter in trainable:
@@ -413,4 +413,4 @@ def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jump
         )
 
 
-__all__ = ["read_description", "salient_tokens"]
+__all__ = ["read_description", "salient_tokens", "without_parameter_gradients"]

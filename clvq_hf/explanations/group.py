@@ -1,0 +1,224 @@
+"""Texts that the host reads together: their concepts, the scores of their tokens, their outputs without a concept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..data.extraction import attention_sinks, check_finite
+from ..data.windows import WindowedText
+from ..hosts import hooks
+from ..hosts.resume import resume
+
+if TYPE_CHECKING:
+    from .explain import Explainer
+
+# Integrated gradients that still miss the largest error at so many steps mostly never meet it.
+MAX_STEPS = 128
+
+
+class _Chunk:
+    """Some windows, run through the host up to the concepts' layer.
+
+    Attributes:
+        state: `(B, S, d)`, float32, at the layer.
+        real: `(B, S)` bool: tokens that are no padding.
+        counted: `(B, S)` bool: tokens that can be salient.
+        codes: `(B, S)` int64, -1 on padding.
+        rows: `(B, C)` float32, on the CPU: what the readout reads.
+    """
+
+    def __init__(self, explainer: "Explainer", windows: Sequence[dict[str, Any]]) -> None:
+        model, config = explainer.model, explainer.model.config
+        batch = explainer.collate(windows)
+        self._readout, self._mask = explainer.readout, batch["attention_mask"]
+        self._upper = resume(explainer.host, explainer.runner.inputs(batch), config.lower_layer, config.stack)
+        self.state = self._upper.state.float()
+        device = self.state.device
+        self.real = batch["attention_mask"].bool().to(device)
+        check_finite(self.state, batch["text_index"], f"the states of layer {config.lower_layer}", self.real)
+        usual_norms = hooks.residual_stream(explainer.host, config.stack).usual_norms[config.lower_layer]
+        self.changed = self.real & ~attention_sinks(self.state, self.real, usual_norms)
+        self.counted = batch["token_mask"].bool().to(device) & self.changed
+        self.codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
+        directions, centre = explainer.directions.to(self.state), explainer.centre.to(self.state)
+        self._directions, self._way = directions, torch.where(self.real[..., None], self.state - centre, 0)
+        self.outliers = explainer.find_outliers(self.state, self.real, self.codes)
+        self.rows = self._readout(self._upper.output, self._mask).cpu()
+
+    def _run(self, state: torch.Tensor) -> torch.Tensor:
+        return self._readout(self._upper(state.to(self._upper.state.dtype)), self._mask)
+
+    def _without(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is removed with the codes `(B,)` of the windows, `(B, S, d)`; and where, `(B, S)`."""
+        codes = codes.to(self.codes.device)
+        where = (self.codes == codes[:, None]) & self.changed
+        directions = self._directions[codes.clamp(min=0)]
+        lengths = torch.where(where, (self._way * directions[:, None]).sum(-1), 0)
+        return lengths[..., None] * directions[:, None], where
+
+    @torch.no_grad()
+    def without(self, codes: torch.Tensor) -> torch.Tensor:
+        """`(B, C)`, on the CPU: the rows without a concept `(B,)`; -1 removes nothing."""
+        return self._run(self.state - self._without(codes)[0]).cpu()
+
+    @cached_property
+    def _own(self) -> torch.Tensor:
+        """`(B, S, d)`: what is removed of each token with its own concept."""
+        own = self._directions[self.codes.clamp(min=0)]
+        lengths = torch.where(self.changed, (self._way * own).sum(-1), 0)
+        return lengths[..., None] * own
+
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """`(B, S)`, on the CPU: the length of that."""
+        return self._own.norm(dim=-1).cpu()
+
+    def integrate(self, lead: "Lead", n_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Integrated gradients `(B, S)` of the lead from the states without concepts, and its change `(B,)`."""
+        from captum.attr import IntegratedGradients  # at use: it loads matplotlib
+
+        start = self.state - self._own
+
+        def score(state: torch.Tensor) -> torch.Tensor:
+            return lead(self._run(state))
+
+        scores = IntegratedGradients(score).attribute(
+            self.state, start, n_steps=n_steps, internal_batch_size=len(self.state)
+        )
+        with torch.no_grad():
+            change = lead(self.rows) - score(start).cpu()
+        return scores.detach().sum(-1).double().cpu(), change.double()
+
+    def gradient(self, lead: "Lead") -> torch.Tensor:
+        """`(B, S)`, on the CPU: the gradient of the lead, times what is removed of each token with its concept."""
+        with torch.enable_grad():
+            state = self.state.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(lead(self._run(state)).sum(), state)
+        return (gradient * self._own).sum(-1).double().cpu()
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how much rows `(N, C)` prefer one answer to another: both `(N,)`."""
+
+    target: torch.Tensor
+    other: torch.Tensor
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """`(N,)`."""
+        chosen, other = (rows.gather(1, number.to(rows.device)[:, None])[:, 0] for number in (self.target, self.other))
+        return chosen - other
+
+    def select(self, places: torch.Tensor) -> "Lead":
+        """Of some of the rows."""
+        return Lead(self.target[places], self.other[places])
+
+
+class TextGroup:
+    """A few texts, with everything that an explanation needs of the host.
+
+    Where windows of a text overlap, a token has the concept that it has in the window with more context on both sides;
+    outputs and scores are averages over windows, weighted by the tokens that each adds.
+
+    Attributes:
+        texts (`list[WindowedText]`): T texts.
+        rows (`torch.Tensor` of shape `(T, C)`): What the readout reads, averaged over windows.
+        codes, counted, lengths (`list[np.ndarray]`): For each text, by token: the concept, whether it can be salient,
+            the length of what is removed with the concept.
+        outliers (`list[np.ndarray | None]`): Whether its state is farther from its concept than those of training.
+    """
+
+    def __init__(self, explainer: "Explainer", texts: Sequence[WindowedText]) -> None:
+        self.texts = list(texts)
+        self._explainer = explainer
+        self._owner = [place for place, text in enumerate(texts) for _ in text.windows]
+        windows = [window for text in texts for window in text.windows]
+        size = explainer.batch_size
+        self._chunks = [_Chunk(explainer, windows[start : start + size]) for start in range(0, len(windows), size)]
+        self._weights = torch.tensor(np.concatenate([text.weights for text in texts]))
+        self.rows = self._pool(torch.cat([chunk.rows for chunk in self._chunks]))
+        self.codes = self._by_token("codes", -1)
+        self.counted = self._by_token("counted", False)
+        self.lengths = self._by_token("lengths", 0.0)
+        self.outliers = self._by_token("outliers", False) if self._chunks[0].outliers is not None else [None] * len(texts)
+
+    def scores(self, target: torch.Tensor, n_steps: int) -> tuple[list[np.ndarray], list[float | None]]:
+        """What the concept of each token contributes to the lead of `target` `(T,)` over the best other answer.
+
+        Returns:
+            `tuple`: The scores of each text's tokens; and, if they are integrated, by how much their sum misses the
+            change of the lead if all concepts are removed, relative to the sum of their absolute values. Texts that
+            miss the largest error are integrated again with twice the steps.
+        """
+        explainer = self._explainer
+        others = self.rows.scatter(1, target[:, None], -torch.inf).argmax(-1)
+        leads = Lead(target, others).select(torch.tensor(self._owner))
+        size = explainer.batch_size
+        parts = [
+            (chunk, leads.select(torch.arange(number * size, number * size + len(chunk.rows))))
+            for number, chunk in enumerate(self._chunks)
+        ]
+        if explainer.method == "gradient_x_input":
+            return self._joined([chunk.gradient(lead) for chunk, lead in parts]), [None] * len(self.texts)
+        integrals = [chunk.integrate(lead, n_steps) for chunk, lead in parts]
+        scores = self._joined([own for own, _ in integrals])
+        change = self._pool(torch.cat([own for _, own in integrals])[:, None])[:, 0].numpy()
+        errors = [
+            float(abs(own.sum() - whole) / max(np.abs(own).sum(), 1e-9)) for own, whole in zip(scores, change, strict=True)
+        ]
+        again = [place for place, error in enumerate(errors) if error > explainer.max_error]
+        if again and 2 * n_steps <= MAX_STEPS:
+            missed = TextGroup(explainer, [self.texts[place] for place in again])
+            for place, own, error in zip(again, *missed.scores(target[again], 2 * n_steps), strict=True):
+                scores[place], errors[place] = own, error
+        return scores, errors
+
+    def without(self, codes: Sequence[int | None]) -> torch.Tensor:
+        """`(T, C)`: the rows without one concept of each text; `None` removes nothing."""
+        by_text = torch.tensor([-1 if code is None else code for code in codes])
+        # -1 would be the code of padding, which is not changed.
+        parts = self._split(by_text[self._owner])
+        return self._pool(torch.cat([chunk.without(part) for chunk, part in zip(self._chunks, parts, strict=True)]))
+
+    def _split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return values.split(self._explainer.batch_size)
+
+    def _pool(self, rows: torch.Tensor) -> torch.Tensor:
+        """`(T, C)`: averages over each text's windows of values `(W, C)`."""
+        pooled = torch.zeros(len(self.texts), rows.shape[1], dtype=torch.float64)
+        return pooled.index_add(0, torch.tensor(self._owner), rows.double() * self._weights[:, None])
+
+    def _windows(self) -> list[tuple[int, np.ndarray, int, int]]:
+        """Of each window: its text, the numbers of its tokens in it, its chunk, and its row there."""
+        size, found = self._explainer.batch_size, []
+        for place, text in enumerate(self.texts):
+            found += [(place, numbers, *divmod(len(found) + window, size)) for window, numbers in enumerate(text.places)]
+        return found
+
+    def _by_token(self, name: str, missing: Any) -> list[np.ndarray]:
+        """An attribute of the chunks `(B, S)`, by token of each text: from the window with the most context."""
+        values = [np.asarray(getattr(chunk, name).cpu()) for chunk in self._chunks]
+        joined = [np.full(len(text), missing, dtype=values[0].dtype) for text in self.texts]
+        context = [np.full(len(text), -1) for text in self.texts]
+        for place, numbers, chunk, row in self._windows():
+            here = np.arange(len(numbers))
+            room = np.minimum(here, here[::-1])
+            better = room > context[place][numbers]
+            chosen = numbers[better]
+            joined[place][chosen] = values[chunk][row, : len(numbers)][better]
+            context[place][chosen] = room[better]
+        return joined
+
+    def _joined(self, scores: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        """Scores of each text's tokens: weighted sums over windows, which add up to the change of the average."""
+        joined = [np.zeros(len(text)) for text in self.texts]
+        for number, (place, numbers, chunk, row) in enumerate(self._windows()):
+            joined[place][numbers] += float(self._weights[number]) * scores[chunk][row, : len(numbers)].numpy()
+        return joined
+
+
+__all__ = ["TextGroup"]
