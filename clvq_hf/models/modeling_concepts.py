@@ -17,10 +17,11 @@ from transformers.utils import logging
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hub.provenance import is_hub_id, tokenizer_fingerprint
-from ..hub.repositories import CONCEPTS_FOLDER, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
+from ..hub.repositories import CONCEPTS_FOLDER, DISTANCES_NAME, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
 from ..hub.requests import HubError
 from ..rendering.pages import render_summary
 from .checkpoints import check_checkpoint, class_of_checkpoint
+from .distances import DistanceQuantiles
 from .interventions import Splice, ablate, steer
 from .modeling_base import BaseConceptModel
 from .tap import Tap
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ..tables.concept_table import ConceptTable
 
 logger = logging.get_logger(__name__)
+
+# Tokens whose codes and distances are computed at once.
+TOKENS_AT_ONCE = 4096
 
 
 class ConceptModel(BaseConceptModel):
@@ -46,6 +50,7 @@ class ConceptModel(BaseConceptModel):
     _reference: Reference | None = None
     _concepts: Any = None
     _training_texts: np.ndarray | None = None
+    _distance_quantiles: DistanceQuantiles | None = None
 
     def _repr_html_(self) -> str:
         return render_summary(type(self).__name__, self.facts())
@@ -108,6 +113,7 @@ class ConceptModel(BaseConceptModel):
             save_file({"text_numbers": trained_on}, texts_file)
         else:
             texts_file.unlink(missing_ok=True)
+        self.save_distance_quantiles(save_directory)
         if reference is not None and reference.model_fingerprint == self.config.fingerprint:
             reference.save(file)
         else:
@@ -204,7 +210,7 @@ class ConceptModel(BaseConceptModel):
         bare.load_state_dict(kept)
         bare.train(self.training)
         bare._source, bare._reference, bare._concepts = self._source, self._reference, self._concepts
-        bare._training_texts = self.training_texts
+        bare._training_texts, bare._distance_quantiles = self.training_texts, self._distance_quantiles
         return bare
 
     def load_host(self, **kwargs: Any) -> PreTrainedModel:
@@ -377,6 +383,62 @@ class ConceptModel(BaseConceptModel):
         from ..data.texts import text_numbers  # here, because importing the package does not load datasets
 
         return int(np.isin(text_numbers(texts), known).sum())
+
+    @property
+    def distance_quantiles(self) -> DistanceQuantiles | None:
+        """[`DistanceQuantiles`][clvq_hf.models.DistanceQuantiles] or `None`: which distances to the codes are usual.
+
+        They are recorded at the end of training or fitting, and saved beside the weights. `None` if they are not known,
+        as for models of earlier versions, or if they belong to other codes than the model's;
+        [`record_distances`][clvq_hf.ConceptModel.record_distances] computes them.
+
+        Raises:
+            HubError: If the file cannot be downloaded.
+            ValueError: If it is damaged.
+        """
+        if self._distance_quantiles is None and self._source is not None:
+            file = self._source.fetch(DISTANCES_NAME) / DISTANCES_NAME
+            self._distance_quantiles = DistanceQuantiles.load(file) if file.is_file() else None
+        found = self._distance_quantiles
+        return found if found is not None and found.fingerprint == self.fingerprint() else None
+
+    @torch.no_grad()
+    def record_distances(self, hidden_states: torch.Tensor) -> DistanceQuantiles | None:
+        """Note which distances to the codes are usual, from a sample of training tokens. Trainer and `fit` do it.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(N, d)`): Host states at `lower_layer` of training tokens, such as
+                `cache.counted("hidden_states")` of an [`ActivationCache`][clvq_hf.ActivationCache].
+
+        Returns:
+            [`DistanceQuantiles`][clvq_hf.models.DistanceQuantiles] or `None`: What `save_pretrained` and `push_to_hub`
+            will write; `None` if the method has no [`distances`][clvq_hf.ConceptModel.distances].
+        """
+        codes, distances = [], []
+        for part in hidden_states.split(TOKENS_AT_ONCE):
+            part = part[None].to(self.device)
+            codes.append(self.encode(part)[0].cpu())
+            found = self.distances(part, codes=codes[-1][None].to(self.device))
+            if found is None:
+                return None
+            distances.append(found[0].cpu())
+        self._distance_quantiles = DistanceQuantiles.of(
+            torch.cat(distances).numpy(), torch.cat(codes).numpy(), self.config.codebook_size, self.fingerprint()
+        )
+        return self._distance_quantiles
+
+    def save_distance_quantiles(self, folder: str | Path) -> None:
+        """Write the file of `distance_quantiles` into a folder with this model; remove one of other codes there."""
+        try:
+            quantiles = self.distance_quantiles
+        except (HubError, ValueError) as error:  # the weights are what matters
+            quantiles = None
+            logger.warning(f"The quantiles of distances could not be read, and are not saved: {error}")
+        file = Path(folder) / DISTANCES_NAME
+        if quantiles is None:
+            file.unlink(missing_ok=True)
+        else:
+            quantiles.save(file)
 
     def verify(self, host: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> Verification:
         """Check that a host is the one that the concepts were learned from, by texts whose codes are known.
