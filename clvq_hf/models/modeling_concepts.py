@@ -584,6 +584,58 @@ class ConceptModel(BaseConceptModel):
         options.setdefault("text_column", self.config.column_of("text", dataset.column_names))
         return salient_tokens(host, tokenizer, dataset, self.config.lower_layer, stack=self.config.stack, **options)
 
+    def promoted_tokens(
+        self,
+        host: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: "Dataset",
+        codes: int | Iterable[int],
+        k: int = 10,
+        *,
+        text_column: str | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+    ) -> dict[int, list[tuple[str, float]]]:
+        """The tokens that a causal language model predicts more strongly after tokens of a concept: one pass over it.
+
+        The mean state of the concept's tokens at `upper_layer` goes through the host's final norm and unembedding, as
+        in the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"). The logits of the mean state of all
+        tokens are subtracted, because otherwise all concepts would promote the same frequent tokens.
+
+        Args:
+            host (`PreTrainedModel`): The causal language model whose concepts these are.
+            tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+            dataset (`datasets.Dataset`): Texts in which the concepts occur, such as `table.texts`.
+            codes (`int` or iterable of `int`): The concepts.
+            k (`int`): Number of tokens.
+            text_column (`str`, *optional*): Column of the texts; if not given, that of training, or `"text"`.
+            max_length (`int`, *optional*): In tokens; if not given, that of training, or the host's limit.
+            batch_size (`int`): Number of texts per host forward.
+
+        Returns:
+            `dict[int, list[tuple[str, float]]]`: For each code its tokens, most strongly promoted first, with the
+            difference of the logits; an empty list if no token of the texts has the code. Special tokens and attention
+            sinks do not count.
+
+        Raises:
+            ValueError: If the host does not fit or predicts no tokens, the upper layer is of another width than the
+                last one, a code does not exist, or the texts are unusable.
+        """
+        from .promoted_tokens import promoted_tokens  # pulls datasets
+
+        self.check_host(host)
+        return promoted_tokens(
+            self,
+            host,
+            tokenizer,
+            dataset,
+            [int(codes)] if isinstance(codes, int | np.integer) else [int(code) for code in codes],
+            k=k,
+            text_column=text_column or self.config.column_of("text", dataset.column_names),
+            max_length=max_length or self.config.longest_text,
+            batch_size=batch_size,
+        )
+
     def ablate(
         self,
         host: Any,
