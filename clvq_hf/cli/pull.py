@@ -43,6 +43,7 @@ def run_pull(
     describe(source)  # raises for what is no concept model, before much is downloaded
     replaceable = [
         repositories.REFERENCE_NAME,
+        repositories.DISTANCES_NAME,
         *repositories.WEIGHTS,
         f"{repositories.CONCEPTS_FOLDER}/*",
         f"{repositories.EVALUATION_FOLDER}/*",

@@ -92,7 +92,13 @@ class Explainer:
         self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor
     ) -> torch.Tensor | None:
         """`(B, S)` bool: states farther from their concepts than those of training; `None` if that is not known."""
-        return None
+        quantiles = self.model.distance_quantiles
+        if quantiles is None:
+            return None
+        device = self.model.device
+        codes = codes.cpu()
+        distances = self.model.distances(states.to(device), mask.to(device), codes.to(device)).cpu()
+        return torch.from_numpy(quantiles.outliers(distances, codes))
 
     def explain(self, texts: Sequence[str], target: int | str | None = None) -> Iterator[Explanation]:
         """Explain texts one after the other, in their order; texts without a token are left out, with a warning.

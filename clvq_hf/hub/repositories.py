@@ -19,6 +19,8 @@ CARD_NAME = "README.md"
 REFERENCE_NAME = "reference.json"
 # Hashes of the texts that a model was trained on. Stays here: with it others could tell which texts these were.
 TRAINING_TEXTS_NAME = "training_texts.safetensors"
+# Quantiles of the distances of training tokens to their codes.
+DISTANCES_NAME = "distance_quantiles.safetensors"
 RESULTS_NAME = "results.json"
 CONCEPTS_FOLDER = "concepts"
 TABLE_NAME = "concept_table.json"
@@ -32,7 +34,7 @@ TOKENIZER_FILES = (
 # Written by other libraries and never read here: opening one runs the code in it.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.joblib")
 # Files that describe the codes of a concept model, and are wrong as soon as the codes change.
-CODE_DEPENDENT_FILES = (REFERENCE_NAME, f"{CONCEPTS_FOLDER}/*", f"{EVALUATION_FOLDER}/*")
+CODE_DEPENDENT_FILES = (REFERENCE_NAME, DISTANCES_NAME, f"{CONCEPTS_FOLDER}/*", f"{EVALUATION_FOLDER}/*")
 
 
 @dataclass
@@ -128,7 +130,7 @@ def check_repo_id(name: str) -> None:
 
 def checkpoint_files(folder: Path) -> dict[str, Path]:
     """The files of a folder that belong in a repository, by name: model, references, card, tokenizer; no pickles."""
-    patterns = (CONFIG_NAME, CARD_NAME, REFERENCE_NAME, *WEIGHTS, *TOKENIZER_FILES, "LICENSE*")
+    patterns = (CONFIG_NAME, CARD_NAME, REFERENCE_NAME, DISTANCES_NAME, *WEIGHTS, *TOKENIZER_FILES, "LICENSE*")
     return {
         file.name: file for file in sorted(folder.iterdir()) if file.is_file() and matches_any(file.name, patterns)
     }

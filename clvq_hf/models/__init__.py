@@ -4,6 +4,7 @@ from .configuration_clusters import ClusterConfig
 from .configuration_clvq import CLVQConfig
 from .configuration_concepts import ConceptConfig, Preset
 from .configuration_sparse import SparseConfig
+from .distances import DistanceQuantiles
 from .interventions import Splice
 from .modeling_base import BaseConceptModel
 from .modeling_clusters import ClusterModel
@@ -31,6 +32,7 @@ __all__ = [
     "ClusterModel",
     "ConceptConfig",
     "ConceptModel",
+    "DistanceQuantiles",
     "Preset",
     "Reference",
     "SparseConfig",

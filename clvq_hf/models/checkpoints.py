@@ -9,6 +9,7 @@ from ..files import check_file_names, read_json
 from ..hub.repositories import (
     CONCEPTS_FOLDER,
     CONFIG_NAME,
+    DISTANCES_NAME,
     EVALUATION_FOLDER,
     INDEX_NAME,
     PICKLES,
@@ -34,7 +35,7 @@ def check_checkpoint(source: Source) -> Path:
             folder.
     """
     # Small files that are read later come along, so that they are there when the Hub is not.
-    folder = source.fetch(CONFIG_NAME, *WEIGHTS, REFERENCE_NAME, _TABLE_FILE, _RESULTS_FILE)
+    folder = source.fetch(CONFIG_NAME, *WEIGHTS, REFERENCE_NAME, DISTANCES_NAME, _TABLE_FILE, _RESULTS_FILE)
     _read_config(folder, source.name)
     if not list(folder.glob("model*.safetensors")) and not (folder / INDEX_NAME).is_file():
         names = [file.name for file in folder.iterdir()] if source.is_local else file_sizes(source)

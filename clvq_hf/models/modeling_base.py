@@ -22,7 +22,8 @@ class BaseConceptModel(PreTrainedModel):
     [`encode`][clvq_hf.ConceptModel.encode], [`is_initialized`][clvq_hf.ConceptModel.is_initialized] and
     [`codebook`][clvq_hf.ConceptModel.codebook]; if its concepts are not vectors of the lower layer,
     [`directions`][clvq_hf.ConceptModel.directions] and [`ablation_basis`][clvq_hf.ConceptModel.ablation_basis] too; if
-    it centres the states, [`projection_centre`][clvq_hf.ConceptModel.projection_centre].
+    it centres the states, [`projection_centre`][clvq_hf.ConceptModel.projection_centre]; and if it assigns codes in a
+    space of its own, [`distances`][clvq_hf.ConceptModel.distances].
     Its config names the host layers (`lower_layer`, `upper_layer`, `stack`), their widths (`hidden_size`,
     `target_hidden_size`), and what to call the method. `.github/CONTRIBUTING.md` has a complete example.
 
@@ -79,6 +80,36 @@ class BaseConceptModel(PreTrainedModel):
             return codes
         distances = torch.cdist(hidden_states.float(), self.codebook).scatter(-1, codes, -1.0)
         return distances.topk(k, dim=-1, largest=False).indices
+
+    @torch.no_grad()
+    def distances(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """How far the state of each token is from its code, in the space in which the method assigns codes.
+
+        Here `‖x - e‖ / ‖x‖`, where `e` is the code's vector in `codebook`. Methods that assign codes elsewhere override
+        it: CLVQ-VAE gives `‖z - e‖` of the encoder's state, clusters give `‖x - e‖`, sparse dictionaries one minus the
+        cosine between the centred state and the neuron's encoder row. Only distances of one model can be compared;
+        [`distance_quantiles`][clvq_hf.ConceptModel.distance_quantiles] says which are usual.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, S, d)`): Host states at `lower_layer`, any float dtype.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): Nonzero on real tokens; all real if absent.
+            codes (`torch.Tensor` of shape `(B, S)`, int64, *optional*): The distances to these codes are computed;
+                those of `encode` if not given. -1 on padding.
+
+        Returns:
+            `torch.Tensor` of shape `(B, S)`, float32, or `None`: NaN on padding. `None` if the method's codes are not
+            states and it does not say how far a state is from them.
+        """
+        if not self.codes_are_states:
+            return None
+        codes = self._codes_of(hidden_states, attention_mask, codes)
+        lengths = hidden_states.float().norm(dim=-1).clamp(min=1e-12)
+        return distances_to_vectors(hidden_states, self.codebook, codes) / lengths
 
     @property
     def removed_vectors(self) -> torch.Tensor:
@@ -295,6 +326,16 @@ class BaseConceptModel(PreTrainedModel):
         self._check_width("hidden_states", hidden_states, self.config.hidden_size)
         return self._mask("attention_mask", attention_mask, hidden_states)
 
+    def _codes_of(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, codes: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`(B, S)` int64: the codes that were given, -1 on padding, or those of the states."""
+        mask = self._real_tokens(hidden_states, attention_mask)
+        if codes is None:
+            return self.encode(hidden_states, attention_mask)
+        check_batch("codes", codes, hidden_states)
+        return codes.masked_fill(~mask, -1)
+
     def _check_target(self, target_hidden_states: torch.Tensor, hidden_states: torch.Tensor) -> None:
         self._check_decoder()
         self._check_width("target_hidden_states", target_hidden_states, self.config.target_hidden_size)
@@ -322,6 +363,13 @@ def check_batch(name: str, tensor: torch.Tensor, hidden_states: torch.Tensor) ->
         )
 
 
+def distances_to_vectors(states: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Euclidean distance `(B, S)`, float32, of states `(B, S, d)` to the vectors `(K, d)` of codes; NaN where -1."""
+    # Of the differences, not of products: states share a large mean, in whose squares the distances would drown.
+    distances = (states.float() - F.embedding(codes.clamp(min=0), vectors.float())).norm(dim=-1)
+    return distances.masked_fill(codes < 0, torch.nan)
+
+
 def masked_mse(
     estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | int
 ) -> torch.Tensor:
@@ -330,4 +378,4 @@ def masked_mse(
     return difference.square().sum() / (tokens * target.shape[-1])
 
 
-__all__ = ["BaseConceptModel", "check_batch", "masked_mse"]
+__all__ = ["BaseConceptModel", "check_batch", "distances_to_vectors", "masked_mse"]

@@ -11,6 +11,7 @@ from transformers import initialization as init
 
 from .codebook_init import initial_codebook
 from .configuration_clusters import ClusterConfig
+from .modeling_base import distances_to_vectors
 from .modeling_concepts import ConceptModel
 from .quantizer import Float32Module, nearness
 
@@ -149,6 +150,7 @@ class ClusterModel(ConceptModel):
             sums = targets.new_zeros(config.codebook_size, targets.shape[1]).index_add_(0, codes, targets)
             means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], targets.mean(0))
             self.decoder.vectors.copy_(means)
+        self.record_distances(states)
         return self
 
     @torch.no_grad()
@@ -160,6 +162,16 @@ class ClusterModel(ConceptModel):
     def nearest(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
         with self.centroids.full_precision(hidden_states.device):
             return nearness(hidden_states.float(), self.codebook).topk(k, dim=-1).indices
+
+    @torch.no_grad()
+    def distances(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        codes = self._codes_of(hidden_states, attention_mask, codes)
+        return distances_to_vectors(hidden_states, self.centroids.vectors, codes)
 
     @torch.no_grad()
     def reconstruct(

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from ..hosts import hooks
 from .codebook_init import initial_codebook
 from .configuration_clvq import CLVQConfig
-from .modeling_base import masked_mse
+from .modeling_base import distances_to_vectors, masked_mse
 from .modeling_concepts import ConceptModel
 from .quantizer import Float32Module, TopKQuantizer
 
@@ -287,6 +287,17 @@ class CLVQModel(ConceptModel):
     @torch.no_grad()
     def nearest(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
         return self.quantizer.nearest(self.encoder(hidden_states), k)
+
+    @torch.no_grad()
+    def distances(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        codes = self._codes_of(hidden_states, attention_mask, codes)
+        encoder_states = self.encoder(torch.where((codes >= 0)[..., None], hidden_states, 0))
+        return distances_to_vectors(encoder_states, self.quantizer.codebook, codes)
 
     @property
     def removed_vectors(self) -> torch.Tensor:

@@ -17,10 +17,11 @@ from transformers.utils import logging
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hub.provenance import is_hub_id, tokenizer_fingerprint
-from ..hub.repositories import CONCEPTS_FOLDER, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
+from ..hub.repositories import CONCEPTS_FOLDER, DISTANCES_NAME, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
 from ..hub.requests import HubError
 from ..rendering.pages import render_summary
 from .checkpoints import check_checkpoint, class_of_checkpoint
+from .distances import DistanceQuantiles
 from .interventions import Splice, ablate, steer
 from .modeling_base import BaseConceptModel
 from .tap import Tap
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from ..tables.concept_table import ConceptTable
 
 logger = logging.get_logger(__name__)
+
+# Tokens whose codes and distances are computed at once.
+TOKENS_AT_ONCE = 4096
 
 
 class ConceptModel(BaseConceptModel):
@@ -47,6 +51,7 @@ class ConceptModel(BaseConceptModel):
     _reference: Reference | None = None
     _concepts: Any = None
     _training_texts: np.ndarray | None = None
+    _distance_quantiles: DistanceQuantiles | None = None
 
     def _repr_html_(self) -> str:
         return render_summary(type(self).__name__, self.facts())
@@ -109,6 +114,7 @@ class ConceptModel(BaseConceptModel):
             save_file({"text_numbers": trained_on}, texts_file)
         else:
             texts_file.unlink(missing_ok=True)
+        self.save_distance_quantiles(save_directory)
         if reference is not None and reference.model_fingerprint == self.config.fingerprint:
             reference.save(file)
         else:
@@ -205,7 +211,7 @@ class ConceptModel(BaseConceptModel):
         bare.load_state_dict(kept)
         bare.train(self.training)
         bare._source, bare._reference, bare._concepts = self._source, self._reference, self._concepts
-        bare._training_texts = self.training_texts
+        bare._training_texts, bare._distance_quantiles = self.training_texts, self._distance_quantiles
         return bare
 
     def load_host(self, **kwargs: Any) -> PreTrainedModel:
@@ -378,6 +384,62 @@ class ConceptModel(BaseConceptModel):
         from ..data.texts import text_numbers  # here, because importing the package does not load datasets
 
         return int(np.isin(text_numbers(texts), known).sum())
+
+    @property
+    def distance_quantiles(self) -> DistanceQuantiles | None:
+        """[`DistanceQuantiles`][clvq_hf.models.DistanceQuantiles] or `None`: which distances to the codes are usual.
+
+        They are recorded at the end of training or fitting, and saved beside the weights. `None` if they are not known,
+        as for models of earlier versions, or if they belong to other codes than the model's;
+        [`record_distances`][clvq_hf.ConceptModel.record_distances] computes them.
+
+        Raises:
+            HubError: If the file cannot be downloaded.
+            ValueError: If it is damaged.
+        """
+        if self._distance_quantiles is None and self._source is not None:
+            file = self._source.fetch(DISTANCES_NAME) / DISTANCES_NAME
+            self._distance_quantiles = DistanceQuantiles.load(file) if file.is_file() else None
+        found = self._distance_quantiles
+        return found if found is not None and found.fingerprint == self.fingerprint() else None
+
+    @torch.no_grad()
+    def record_distances(self, hidden_states: torch.Tensor) -> DistanceQuantiles | None:
+        """Note which distances to the codes are usual, from a sample of training tokens. Trainer and `fit` do it.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(N, d)`): Host states at `lower_layer` of training tokens, such as
+                `cache.counted("hidden_states")` of an [`ActivationCache`][clvq_hf.ActivationCache].
+
+        Returns:
+            [`DistanceQuantiles`][clvq_hf.models.DistanceQuantiles] or `None`: What `save_pretrained` and `push_to_hub`
+            will write; `None` if the method has no [`distances`][clvq_hf.ConceptModel.distances].
+        """
+        codes, distances = [], []
+        for part in hidden_states.split(TOKENS_AT_ONCE):
+            part = part[None].to(self.device)
+            codes.append(self.encode(part)[0].cpu())
+            found = self.distances(part, codes=codes[-1][None].to(self.device))
+            if found is None:
+                return None
+            distances.append(found[0].cpu())
+        self._distance_quantiles = DistanceQuantiles.of(
+            torch.cat(distances).numpy(), torch.cat(codes).numpy(), self.config.codebook_size, self.fingerprint()
+        )
+        return self._distance_quantiles
+
+    def save_distance_quantiles(self, folder: str | Path) -> None:
+        """Write the file of `distance_quantiles` into a folder with this model; remove one of other codes there."""
+        try:
+            quantiles = self.distance_quantiles
+        except (HubError, ValueError) as error:  # the weights are what matters
+            quantiles = None
+            logger.warning(f"The quantiles of distances could not be read, and are not saved: {error}")
+        file = Path(folder) / DISTANCES_NAME
+        if quantiles is None:
+            file.unlink(missing_ok=True)
+        else:
+            quantiles.save(file)
 
     def verify(self, host: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> Verification:
         """Check that a host is the one that the concepts were learned from, by texts whose codes are known.
@@ -575,6 +637,58 @@ class ConceptModel(BaseConceptModel):
         except (ValueError, OSError) as error:
             logger.warning_once(f"Concepts are shown without words of other texts: {error}")
             return None
+
+    def promoted_tokens(
+        self,
+        host: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: "Dataset",
+        codes: int | Iterable[int],
+        k: int = 10,
+        *,
+        text_column: str | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+    ) -> dict[int, list[tuple[str, float]]]:
+        """The tokens that a causal language model predicts more strongly after tokens of a concept: one pass over it.
+
+        The mean state of the concept's tokens at `upper_layer` goes through the host's final norm and unembedding, as
+        in the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"). The logits of the mean state of all
+        tokens are subtracted, because otherwise all concepts would promote the same frequent tokens.
+
+        Args:
+            host (`PreTrainedModel`): The causal language model whose concepts these are.
+            tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+            dataset (`datasets.Dataset`): Texts in which the concepts occur, such as `table.texts`.
+            codes (`int` or iterable of `int`): The concepts.
+            k (`int`): Number of tokens.
+            text_column (`str`, *optional*): Column of the texts; if not given, that of training, or `"text"`.
+            max_length (`int`, *optional*): In tokens; if not given, that of training, or the host's limit.
+            batch_size (`int`): Number of texts per host forward.
+
+        Returns:
+            `dict[int, list[tuple[str, float]]]`: For each code its tokens, most strongly promoted first, with the
+            difference of the logits; an empty list if no token of the texts has the code. Special tokens and attention
+            sinks do not count.
+
+        Raises:
+            ValueError: If the host does not fit or predicts no tokens, the upper layer is of another width than the
+                last one, a code does not exist, or the texts are unusable.
+        """
+        from .promoted_tokens import promoted_tokens  # pulls datasets
+
+        self.check_host(host)
+        return promoted_tokens(
+            self,
+            host,
+            tokenizer,
+            dataset,
+            [int(codes)] if isinstance(codes, int | np.integer) else [int(code) for code in codes],
+            k=k,
+            text_column=text_column or self.config.column_of("text", dataset.column_names),
+            max_length=max_length or self.config.longest_text,
+            batch_size=batch_size,
+        )
 
     def ablate(
         self,

@@ -337,6 +337,24 @@ class SparseDictionary(ConceptModel):
         return self.encoder.activate(self.encoder.scores(hidden_states))
 
     @torch.no_grad()
+    def distances(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See [`ConceptModel.distances`][clvq_hf.ConceptModel.distances].
+
+        One minus the cosine between the centred state `s·x - b_in` and the encoder row of the token's code: about 1 if
+        the neuron finds nothing in the state, as where none is active. It needs neither a decoder nor the target.
+        """
+        codes = self._codes_of(hidden_states, attention_mask, codes)
+        cosines = F.cosine_similarity(
+            self.encoder.centred(hidden_states), F.embedding(codes.clamp(min=0), self.encoder.weight), dim=-1
+        )
+        return (1 - cosines).masked_fill(codes < 0, torch.nan)
+
+    @torch.no_grad()
     def num_active(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         mask = self._mask("attention_mask", attention_mask, hidden_states)
         return _unpacked((self.activations(hidden_states[mask]) > 0).sum(-1), mask, 0)

@@ -18,6 +18,7 @@ from ..hub.repositories import (
     CODE_DEPENDENT_FILES,
     CONCEPTS_FOLDER,
     CONFIG_NAME,
+    DISTANCES_NAME,
     EVALUATION_FOLDER,
     REFERENCE_NAME,
     RESULTS_NAME,
@@ -33,6 +34,7 @@ from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import masked_labels
 from .checkpoints import check_checkpoint
 from .configuration_concepts import ConceptConfig
+from .distances import DistanceQuantiles
 from .model_card import datasets_of, has_masked_labels, measures_of, model_card
 from .verification import Reference
 
@@ -170,6 +172,9 @@ def _read_files(folder: Path, config: ConceptConfig, warn_of_table: bool = False
     if REFERENCE_NAME in files and Reference.load(folder / REFERENCE_NAME).model_fingerprint != config.fingerprint:
         logger.warning(f"The reference texts in {folder} belong to other weights and are left out.")
         del files[REFERENCE_NAME]
+    if DISTANCES_NAME in files and DistanceQuantiles.load(folder / DISTANCES_NAME).fingerprint != config.fingerprint:
+        logger.warning(f"The quantiles of distances in {folder} belong to other weights and are left out.")
+        del files[DISTANCES_NAME]
     if warn_of_table and (folder / CONCEPTS_FOLDER / TABLE_NAME).is_file():
         logger.warning(
             f"The concept table in {folder / CONCEPTS_FOLDER} contains texts and is only published on request: "

@@ -14,7 +14,7 @@ from datasets.arrow_writer import ArrowWriter
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.batching import batches_by_length
+from ..data.batching import batches_by_length, in_order
 from ..data.extraction import check_finite
 from ..data.labels import host_labels
 from ..data.texts import texts_fingerprint
@@ -36,8 +36,9 @@ CONFIG_FIELDS = (*("model_type", "codebook_size", "lower_layer", "upper_layer", 
 # Logits are stored for classes, not for vocabularies.
 MAX_LOGITS = 1000
 
-# From a batch of B texts and S tokens to codes (B, S) and logits (B, C), or None without a readout.
-BatchCodes = Callable[[Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor | None]]
+# From a batch of B texts and S tokens to codes (B, S), distances to them (B, S), or None if the method does not say,
+# and logits (B, C), or None without a readout.
+BatchCodes = Callable[[Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def host_codes(model: CodeModel, host: PreTrainedModel, readout: Readout | None)
     runner = HostRunner(host, stack, readout)
 
     @torch.no_grad()
-    def run(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def run(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         mask = batch["attention_mask"].bool()
         logits = None
         with hooks.evaluation_mode(host), hooks.capture(host, [layer], stack=stack, stop=readout is None) as states:
@@ -93,7 +94,10 @@ def host_codes(model: CodeModel, host: PreTrainedModel, readout: Readout | None)
                 logits = readout(output, mask).cpu()
         lower = states[layer]
         check_finite(lower, batch["text_index"], f"the hidden states of layer {layer}", mask)
-        return model.encode(lower.to(model.device), mask.to(model.device)).cpu(), logits
+        lower, mask = lower.to(model.device), mask.to(model.device)
+        codes = model.encode(lower, mask)
+        distances = model.distances(lower, mask, codes)
+        return codes.cpu(), None if distances is None else distances.cpu(), logits
 
     return run
 
@@ -196,16 +200,20 @@ def write_rows(
             rows = range(start, min(start + TEXTS_PER_CHUNK, len(tokenized)))
             chunk = tokenized.select(rows)
             codes: dict[int, np.ndarray] = {}
+            distances: dict[int, np.ndarray] = {}
             logits: dict[int, np.ndarray] = {}
             for places, batch in batches_by_length(chunk, collate, batch_size):
-                batch_codes, batch_logits = run(batch)
+                batch_codes, batch_distances, batch_logits = run(batch)
                 for row, (place, mask) in enumerate(zip(places, batch["attention_mask"].bool(), strict=True)):
                     codes[place] = batch_codes[row][mask].numpy()
+                    if batch_distances is not None:
+                        distances[place] = batch_distances[row][mask].numpy()
                     if batch_logits is not None:
                         logits[place] = batch_logits[row].numpy()
                 bar.update(len(places))
             part = None if salience is None else salience.select(rows)
-            tokens = _token_columns(chunk, [codes[place] for place in range(len(chunk))], tokenizer, part)
+            tokens = _token_columns(chunk, in_order(codes), tokenizer, part)
+            tokens["distance"] = np.concatenate(in_order(distances)) if distances else [None] * len(tokens["code"])
             writer.write("tokens", tokens)
             writer.write(
                 "texts", _text_columns(chunk, texts, [logits.get(place) for place in range(len(chunk))], part)

@@ -6,10 +6,11 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from datasets import Dataset
 from huggingface_hub import CommitInfo
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
@@ -22,7 +23,7 @@ from ..hub.repositories import TABLE_NAME, Source
 from ..rendering.pages import render_summary
 from .concepts import Concept, Example
 from .names import NAMES_FILE, ConceptName, name_note
-from .schema import FEATURES, FORMAT_VERSION, TRAINING_SPLITS, CodeModel
+from .schema import ADDED_LATER, FEATURES, FORMAT_VERSION, TRAINING_SPLITS, CodeModel
 from .shading import shade
 from .table_files import TableParts, push_table, read_table, write_table
 from .token_index import TokenIndex
@@ -40,8 +41,10 @@ class ConceptTable:
 
     Attributes:
         tokens (`datasets.Dataset`): `text_id`, `position`, `token`, `token_id`, `special`, `word_id` (-1 for special
-            tokens), `start` and `end` (in characters), `code`, `salience` (null if there is none). One row per token,
-            special ones included and padding excluded, in the order of the texts.
+            tokens), `start` and `end` (in characters), `code`, `salience` (null if there is none), `distance` of the
+            state from its code, see [`distances`][clvq_hf.ConceptModel.distances] (null if it is not known, as in
+            tables of earlier versions). One row per token, special ones included and padding excluded, in the order of
+            the texts.
         texts (`datasets.Dataset`): `text_id`, `text`, `label` and `prediction` (-1: none), `logits`, `split`,
             `dataset`, `num_tokens`, `salient_position` (-1: none), `salience_error`. Sorted by `text_id`.
         metadata (`dict`): Format version, the model's fingerprint, host, layers, label names, settings.
@@ -55,6 +58,9 @@ class ConceptTable:
         metadata: dict[str, Any],
         names: Mapping[int, ConceptName] | None = None,
     ) -> None:
+        for name in sorted(set(ADDED_LATER) - set(tokens.column_names)):
+            feature = FEATURES["tokens"][name]
+            tokens = tokens.add_column(name, pa.nulls(len(tokens), feature.pa_type), feature=feature)
         self.tokens = tokens
         self.texts = texts
         self.metadata = metadata
@@ -447,8 +453,9 @@ class ConceptTable:
         label: int | None = None,
         num_words: tuple[int, int] = (5, 30),
         without: int | Sequence[int] | None = None,
+        by: Literal["share", "closeness", "spread"] = "share",
     ) -> list[Example]:
-        """The texts that show a concept best: of readable length, and with the largest share of its tokens.
+        """Texts that show a concept, those of readable length first.
 
         Args:
             code (`int`): The concept.
@@ -456,28 +463,42 @@ class ConceptTable:
             label (`int`, *optional*): Only texts with this label.
             num_words (`tuple[int, int]`): Shortest and longest preferred length in words.
             without (`int` or `Sequence[int]`, *optional*): Ids of texts to exclude, together with texts equal to them.
+            by (`str`): Which texts. `"share"`: those with the largest share of the concept's tokens. `"closeness"`:
+                those whose states are closest to the code, which show what the concept stands for. `"spread"`: texts at
+                evenly spaced quantiles of the distance, from close to far, which show how far the concept reaches. The
+                distance of a text is that of its closest token.
 
         Returns:
-            `list[Example]`: The best first.
+            `list[Example]`: The best or closest first.
+
+        Raises:
+            ValueError: If `by` is unknown, or needs distances and the table has none.
         """
+        if by not in ("share", "closeness", "spread"):
+            raise ValueError(f"by must be 'share', 'closeness' or 'spread', got {by!r}.")
         if n <= 0:
             return []
         places = self._index.places(code, without)
-        owners, counts = np.unique(self._index.owners[places], return_counts=True)
-        if label is not None:
-            has_label = self._index.labels[owners] == label
-            owners, counts = owners[has_label], counts[has_label]
+        owners, firsts, counts = np.unique(self._index.owners[places], return_index=True, return_counts=True)
+        closest = np.minimum.reduceat(self.column("distance")[places], firsts) if len(places) else np.zeros(0)
+        if by != "share" and np.isnan(closest).any():
+            raise ValueError(
+                f"by={by!r} needs the distances of tokens to their codes, which this concept table lacks. Make it "
+                "again with model.concept_table, or use by='share'."
+            )
         lengths = np.maximum(self._index.word_counts[owners], 1)
-        readable = (num_words[0] <= lengths) & (lengths <= num_words[1])
-        examples: list[Example] = []
-        seen: set[int] = set()
-        for row in owners[np.lexsort((owners, -counts / lengths, ~readable))].tolist():
-            if (number := int(self.same_text[row])) not in seen:
-                seen.add(number)
-                examples.append(self._example(row, places))
-            if len(examples) == n:
-                break
-        return examples
+        unreadable = (lengths < num_words[0]) | (num_words[1] < lengths)
+        order = np.lexsort((owners, -counts / lengths if by == "share" else closest, unreadable))
+        if label is not None:
+            order = order[self._index.labels[owners[order]] == label]
+        # The first of equal texts.
+        order = order[np.sort(np.unique(self.same_text[owners[order]], return_index=True)[1])]
+        if by == "spread":
+            readable = order[~unreadable[order]]
+            order = readable if len(readable) >= n else order[np.argsort(closest[order], kind="stable")]
+            n = min(n, len(order))
+            order = order[((np.arange(n) + 0.5) / max(n, 1) * len(order)).astype(np.int64)]
+        return [self._example(int(owners[row]), places, float(closest[row])) for row in order[:n]]
 
     def purest(self, n: int, min_tokens: int, min_texts: int = 10, stop_words: bool = True) -> list[Concept]:
         """The concepts with the purest labels, or the most frequent ones if there are no labels.
@@ -561,7 +582,7 @@ class ConceptTable:
             "labels": self._index.labels.tolist(),
         }
 
-    def _example(self, row: int, places: np.ndarray) -> Example:
+    def _example(self, row: int, places: np.ndarray, distance: float) -> Example:
         first, last = np.searchsorted(places, (self._index.first[row], self._index.first[row + 1]))
         text = self.texts[row]
         spans: list[tuple[int, int]] = []
@@ -577,6 +598,7 @@ class ConceptTable:
             spans=spans,
             label=self.label_name(text["label"]),
             prediction=self.prediction_name(text["prediction"]),
+            distance=None if np.isnan(distance) else distance,
         )
 
 

@@ -16,6 +16,8 @@ class Example:
         spans (`list[tuple[int, int]]`): Start and end, in characters, of the concept's words, in order.
         label (`str` or `None`): Name of the text's label.
         prediction (`str` or `None`): Name of the host's prediction.
+        distance (`float` or `None`): Distance of the closest of the concept's tokens to the code; see
+            [`distances`][clvq_hf.ConceptModel.distances].
     """
 
     text_id: int
@@ -23,6 +25,7 @@ class Example:
     spans: list[tuple[int, int]]
     label: str | None
     prediction: str | None
+    distance: float | None = None
 
     def marked(self, before: str = "*", after: str = "*", escape: Callable[[str], str] = str) -> str:
         """The text with `before` and `after` around the concept's words; `escape` is applied to every piece of text."""

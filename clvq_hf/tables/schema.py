@@ -19,6 +19,7 @@ TOKEN_FEATURES = Features(
         "end": Value("int32"),
         "code": Value("int32"),
         "salience": Value("float32"),
+        "distance": Value("float32"),
     }
 )
 
@@ -38,6 +39,8 @@ TEXT_FEATURES = Features(
 )
 
 FEATURES = {"tokens": TOKEN_FEATURES, "texts": TEXT_FEATURES}
+# Columns that tables of earlier versions lack; they are read as null.
+ADDED_LATER = ("distance",)
 # Splits that were seen in training; figures on them are too good.
 TRAINING_SPLITS = ("host_train", "codebook_train")
 
@@ -55,8 +58,21 @@ class CodeModel(Protocol):
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Codes `(B, S)` of states `(B, S, d)` and a bool mask `(B, S)`."""
 
+    def distances(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, codes: torch.Tensor
+    ) -> torch.Tensor | None:
+        """How far each state is from its code, `(B, S)`; `None` if the method does not say."""
+
     def fingerprint(self) -> str:
         """Hexadecimal digits that models with the same codes share."""
 
 
-__all__ = ["FEATURES", "FORMAT_VERSION", "TEXT_FEATURES", "TOKEN_FEATURES", "TRAINING_SPLITS", "CodeModel"]
+__all__ = [
+    "ADDED_LATER",
+    "FEATURES",
+    "FORMAT_VERSION",
+    "TEXT_FEATURES",
+    "TOKEN_FEATURES",
+    "TRAINING_SPLITS",
+    "CodeModel",
+]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from datasets import Dataset, load_from_disk
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, load_from_disk
 from datasets.exceptions import DatasetsError
 from huggingface_hub import CommitInfo
 from huggingface_hub.utils import yaml_dump
@@ -17,7 +18,7 @@ from ..files import check_file_names, read_json
 from ..hub.repositories import CARD_NAME, TABLE_NAME
 from ..hub.uploads import MARKER, TAGS, card_files, commit_files, full_repo_id, inspect_remote, repository_link
 from .names import NAMES_FILE, ConceptName, read_names, write_names
-from .schema import FEATURES
+from .schema import ADDED_LATER, FEATURES
 
 
 class TableParts(NamedTuple):
@@ -80,7 +81,9 @@ def read_table(path: Path, cache_dir: str | Path | None = None) -> TableParts:
 
 def _read_parquet(file: Path, cache_dir: str | Path | None) -> Dataset:
     try:
-        return Dataset.from_parquet(str(file), features=FEATURES[file.stem], cache_dir=cache_dir and str(cache_dir))
+        names = set(pq.read_schema(file).names)
+        features = Features({k: v for k, v in FEATURES[file.stem].items() if k in names or k not in ADDED_LATER})
+        return Dataset.from_parquet(str(file), features=features, cache_dir=cache_dir and str(cache_dir))
     except (DatasetsError, FileNotFoundError, pa.ArrowInvalid) as error:
         raise ValueError(f"{file} is damaged: {error}.") from error
 

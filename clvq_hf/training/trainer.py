@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
@@ -26,10 +26,11 @@ from ..data.tokenization import (
     filter_by_occurrence,
     tokenize_texts,
 )
+from ..files import read_json
 from ..hosts import hooks
 from ..hosts.readout import class_names
 from ..hub.provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
-from ..hub.repositories import REFERENCE_NAME
+from ..hub.repositories import CONFIG_NAME, REFERENCE_NAME
 from ..models.configuration_concepts import ConceptConfig
 from ..models.modeling_concepts import ConceptModel
 from .hub_trainer import HubTrainer
@@ -234,8 +235,31 @@ class CLVQTrainer(HubTrainer):
             for tensor in self.model.state_dict().values():
                 tensor.copy_(broadcast(tensor.contiguous()))
 
+    def record_distances(self) -> None:
+        """Note which distances to the codes are usual, from a sample of the training set of the same size.
+
+        The first process draws it and sends the result to the others. Checkpoints with the same codes get it too.
+        """
+        found = [None]
+        if self.args.process_index == 0:
+            try:
+                states = self._sample_states(("hidden_states",), "Measuring distances to the codes")["hidden_states"]
+                found = [self.model.record_distances(states)]
+            except Exception as error:  # whatever a host does: the model is trained
+                logger.warning(f"No distances to the codes are recorded: {type(error).__name__}: {error}")
+        [self.model._distance_quantiles] = broadcast_object_list(found)
+        if self.args.should_save and self.model._distance_quantiles is not None:
+            for folder in Path(self.args.output_dir).glob("checkpoint-*"):
+                config = folder / CONFIG_NAME
+                if config.is_file() and read_json(config).get("fingerprint") == self.model.fingerprint():
+                    self.model.save_distance_quantiles(folder)
+
     @torch.no_grad()
-    def _sample_states(self) -> dict[str, torch.Tensor]:
+    def _sample_states(
+        self,
+        names: Sequence[str] = ("hidden_states", "target_hidden_states"),
+        description: str = "Sampling states for the codebook",
+    ) -> dict[str, torch.Tensor]:
         wanted = self.args.init_tokens or 100 * self.model.config.codebook_size
         wanted = max(wanted, self.model.config.codebook_size)
         generator = np.random.default_rng(self.args.seed)
@@ -249,9 +273,8 @@ class CLVQTrainer(HubTrainer):
             collate_fn=self.data_collator,
             generator=torch.Generator(),
         )
-        names = ("hidden_states", "target_hidden_states")
         sample: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        for batch in logging.tqdm(loader, desc="Sampling states for the codebook", disable=self.args.disable_tqdm):
+        for batch in logging.tqdm(loader, desc=description, disable=self.args.disable_tqdm):
             states = self._prepare_inputs(batch)
             for name in names:
                 sample[name].append(states[name][states["token_mask"].bool()])
@@ -376,6 +399,7 @@ class CLVQTrainer(HubTrainer):
             config.tokenizer_fingerprint = tokenizer_fingerprint(self.tokenizer)
         config.library_versions = library_versions()
         self.model.record_training_texts(self._text_numbers)
+        self.model._distance_quantiles = None  # those of an earlier run are of other codes
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         settings = {
             "epochs": args.num_train_epochs if args.max_steps <= 0 else None,
@@ -403,7 +427,7 @@ class CLVQTrainer(HubTrainer):
 
 
 class CodebookCallback(TrainerCallback):
-    """The three moments of training at which the codebook and the sampler are told something."""
+    """The moments of training at which the codebook and the sampler are told something."""
 
     def __init__(self, trainer: CLVQTrainer) -> None:
         self.trainer = trainer
@@ -422,6 +446,9 @@ class CodebookCallback(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.trainer._revived += self.trainer.model.update_codebook()
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.record_distances()
 
 
 _SHARDING_REFUSED = (

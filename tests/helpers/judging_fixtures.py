@@ -42,7 +42,7 @@ def make_table(sentences):
                 row = {
                     "text_id": text_id, "position": position, "token": word, "token_id": position, "special": False,
                     "word_id": position, "start": start, "end": end, "code": code_of(word, text_id),
-                    "salience": 1.0 if position == 1 else 0.0,
+                    "salience": 1.0 if position == 1 else 0.0, "distance": None,
                 }  # fmt: skip
                 for name, value in row.items():
                     tokens[name].append(value)

@@ -17,6 +17,7 @@ def made_table(
     *,
     labels: Sequence[int] | None = None,
     salient_positions: Sequence[int] | None = None,
+    distances: Sequence[Sequence[float]] | None = None,
     label_names: Sequence[str] = LABEL_NAMES,
     codebook_size: int = 20,
     first_id: int = 0,
@@ -43,6 +44,7 @@ def made_table(
                     "end": start + len(word),
                     "code": code_of.get(word.lower(), 0),
                     "salience": 0.0,
+                    "distance": None if distances is None else distances[number][position],
                 }
             )
             start += len(word) + 1

@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
 from huggingface_hub import HfApi
 
+from clvq_hf import ConceptModel
+from clvq_hf.hub.repositories import DISTANCES_NAME
 from clvq_hf.hub.uploads import MARKER
 from clvq_hf.models.publishing import publish
 
@@ -33,6 +36,33 @@ class TestEditedCards:
         (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
         publish(tmp_path, REPO)
         assert hub.files(REPO)["README.md"].endswith(b"# Mine\n")
+
+
+class TestQuantilesOfDistances:
+    @pytest.fixture
+    def measured(self, shared_model):
+        shared_model.record_distances(torch.randn(200, 32, generator=torch.Generator().manual_seed(0)))
+        return shared_model
+
+    def test_are_pushed_and_loaded(self, hub, measured):
+        measured.push_to_hub(REPO, codebook_only=True)
+        loaded = ConceptModel.from_pretrained(REPO)
+        assert loaded.distance_quantiles.counts.sum() == 200
+        # What came with the weights is read offline.
+        assert ConceptModel.from_pretrained(REPO, local_files_only=True).distance_quantiles is not None
+
+    def test_of_other_codes_do_not_stay(self, hub, measured, tmp_path, caplog):
+        measured.push_to_hub(REPO)
+        measured.push_to_hub(REPO)
+        assert DISTANCES_NAME in hub.files(REPO)
+        measured.save_pretrained(tmp_path)
+        quantiles = (tmp_path / DISTANCES_NAME).read_bytes()
+        with torch.no_grad():
+            measured.quantizer.ema_sums.mul_(2)
+        measured.save_pretrained(tmp_path)
+        (tmp_path / DISTANCES_NAME).write_bytes(quantiles)
+        publish(tmp_path, REPO)
+        assert "quantiles of distances" in caplog.text and DISTANCES_NAME not in hub.files(REPO)
 
 
 @pytest.mark.slow

@@ -106,6 +106,38 @@ class TestContents:
         assert words["word"].tolist() == ["Unwatchable", "nonsense", ";", "the", "plot", "is", "nonsense", "."]
         assert len(words["codes"][0]) > 1, "the first word is made of several tokens"
 
+    def test_distances_are_those_of_the_model(self, table, model, saved_host):
+        host = BertForSequenceClassification.from_pretrained(saved_host)
+        tokenizer = AutoTokenizer.from_pretrained(saved_host)
+        with model.attach(host) as tap:
+            host(**tokenizer(SENTENCES[2], return_tensors="pt"))
+        rows = table.text(2)
+        np.testing.assert_allclose(rows["distance"], model.distances(tap.hidden_states)[0], rtol=1e-4)
+        assert table.column("distance").dtype == np.float32
+
+    def test_a_method_without_distances(self, model, saved_host, dataset, monkeypatch):
+        monkeypatch.setattr(type(model), "distances", lambda *args, **kwargs: None)
+        host = BertForSequenceClassification.from_pretrained(saved_host)
+        table = model.concept_table(host, AutoTokenizer.from_pretrained(saved_host), dataset)
+        assert set(table.tokens["distance"][:]) == {None} and np.isnan(table.column("distance")).all()
+
+    @pytest.mark.parametrize("form", ["save_to_disk", "save_as_parquet"])
+    def test_tables_of_earlier_versions_have_no_distances(self, table, form, tmp_path, monkeypatch):
+        old = copy.copy(table)
+        old.tokens = table.tokens.remove_columns("distance")
+        getattr(old, form)(tmp_path / "table")
+        loaded = ConceptTable.load_from_disk(tmp_path / "table", cache_dir=tmp_path / "cache")
+        assert loaded.tokens["distance"][:] == [None] * len(table.tokens)
+        assert loaded.text(2).drop(columns="distance").equals(table.text(2).drop(columns="distance"))
+        assert loaded.tokens.features == table.tokens.features
+        getattr(loaded, form)(tmp_path / "again")
+        again = ConceptTable.load_from_disk(tmp_path / "again", cache_dir=tmp_path / "cache")
+        assert np.isnan(again.column("distance")).all()
+        code = int(again.active_codes[0])
+        assert again.examples(code)[0].distance is None
+        with pytest.raises(ValueError, match=r"by='spread' needs the distances.*lacks"):
+            again.examples(code, by="spread")
+
     @pytest.mark.slow
     def test_neither_batch_size_nor_chunks_change_a_row(self, table, model, host, tokenizer, dataset, monkeypatch):
         monkeypatch.setattr("clvq_hf.tables.builder.TEXTS_PER_CHUNK", 3)

@@ -96,3 +96,48 @@ class TestWithout:
     def test_a_text_that_the_table_does_not_have(self, table):
         with pytest.raises(ValueError, match="no text 9"):
             table.top_words(1, without=9)
+
+
+class TestClosenessAndSpread:
+    """The concept 1 is the word "x"; the distance of text i's closest token is 10 · i."""
+
+    @pytest.fixture
+    def table(self):
+        order = [3, 0, 9, 6, 1, 8, 2, 7, 5, 4]
+        texts = [f"x is here with number {number} x" for number in order]
+        far = [[10.0 * number + 5, 0, 0, 0, 0, 0, 10.0 * number] for number in order]
+        # A copy that is closer, a short text that is closest, a long one that is farthest.
+        texts += ["X is  here with number 3 x".replace("  ", " "), "x x", "x " + "is " * 40]
+        far += [[2.0, 0, 0, 0, 0, 0, 90.0], [1.0, 1.0], [999.0, *[0] * 41]]
+        return made_table(texts, [0] * 13, {"x": 1}, distances=far, labels=[*[0, 1] * 5, 0, 0, 0])
+
+    def test_closest_first(self, table):
+        found = table.examples(1, 4, by="closeness")
+        assert [example.distance for example in found] == [0.0, 2.0, 10.0, 20.0]
+        assert found[1].text_id == 10, "the closer one of two equal texts"
+
+    def test_texts_of_unreadable_length_come_last(self, table):
+        found = table.examples(1, 20, by="closeness")
+        assert [example.distance for example in found[-2:]] == [1.0, 999.0] and len(found) == 12
+
+    def test_spread_is_even_over_the_quantiles(self, table):
+        # Of 10 readable texts at 0, 2, 10, 20, 40, …, 90: those in the middle of each fifth, rounded up.
+        assert [example.distance for example in table.examples(1, 5, by="spread")] == [2.0, 20.0, 50.0, 70.0, 90.0]
+        assert [example.distance for example in table.examples(1, 1, by="spread")] == [50.0]
+        # All, if there are no more.
+        assert [example.distance for example in table.examples(1, 20, by="spread")] == [
+            *(0.0, 1.0, 2.0, 10.0, 20.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 999.0)
+        ]
+
+    def test_of_one_label_and_without_a_text(self, table):
+        assert {example.label for example in table.examples(1, 3, label=1, by="closeness")} == {"good"}
+        closest = table.examples(1, 1, by="closeness")[0].text_id
+        assert closest not in {example.text_id for example in table.examples(1, 20, without=closest, by="spread")}
+
+    def test_there_may_be_none(self, table):
+        for by in ("share", "closeness", "spread"):
+            assert table.examples(7, by=by) == [] and table.examples(1, 0, by=by) == []
+
+    def test_an_unknown_order(self, table):
+        with pytest.raises(ValueError, match="by must be 'share', 'closeness' or 'spread', got 'random'"):
+            table.examples(1, by="random")

@@ -15,6 +15,7 @@ from clvq_hf import (
     CLVQModel,
     CLVQTrainer,
     CLVQTrainingArguments,
+    ConceptModel,
     SparseConfig,
     SparseDictionary,
 )
@@ -429,6 +430,48 @@ class TestResume:
         trainer.train()
         assert_equal_states(weights[0], state(trainer.model))
         assert not torch.equal(weights[0]["decoder.head.weight"], weights[2]["decoder.head.weight"])
+
+
+class TestDistancesToTheCodes:
+    """Their quantiles are those of the training tokens, by the codes as they are at the end."""
+
+    @pytest.mark.parametrize("source", ["texts", "cache"])
+    def test_are_recorded_at_the_end(self, source, make_trainer, build_cache, texts, tmp_path):
+        cache = build_cache()
+        train = {"train_dataset": cache} if source == "cache" else {}
+        trainer = make_trainer(save_strategy="steps", save_steps=10, max_steps=15, init_tokens=10_000, **train)
+        trainer.train()
+        model = trainer.model.eval()
+        found = model.distance_quantiles
+        states = cache.counted("hidden_states")
+        codes, distances = model.encode(states[None])[0], model.distances(states[None])[0]
+        assert found.counts.tolist() == torch.bincount(codes, minlength=12).tolist()
+        np.testing.assert_allclose(found.overall, np.quantile(distances, found.levels), rtol=1e-4)
+        # The last checkpoint was written before; an earlier one has other codes.
+        earlier, last = (ConceptModel.from_pretrained(tmp_path / "out" / f"checkpoint-{step}") for step in (10, 15))
+        np.testing.assert_array_equal(last.distance_quantiles.quantiles, found.quantiles)
+        assert earlier.distance_quantiles is None
+
+    def test_are_of_a_bounded_sample(self, make_trainer):
+        trainer = make_trainer(max_steps=1, init_tokens=50)
+        trainer.train()
+        assert trainer.model.distance_quantiles.counts.sum() == 50
+
+    def test_are_measured_anew_after_further_training(self, make_trainer, tmp_path):
+        trainer = make_trainer(max_steps=1)
+        trainer.train()
+        trainer.save_model(tmp_path / "first")
+        model = ConceptModel.from_pretrained(tmp_path / "first")
+        before = model.distance_quantiles
+        make_trainer(model, max_steps=3).train()
+        assert before.fingerprint != model.distance_quantiles.fingerprint == model.fingerprint()
+
+    def test_do_not_cost_a_trained_model(self, make_trainer, monkeypatch, caplog):
+        trainer = make_trainer(max_steps=1)
+        monkeypatch.setattr(type(trainer.model), "distances", lambda *args, **kwargs: 1 / 0)
+        trainer.train()
+        assert trainer.model.distance_quantiles is None
+        assert "No distances to the codes are recorded: ZeroDivisionError" in caplog.text
 
 
 class TestSparseDictionaries:

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from clvq_hf.hub.repositories import DISTANCES_NAME
+from clvq_hf.models import DistanceQuantiles
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 SEVERAL = Path(__file__).parents[1] / "fixtures" / "train_several.py"
@@ -172,6 +176,10 @@ def test_two_processes_learn_what_one_does(one, two, batch_and_accumulation):
     got = model_of(two / batch_and_accumulation)
     assert_same(model_of(one / "clvq"), got)
     assert got["quantizer.initialized"]
+    # Only the first process measures distances to the codes.
+    alone, several = (DistanceQuantiles.load(f / DISTANCES_NAME) for f in (one / "clvq", two / batch_and_accumulation))
+    assert several.counts.sum() == alone.counts.sum() > 0
+    np.testing.assert_allclose(several.overall, alone.overall, rtol=0.05)
     # Figures too: each is a sum over both processes before it becomes a ratio, and no text counts twice.
     for expected, log in zip(history(one / "clvq"), history(two / batch_and_accumulation), strict=True):
         # Half of it if each process had trained on its own; not equal, for the rest of the epoch is split otherwise.
