@@ -173,6 +173,11 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return np.concatenate([np.diff(total[end - 1], prepend=0) for total, end in zip(sums, ends, strict=True)])
 
     @property
+    def max_length(self) -> int | None:
+        """`int` or `None`: Limit in tokens at which texts were cut, if it is known."""
+        return self.metadata.get("identity", {}).get("max_length")
+
+    @property
     def text_numbers(self) -> np.ndarray | None:
         """`np.ndarray` of shape `(N,)`, int64: what texts are recognised by; `None` in caches of earlier versions."""
         if not all("text_number" in shard for shard in self._shards):

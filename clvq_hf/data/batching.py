@@ -33,9 +33,24 @@ def batches_by_length(
         yield batch, collate(tokenized.select(batch).to_list())
 
 
+def split_batch(batch: Mapping[str, torch.Tensor], max_tokens: int) -> list[dict[str, torch.Tensor]]:
+    """Split a padded batch into batches of at most `max_tokens` tokens, padding included, or of one text.
+
+    Args:
+        batch (`Mapping[str, torch.Tensor]`): Tensors with one row per text; `attention_mask` has the shape `(B, S)`.
+        max_tokens (`int`): Limit in tokens.
+
+    Returns:
+        `list[dict[str, torch.Tensor]]`: The same tensors with fewer rows each, in the same order.
+    """
+    rows, length = batch["attention_mask"].shape
+    step = max(1, max_tokens // max(length, 1))
+    return [{name: tensor[start : start + step] for name, tensor in batch.items()} for start in range(0, rows, step)]
+
+
 def in_order(results: Mapping[int, Any]) -> list[Any]:
     """Return the results of [`batches_by_length`][clvq_hf.data.batches_by_length], a mapping by row, in row order."""
     return [results[row] for row in sorted(results)]
 
 
-__all__ = ["batches_by_length", "in_order"]
+__all__ = ["batches_by_length", "in_order", "split_batch"]

@@ -8,6 +8,7 @@ from .configuration_concepts import PAPER, ConceptConfig, Preset
 DECODER_MEMORIES = ("quantized", "encoder")
 MAX_LAYERS = 1_000
 CODEBOOK_INITS = ("spherical-kmeans++", "kmeans++", "random")
+PAPER_CONFIG = {"decoder_memory": "encoder", "num_decoder_layers": 6}
 # Fields of CLVQTrainingArguments in which the paper's settings differ from our defaults, for any kind of host.
 PAPER_TRAINING = {
     "num_train_epochs": 50,
@@ -84,7 +85,7 @@ class CLVQConfig(ConceptConfig):
     encoder_max_mix: float = 0.5
     encoder_mix_logit: float = 0.2
     center_states: bool = False
-    num_decoder_layers: int = 6
+    num_decoder_layers: int = 2
     num_attention_heads: int = 8
     intermediate_size: int = 2048
     dropout: float = 0.1
@@ -104,10 +105,10 @@ class CLVQConfig(ConceptConfig):
     )
     presets: ClassVar[Mapping[str, Preset]] = {
         "clvq": Preset("CLVQ-VAE"),
-        # The paper's optimizer settings, and an open decoder memory; batch size and rate differ on causal hosts.
+        # The paper's optimizer settings and decoder, whose memory is open; batch size and rate differ on causal hosts.
         "clvq-paper": Preset(
             "CLVQ-VAE, paper",
-            config={"decoder_memory": "encoder"},
+            config=PAPER_CONFIG,
             training={**PAPER_TRAINING, "learning_rate": 5e-3, "per_device_train_batch_size": 128},
             causal_training={"learning_rate": 1e-3, "per_device_train_batch_size": 64},
         ),
@@ -163,10 +164,15 @@ class CLVQConfig(ConceptConfig):
     def paper(cls, host: Any, lower_layer: int, upper_layer: int, **kwargs: Any) -> "CLVQConfig":
         """[`CLVQConfig.from_host`] with the settings of the paper (arXiv 2506.20040).
 
-        They are our defaults but for the decoder's memory: the paper's cross-attention reads the continuous encoder
-        states, which leak around the bottleneck (see the method page of the docs).
+        They are our defaults except for the decoder, which has six layers instead of two, and whose cross-attention
+        reads the continuous encoder states, which leak around the bottleneck (see the method page of the docs).
         """
-        return cls.from_host(host, lower_layer, upper_layer, **{"decoder_memory": "encoder", **kwargs})
+        return cls.from_host(host, lower_layer, upper_layer, **{**PAPER_CONFIG, **kwargs})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "CLVQConfig":
+        # Six was the default when configs were first saved. With fewer layers, weights would be ignored silently.
+        return super().from_dict({"num_decoder_layers": 6, **config_dict}, **kwargs)
 
 
 __all__ = ["CLVQConfig"]

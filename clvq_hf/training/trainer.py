@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from ..data.activation_cache import ActivationCache, StateCollator
+from ..data.batching import split_batch
 from ..data.extraction import HiddenStateExtractor, check_states
 from ..data.labels import host_labels
 from ..data.texts import text_numbers
@@ -209,7 +210,13 @@ class CLVQTrainer(HubTrainer):
 
     def add_states(self, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Run the host on a collated batch of texts, and add its states at both layers, unless they are there."""
-        return batch if "hidden_states" in batch else self._extractor(batch, device=self.args.device)
+        if "hidden_states" in batch:
+            return batch
+        pieces = [self._extractor(piece, device=self.args.device) for piece in self._split(batch)]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _split(self, batch: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        return split_batch(batch, self.args.max_forward_tokens)
 
     def _prepare_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A collated batch → the arguments of [`CLVQModel.forward`], on the device."""
@@ -295,6 +302,22 @@ class CLVQTrainer(HubTrainer):
         tokens = sum(batch["token_mask"].sum() for batch in batch_samples).to(device)
         return self.accelerator.gather(tokens).sum().clamp(min=1)
 
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Forward and backward of a batch, in as many passes as `max_forward_tokens` asks for.
+
+        Each pass divides its loss by the tokens of the whole step, so gradients and figures add up to those of one
+        pass. Processes exchange gradients in the last pass only, and may have different numbers of passes.
+        """
+        inputs = self.add_states(inputs)
+        if num_items_in_batch is None:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        *others, last = self._split(inputs)
+        loss = torch.zeros((), device=self.args.device)
+        with self.accelerator.no_sync(model):
+            for piece in others:
+                loss += super().training_step(model, piece, num_items_in_batch)
+        return loss + super().training_step(model, last, num_items_in_batch)
+
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         """The model's loss; the figures of the batch go into the running statistics."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
@@ -351,10 +374,11 @@ class CLVQTrainer(HubTrainer):
         self.callback_handler.eval_dataloader = dataloader
         statistics = self._new_statistics()
         for batch in dataloader:
-            inputs = self._prepare_inputs(batch)
-            outputs = model(**inputs)
-            tokens = inputs["token_mask"].sum().clamp(min=1)
-            statistics.update(outputs, inputs["target_hidden_states"], inputs["token_mask"], tokens)
+            for piece in self._split(batch):
+                inputs = self._prepare_inputs(piece)
+                outputs = model(**inputs)
+                tokens = inputs["token_mask"].sum().clamp(min=1)
+                statistics.update(outputs, inputs["target_hidden_states"], inputs["token_mask"], tokens)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         figures = statistics.compute()
         held_out = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
@@ -411,7 +435,10 @@ class CLVQTrainer(HubTrainer):
             if args.coupled_weight_decay
             else getattr(args.optim, "value", args.optim),
             "weight_decay": args.weight_decay,
-            "longest_text": args.max_length,
+            # A cache was cut when it was built.
+            "longest_text": self.train_dataset.max_length
+            if isinstance(self.train_dataset, ActivationCache)
+            else args.max_length,
             "token_occurrences_at_least": args.min_token_occurrences,
             "token_occurrences_at_most": args.max_token_occurrences,
             "seed": args.seed,

@@ -21,7 +21,9 @@ class CLVQTrainingArguments(TrainingArguments):
         dataset_name (`str`, *optional*): What the training texts are called, best their Hub id: for config and card.
         text_column (`str`): Column of the texts.
         label_column (`str`): Column of the labels, if there is one; labels are checked, not trained on.
-        max_length (`int`, *optional*): Longest text in tokens; the host's own limit if not given.
+        max_length (`int`, *optional*): Longest text in tokens; with `None` the host's own limit.
+        max_forward_tokens (`int`): Tokens of a forward pass, padding included. A batch with more is split into several
+            passes, of at least one text each; the step is the same, and takes less memory.
         train_special_tokens (`bool`): Whether special tokens (`[CLS]`, `</s>`, …) count for loss and codebook. They
             always get a code.
         min_token_occurrences (`int`, *optional*): Only tokens that occur at least this often in the training set count
@@ -36,7 +38,8 @@ class CLVQTrainingArguments(TrainingArguments):
     dataset_name: str | None = _field(None, "What the training texts are called, best their Hub id: for the card.")
     text_column: str = _field("text", "Column of the texts.")
     label_column: str = _field("label", "Column of the labels, if there is one.")
-    max_length: int | None = _field(None, "Longest text in tokens; the host's limit if unset.")
+    max_length: int | None = _field(128, "Longest text in tokens; with None the host's limit.")
+    max_forward_tokens: int = _field(4096, "Tokens of a forward pass; a batch with more is split into several.")
     train_special_tokens: bool = _field(False, "Whether special tokens count for loss and codebook.")
     min_token_occurrences: int | None = _field(None, "Only tokens that occur at least this often are trained on.")
     max_token_occurrences: int | None = _field(None, "Only tokens that occur at most this often are trained on.")
@@ -67,7 +70,8 @@ class CLVQTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must stay False: {type(self).__name__} says why beside its default.")
         if not self.average_tokens_across_devices:
             raise ValueError("average_tokens_across_devices must stay True: a loss is a share of all tokens.")
-        for name in ("max_length", "min_token_occurrences", "max_token_occurrences", "init_tokens"):
+        occurrences = ("min_token_occurrences", "max_token_occurrences")
+        for name in ("max_length", "max_forward_tokens", *occurrences, "init_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -77,18 +81,18 @@ class CLVQTrainingArguments(TrainingArguments):
 
     @classmethod
     def paper_encoder(cls, output_dir: str, **kwargs: Any) -> "CLVQTrainingArguments":
-        """Settings of the paper for encoder hosts: Adam, learning rate 5e-3, 128 sentences a batch.
+        """Settings of the paper for encoder hosts: Adam, learning rate 5e-3, 128 sentences a batch, of any length.
 
         Give the trainer 90 % of the sentences as `train_dataset` and 10 % as `eval_dataset`: the learning rate halves
         when the evaluation loss has not improved for 5 epochs.
         """
-        settings = {**PAPER_TRAINING, "learning_rate": 5e-3, "per_device_train_batch_size": 128}
+        settings = {**PAPER_TRAINING, "max_length": None, "learning_rate": 5e-3, "per_device_train_batch_size": 128}
         return cls(output_dir, **{**settings, **kwargs})
 
     @classmethod
     def paper_decoder(cls, output_dir: str, **kwargs: Any) -> "CLVQTrainingArguments":
         """Settings of the paper for decoder hosts: as for encoders, but learning rate 1e-3 and 64 sentences a batch."""
-        settings = {**PAPER_TRAINING, "learning_rate": 1e-3, "per_device_train_batch_size": 64}
+        settings = {**PAPER_TRAINING, "max_length": None, "learning_rate": 1e-3, "per_device_train_batch_size": 64}
         return cls(output_dir, **{**settings, **kwargs})
 
 

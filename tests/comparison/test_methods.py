@@ -35,6 +35,7 @@ class TestModels:
 
     def test_the_paper_leaves_the_memory_open(self, host):
         assert make_model(known_methods()["clvq-paper"], host, 1, 3, None).config.decoder_memory == "encoder"
+        assert known_methods()["clvq-paper"].config["num_decoder_layers"] == 6
         assert make_model(known_methods()["clvq"], host, 1, 3, None).config.decoder_memory == "quantized"
         assert known_methods()["clvq-paper"].training["max_token_occurrences"] == 20
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from clvq_hf.data import TextCollator, batches_by_length, in_order, tokenize_texts
+from clvq_hf.data.batching import split_batch
 
 
 @pytest.fixture
@@ -40,3 +41,11 @@ def test_results_return_to_the_order_of_the_texts(tokenized, tokenizer):
     for rows, tensors in batches_by_length(tokenized, TextCollator(tokenizer), 7):
         results.update(zip(rows, tensors["input_ids"][:, 1].tolist(), strict=True))
     assert torch.tensor(in_order(results)).tolist() == [ids[1] for ids in tokenized["input_ids"]]
+
+
+def test_a_batch_is_split_into_rows_that_fit():
+    batch = {"attention_mask": torch.ones(5, 10), "text_index": torch.arange(5)}
+    assert [part["text_index"].tolist() for part in split_batch(batch, 20)] == [[0, 1], [2, 3], [4]]
+    assert [len(part["attention_mask"]) for part in split_batch(batch, 50)] == [5]
+    # A single text is never split.
+    assert [len(part["attention_mask"]) for part in split_batch(batch, 9)] == [1] * 5

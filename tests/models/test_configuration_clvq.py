@@ -8,7 +8,7 @@ def test_defaults_are_those_of_the_design():
     config = CLVQConfig(hidden_size=768)
     assert (config.codebook_size, config.top_k, config.temperature) == (400, 5, 1.0)
     assert (config.ema_decay, config.ema_epsilon, config.commitment_cost) == (0.99, 1e-5, 0.1)
-    assert (config.num_decoder_layers, config.num_attention_heads, config.intermediate_size) == (6, 8, 2048)
+    assert (config.num_decoder_layers, config.num_attention_heads, config.intermediate_size) == (2, 8, 2048)
     assert (config.dropout, config.decoder_memory, config.is_causal) == (0.1, "quantized", False)
     assert config.target_hidden_size == 768
     assert config.clvq_version == __version__
@@ -77,9 +77,17 @@ class TestFromHost:
         with pytest.raises(ValueError, match="swap"):
             CLVQConfig.from_host(host, 3, 1)
 
-    def test_the_paper_preset_opens_the_memory(self, host):
-        assert CLVQConfig.paper(host, 1, 4).decoder_memory == "encoder"
+    def test_the_paper_preset_opens_the_memory_and_has_six_layers(self, host):
+        paper = CLVQConfig.paper(host, 1, 4)
+        assert (paper.decoder_memory, paper.num_decoder_layers) == ("encoder", 6)
+        assert CLVQConfig.from_host(host, 1, 4).num_decoder_layers == 2
         assert CLVQConfig.paper(host, 1, 4, codebook_size=50).codebook_size == 50
+
+    def test_a_saved_config_without_the_number_of_layers_has_those_of_its_time(self, tmp_path):
+        (tmp_path / "config.json").write_text('{"model_type": "clvq", "clvq_version": "0.1.0", "hidden_size": 64}')
+        assert CLVQConfig.from_pretrained(tmp_path).num_decoder_layers == 6
+        CLVQConfig(hidden_size=64).save_pretrained(tmp_path)
+        assert CLVQConfig.from_pretrained(tmp_path).num_decoder_layers == 2
 
     def test_what_is_no_text_model_is_refused(self):
         import torch

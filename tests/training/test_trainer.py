@@ -165,6 +165,35 @@ class TestTraining:
     def test_accumulation_gives_the_step_of_the_whole_batch(self, make_trainer, make_model):
         accumulation_agrees(make_trainer, lambda: make_model(top_k=1, dropout=0.0))
 
+    def test_a_split_batch_gives_the_step_of_the_whole_batch(self, make_trainer, make_model, monkeypatch):
+        results, forwards = {}, []
+        original = CLVQModel.forward
+        monkeypatch.setattr(CLVQModel, "forward", lambda self, *a, **b: forwards.append(1) or original(self, *a, **b))
+        for limit in (4096, 100, 1):
+            forwards.clear()
+            trainer = make_trainer(
+                make_model(top_k=1, dropout=0.0),
+                max_forward_tokens=limit,
+                max_steps=7,
+                optim="sgd",
+                learning_rate=0.1,
+                eval_strategy="steps",
+                eval_steps=7,
+                eval_dataset=Dataset.from_dict({"text": ["a film", "a dull film that is far too long"]}),
+            )
+            trainer.train()
+            logs = [{name: log[name] for name in log if not name.endswith(("runtime", "second"))}
+                    for log in trainer.state.log_history[:-1]]  # fmt: skip
+            results[limit] = state(trainer.model), logs, len(forwards)
+        whole, logs, num_forwards = results.pop(4096)
+        assert num_forwards == 7 + 1
+        for limit, (split, split_logs, num) in results.items():
+            assert num == 7 * 8 + 2 if limit == 1 else num_forwards < num < 7 * 8
+            for name, tensor in whole.items():
+                assert torch.allclose(tensor.float(), split[name].float(), atol=2e-5), name
+            for log, split_log in zip(logs, split_logs, strict=True):
+                assert split_log == pytest.approx(log, rel=1e-3, abs=1e-4)
+
     def test_special_tokens_do_not_train_unless_asked(self, make_trainer, texts, tokenizer):
         tokens = sum(len(ids) for ids in tokenizer(texts["text"][:])["input_ids"])
         for asked, expected in ((False, tokens - 2 * len(texts)), (True, tokens)):
