@@ -88,7 +88,8 @@ def run_evaluate(
 ) -> None:
     """Measure how much a host depends on its concepts, and how specific they are, with controls and intervals.
 
-    Texts that were used for training are removed. Prints the tables, and writes them to `results.md`.
+    Texts that were used for training are removed. Prints a verdict in words and the tables, and writes both to
+    `results.md`.
 
     Examples:
 
@@ -105,9 +106,10 @@ def run_evaluate(
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
-    from ..metrics.results_tables import report_tables
+    from ..metrics.results_tables import report_tables, results_markdown
+    from ..metrics.verdict import verdict
     from ..models.modeling_concepts import load_with_host
-    from ..rendering.text_tables import print_tables, to_markdown
+    from ..rendering.text_tables import print_tables
 
     settings = EvaluationSettings(
         protocols=tuple(protocol or PROTOCOLS),
@@ -168,6 +170,8 @@ def run_evaluate(
         overwrite=overwrite,
     )
     tables = report_tables(results)
-    (output_dir / "results.md").write_text("# Results\n\n" + to_markdown(tables), encoding="utf-8")
-    print_tables(tables, Console())
+    (output_dir / "results.md").write_text(results_markdown(results, tables), encoding="utf-8")
+    console = Console()
+    console.print(" ".join(verdict(results)), highlight=False, markup=False)
+    print_tables(tables, console)
     print_written(output_dir, ": results.json, results.md, and the data behind them.")

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
+from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, to_markdown, with_range
 from .ablation_drop.conditions import CONDITIONS
+from .verdict import verdict
 
 Figures = Mapping[str, Any]
 Cell = Callable[[Figures], str]
@@ -54,6 +55,14 @@ def report_tables(results: dict[str, Any]) -> list[ReportTable]:
     if overlap := sections.get("codebook_overlap"):
         tables.append(_tabulate("Overlap of the codes of two texts", OVERLAP, [overlap, *overlap["strata"]]))
     return [*tables, _list_figures("Codebook and bottleneck", CODEBOOK, sections)]
+
+
+def results_markdown(
+    results: dict[str, Any], tables: Iterable[ReportTable] | None = None, unit: str = "logits"
+) -> str:
+    """The page `results.md`: the verdict in words, then tables, by default those of `report_tables`."""
+    tables = report_tables(results) if tables is None else tables
+    return f"# Results\n\n{' '.join(verdict(results, unit))}\n\n{to_markdown(tables)}"
 
 
 def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]:
@@ -231,4 +240,4 @@ def _routing(examples: list[dict[str, Any]], label_names: list[str]) -> ReportTa
     return _tabulate(ROUTING_TITLE, columns, examples[:MAX_ROUTED_WORDS], note)
 
 
-__all__ = ["CONDITIONS", "ablation_tables", "report_tables"]
+__all__ = ["CONDITIONS", "ablation_tables", "report_tables", "results_markdown"]

@@ -14,6 +14,7 @@ from ..hub.provenance import is_hub_id
 from ..hub.repositories import EVALUATION_FOLDER, LIBRARY, REFERENCE_NAME, RESULTS_NAME
 from ..hub.uploads import MARKER, TAGS, repository_link
 from ..metrics.results_tables import PROTOCOLS, ROUTING_TITLE, report_tables
+from ..metrics.verdict import measured_protocol, verdict
 from ..rendering.markdown import Markdown, escape_markdown
 from ..rendering.text_tables import ReportTable, to_markdown
 from ..tables.concepts import Concept, Example
@@ -78,6 +79,7 @@ def model_card(
         name=name,
         config=config,
         source=Markdown(config.source),
+        verdict="" if measured_protocol(results) is None else " ".join(verdict(results)),
         host_link=repository_link(host),
         snippet=Markdown(_snippet(config, repo_id, has_reference, table is not None)),
         has_reference=has_reference,

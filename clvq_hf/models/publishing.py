@@ -29,7 +29,7 @@ from ..hub.repositories import (
 )
 from ..hub.requests import hub_api, with_retries
 from ..hub.uploads import Remote, card_files, commit_files, full_repo_id, inspect_remote
-from ..rendering.text_tables import to_markdown
+from ..metrics.results_tables import results_markdown
 from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import masked_labels
 from .checkpoints import check_checkpoint
@@ -99,7 +99,7 @@ def publish(
         if results is not None:
             files[f"{EVALUATION_FOLDER}/{RESULTS_NAME}"] = (json.dumps(results, indent=2) + "\n").encode()
             tables = measures_of(results, has_masked_labels(results, mask_toxic, mask_label))
-            files[f"{EVALUATION_FOLDER}/results.md"] = f"# Results\n\n{to_markdown(tables)}".encode()
+            files[f"{EVALUATION_FOLDER}/results.md"] = results_markdown(results, tables).encode()
         # Files that stay in the repository are described by the card too.
         remaining = remote if same_codes else Remote()
         files |= card_files(

@@ -138,8 +138,8 @@ def cell(value: object) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure with a fixed number of decimals; a dash for `None` and NaN."""
-    return NOTHING if value is None or value != value else f"{value:.{digits}f}"
+    """A figure with a fixed number of decimals, never a negative zero; a dash for `None` and NaN."""
+    return NOTHING if value is None or value != value else f"{value:z.{digits}f}"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -149,8 +149,8 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage with one decimal; a dash for `None` and NaN."""
-    return NOTHING if value is None or value != value else f"{100 * value:.1f} %"
+    """A share as a percentage with one decimal, never a negative zero; a dash for `None` and NaN."""
+    return NOTHING if value is None or value != value else f"{100 * value:z.1f} %"
 
 
 def with_range(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:

@@ -7,7 +7,6 @@ from datasets import load_from_disk
 
 from ..files import read_json
 from ..hub.repositories import RESULTS_NAME, TABLE_NAME
-from ..metrics.results_tables import PROTOCOLS
 from ..tables.concept_table import ConceptTable
 
 
@@ -55,12 +54,6 @@ def _check_texts(folder: Path, table: ConceptTable) -> None:
         )
 
 
-def measured_protocol(results: dict[str, Any] | None) -> str | None:
-    """Protocol whose ablations are shown: the first of [`PROTOCOLS`] that was measured, None if none was."""
-    measured = (results or {}).get("ablation", {})
-    return next((protocol for protocol in PROTOCOLS if protocol in measured), None)
-
-
 def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any]]:
     """What ablating the salient concept did, by `text_id`; empty if that was not measured.
 
@@ -97,4 +90,4 @@ def _state(prediction: int, probability: float, margin: float, probabilities: An
     }
 
 
-__all__ = ["find_evaluation", "measured_protocol", "read_ablations", "read_evaluation"]
+__all__ = ["find_evaluation", "read_ablations", "read_evaluation"]

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ..files import write_whole
 from ..hub.provenance import public_name
 from ..metrics.results_tables import PROTOCOLS
+from ..metrics.verdict import measured_protocol
 from ..models.model_card import measures_of
 from ..models.modeling_concepts import ConceptModel
 from ..rendering.pages import read_asset, render_page
@@ -22,7 +23,7 @@ from ..tables.shading import MIN_TEXTS, NUM_COLOURS, Shade
 from ..version import __version__
 from . import plots
 from .contents import NUM_WORDS, fewer_concepts, report_contents
-from .evaluations import measured_protocol, read_ablations, read_evaluation
+from .evaluations import read_ablations, read_evaluation
 from .masks import mask_contents
 
 # Small enough for a browser to open quickly, and for an e-mail.

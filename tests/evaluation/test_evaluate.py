@@ -14,6 +14,7 @@ from clvq_hf.cli import app
 from clvq_hf.data.texts import PARTS, load_texts, split_texts, text_numbers
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from clvq_hf.metrics.results_tables import report_tables
+from clvq_hf.metrics.verdict import verdict
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
 
 pytestmark = pytest.mark.slow
@@ -359,7 +360,10 @@ class TestCommands:
         options = ["--protocol", "code", "--steps", "4", "--max-steps", "4", "--output-dir", str(folders / "results")]
         result = CliRunner().invoke(app, [*command, *options])
         assert result.exit_code == 0, result.output
-        assert "token specificity" in (folders / "results" / "results.md").read_text()
+        page = (folders / "results" / "results.md").read_text()
+        said = " ".join(verdict(json.loads((folders / "results" / "results.json").read_text())))
+        assert "token specificity" in page and page.startswith(f"# Results\n\n{said}\n")
+        assert said in " ".join(result.output.split()), "printed first"
         assert "Written to" in result.output
 
     def test_errors_are_readable(self, folders):

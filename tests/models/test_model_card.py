@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
+from clvq_hf.metrics.verdict import verdict
 from clvq_hf.models.configuration_concepts import ConceptConfig
 from clvq_hf.models.model_card import has_masked_labels, measures_of, model_card
 from clvq_hf.rendering.text_tables import to_markdown
@@ -86,7 +87,9 @@ class TestContents:
         # The controls stand in the text.
         for row in ("random direction, same norm", "class directions (ceiling)", "labels permuted by text"):
             assert row in card.text
-        assert hub.files(REPO)["evaluation/results.md"].startswith(b"# Results")
+        said = " ".join(verdict(results))
+        assert hub.files(REPO)["evaluation/results.md"].decode().startswith(f"# Results\n\n{said}\n")
+        assert card.text.index(said) < card.text.index("## Use")
         assert json.loads(hub.files(REPO)["evaluation/results.json"]) == results
         assert "<table>" in html_of(card)
 
@@ -94,6 +97,7 @@ class TestContents:
         card = model_card(make_config(host_name_or_path="org/host"), REPO)
         for absent in (
             "## Measures",
+            "removing them costs",
             "## Concepts",
             "model.verify",
             "model.concepts",

@@ -55,3 +55,13 @@ def test_numbers():
     assert with_range(0.5, 0.25, 0.75, 2) == "0.50 [0.25, 0.75]" and with_range(0.5, None, None) == "0.500"
     assert interval({"x": 0.5, "x_low": 0.25, "x_high": 0.75}, "x") == "0.500 [0.250, 0.750]"
     assert interval({}, "x") == "–"
+
+
+def test_a_negative_figure_that_rounds_to_zero_has_no_sign():
+    assert (number(-0.0004, 3), number(-0.0006, 3), number(-0.0), percent(-0.0001)) == (
+        "0.000",
+        "-0.001",
+        "0.00",
+        "0.0 %",
+    )
+    assert with_range(-0.0001, -0.02, 0.0001, 2) == "0.00 [-0.02, 0.00]"

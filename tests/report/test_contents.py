@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from helpers.made_tables import made_table
 
+from clvq_hf.metrics.verdict import measured_protocol
 from clvq_hf.report import concept_html, text_html
 from clvq_hf.report.codebook_map import codebook_map, nearest_concepts
 from clvq_hf.report.contents import fewer_concepts, measured_routing, report_contents, sampled_texts
-from clvq_hf.report.evaluations import find_evaluation, measured_protocol, read_ablations, read_evaluation
+from clvq_hf.report.evaluations import find_evaluation, read_ablations, read_evaluation
 from clvq_hf.report.masks import mask_contents
 from clvq_hf.tables.masking import ToxicMask, mask_of
 from clvq_hf.tables.names import ConceptName
