@@ -10,6 +10,7 @@ from .compare import run_compare
 from .concepts import concepts_group
 from .demo import run_demo
 from .evaluate import run_evaluate
+from .explain import run_explain
 from .info import run_info
 from .judge import run_judge
 from .options import ReadableErrors
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("demo")(run_demo)
 app.add_typer(concepts_group, name="concepts")
+app.command("explain")(run_explain)
 app.command("evaluate")(run_evaluate)
 app.command("report")(run_report)
 app.command("app")(run_app)

@@ -111,7 +111,8 @@ def _windows(text: str, encoded: Any, row: int, limit: int | None, long_texts: s
         for number, place in enumerate(places)
     ]
     # Of an overlap, the first half belongs to the window before it.
-    new = [bounds[0][1] - bounds[0][0], *(end - max(begin, bounds[number][1]) for number, (begin, end) in enumerate(bounds[1:]))]
+    ends = [first, *(end for _, end in bounds)]
+    new = np.asarray([end - max(begin, ends[number]) for number, (begin, end) in enumerate(bounds)])
     kept = np.unique(np.concatenate(places))
     number_of = np.full(len(special), -1)
     number_of[kept] = np.arange(len(kept))
@@ -125,7 +126,7 @@ def _windows(text: str, encoded: Any, row: int, limit: int | None, long_texts: s
         special=special[kept],
         windows=windows,
         places=[number_of[place] for place in places],
-        weights=np.asarray(new) / sum(new),
+        weights=new / new.sum(),
         num_cut=len(special) - len(kept),
     )
 

@@ -39,8 +39,8 @@ class Explainer:
         model ([`ConceptModel`][clvq_hf.ConceptModel]): The concepts.
         host (`PreTrainedModel`): The model whose concepts these are, with a head.
         tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
-        table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Of this model: the words and labels of its concepts.
-        method (`str`): `"integrated_gradients"`, or `"gradient_x_input"`, which is about ten times as fast, and rougher.
+        table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): The words and labels of the model's concepts.
+        method (`str`): `"integrated_gradients"`, or `"gradient_x_input"`, which is several times as fast, and rougher.
         n_steps (`int`): Steps of integrated gradients; doubled up to 128 for texts whose scores miss `max_error`.
         max_error (`float`): Largest relative error of integrated gradients.
         max_length (`int`, *optional*): Most tokens that the host reads at once. Default: that of training, else the
@@ -88,9 +88,7 @@ class Explainer:
         self._names = class_names(host)
         self._described: dict[int, dict[str, Any]] = {}
 
-    def find_outliers(
-        self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor
-    ) -> torch.Tensor | None:
+    def find_outliers(self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor | None:
         """`(B, S)` bool: states farther from their concepts than those of training; `None` if that is not known."""
         quantiles = self.model.distance_quantiles
         if quantiles is None:
@@ -219,9 +217,7 @@ class Explainer:
             )
         return explanations
 
-    def _removals(
-        self, group: TextGroup, target: torch.Tensor, codes: Sequence[int | None]
-    ) -> list[Removal | None]:
+    def _removals(self, group: TextGroup, target: torch.Tensor, codes: Sequence[int | None]) -> list[Removal | None]:
         """What each text's prediction becomes without its concept."""
         rows = group.without(codes)
         before, after = margins(group.rows, target), margins(rows, target)

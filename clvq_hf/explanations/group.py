@@ -144,7 +144,9 @@ class TextGroup:
         self.codes = self._by_token("codes", -1)
         self.counted = self._by_token("counted", False)
         self.lengths = self._by_token("lengths", 0.0)
-        self.outliers = self._by_token("outliers", False) if self._chunks[0].outliers is not None else [None] * len(texts)
+        self.outliers = (
+            self._by_token("outliers", False) if self._chunks[0].outliers is not None else [None] * len(texts)
+        )
 
     def scores(self, target: torch.Tensor, n_steps: int) -> tuple[list[np.ndarray], list[float | None]]:
         """What the concept of each token contributes to the lead of `target` `(T,)` over the best other answer.
@@ -168,7 +170,8 @@ class TextGroup:
         scores = self._joined([own for own, _ in integrals])
         change = self._pool(torch.cat([own for _, own in integrals])[:, None])[:, 0].numpy()
         errors = [
-            float(abs(own.sum() - whole) / max(np.abs(own).sum(), 1e-9)) for own, whole in zip(scores, change, strict=True)
+            float(abs(own.sum() - whole) / max(np.abs(own).sum(), 1e-9))
+            for own, whole in zip(scores, change, strict=True)
         ]
         again = [place for place, error in enumerate(errors) if error > explainer.max_error]
         if again and 2 * n_steps <= MAX_STEPS:
@@ -196,7 +199,9 @@ class TextGroup:
         """Of each window: its text, the numbers of its tokens in it, its chunk, and its row there."""
         size, found = self._explainer.batch_size, []
         for place, text in enumerate(self.texts):
-            found += [(place, numbers, *divmod(len(found) + window, size)) for window, numbers in enumerate(text.places)]
+            found += [
+                (place, numbers, *divmod(len(found) + window, size)) for window, numbers in enumerate(text.places)
+            ]
         return found
 
     def _by_token(self, name: str, missing: Any) -> list[np.ndarray]:

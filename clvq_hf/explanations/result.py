@@ -196,7 +196,11 @@ class Explanation:
     def __rich__(self) -> Group:
         """For a terminal: the text with the salient concept's words marked, the concepts, and the sentences."""
         first = self.salient_concept
-        marked = set() if first is None else {(self.tokens[place].start, self.tokens[place].end) for place in first.positions}
+        marked = (
+            set()
+            if first is None
+            else {(self.tokens[place].start, self.tokens[place].end) for place in first.positions}
+        )
         body = Text(self.text)
         for start, end in marked:
             body.stylize("bold reverse", start, end)
@@ -205,7 +209,10 @@ class Explanation:
             grid.add_column(column, justify="right" if column == "contribution" else "left")
         for concept in self.concepts[:NUM_SHOWN]:
             grid.add_row(
-                signed(concept.contribution), Text(str(concept.code)), Text(", ".join(concept.words)), Text(concept.known)
+                signed(concept.contribution),
+                Text(str(concept.code)),
+                Text(", ".join(concept.words)),
+                Text(concept.known),
             )
         left = len(self.concepts) - NUM_SHOWN
         parts = [body, Text(""), *(Text(sentence) for sentence in self.sentences()), Text(""), grid]

@@ -173,8 +173,8 @@ __all__ = [
     "interval",
     "number",
     "percent",
-    "signed",
     "print_tables",
+    "signed",
     "to_markdown",
     "with_range",
 ]
