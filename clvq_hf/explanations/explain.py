@@ -17,7 +17,7 @@ from ..hosts.readout import Readout, class_names, margins
 from ..hosts.runner import HostRunner
 from ..tables.attribution import without_parameter_gradients
 from ..tables.concept_table import ConceptTable
-from .group import TextGroup
+from .group import Reading, TextGroup
 from .reliability import find_reasons
 from .result import ExplainedConcept, ExplainedToken, Explanation, Removal
 
@@ -75,28 +75,15 @@ class Explainer:
         if table is not None:
             table.check_model(model)
         ensure_pad_token(tokenizer)
-        self.model, self.host, self.tokenizer, self.table = model, host, tokenizer, table
-        self.method, self.n_steps, self.max_error, self.batch_size = method, n_steps, max_error, batch_size
-        self.readout = Readout.of(host)
-        self.runner = HostRunner(host, model.config.stack, self.readout)
-        self.collate = TextCollator(tokenizer)
-        self.directions = model.directions(torch.arange(model.config.codebook_size, device=model.device))[:, 0]
-        self.centre = model.projection_centre
+        readout = Readout.of(host)
+        runner, collate = HostRunner(host, model.config.stack, readout), TextCollator(tokenizer)
+        self._reading = Reading(model, host, runner, readout, collate, method, max_error, batch_size)
+        self._tokenizer, self._table, self._n_steps = tokenizer, table, n_steps
         self._limit = hooks.max_length(host, tokenizer, max_length or model.config.longest_text)
         # The next token depends on the end of the text.
-        self._long_texts = "end" if self.readout.kind == "next_token" else long_texts
+        self._long_texts = "end" if readout.kind == "next_token" else long_texts
         self._names = class_names(host)
         self._described: dict[int, dict[str, Any]] = {}
-
-    def find_outliers(self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor | None:
-        """`(B, S)` bool: states farther from their concepts than those of training; `None` if that is not known."""
-        quantiles = self.model.distance_quantiles
-        if quantiles is None:
-            return None
-        device = self.model.device
-        codes = codes.cpu()
-        distances = self.model.distances(states.to(device), mask.to(device), codes.to(device)).cpu()
-        return torch.from_numpy(quantiles.outliers(distances, codes))
 
     def explain(self, texts: Sequence[str], target: int | str | None = None) -> Iterator[Explanation]:
         """Explain texts one after the other, in their order; texts without a token are left out, with a warning.
@@ -112,19 +99,15 @@ class Explainer:
             ValueError: If the host has no such class, or no text has a token.
         """
         targets = self._targets(target)
-        windowed = {
-            number: text
-            for number, text in enumerate(cut_into_windows(texts, self.tokenizer, self._limit, self._long_texts))
-            if text is not None
-        }
+        windowed = self.windows(texts)
         if not windowed:
             raise ValueError("There is nothing to explain: no text has a token.")
         if len(windowed) < len(texts):
             logger.warning(f"Skipped {len(texts) - len(windowed)} empty texts of {len(texts)}.")
         numbers = list(windowed)
         with (
-            hooks.evaluation_mode(self.host),
-            without_parameter_gradients(self.host),
+            hooks.evaluation_mode(self._reading.host),
+            without_parameter_gradients(self._reading.host),
             tqdm(total=len(numbers), desc="Explaining", unit="text", disable=len(numbers) < 10) as bar,
         ):
             # Texts of similar length are read together, but not so many that the first result waits for the last.
@@ -136,6 +119,11 @@ class Explainer:
                     bar.update(len(group))
                 for number in block:
                     yield from found[number]
+
+    def windows(self, texts: Sequence[str]) -> dict[int, WindowedText]:
+        """The texts as the host reads them, by their numbers; those without a token are left out."""
+        windowed = cut_into_windows(texts, self._tokenizer, self._limit, self._long_texts)
+        return {number: text for number, text in enumerate(windowed) if text is not None}
 
     def _targets(self, target: int | str | None) -> list[int | None]:
         """Numbers of the classes that are explained; `None` for the one that the host predicts."""
@@ -158,7 +146,7 @@ class Explainer:
         size = 0
         for number in sorted(texts, key=lambda number: len(texts[number])):
             size += len(texts[number].windows)
-            if group and size > self.batch_size:
+            if group and size > self._reading.batch_size:
                 yield group
                 group, size = {}, len(texts[number].windows)
             group[number] = texts[number]
@@ -167,7 +155,7 @@ class Explainer:
     def _explain_group(
         self, texts: Mapping[int, WindowedText], targets: Sequence[int | None]
     ) -> dict[int, list[Explanation]]:
-        group = TextGroup(self, list(texts.values()))
+        group = TextGroup(self._reading, list(texts.values()))
         found: dict[int, list[Explanation]] = {number: [] for number in texts}
         for target in targets:
             wanted = group.rows.argmax(-1) if target is None else torch.full((len(texts),), target)
@@ -176,7 +164,7 @@ class Explainer:
         return found
 
     def _explain_targets(self, group: TextGroup, target: torch.Tensor, numbers: Sequence[int]) -> list[Explanation]:
-        scores, errors = group.scores(target, self.n_steps)
+        scores, errors = group.scores(target, self._n_steps)
         ranked = [_rank(group, place, scores[place]) for place in range(len(numbers))]
         salient = [next((code for code, value in own.items() if value > 0), None) for own in ranked]
         controls = [_find_control(group, place, code) for place, code in enumerate(salient)]
@@ -193,7 +181,7 @@ class Explainer:
             ]
             first, other = removals["salient"][place], removals["control"][place]
             other = other and replace(other, matched=controls[place][1])
-            reasons = find_reasons(concepts, first, other, errors[place], self.max_error)
+            reasons = find_reasons(concepts, first, other, errors[place], self._reading.max_error)
             explanations.append(
                 Explanation(
                     text=text.text,
@@ -209,7 +197,8 @@ class Explainer:
                     control=other,
                     reliable=not reasons,
                     reasons=reasons,
-                    method=self.method,
+                    method=self._reading.method,
+                    special_score=float(scores[place][text.special].sum()),
                     error=errors[place],
                     num_windows=len(text.windows),
                     num_cut=text.num_cut,
@@ -259,10 +248,10 @@ class Explainer:
 
     def _describe(self, code: int) -> dict[str, Any]:
         """What the table knows of a concept."""
-        if self.table is None:
+        if self._table is None:
             return {}
         if code not in self._described:
-            concept = self.table.concept(code, NUM_TOP_WORDS, 0)
+            concept = self._table.concept(code, NUM_TOP_WORDS, 0)
             self._described[code] = {
                 "top_words": [word for word, _ in concept.top_words],
                 "name": concept.name,
@@ -273,7 +262,7 @@ class Explainer:
         return self._described[code]
 
     def _name(self, number: int) -> str:
-        return self.tokenizer.decode([number]) if self._names is None else self._names[number]
+        return self._tokenizer.decode([number]) if self._names is None else self._names[number]
 
 
 def _rank(group: TextGroup, place: int, scores: np.ndarray) -> dict[int, float]:

@@ -3,21 +3,58 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from ..data.extraction import attention_sinks, check_finite
+from ..data.tokenization import TextCollator
 from ..data.windows import WindowedText
 from ..hosts import hooks
+from ..hosts.readout import Readout
 from ..hosts.resume import resume
-
-if TYPE_CHECKING:
-    from .explain import Explainer
+from ..hosts.runner import HostRunner
 
 # Integrated gradients that still miss the largest error at so many steps mostly never meet it.
 MAX_STEPS = 128
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts are read: the models, and how scores are computed.
+
+    Attributes:
+        model, host: The concept model, and its host.
+        runner, readout, collate: From windows to the host's arguments, and from its output to rows of logits.
+        method, max_error: As in [`Explainer`][clvq_hf.explanations.Explainer].
+        batch_size: Windows per forward pass of the host.
+    """
+
+    model: Any
+    host: PreTrainedModel
+    runner: HostRunner
+    readout: Readout
+    collate: TextCollator
+    method: str
+    max_error: float
+    batch_size: int
+
+    @cached_property
+    def directions(self) -> torch.Tensor:
+        """`(K, d)`: the unit direction that is removed with each concept."""
+        codes = torch.arange(self.model.config.codebook_size, device=self.model.device)
+        return self.model.directions(codes)[:, 0]
+
+    def find_outliers(self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor | None:
+        """`(B, S)` bool: states farther from their concepts than those of training; `None` if that is not known."""
+        quantiles = self.model.distance_quantiles
+        if quantiles is None:
+            return None
+        device = self.model.device
+        distances = self.model.distances(states.to(device), mask.to(device), codes.to(device)).cpu()
+        return torch.from_numpy(quantiles.outliers(distances, codes.cpu()))
 
 
 class _Chunk:
@@ -31,22 +68,22 @@ class _Chunk:
         rows: `(B, C)` float32, on the CPU: what the readout reads.
     """
 
-    def __init__(self, explainer: "Explainer", windows: Sequence[dict[str, Any]]) -> None:
-        model, config = explainer.model, explainer.model.config
-        batch = explainer.collate(windows)
-        self._readout, self._mask = explainer.readout, batch["attention_mask"]
-        self._upper = resume(explainer.host, explainer.runner.inputs(batch), config.lower_layer, config.stack)
+    def __init__(self, reading: Reading, windows: Sequence[dict[str, Any]]) -> None:
+        model, config = reading.model, reading.model.config
+        batch = reading.collate(windows)
+        self._readout, self._mask = reading.readout, batch["attention_mask"]
+        self._upper = resume(reading.host, reading.runner.inputs(batch), config.lower_layer, config.stack)
         self.state = self._upper.state.float()
         device = self.state.device
         self.real = batch["attention_mask"].bool().to(device)
         check_finite(self.state, batch["text_index"], f"the states of layer {config.lower_layer}", self.real)
-        usual_norms = hooks.residual_stream(explainer.host, config.stack).usual_norms[config.lower_layer]
+        usual_norms = hooks.residual_stream(reading.host, config.stack).usual_norms[config.lower_layer]
         self.changed = self.real & ~attention_sinks(self.state, self.real, usual_norms)
         self.counted = batch["token_mask"].bool().to(device) & self.changed
         self.codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
-        directions, centre = explainer.directions.to(self.state), explainer.centre.to(self.state)
+        directions, centre = reading.directions.to(self.state), reading.model.projection_centre.to(self.state)
         self._directions, self._way = directions, torch.where(self.real[..., None], self.state - centre, 0)
-        self.outliers = explainer.find_outliers(self.state, self.real, self.codes)
+        self.outliers = reading.find_outliers(self.state, self.real, self.codes)
         self.rows = self._readout(self._upper.output, self._mask).cpu()
 
     def _run(self, state: torch.Tensor) -> torch.Tensor:
@@ -132,13 +169,13 @@ class TextGroup:
         outliers (`list[np.ndarray | None]`): Whether its state is farther from its concept than those of training.
     """
 
-    def __init__(self, explainer: "Explainer", texts: Sequence[WindowedText]) -> None:
+    def __init__(self, reading: Reading, texts: Sequence[WindowedText]) -> None:
         self.texts = list(texts)
-        self._explainer = explainer
+        self._reading = reading
         self._owner = [place for place, text in enumerate(texts) for _ in text.windows]
         windows = [window for text in texts for window in text.windows]
-        size = explainer.batch_size
-        self._chunks = [_Chunk(explainer, windows[start : start + size]) for start in range(0, len(windows), size)]
+        size = reading.batch_size
+        self._chunks = [_Chunk(reading, windows[start : start + size]) for start in range(0, len(windows), size)]
         self._weights = torch.tensor(np.concatenate([text.weights for text in texts]))
         self.rows = self._pool(torch.cat([chunk.rows for chunk in self._chunks]))
         self.codes = self._by_token("codes", -1)
@@ -156,15 +193,15 @@ class TextGroup:
             change of the lead if all concepts are removed, relative to the sum of their absolute values. Texts that
             miss the largest error are integrated again with twice the steps.
         """
-        explainer = self._explainer
+        reading = self._reading
         others = self.rows.scatter(1, target[:, None], -torch.inf).argmax(-1)
         leads = Lead(target, others).select(torch.tensor(self._owner))
-        size = explainer.batch_size
+        size = reading.batch_size
         parts = [
             (chunk, leads.select(torch.arange(number * size, number * size + len(chunk.rows))))
             for number, chunk in enumerate(self._chunks)
         ]
-        if explainer.method == "gradient_x_input":
+        if reading.method == "gradient_x_input":
             return self._joined([chunk.gradient(lead) for chunk, lead in parts]), [None] * len(self.texts)
         integrals = [chunk.integrate(lead, n_steps) for chunk, lead in parts]
         scores = self._joined([own for own, _ in integrals])
@@ -173,9 +210,9 @@ class TextGroup:
             float(abs(own.sum() - whole) / max(np.abs(own).sum(), 1e-9))
             for own, whole in zip(scores, change, strict=True)
         ]
-        again = [place for place, error in enumerate(errors) if error > explainer.max_error]
+        again = [place for place, error in enumerate(errors) if error > reading.max_error]
         if again and 2 * n_steps <= MAX_STEPS:
-            missed = TextGroup(explainer, [self.texts[place] for place in again])
+            missed = TextGroup(reading, [self.texts[place] for place in again])
             for place, own, error in zip(again, *missed.scores(target[again], 2 * n_steps), strict=True):
                 scores[place], errors[place] = own, error
         return scores, errors
@@ -188,7 +225,7 @@ class TextGroup:
         return self._pool(torch.cat([chunk.without(part) for chunk, part in zip(self._chunks, parts, strict=True)]))
 
     def _split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return values.split(self._explainer.batch_size)
+        return values.split(self._reading.batch_size)
 
     def _pool(self, rows: torch.Tensor) -> torch.Tensor:
         """`(T, C)`: averages over each text's windows of values `(W, C)`."""
@@ -197,7 +234,7 @@ class TextGroup:
 
     def _windows(self) -> list[tuple[int, np.ndarray, int, int]]:
         """Of each window: its text, the numbers of its tokens in it, its chunk, and its row there."""
-        size, found = self._explainer.batch_size, []
+        size, found = self._reading.batch_size, []
         for place, text in enumerate(self.texts):
             found += [
                 (place, numbers, *divmod(len(found) + window, size)) for window, numbers in enumerate(text.places)

@@ -127,8 +127,10 @@ class Explanation:
         reliable (`bool`): Whether there is no reason against it.
         reasons (`list[str]`): Why not.
         method (`str`): How the scores were computed.
-        error (`float` or `None`): Of integrated gradients: by how much the scores miss the change of the target's
-            logit, relative to it.
+        special_score (`float`): Sum of the scores of special tokens, which are no words of the text. With those of
+            `tokens` they add up to what the lead loses if all concepts are removed.
+        error (`float` or `None`): Of integrated gradients: by how much the scores miss this change, relative to the
+            sum of their absolute values.
         num_windows (`int`): Into how many windows the text was cut; their outputs are averaged.
         num_cut (`int`): Number of tokens that were not read.
     """
@@ -147,6 +149,7 @@ class Explanation:
     reliable: bool
     reasons: list[str]
     method: str
+    special_score: float = 0.0
     error: float | None = None
     num_windows: int = 1
     num_cut: int = 0
