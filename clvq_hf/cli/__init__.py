@@ -52,8 +52,21 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import a Python module that registers a concept method of your own; repeat it for several. Methods "
+            "of installed packages are found without it.",
+        ),
+    ] = None,
 ) -> None:
     """Options that come before a command."""
+    if imports:
+        from ..models.registry import import_everywhere
+
+        import_everywhere(imports)
 
 
 __all__ = ["app"]

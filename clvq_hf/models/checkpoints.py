@@ -66,7 +66,8 @@ def check_concept_type(config: dict[str, Any], name: str) -> None:
     if method_class(config.get("model_type")) is None:
         raise ValueError(
             f"{name} is a model of the type {config.get('model_type')!r}, not a concept model. Is it the host rather "
-            "than its concepts? If it is a method of your own, import its module first."
+            "than its concepts? If it is a method of your own, import its module first; on the command line: "
+            "clvq-hf --import MODULE COMMAND …"
         )
 
 
