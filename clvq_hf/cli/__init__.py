@@ -17,6 +17,7 @@ from .pull import run_pull
 from .push import run_push
 from .report import run_report
 from .study import study_group
+from .train import run_train
 
 # After the imports: the module of the command `app` had this name until here.
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Find the discrete concepts that a language model uses (CLVQ-VAE).",
 )
 app.command("demo")(run_demo)
+app.command("train")(run_train)
 app.add_typer(concepts_group, name="concepts")
 app.command("evaluate")(run_evaluate)
 app.command("report")(run_report)
