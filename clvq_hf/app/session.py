@@ -90,6 +90,7 @@ class Explorer:
         host: str | None = None,
         table: str | Path | None = None,
         max_length: int = MAX_TOKENS,
+        gguf_file: str | None = None,
     ) -> "Explorer":
         """Load everything by name.
 
@@ -99,6 +100,7 @@ class Explorer:
             table (`str` or `Path`, *optional*): Folder of a concept table; the one that was pushed with the model if
                 not given. Without either a warning is logged.
             max_length (`int`): Longest text in tokens.
+            gguf_file (`str`, *optional*): File of the host, if its weights are in that format.
 
         Raises:
             OSError: If something cannot be found or downloaded.
@@ -106,7 +108,7 @@ class Explorer:
         """
         if table is not None:
             table = ConceptTable.load_from_disk(table)
-        model, host_model, tokenizer = load_with_host(name, host)
+        model, host_model, tokenizer = load_with_host(name, host, gguf_file)
         if table is None:
             try:
                 table = model.concepts

@@ -66,7 +66,9 @@ def run_demo(
     upper_layer: Annotated[
         int | None, typer.Option(help="Layer that is reconstructed. Default: the last layer.")
     ] = None,
-    output_dir: Annotated[Path, typer.Option(help="Folder for the trained concept model.")] = Path("clvq-demo"),
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Folder for the trained concept model.")
+    ] = Path("clvq-demo"),
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a tenth of the texts, for quick but rough concepts.")
     ] = False,

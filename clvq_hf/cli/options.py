@@ -15,18 +15,28 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from rich.console import Console
 
+    from ..data.text_source import TextSource
     from ..judging.language_models import Estimate
 
 Model = Annotated[str, typer.Argument(help="Folder or Hub id of a concept model.")]
-DatasetName = Annotated[
-    str,
-    typer.Option(help="A .jsonl/.csv/.tsv/.parquet file, a folder with one such file per split, or a Hub dataset."),
+_DATASET_HELP = "A .jsonl/.csv/.tsv/.parquet file, a folder with one such file per split, or a Hub dataset."
+DatasetName = Annotated[str, typer.Option(help=_DATASET_HELP)]
+# Of commands that find in the model what it was trained on.
+KnownDataset = Annotated[
+    str | None, typer.Option("--dataset", help=_DATASET_HELP + " Default: that of training, with its columns.")
+]
+OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the model and its concept table.")]
+GgufFile = Annotated[
+    str | None,
+    typer.Option(help="File of the host in its folder or repository, if its weights are stored as GGUF."),
 ]
 SPLIT_HELP = (
     "Split of the texts, with or without a slice (*test[:10%]*). Use one on which nothing was trained. A single file "
     "is the split that it is called after, else its texts are cut into *train* and *test* by their hash."
 )
-Split = Annotated[str, typer.Option(help=SPLIT_HELP)]
+Split = Annotated[
+    str | None, typer.Option(help=SPLIT_HELP + " Default: what training held out, or *test* of another dataset.")
+]
 Subset = Annotated[str | None, typer.Option(help="Configuration of a Hub dataset that has several.")]
 TextColumn = Annotated[
     str | None, typer.Option(help="Column of the texts. Default: the first of the usual names that exists.")
@@ -127,17 +137,51 @@ class ReadableErrors(TyperGroup):
 
 
 def _option(match: re.Match[str], parameters: Collection[str]) -> str:
-    return "--" + match[1].replace("_", "-") if match[1] in parameters else match[0]
+    if match[1] in parameters:
+        return "--" + match[1].replace("_", "-")
+    # The command takes all other arguments of training as settings.
+    return f"--set {match[0]}" if "settings" in parameters else match[0]
+
+
+def find_texts(
+    model: str,
+    dataset: str | None,
+    subset: str | None,
+    text_column: str | None,
+    label_column: str | None,
+    label: list[str] | None,
+) -> "TextSource":
+    """The texts that a command is about: those of training unless another dataset is named, with its columns.
+
+    Raises:
+        ValueError: If no dataset is named, and the model does not say what it was trained on.
+    """
+    from dataclasses import replace
+
+    from ..data.text_source import TextSource
+    from ..hub import Source
+    from ..hub.provenance import recorded_name
+    from ..models.checkpoints import read_config
+
+    try:
+        known = TextSource.of(read_config(Source(model)).get("training"))
+    except (ValueError, OSError):  # of the model; what loads it later tells it, too
+        if dataset is None:
+            raise
+        known = None
+    if dataset is None and known is None:
+        raise ValueError(f"{model} does not say which texts it was trained on; name some with dataset=…")
+    if known is None or (dataset is not None and recorded_name(dataset) != known.dataset):
+        known = TextSource(str(dataset))
+    given = {"subset": subset, "text_column": text_column, "label_column": label_column, "label_names": label or None}
+    return replace(known, **{name: value for name, value in given.items() if value is not None})
 
 
 def select_texts(texts: "Dataset", part: str | None, max_texts: int | None, seed: int) -> "Dataset":
     """A part of a split, cut by text hash, and at most `max_texts` of its texts, drawn at random."""
-    from ..data import PARTS, split_texts
+    from ..data.text_source import select_part
 
-    if part is not None:
-        if part not in PARTS:
-            raise ValueError(f"There is no part {part!r} of a split; there are {', '.join(PARTS)}.")
-        texts = split_texts(texts, PARTS)[part]
+    texts = select_part(texts, part)
     if max_texts is None or len(texts) <= max_texts:
         return texts
     return texts.shuffle(seed=seed).select(range(max_texts))

@@ -38,6 +38,10 @@ FILE_SPLITS = {"train": 0.8, "test": 0.2}
 USUAL_SPLITS = {"train", "test", "validation", "dev", "val", "valid"}
 
 
+class MissingSplitError(ValueError):
+    """The dataset has no split of this name."""
+
+
 def load_texts(
     name: str,
     split: str | None = None,
@@ -279,5 +283,5 @@ def _select_split(splits: Mapping[str, Dataset], split: str, name: str | Path) -
     return concatenate_datasets(chosen)
 
 
-def _no_split(name: str | Path, split: str, splits: Iterable[str]) -> ValueError:
-    return ValueError(f"{name} has no split {split!r}; it has {sorted(splits)}.")
+def _no_split(name: str | Path, split: str, splits: Iterable[str]) -> MissingSplitError:
+    return MissingSplitError(f"{name} has no split {split!r}; it has {sorted(splits)}.")

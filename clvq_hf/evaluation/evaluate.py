@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..data.labels import host_labels
 from ..data.texts import texts_fingerprint, without_texts
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
+from ..hub.provenance import recorded_name
 from ..hub.repositories import RESULTS_NAME
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.codebook_overlap.numerics import codebook_overlap
@@ -243,6 +244,7 @@ def evaluate_concepts(
     if salience is not None:
         evaluation.outcome("salience", lambda: salience)
     table = _table(evaluation, model, host, tokenizer, kept, split, dataset_name)
+    evaluation.results["model"] = recorded_name(model.config.name_or_path)
     evaluation.results["host_name_or_path"] = model.config.host_name_or_path
     evaluation.results["layers"] = [model.config.lower_layer, model.config.upper_layer]
     error = np.asarray([value for value in table.texts["salience_error"] if value is not None])

@@ -109,9 +109,13 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
     )
     if not is_model:
         raise ValueError(f"transformers has no model class {architecture!r}, which the host's config names.")
-    if "gguf_file" not in kwargs:
+    gguf_file = kwargs.get("gguf_file")
+    if gguf_file is None:
         kwargs.setdefault("use_safetensors", True)
-    return kind.from_pretrained(name_or_path, **kwargs)
+    loaded = kind.from_pretrained(name_or_path, **kwargs)
+    # Neither the model nor its config says which file it was read from.
+    (loaded[0] if isinstance(loaded, tuple) else loaded).gguf_file = gguf_file
+    return loaded
 
 
 @contextmanager

@@ -238,7 +238,7 @@ class ConceptModel(BaseConceptModel):
             )
         if config.host_dtype is not None:
             kwargs.setdefault("dtype", config.host_dtype)
-        kwargs = {"revision": config.host_revision, **kwargs, "output_loading_info": True}
+        kwargs = {**self._host_place(), **kwargs, "output_loading_info": True}
         host, info = load_host(name, config.host_architecture, **kwargs)
         if info["missing_keys"]:
             logger.warning(
@@ -277,13 +277,18 @@ class ConceptModel(BaseConceptModel):
             OSError: If it cannot be downloaded.
         """
         tokenizer = AutoTokenizer.from_pretrained(
-            self._host_name(), **{"revision": self.config.host_revision, "trust_remote_code": False, **kwargs}
+            self._host_name(), **{**self._host_place(), "trust_remote_code": False, **kwargs}
         )
         if self.config.tokenizer_fingerprint not in (None, tokenizer_fingerprint(tokenizer)):
             raise ValueError(
                 f"The tokenizer of {self._host_name()} has another vocabulary than the one that was trained with."
             )
         return tokenizer
+
+    def _host_place(self) -> dict[str, str | None]:
+        """Arguments of `from_pretrained` that say which commit and file of the host."""
+        file = self.config.host_gguf_file
+        return {"revision": self.config.host_revision, **({} if file is None else {"gguf_file": file})}
 
     def _host_name(self) -> str:
         name = self.config.host_name_or_path
@@ -768,21 +773,24 @@ class ConceptModel(BaseConceptModel):
 
 
 def load_with_host(
-    name: str, host: str | None = None
+    name: str, host: str | None = None, gguf_file: str | None = None
 ) -> tuple[ConceptModel, PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a concept model with its host and tokenizer: those that the model names, or the same ones from elsewhere.
 
     Args:
         name (`str`): Folder or Hub id of the concept model.
         host (`str`, *optional*): Folder or Hub id of the host, if the one that the model names is not to be loaded.
+        gguf_file (`str`, *optional*): File of the host, if its weights are in that format, and it is another one than
+            the model names.
 
     Raises:
         ValueError: If the model has reference texts, and this is another host or tokenizer; the message says why.
     """
     model = ConceptModel.from_pretrained(name)
+    place = {} if gguf_file is None else {"gguf_file": gguf_file}
     if host is None:
-        return model, model.load_host(), model.load_tokenizer()
-    found, tokenizer = load_host(host), AutoTokenizer.from_pretrained(host)
+        return model, model.load_host(**place), model.load_tokenizer(**place)
+    found, tokenizer = load_host(host, **place), AutoTokenizer.from_pretrained(host, **place)
     model._check_loaded(found, tokenizer)
     return model, found, tokenizer
 
