@@ -105,9 +105,9 @@ def run_evaluate(
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
-    from ..metrics.results_tables import report_tables
+    from ..metrics.results_tables import report_tables, results_page
     from ..models.modeling_concepts import load_with_host
-    from ..rendering.text_tables import print_tables, to_markdown
+    from ..rendering.text_tables import print_tables
 
     settings = EvaluationSettings(
         protocols=tuple(protocol or PROTOCOLS),
@@ -167,7 +167,6 @@ def run_evaluate(
         settings=settings,
         overwrite=overwrite,
     )
-    tables = report_tables(results)
-    (output_dir / "results.md").write_text("# Results\n\n" + to_markdown(tables), encoding="utf-8")
-    print_tables(tables, Console())
+    (output_dir / "results.md").write_text(results_page(results), encoding="utf-8")
+    print_tables(report_tables(results), Console())
     print_written(output_dir, ": results.json, results.md, and the data behind them.")

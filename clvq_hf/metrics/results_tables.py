@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
+from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, to_markdown, with_range
 from .ablation_drop.conditions import CONDITIONS
 
 Figures = Mapping[str, Any]
@@ -54,6 +54,11 @@ def report_tables(results: dict[str, Any]) -> list[ReportTable]:
     if overlap := sections.get("codebook_overlap"):
         tables.append(_tabulate("Overlap of the codes of two texts", OVERLAP, [overlap, *overlap["strata"]]))
     return [*tables, _list_figures("Codebook and bottleneck", CODEBOOK, sections)]
+
+
+def results_page(results: dict[str, Any]) -> str:
+    """`results.md`: the tables of the results in Markdown."""
+    return "# Results\n\n" + to_markdown(report_tables(results))
 
 
 def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]:
@@ -231,4 +236,4 @@ def _routing(examples: list[dict[str, Any]], label_names: list[str]) -> ReportTa
     return _tabulate(ROUTING_TITLE, columns, examples[:MAX_ROUTED_WORDS], note)
 
 
-__all__ = ["CONDITIONS", "ablation_tables", "report_tables"]
+__all__ = ["CONDITIONS", "ablation_tables", "report_tables", "results_page"]
