@@ -91,7 +91,7 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
             done = (
                 f"{'Replaced by an average token' if change == SWAP else 'Removed'}: {concept_words(explorer, code)}"
             )
-        html = effect_html(explorer, effect, f"{done}, {POSITIONS[where]}.", removes=change != STEER)
+        html = effect_html(explorer, effect, f"{done}, {POSITIONS[where]}.", removes=change == ABLATE)
         return reading_html(explorer, effect.reading, code), html
 
     plain = {"apply_default_css": False, "js_on_load": None}

@@ -114,7 +114,7 @@ class Effect:
         continuations (`tuple[Continuation, Continuation]` or `None`): Text that a causal language model generates,
             before and after.
         control ([`Control`][clvq_hf.app.Control] or `None`): The removal of another concept of the text; `None` if
-            the text has no other, if nothing is predicted, or if nothing is removed.
+            the text has no other, if nothing is predicted, or if the concept is swapped or pushed towards.
     """
 
     reading: Reading

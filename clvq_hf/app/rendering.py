@@ -147,7 +147,11 @@ def _name(explorer: Explorer, name: str) -> str:
 
 def _short(name: str | None) -> str | None:
     """A Hub id as it is; of a folder its name, not where it lies."""
-    return name if not name or is_hub_id(name) else Path(name).name
+    if not name or is_hub_id(name):
+        return name
+    path = Path(name)
+    # That of the demo lies in its model's folder.
+    return f"{path.parent.name}/host" if path.name == "host" else path.name
 
 
 __all__ = ["card_html", "concept_words", "effect_html", "header_html", "reading_html"]

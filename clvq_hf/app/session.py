@@ -37,8 +37,8 @@ NUM_LIKELIEST = 5
 NUM_TEXTS_OF_MEANS = 32
 # Words that stand for a concept.
 NUM_WORDS = 5
-# Texts of the table to begin with, and how many characters they should have: a line on a phone, or two.
-NUM_EXAMPLES, EXAMPLE_LENGTH, LONGEST_EXAMPLE = 5, 70, 160
+# Texts of the table to begin with, and how many characters they should have: their buttons show 60.
+NUM_EXAMPLES, EXAMPLE_LENGTH, LONGEST_EXAMPLE = 5, 50, 160
 # Steps of integrated gradients, and the relative error up to which its scores count as certain.
 NUM_STEPS, MAX_STEPS, MAX_ERROR = 32, 64, 0.05
 
@@ -203,7 +203,7 @@ class Explorer:
     def ablate(
         self, text: str, code: int, positions: str = "code", how: str = "project", max_new_tokens: int = 20
     ) -> Effect:
-        """What the host predicts of a text without a concept.
+        """What the host predicts of a text without a concept, and without another one of the same text.
 
         Args:
             text (`str`): The text.
@@ -217,9 +217,12 @@ class Explorer:
                 this model.
         """
         self._check_code(code)
-        return self._effect(
-            text, code, positions, max_new_tokens, lambda removed=code: self._ablation(removed, positions, how), True
-        )
+
+        def change(removed: int = code) -> hooks.Edit:
+            return self._ablation(removed, positions, how)
+
+        # To swap another concept too would take the mean state of its tokens, from many texts.
+        return self._effect(text, code, positions, max_new_tokens, change, has_control=how == "project")
 
     def steer(self, text: str, code: int, strength: float, positions: str = "all", max_new_tokens: int = 20) -> Effect:
         """What the host predicts of a text if it is pushed towards a concept.

@@ -155,6 +155,9 @@ class _Warnings(logging.Handler):
 def _readable_warnings(in_options: Callable[[str], str]) -> Generator[None]:
     """Show our warnings like errors, and hide those that other libraries have for programmers (`-W` shows them)."""
     logger, handler = logging.getLogger(__package__.partition(".")[0]), _Warnings(in_options)
+    if any(isinstance(other, _Warnings) for other in logger.handlers):  # the group is part of another one
+        yield
+        return
     logger.addHandler(handler)
     try:
         with warnings.catch_warnings():

@@ -195,6 +195,7 @@ def test_it_fits_a_phone_in_both_themes(browser, address, theme):
     app.page.locator("#card h3").wait_for()
     app.apply("(concept")
     assert app.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert app.page.locator("#effect table").evaluate("table => table.getBoundingClientRect().right") <= 360 - 16
     # Text and ground of a token are far apart in lightness, whatever the theme.
     lightness = app.page.locator("#card p").first.evaluate(
         "element => { const canvas = document.createElement('canvas').getContext('2d');"

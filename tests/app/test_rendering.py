@@ -182,6 +182,10 @@ class TestEffect:
         alone = effect_html(minilm, self.effect(), "Removed.", removes=True)
         assert "no other concept to compare" in alone
 
+    def test_no_change_has_no_sign(self, minilm):
+        text = Parsed(effect_html(minilm, self.effect(margin=(0.254, 0.252)), "Removed.")).text
+        assert "0.25 → 0.25 (0.00)" in text
+
     def test_a_concept_that_does_not_occur(self, minilm):
         page = effect_html(minilm, self.effect(num_tokens=0, prediction=("negative", "negative")), "Removed.")
         assert "does not occur in this text" in page
