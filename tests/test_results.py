@@ -56,7 +56,11 @@ def test_the_readme_says_the_same():
     """Its three findings, with the figures that this page is checked for."""
     said = plain((ROOT / "README.md").read_text(encoding="utf-8"))
     [shares] = re.findall(r"costs ([\d, and]+ %) of what removing the concept", plain(PAGE))
-    for words in (f"mean state costs {shares} as much", f"have {verdicts('kmeans').split()[0]} ties of 12", "in all nine settings"):
+    for words in (
+        f"mean state costs {shares} as much",
+        f"have {verdicts('kmeans').split()[0]} ties of 12",
+        "in all nine settings",
+    ):
         assert words in said, words
 
 

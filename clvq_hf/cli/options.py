@@ -1,9 +1,13 @@
 """What several commands share: options, the texts they select, and how errors are shown."""
 
 import io
+import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Collection
+import warnings
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,6 +121,8 @@ class ReadableErrors(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
+        # Bars of datasets show each step of reading and mapping; ours show what takes time. Read when it is imported.
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         return super().main(*args, **kwargs)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -127,13 +133,50 @@ class ReadableErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit with 1 after a `ValueError`, an `OSError` or a missing module."""
-        try:
-            return super().invoke(ctx)
-        except (ValueError, OSError, ModuleNotFoundError) as error:
+
+        def in_options(message: str) -> str:
             parameters = ctx.meta.get(_PARAMETERS, ())
-            message = re.sub(r"\b([a-z_]+)=…", lambda match: _option(match, parameters), str(error))
-            typer.secho(f"Error: {message}", fg="red", err=True)
+            return re.sub(r"\b([a-z_]+)=…", lambda match: _option(match, parameters), message)
+
+        try:
+            with _readable_warnings(in_options):
+                return super().invoke(ctx)
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            typer.secho(f"Error: {in_options(str(error))}", fg="red", err=True)
             raise typer.Exit(1) from error
+
+
+class _Warnings(logging.Handler):
+    """Prints each warning of this package once."""
+
+    def __init__(self, in_options: Callable[[str], str]) -> None:
+        super().__init__(logging.WARNING)
+        self._in_options, self._printed = in_options, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it, unless it was printed before."""
+        message = self._in_options(record.getMessage())
+        if message not in self._printed:
+            self._printed.add(message)
+            typer.secho(f"Warning: {message}", fg="yellow", err=True)
+
+
+@contextmanager
+def _readable_warnings(in_options: Callable[[str], str]) -> Generator[None]:
+    """Show our warnings like errors, and hide those that other libraries have for programmers (`-W` shows them)."""
+    logger, handler = logging.getLogger(__package__.partition(".")[0]), _Warnings(in_options)
+    if any(isinstance(other, _Warnings) for other in logger.handlers):  # the group is part of another one
+        yield
+        return
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+                warnings.filterwarnings("default", module=r"clvq_hf\b")
+            yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _option(match: re.Match[str], parameters: Collection[str]) -> str:

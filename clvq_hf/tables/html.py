@@ -82,8 +82,12 @@ def concept_html(table: ConceptTable, code: int) -> str:
 
 
 def concept_title(concept: Concept) -> str:
-    """A concept in a few words: number, name if there is one, and most frequent label with its share."""
-    title = f"concept {concept.code}" + (f" “{concept.name}” (named by a model)" if concept.name else "")
+    """A concept in a few words: number, name or top words if it has some, and most frequent label with its share."""
+    title = f"concept {concept.code}"
+    if concept.name:
+        title += f" “{concept.name}” (named by a model)"
+    elif concept.top_words:
+        title += f" “{', '.join(word for word, _ in concept.top_words)}”"
     return title if concept.label is None else f"{title}, {concept.label} {concept.purity:.0%}"
 
 

@@ -14,7 +14,6 @@ from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     TrainingArguments,
 )
 
@@ -24,6 +23,7 @@ from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
 from .finite_loss import FiniteLossTrainer
+from .progress import show_progress
 
 
 def load_classifier(
@@ -128,8 +128,7 @@ def fine_tune(
         trainer = FiniteLossTrainer(
             model=host, args=args, train_dataset=tokenized, data_collator=lambda rows: runner.pad(pad(rows))
         )
-        if args.disable_tqdm:
-            trainer.remove_callback(PrinterCallback)
+        show_progress(trainer, "Fine-tuning the host")
         trainer.train()
     host.requires_grad_(True)
     host.eval()

