@@ -46,7 +46,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
     },
     {
-        "training": ("train a concept model", {"files", "version", "hosts", "data", "hub", "models"}),
+        "training": ("train a concept model", {"files", "version", "hosts", "data", "hub", "tables", "models"}),
         "evaluation": (
             "ablation, bottleneck; one model measured",
             {"files", "version", "extras", "hosts", "data", "hub", "metrics", "tables", "models"},

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..data.tokenization import TextCollator, ensure_pad_token
 from ..data.windows import WindowedText, cut_into_windows
+from ..extras import require
 from ..hosts import hooks
 from ..hosts.readout import Readout, class_names, margins
 from ..hosts.runner import HostRunner
@@ -69,6 +70,8 @@ class Explainer:
         for name, value, allowed in (("method", method, METHODS), ("long_texts", long_texts, LONG_TEXTS)):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+        if method == "integrated_gradients":
+            require("method='integrated_gradients'", "evaluation", packages=["captum"])
         model.check_host(host)
         if not model.is_initialized:
             raise ValueError("The concepts of this model were never fitted to data; train it first.")
