@@ -69,6 +69,7 @@ RESUMED = {
     "dropout": 0.1,
     "save_strategy": "steps",
     "save_steps": 10,
+    "save_total_limit": 3,
     "max_steps": 13,
     "codebook_size": 60,
     "revive_after": 1,
