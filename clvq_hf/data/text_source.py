@@ -45,6 +45,8 @@ class TextSource:
         """The source that a config's `training` records; `None` if it names no dataset, or somebody damaged it."""
         training = training if isinstance(training, dict) else {}
         known = {field.name: training[field.name] for field in fields(cls) if training.get(field.name) is not None}
+        if "split" not in known:  # the trainer was given texts, whose columns may have other names in the dataset
+            known = {name: value for name, value in known.items() if not name.endswith("_column")}
         names = known.pop("label_names", None)
         if "dataset" not in known or not all(isinstance(value, str) for value in known.values()):
             return None
@@ -52,8 +54,8 @@ class TextSource:
         return cls(**known, label_names=names if is_list else None)
 
     def to_dict(self) -> dict[str, Any]:
-        """What [`TextSource.of`] reads, without fields that are not set; the dataset as its name was given."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """What [`TextSource.of`] reads."""
+        return asdict(self)
 
     def load(self, split: str | None) -> Dataset:
         """Load a split as a dataset with the columns `text` and, if there are labels, `label`."""

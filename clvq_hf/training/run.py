@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -26,9 +26,6 @@ from .estimate import estimate_run
 from .settings import check_settings, config_fields, training_fields
 from .trainer import CLVQTrainer
 from .training_args import CLVQTrainingArguments
-
-if TYPE_CHECKING:
-    from ..tables import ConceptTable
 
 Say = Callable[[str], None]
 
@@ -76,7 +73,7 @@ def choose_layers(num_blocks: int, lower_layer: int | None = None, upper_layer: 
     return (min(num_blocks // 2, upper) if lower_layer is None else lower_layer), upper
 
 
-def train_concepts(run: TrainingRun, say: Say) -> "tuple[ConceptModel, ConceptTable | None]":
+def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     """Train a CLVQ model, save it with the concept table of held-out texts, and say what happens.
 
     Every process of a distributed run must call this; the first one makes the table.
@@ -86,7 +83,8 @@ def train_concepts(run: TrainingRun, say: Say) -> "tuple[ConceptModel, ConceptTa
         say (`Callable[[str], None]`): Gets a line of text for people.
 
     Returns:
-        `tuple[ConceptModel, ConceptTable | None]`: The model, and on the first process the table.
+        `tuple[ConceptModel, ConceptTable]`: The model, and the table on the first process, if texts were held out; else
+            `None`.
 
     Raises:
         ValueError: If anything does not fit, before time is spent where that is possible.
@@ -117,7 +115,9 @@ def train_concepts(run: TrainingRun, say: Say) -> "tuple[ConceptModel, ConceptTa
         f"{len(held_out):,} of {_named(source.eval_split, source.eval_part)} held out."
     )
     say(f"Estimate: {estimate_run(trainer)} of training.")
-    checkpoint = get_last_checkpoint(args.output_dir) if run.resume and Path(args.output_dir).is_dir() else None
+    checkpoint = args.resume_from_checkpoint
+    if run.resume and Path(args.output_dir).is_dir():
+        checkpoint = get_last_checkpoint(args.output_dir)
     if run.resume:
         say("There is no checkpoint yet: training starts anew." if checkpoint is None else f"Resuming {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -213,7 +213,7 @@ def _arguments(run: TrainingRun, is_causal: bool, settings: Mapping[str, Any]) -
     )
 
 
-def _table(trainer: CLVQTrainer, texts: Dataset, source: TextSource, say: Say) -> "ConceptTable":
+def _table(trainer: CLVQTrainer, texts: Dataset, source: TextSource, say: Say) -> Any:
     model, host, tokenizer = trainer.model.eval(), trainer.host, trainer.tokenizer
     folder = Path(trainer.args.output_dir) / CONCEPTS_FOLDER
     say(f"Concept table of {len(texts):,} held-out texts.")

@@ -16,7 +16,7 @@ from .training_args import CLVQTrainingArguments
 
 # What the command sets itself: from the host, the texts, or its own options.
 _NOT_SET_HERE = {
-    *("is_causal", "output_dir", "text_column", "label_column", "dataset_name", "resume_from_checkpoint"),
+    *("is_causal", "output_dir", "text_column", "label_column", "dataset_name"),
 }
 
 

@@ -13,7 +13,7 @@ from helpers.command_line import invoke, refuse, succeed
 from clvq_hf import __version__
 from clvq_hf.cli import app
 
-COMMANDS = ["demo", "concepts build", "concepts label", "evaluate", "report", "app", "compare", "judge"]
+COMMANDS = ["demo", "train", "concepts build", "concepts label", "evaluate", "report", "app", "compare", "judge"]
 COMMANDS += ["study build", "study score", "push", "pull", "info"]
 
 
