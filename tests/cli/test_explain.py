@@ -20,7 +20,7 @@ def test_a_text_is_explained(model):
     assert "a moving film" in told and "The host predicts" in told
     assert "texts" in told, "words and counts from the table"
     both = succeed("explain", model, "a moving film", "--target", "all")
-    assert "predicts positive" in both and "about negative" in both or "about positive" in both
+    assert "about negative" in both or "about positive" in both
 
 
 def test_a_file_becomes_json_lines(model, tmp_path):
