@@ -99,7 +99,7 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
         places = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "gguf_file", "trust_remote_code")
         config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in places if name in kwargs})
         # A GGUF file holds a language model with its head, and names no class.
-        default = "AutoModelForCausalLM" if "gguf_file" in kwargs else "AutoModel"
+        default = "AutoModelForCausalLM" if kwargs.get("gguf_file") else "AutoModel"
         architecture = next(iter(config.architectures or []), default)
         if not hasattr(transformers, architecture):
             architecture = "AutoModel"

@@ -657,9 +657,10 @@ class ConceptModel(BaseConceptModel):
     ) -> dict[int, list[tuple[str, float]]]:
         """The tokens that a causal language model predicts more strongly after tokens of a concept: one pass over it.
 
-        The mean state of the concept's tokens at `upper_layer` goes through the host's final norm and unembedding, as
-        in the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"). The logits of the mean state of all
-        tokens are subtracted, because otherwise all concepts would promote the same frequent tokens.
+        The mean state of the concept's tokens at the last layer goes through the host's final norm and unembedding, as
+        in the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"). The 100 tokens with the highest
+        logits are ranked by how far these exceed the logits of the mean state of all tokens: by the logits alone, all
+        concepts would promote the same frequent tokens, and by the differences alone, tokens that never occur.
 
         Args:
             host (`PreTrainedModel`): The causal language model whose concepts these are.
@@ -677,8 +678,8 @@ class ConceptModel(BaseConceptModel):
             sinks do not count.
 
         Raises:
-            ValueError: If the host does not fit or predicts no tokens, the upper layer is of another width than the
-                last one, a code does not exist, or the texts are unusable.
+            ValueError: If the host does not fit or predicts no tokens, a code does not exist, or the texts are
+                unusable.
         """
         from .promoted_tokens import promoted_tokens  # pulls datasets
 
