@@ -18,8 +18,8 @@ from ..metrics.verdict import measured_protocol, verdict, wilson_interval
 from ..models.model_card import measures_of
 from ..models.modeling_concepts import ConceptModel
 from ..rendering.pages import read_asset, render_page
-from ..rendering.text_tables import number, percent
-from ..tables.concept_table import ConceptTable
+from ..rendering.text_tables import ReportTable, number, percent
+from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import ToxicMask, called_toxic, mask_of
 from ..tables.shading import MIN_TEXTS, NUM_COLOURS, Shade
 from ..version import __version__
@@ -148,7 +148,7 @@ def _render(
         min_tokens=MIN_TOKENS,
         min_texts=MIN_PUREST_TEXTS,
         mask_note="" if mask is None else mask.note,
-        tables=[] if results is None else measures_of(results, mask is not None, lambda code: words.get(code, ())),
+        tables=[] if results is None else _tables(results, mask, words),
         notes=_notes(table, contents),
         contents=pack_contents(contents),
         settings={"num_colours": NUM_COLOURS},
@@ -173,6 +173,13 @@ def _notes(table: ConceptTable, contents: dict[str, Any]) -> list[str]:
     if (shown := len(contents["concepts"])) < len(table.active_codes):
         notes.append(f"The {shown:,} most frequent of {len(table.active_codes):,} concepts are shown.")
     return notes
+
+
+def _tables(results: dict[str, Any], mask: ToxicMask | None, words: dict[int, list[str]]) -> list[ReportTable]:
+    """All figures, without paths of this machine; concepts with their words."""
+    public = public_metadata(results)
+    public["texts"] = {**results["texts"], "dataset": public_name(results["texts"]["dataset"]) or "unnamed texts"}
+    return measures_of(public, mask is not None, lambda code: words.get(code, ()))
 
 
 def _quality(table: ConceptTable) -> str:

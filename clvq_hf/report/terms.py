@@ -12,7 +12,7 @@ CONCEPTS = {
     "Words of a concept": "The words whose tokens are assigned to it most often, without stop words if there are "
     "others.",
     "Nearest concepts": "Those whose vectors point in the most similar direction: cosine 1 is the same, 0 unrelated.",
-    "Prediction": "What the model says of a text.",
+    "Prediction": "The class that the model gives a text, or the token that it expects next.",
 }
 LABELS = {
     "Label": "The class that the data set gives a text; a prediction is wrong if it is another class.",
@@ -53,6 +53,8 @@ REMOVAL = {
     "Cannot be told apart": "The interval of a difference contains 0: with more texts a difference may show.",
 }
 FIGURES = {
+    "Code": "Another word for a concept, or for its number.",
+    "Token type": "All tokens that are written alike.",
     "Random direction": "A control: any direction, with a change of the same size.",
     "LEACE": "Removes everything from which the class could be predicted linearly.",
     "Probe": "A classifier that was fitted to the states of the lower layer: what they contain, not what the model "
