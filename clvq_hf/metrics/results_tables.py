@@ -1,6 +1,6 @@
 """The results of an evaluation as tables: for Markdown files and for terminals."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, to_markdown, with_range
@@ -33,11 +33,12 @@ ROUTING_TITLE = "Words that go elsewhere under another label"
 MAX_ROUTED_WORDS = 12
 
 
-def report_tables(results: dict[str, Any]) -> list[ReportTable]:
+def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]] | None = None) -> list[ReportTable]:
     """Tables of the results of [`evaluate_concepts`][clvq_hf.evaluation.evaluate_concepts], without missing figures.
 
     Args:
         results (`dict[str, Any]`): What `results.json` holds.
+        words (`Callable`, *optional*): From a concept to its words, which are shown beside its number.
 
     Returns:
         `list[ReportTable]`: What was measured; per ablation protocol contrasts and conditions; specificity, routing,
@@ -51,7 +52,7 @@ def report_tables(results: dict[str, Any]) -> list[ReportTable]:
         sections.setdefault("label_purity_with_special_tokens", {})
         tables.append(_list_figures("Specificity", SPECIFICITY, sections))
     if examples := sections.get("routing_divergence", {}).get("examples"):
-        tables.append(_routing(examples, results["texts"]["label_names"]))
+        tables.append(_routing(examples, results["texts"]["label_names"], words))
     if overlap := sections.get("codebook_overlap"):
         tables.append(_tabulate("Overlap of the codes of two texts", OVERLAP, [overlap, *overlap["strata"]]))
     return [*tables, _list_figures("Codebook and bottleneck", CODEBOOK, sections)]
@@ -147,6 +148,14 @@ CONDITION_COLUMNS: dict[str, Cell] = {
     "of texts": _percent("text_share"),
     "of positions": _percent("position_share"),
 }
+REMOVAL_COLUMNS: dict[str, Cell] = {
+    "removed": _text("title"),
+    "change of the margin [95 %]": _interval("margin_change"),
+    "predictions that change": _percent("flip_rate"),
+    "texts": _text("num_texts"),
+}
+# Those that the verdict compares.
+VERDICT_CONDITIONS = ("salient", "other_code", "other_text_same", "class_ceiling", "word_ceiling")
 PLAIN_COLUMNS = ("removed", "accuracy", "balanced", "AUC")
 OPTIONAL_COLUMNS = ("balanced", "rate-matched", "KL", "norm", "left out", "of texts", "of positions")
 OVERLAP: dict[str, Cell] = {
@@ -223,10 +232,25 @@ def _overview(results: dict[str, Any]) -> ReportTable:
     return ReportTable("What was measured", ["", ""], rows)
 
 
-def _routing(examples: list[dict[str, Any]], label_names: list[str]) -> ReportTable:
+def removal_table(figures: dict[str, Any]) -> ReportTable:
+    """What removing concepts costs, with the controls that a verdict names: a small table for a first look."""
+    rows = [
+        {"title": CONDITIONS[name], **_with_prefix(figures, f"{name}_")}
+        for name in VERDICT_CONDITIONS
+        if figures.get(f"{name}_margin_change") is not None
+    ]
+    return _tabulate("", REMOVAL_COLUMNS, rows)
+
+
+def _routing(
+    examples: list[dict[str, Any]], label_names: list[str], words: Callable[[int], Sequence[str]] | None
+) -> ReportTable:
+    def named(code: int) -> str:
+        return f"#{code}" if words is None else f"#{code} {', '.join(words(code))}"
+
     def concepts(example: Figures) -> str:
         return " / ".join(
-            f"#{way['code']} ({percent(way['code_purity'])} {label_names[way['code_label']]})"
+            f"{named(way['code'])} ({percent(way['code_purity'])} {label_names[way['code_label']]})"
             for way in example["labels"]
         )
 
@@ -240,4 +264,4 @@ def _routing(examples: list[dict[str, Any]], label_names: list[str]) -> ReportTa
     return _tabulate(ROUTING_TITLE, columns, examples[:MAX_ROUTED_WORDS], note)
 
 
-__all__ = ["CONDITIONS", "ablation_tables", "report_tables", "results_markdown"]
+__all__ = ["CONDITIONS", "ablation_tables", "removal_table", "report_tables", "results_markdown"]

@@ -24,7 +24,7 @@ from ..rendering.pages import render_summary
 from .concepts import Concept, Example
 from .names import NAMES_FILE, ConceptName, name_note
 from .schema import ADDED_LATER, FEATURES, FORMAT_VERSION, TRAINING_SPLITS, CodeModel
-from .shading import shade
+from .shading import Shade, shade
 from .table_files import TableParts, push_table, read_table, write_table
 from .token_index import TokenIndex
 
@@ -235,7 +235,7 @@ class ConceptTable:
             {
                 "concept": concept,
                 "name_note": name_note(self.names[concept.code]) if concept.name else None,
-                "shade": shade(concept, self.label_names),
+                "shade": self.shade(concept),
             }
             for concept in sorted(concepts, key=lambda concept: -concept.num_tokens)
         ]
@@ -274,6 +274,20 @@ class ConceptTable:
         """The `n` most frequent codes (special tokens do not count), in ascending order."""
         counts = np.diff(self._index.by_code[1])
         return sorted(int(code) for code in np.argsort(-counts, kind="stable")[:n] if counts[code])
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """`bool`: Whether any text has a label. Without, `label_names` may still be those of the host's classes."""
+        return bool(self.label_names) and bool((self._index.labels >= 0).any())
+
+    def shade(self, concept: Concept) -> Shade:
+        """The colour of a concept of this table: by its label; if no text has a label, by its rank in frequency."""
+        return shade(concept, self.label_names, None if self.has_labels else self._ranks[concept.code])
+
+    @cached_property
+    def _ranks(self) -> list[int]:
+        counts = np.diff(self._index.by_code[1])
+        return np.argsort(np.argsort(-counts, kind="stable"), kind="stable").tolist()
 
     @property
     def codebook_size(self) -> int:
