@@ -102,7 +102,6 @@ def run_demo(
     started = time.monotonic()
     console = Console()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     sizes = QUICK if quick else DemoSizes()
     problems: list[str] = []
     _check(problems, _packages)

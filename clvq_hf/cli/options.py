@@ -139,7 +139,7 @@ class ReadableErrors(TyperGroup):
             return re.sub(r"\b([a-z_]+)=…", lambda match: _option(match, parameters), message)
 
         try:
-            with _readable_warnings(in_options):
+            with _only_what_matters(in_options):
                 return super().invoke(ctx)
         except (ValueError, OSError, ModuleNotFoundError) as error:
             typer.secho(f"Error: {in_options(str(error))}", fg="red", err=True)
@@ -162,13 +162,17 @@ class _Warnings(logging.Handler):
 
 
 @contextmanager
-def _readable_warnings(in_options: Callable[[str], str]) -> Generator[None]:
-    """Show our warnings like errors, and hide those that other libraries have for programmers (`-W` shows them)."""
+def _only_what_matters(in_options: Callable[[str], str]) -> Generator[None]:
+    """Show our warnings like errors, and hide what other libraries have for programmers (`-W` shows their warnings)."""
+    from transformers.utils import logging as transformers_logging
+
     logger, handler = logging.getLogger(__package__.partition(".")[0]), _Warnings(in_options)
     if any(isinstance(other, _Warnings) for other in logger.handlers):  # the group is part of another one
         yield
         return
     logger.addHandler(handler)
+    # A bar of transformers appears only if it would be there for a while, such as that of a large model's weights.
+    before = transformers_logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{"delay": 3.0, **options}))
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
@@ -176,6 +180,7 @@ def _readable_warnings(in_options: Callable[[str], str]) -> Generator[None]:
                 warnings.filterwarnings("default", module=r"clvq_hf\b")
             yield
     finally:
+        transformers_logging.set_tqdm_hook(before)
         logger.removeHandler(handler)
 
 
