@@ -183,18 +183,17 @@ class Explanation:
         if self.salient is None:
             return [*told, f"No concept of the text speaks for {self.target}."]
         told.append(f"{self.salient_concept.title} contributes most.")
-        told.append(f"Without it the host {_outcome(self.salient, self.prediction)} ({self._changes(self.salient)}).")
+        told.append(f"Without it the host {self._outcome(self.salient)}.")
         if self.control is not None:
             other = self.concept(self.control.code).title
             alike = "" if self.control.matched else ", which is larger or smaller,"
-            told.append(
-                f"Without {other[0].lower()}{other[1:]}{alike} it {_outcome(self.control, self.prediction)} "
-                f"({self._changes(self.control)})."
-            )
+            told.append(f"Without {other[0].lower()}{other[1:]}{alike} it {self._outcome(self.control)}.")
         return told
 
-    def _changes(self, removal: Removal) -> str:
-        return f"lead {signed(removal.change)} {self.unit}"
+    def _outcome(self, removal: Removal) -> str:
+        becomes = f"predicts {removal.prediction}" if removal.flips else f"still predicts {self.prediction}"
+        whose = "its lead" if self.target == self.prediction else f"the lead of {self.target}"
+        return f"{becomes}; {whose} changes by {signed(removal.change)} {self.unit}"
 
     def __rich__(self) -> Group:
         """For a terminal: the text with the salient concept's words marked, the concepts, and the sentences."""
@@ -269,10 +268,6 @@ class Explanation:
     def concept_title(self, code: int) -> str:
         """A concept in words, if the text has it where tokens can be salient; else its number."""
         return next((concept.title for concept in self.concepts if concept.code == code), f"Concept {code}")
-
-
-def _outcome(removal: Removal, prediction: str) -> str:
-    return f"predicts {removal.prediction}" if removal.flips else f"still predicts {prediction}"
 
 
 __all__ = ["SCHEMA_VERSION", "ExplainedConcept", "ExplainedToken", "Explanation", "Removal"]
