@@ -74,20 +74,21 @@ def report_contents(
         )
     texts = _texts(table, sampled_texts(table, example_ids, max_texts, seed), ablations)
     drivers = driving_concepts(table, ablations, protocol)
-    named = {code for text in texts for code in text["codes"]} | {ablation["code"] for ablation in ablations.values()}
-    named |= {row["code"] for group in drivers for row in group["concepts"]}
-    named |= {code for word in routing for way in word["goes"] for code in way[2]}
-    return {
+    contents = {
         "labels": table.label_names,
         "has_labels": table.has_labels,
         "protocol": PROTOCOLS[protocol] if ablations and protocol is not None else None,
         # The probe predicts labels, whatever the host does.
         "ablates_labels": table.predicts_labels or protocol == "probe",
         "concepts": concepts,
-        "others": {str(code): gist(table, code) for code in sorted(named.difference(codes))},
+        "others": {},
         "texts": texts,
         "routing": routing,
         "drivers": drivers,
+    }
+    return {
+        **contents,
+        "others": {str(code): gist(table, code) for code in sorted(_named(contents).difference(codes))},
     }
 
 
@@ -102,6 +103,22 @@ def fewer_concepts(contents: dict[str, Any], n: int) -> dict[str, Any]:
     ]
     left = {str(concept["code"]): concept["gist"] for concept in contents["concepts"] if concept["code"] not in kept}
     return {**contents, "concepts": concepts, "others": {**contents["others"], **left}}
+
+
+def needed_words(contents: dict[str, Any]) -> dict[str, Any]:
+    """The same contents, without words of concepts that are named nowhere."""
+    named = {str(code) for code in _named(contents)}
+    return {**contents, "others": {code: words for code, words in contents["others"].items() if code in named}}
+
+
+def _named(contents: dict[str, Any]) -> set[int]:
+    """Concepts that are named outside of their own pages."""
+    return {
+        *(code for text in contents["texts"] for code in text["codes"]),
+        *(text["ablation"]["code"] for text in contents["texts"] if text["ablation"]),
+        *(row["code"] for group in contents["drivers"] for row in group["concepts"]),
+        *(code for word in contents["routing"] for way in word["goes"] for code in way[2]),
+    }
 
 
 def gist(table: ConceptTable, code: int) -> list[str]:

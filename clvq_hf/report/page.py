@@ -24,7 +24,7 @@ from ..tables.masking import ToxicMask, called_toxic, mask_of
 from ..tables.shading import MIN_TEXTS, NUM_COLOURS, Shade
 from ..version import __version__
 from . import plots
-from .contents import NUM_WORDS, fewer_concepts, has_salience, report_contents
+from .contents import NUM_WORDS, fewer_concepts, has_salience, needed_words, report_contents
 from .evaluations import read_ablations, read_evaluation
 from .masks import mask_contents
 from .terms import terms
@@ -97,15 +97,17 @@ def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) 
     if _size(page) <= MAX_BYTES:
         return page
     # What is around the data hardly changes: figures are drawn anew only when the data fit.
-    bare = {**contents, "texts": []}
+    bare = needed_words({**contents, "texts": []})
     room = MAX_BYTES - (_size(render(bare)) - len(pack_contents(bare)))
-    while (rest := len(pack_contents({**contents, "texts": []}))) > room and len(contents["concepts"]) > 1:
+    while (rest := len(pack_contents(needed_words({**contents, "texts": []})))) > room and len(
+        contents["concepts"]
+    ) > 1:
         contents = fewer_concepts(contents, max(1, int(0.9 * room / rest * len(contents["concepts"]))))
-    while (size := len(pack_contents(contents))) > room and contents["texts"]:
+    while (size := len(pack_contents(needed_words(contents)))) > room and contents["texts"]:
         # A little fewer than would fit if all were of one length.
         share = max(0.0, 0.98 * (room - rest) / (size - rest))
         contents = {**contents, "texts": contents["texts"][: int(share * len(contents["texts"]))]}
-    return render(contents)
+    return render(needed_words(contents))
 
 
 def pack_contents(contents: dict[str, Any]) -> str:

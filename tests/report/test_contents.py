@@ -10,7 +10,14 @@ from helpers.made_tables import made_table
 from clvq_hf.metrics.verdict import measured_protocol
 from clvq_hf.report import concept_html, text_html
 from clvq_hf.report.codebook_map import codebook_map, nearest_concepts
-from clvq_hf.report.contents import driving_concepts, fewer_concepts, measured_routing, report_contents, sampled_texts
+from clvq_hf.report.contents import (
+    driving_concepts,
+    fewer_concepts,
+    measured_routing,
+    needed_words,
+    report_contents,
+    sampled_texts,
+)
 from clvq_hf.report.evaluations import find_evaluation, read_ablations, read_evaluation
 from clvq_hf.report.masks import mask_contents
 from clvq_hf.tables.masking import ToxicMask, mask_of
@@ -193,6 +200,10 @@ def test_words_of_concepts_without_a_page(table, model):
     }
     few = fewer_concepts(report_contents(table, model), 2)
     assert few["others"]["1"] == ["funny", "warm", "bright"]
+    assert needed_words(few) == few, "texts name all of them"
+    drivers = [{"concepts": [{"code": 2}]}]
+    assert set(needed_words({**few, "texts": [], "routing": [], "drivers": drivers})["others"]) == {"2"}
+    assert needed_words({**few, "texts": [], "routing": [], "drivers": []})["others"] == {}
 
 
 class TestMask:
