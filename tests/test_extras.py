@@ -57,7 +57,7 @@ def test_one_message_names_everything_that_is_missing(monkeypatch):
 # Arguments with which each command would start, if its packages were there.
 COMMANDS = {
     "evaluate": ("model", "--dataset", "texts.csv", "--output-dir", "out"),
-    "compare": ("grid.yaml",),
+    "compare": ("grid.yaml", "-o", "out"),
     "report": ("model", "--table", "table"),
     "app": ("model",),
     "demo": (),
