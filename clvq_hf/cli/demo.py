@@ -340,16 +340,11 @@ def _print_result(table: "ConceptTable", results: dict[str, Any], evaluation: Pa
     from rich.markup import escape
     from rich.table import Table
 
+    from ..metrics.verdict import verdict
+    from ..rendering.text_tables import signed
     from ..report.evaluations import read_ablations
 
-    labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
-    accuracy, majority = (labels == predictions).mean(), np.bincount(labels).max() / len(labels)
-    console.print(f"The host is right about {accuracy:.1%} of the texts; always the larger class: {majority:.1%}.")
-    figures = results["ablation"]["code"]
-    console.print(
-        f"Without its salient concept, the prediction of a text loses {-figures['salient_margin_change']:.2f} of its "
-        f"margin of logits; without another concept of the same text, {-figures['other_code_margin_change']:.2f}."
-    )
+    console.print(" ".join(verdict(results)), highlight=False, markup=False)
     changes: dict[int, list[float]] = {}
     for ablation in read_ablations(evaluation, "code").values():
         changes.setdefault(ablation["code"], []).append(ablation["after"]["margin"] - ablation["before"]["margin"])
@@ -364,7 +359,7 @@ def _print_result(table: "ConceptTable", results: dict[str, Any], evaluation: Pa
         grid.add_row(
             f"{escape(words)} [dim](concept {code})[/]",
             f"{escape(concept.label or '–')} ({concept.purity or 0:.0%})",
-            f"{means[code]:+.2f}".replace("-", "−"),
+            signed(means[code]),
             f"{len(changes[code])} texts",
         )
     console.print(grid)
