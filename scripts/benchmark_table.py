@@ -43,9 +43,10 @@ def main() -> None:
     model = CLVQModel(CLVQConfig(hidden_size=WIDTH, codebook_size=CODES, num_decoder_layers=1)).eval()
     model.quantizer.set_codebook(torch.randn(CODES, WIDTH, generator=generator))
 
-    def run(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         mask = batch["attention_mask"]
-        return model.encode(torch.randn(*mask.shape, WIDTH, generator=generator), mask), torch.zeros(len(mask), 2)
+        answers = torch.zeros(len(mask), 2), torch.zeros(len(mask), dtype=torch.int64)
+        return model.encode(torch.randn(*mask.shape, WIDTH, generator=generator), mask), answers
 
     with tempfile.TemporaryDirectory() as folder:
         dataset = Dataset.from_generator(generate, cache_dir=folder)

@@ -24,6 +24,7 @@ from .options import (
     SendToken,
     Split,
     Subset,
+    Target,
     TextColumn,
     Timeout,
     Yes,
@@ -56,6 +57,7 @@ def build_table(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     label: Labels = None,
+    target: Target = None,
     host: Host = None,
     show: Annotated[int, typer.Option(help="Number of concepts to print, the purest first; 0 for none.")] = 20,
     min_tokens: Annotated[int, typer.Option(help="Minimum tokens per printed concept.")] = 20,
@@ -77,10 +79,12 @@ def build_table(
     from rich.console import Console
     from rich.markup import escape
 
-    from ..data import load_texts
+    from ..data import host_question, load_texts
     from ..hub.provenance import recorded_name
     from ..models.modeling_concepts import load_with_host
 
+    concept_model, host_model, tokenizer = load_with_host(model, host)
+    readout = host_question(host_model, target)
     texts = load_texts(
         dataset,
         split,
@@ -88,14 +92,15 @@ def build_table(
         text_column=text_column,
         label_column=label_column,
         label_names=label or None,
+        readout=readout,
     )
-    concept_model, host_model, tokenizer = load_with_host(model, host)
     table = concept_model.concept_table(
         host_model,
         tokenizer,
         select_texts(texts, part, max_texts, seed),
         split=part or split,
         dataset_name=recorded_name(dataset),
+        readout=readout,
         max_length=max_length,
         batch_size=batch_size,
         output_dir=output_dir,

@@ -18,6 +18,7 @@ from .options import (
     Part,
     Seed,
     Subset,
+    Target,
     TextColumn,
     print_written,
     select_texts,
@@ -57,6 +58,7 @@ def run_evaluate(
     ] = None,
     max_train_texts: Annotated[int, typer.Option(help="Maximum number of training texts.")] = 2000,
     label: Labels = None,
+    target: Target = None,
     host: Host = None,
     protocol: Annotated[
         list[str] | None,
@@ -95,13 +97,14 @@ def run_evaluate(
     - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir results`
     - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir quick --max-texts 200 --draws 5 --protocol code`
     - `clvq-hf evaluate out --dataset new.csv --train-dataset old.csv --output-dir results`
+    - `clvq-hf evaluate out --dataset comments.csv --target insult --output-dir results`
     """
     from functools import partial
 
     from datasets import concatenate_datasets
     from rich.console import Console
 
-    from ..data import PARTS, load_texts, without_texts
+    from ..data import PARTS, host_question, load_texts, without_texts
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
@@ -122,12 +125,15 @@ def run_evaluate(
         batch_size=batch_size,
         seed=seed,
     )
+    concept_model, host_model, tokenizer = load_with_host(model, host)
+    readout = host_question(host_model, target)
     read = partial(
         load_texts,
         subset=subset,
         text_column=text_column,
         label_column=label_column,
         label_names=label or None,
+        readout=readout,
     )
     if train_dataset is None:
         train_dataset, split, train_split = dataset, split or "test", train_split or "train"
@@ -145,7 +151,6 @@ def run_evaluate(
     known += train["text"]
     train = select_texts(train, None, max_train_texts, seed)
     texts = select_texts(whole, part, None, seed)
-    concept_model, host_model, tokenizer = load_with_host(model, host)
     # Of all training texts, and before any are drawn: those that are not drawn were trained on as well.
     left = without_texts(texts, known, numbers=concept_model.training_texts)
     if len(left) == 0:
@@ -165,6 +170,7 @@ def run_evaluate(
         split=part or split or Path(dataset).stem,
         dataset_name=recorded_name(dataset),
         settings=settings,
+        readout=readout,
         overwrite=overwrite,
     )
     tables = report_tables(results)

@@ -146,8 +146,8 @@ class TextPages {
         ["", "before", "after"],
         [
           ["prediction", name(before.prediction), name(after.prediction)],
-          [`probability of ${name(before.prediction)}`, before.probability.toFixed(2), after.probability.toFixed(2)],
-          ["margin (logits)", before.margin.toFixed(2), after.margin.toFixed(2)],
+          ...(before.probability === null ? [] : [[`probability of ${name(before.prediction)}`, before.probability.toFixed(2), after.probability.toFixed(2)]]),
+          [before.probability === null ? "distance from the centre" : "margin (logits)", before.margin.toFixed(2), after.margin.toFixed(2)],
         ],
       ),
     ];
