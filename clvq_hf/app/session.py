@@ -83,7 +83,7 @@ class Explorer:
         self.host = host
         self.tokenizer = tokenizer
         self.table = table
-        self.readout = Readout.of_or_none(host)
+        self.readout = _readout(host, table)
         limit = hooks.max_length(host, tokenizer, max_length + self.max_new_tokens)
         # Room for what is generated after it.
         self.max_length = max(limit - self.max_new_tokens, 1)
@@ -151,7 +151,7 @@ class Explorer:
     def label_names(self) -> list[str]:
         """Names of the classes; empty if the host has none."""
         if (names := class_names(self.host)) is None:
-            return []
+            return [] if self.readout is None else list(self.readout.class_names)
         of_table = [] if self.table is None else self.table.label_names
         unnamed = all(label_number(name) == label for label, name in enumerate(names))
         return list(of_table) if unnamed and len(of_table) == len(names) else names
@@ -325,7 +325,10 @@ class Explorer:
         """Codes `(S,)`, and logits `(C,)` of the classes or the next token."""
         with hooks.evaluation_mode(self.host), self.model.attach(self.host, keep_states=False) as tap:
             output = self.host(**self._runner.inputs(encoded))
-        logits = None if self.readout is None else self.readout(output, encoded["attention_mask"])[0].cpu()
+        logits = None
+        if self.readout is not None:
+            counted = 1 - encoded["special_tokens_mask"]
+            logits = self.readout(output, encoded["attention_mask"], counted)[0].cpu()
         return tap.codes[0].cpu(), logits
 
     @torch.no_grad()
@@ -492,6 +495,21 @@ def _without_bars() -> Generator[None]:
     finally:
         if was_enabled:
             enable_progress_bars()
+
+
+def _readout(host: PreTrainedModel, table: ConceptTable | None) -> Readout | None:
+    """What is shown of the host's predictions: what it is asked in the table, if something must be chosen."""
+    readout = Readout.of_or_none(host)
+    if readout is not None or table is None or (asked := table.readout) is None:
+        return readout
+    try:
+        Readout.of(host, target=asked.target)
+    except ValueError:  # it was loaded without its head
+        return None
+    if not asked.has_probabilities:
+        logger.warning(f"Predictions are not shown: the host answers with a number ({asked.title}).")
+        return None
+    return asked
 
 
 __all__ = ["Explorer"]

@@ -25,6 +25,7 @@ from .options import (
     SendToken,
     Split,
     Subset,
+    Target,
     TextColumn,
     Timeout,
     Yes,
@@ -58,6 +59,7 @@ def build_table(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     label: Labels = None,
+    target: Target = None,
     host: Host = None,
     gguf_file: GgufFile = None,
     salience: Annotated[
@@ -84,7 +86,7 @@ def build_table(
     from rich.console import Console
     from rich.markup import escape
 
-    from ..data import host_labels
+    from ..data import host_labels, host_question, text_readout
     from ..hub.provenance import recorded_name
     from ..models.modeling_concepts import load_with_host
     from ..training.run import salience_of
@@ -93,18 +95,23 @@ def build_table(
     if split is None and part is None:
         split, part = source.eval_split, source.eval_part
     split = split or source.eval_split or "test"
-    texts = select_texts(source.load(split), part, max_texts, seed)
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
+    readout = host_question(host_model, target)
+    texts = select_texts(source.load(split, readout), part, max_texts, seed)
+    if readout is not None:
+        sizes = {"max_length": max_length, "batch_size": batch_size, "stack": concept_model.config.stack}
+        readout = text_readout(host_model, tokenizer, texts, readout, **sizes)
     console = Console()
     found = None
     if salience:
-        host_labels(texts, host_model)  # what is none of its classes is told before minutes of work
+        host_labels(texts, host_model, readout=readout)  # what is none of its classes is told before minutes of work
         found = salience_of(
             concept_model,
             host_model,
             tokenizer,
             texts,
             lambda line: console.print(escape(line)),
+            readout=readout,
             max_length=max_length,
             batch_size=batch_size,
         )
@@ -115,6 +122,7 @@ def build_table(
         salience=found,
         split=part or split,
         dataset_name=recorded_name(source.dataset),
+        readout=readout,
         max_length=max_length,
         batch_size=batch_size,
         output_dir=output_dir,

@@ -19,6 +19,7 @@ from .options import (
     Part,
     Seed,
     Subset,
+    Target,
     TextColumn,
     find_texts,
     print_written,
@@ -69,6 +70,7 @@ def run_evaluate(
     ] = None,
     max_train_texts: Annotated[int, typer.Option(help="Maximum number of training texts.")] = 2000,
     label: Labels = None,
+    target: Target = None,
     host: Host = None,
     gguf_file: GgufFile = None,
     protocol: Annotated[
@@ -109,13 +111,14 @@ def run_evaluate(
     - `clvq-hf evaluate out -o results`
     - `clvq-hf evaluate out --dataset fancyzhx/ag_news -o quick --max-texts 200 --draws 5 --protocol code`
     - `clvq-hf evaluate out --dataset new.csv --train-dataset old.csv -o results`
+    - `clvq-hf evaluate out --dataset comments.csv --target insult -o results`
     """
     from dataclasses import replace
 
     from datasets import concatenate_datasets
     from rich.console import Console
 
-    from ..data import PARTS, without_texts
+    from ..data import PARTS, host_question, without_texts
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
@@ -140,6 +143,8 @@ def run_evaluate(
     source = find_texts(model, dataset, subset, text_column, label_column, label)
     if split is None and part is None:
         split, part = source.eval_split, source.eval_part
+    concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
+    readout = host_question(host_model, target)
     if train_dataset is None:
         split, train_split = split or source.eval_split or "test", train_split or source.split
         train_part = train_part or (source.part if train_split == source.split else None)
@@ -147,7 +152,8 @@ def run_evaluate(
         split = split or (None if Path(source.dataset).is_file() else "test")
         train_split = train_split or (None if Path(train_dataset).is_file() else "train")
     dataset, train_dataset = source.dataset, train_dataset or source.dataset
-    whole, train = source.load(split), replace(source, dataset=train_dataset).load(train_split)
+    whole = source.load(split, readout)
+    train = replace(source, dataset=train_dataset).load(train_split, readout)
     word_texts = concatenate_datasets([each.select_columns("text") for each in (train, whole)])
     # Those of other parts too: the host was trained on some of them.
     same = (dataset, split) == (train_dataset, train_split)
@@ -157,7 +163,6 @@ def run_evaluate(
     known += train["text"]
     train = select_texts(train, None, max_train_texts, seed)
     texts = select_texts(whole, part, None, seed)
-    concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
     # Of all training texts, and before any are drawn: those that are not drawn were trained on as well.
     left = without_texts(texts, known, numbers=concept_model.training_texts)
     if len(left) == 0:
@@ -177,6 +182,7 @@ def run_evaluate(
         split=part or split or Path(dataset).stem,
         dataset_name=recorded_name(dataset),
         settings=settings,
+        readout=readout,
         overwrite=overwrite,
     )
     tables = report_tables(results)

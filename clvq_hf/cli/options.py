@@ -60,6 +60,13 @@ Labels = Annotated[
         "that the host does not know.",
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Label of a multi-label host, or output of a regression with several, by name or number. Default: the "
+        "first. A column of the dataset that is called like the label holds its labels."
+    ),
+]
 Host = Annotated[str | None, typer.Option(help="Folder or Hub id of the host. Default: the one the model names.")]
 MaxLength = Annotated[
     int | None, typer.Option(help="Maximum tokens per text. Default: that of training, else the host's limit.")

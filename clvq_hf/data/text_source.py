@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from ..hosts.readout import Readout
 from .texts import PARTS, MissingSplitError, load_texts, split_texts
 
 # Splits that hold out texts, in order of preference.
@@ -57,8 +58,11 @@ class TextSource:
         """What [`TextSource.of`] reads."""
         return asdict(self)
 
-    def load(self, split: str | None) -> Dataset:
-        """Load a split as a dataset with the columns `text` and, if there are labels, `label`."""
+    def load(self, split: str | None, readout: Readout | None = None) -> Dataset:
+        """Load a split as a dataset with the columns `text` and, if there are labels, `label`.
+
+        The labels answer the question of `readout`, see [`load_texts`][clvq_hf.data.load_texts].
+        """
         return load_texts(
             self.dataset,
             split,
@@ -66,9 +70,10 @@ class TextSource:
             text_column=self.text_column,
             label_column=self.label_column,
             label_names=self.label_names,
+            readout=readout,
         )
 
-    def load_held_out(self) -> tuple[Dataset, str, str | None]:
+    def load_held_out(self, readout: Readout | None = None) -> tuple[Dataset, str, str | None]:
         """The held-out texts, with their split and part.
 
         They are those of `eval_split`, or else of the first usual split that the dataset has, or else a tenth of
@@ -76,12 +81,12 @@ class TextSource:
         """
         for split in [self.eval_split] if self.eval_split else HELD_OUT_SPLITS:
             try:
-                return self.load(split), split, None
+                return self.load(split, readout), split, None
             except MissingSplitError:
                 if self.eval_split:
                     raise
         part = HELD_OUT_PART
-        return select_part(self.load(self.split), part), self.split, part
+        return select_part(self.load(self.split, readout), part), self.split, part
 
 
 def select_part(texts: Dataset, part: str | None) -> Dataset:

@@ -18,7 +18,8 @@ class HostRunner:
     """Prepares batches of [`TextCollator`][clvq_hf.data.tokenization.TextCollator] for a host.
 
     What a host gives for a text must not depend on the other texts of its batch. So padding gets the id that the host's
-    head takes for padding, whatever the tokenizer's is, and a head that reads padding nevertheless is refused.
+    head takes for padding, whatever the tokenizer's is, and a head that reads padding nevertheless is refused. A
+    continuation that a readout asks about is appended to each text.
 
     Args:
         host (`PreTrainedModel`): The model to run; may be sharded with a `device_map`.
@@ -42,7 +43,7 @@ class HostRunner:
                 f"{type(model).__name__} is bidirectional and accepts no attention_mask, so the states of a text would "
                 "depend on its padding. Such a host cannot be read in batches."
             )
-        self._reads_classes = readout is not None and readout.kind == "classification"
+        self._readout = readout
         self.device = input_device(host)
 
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -52,8 +53,10 @@ class HostRunner:
             UnsupportedHostError: If the class that the host's head predicts for a text depends on its padding.
             ValueError: If a token is not in the host's embedding; the message names it.
         """
-        if self._reads_classes and len(batch["input_ids"]) > 1:
-            _check_head(unwrap(self.host))
+        if self._readout is not None:
+            if self._readout.of_texts and len(batch["input_ids"]) > 1:
+                _check_head(unwrap(self.host))
+            batch = self._readout.append(batch)
         inputs: dict[str, Any] = {
             name: tensor.to(self.device) for name, tensor in self.pad(batch).items() if name in self._accepted
         }
@@ -95,7 +98,7 @@ _CHECKED: weakref.WeakKeyDictionary[nn.Module, int | None] = weakref.WeakKeyDict
 
 
 def _check_head(model: PreTrainedModel) -> None:
-    """Refuse a classifier that reads a position of padding: changed states there must not change its logits."""
+    """Refuse a head for texts that reads a position of padding: changed states there must not change its logits."""
     named = getattr(model.config.get_text_config(), "pad_token_id", None)
     if model in _CHECKED and _CHECKED[model] == named:
         return
@@ -140,7 +143,7 @@ def _check_head(model: PreTrainedModel) -> None:
 def _reads_padding(model: PreTrainedModel, reason: str) -> UnsupportedHostError:
     named = getattr(model.config.get_text_config(), "pad_token_id", None)
     return UnsupportedHostError(
-        f"The class that {type(model).__name__} predicts would depend on the other texts of a batch: {reason}, and its "
+        f"What {type(model).__name__} predicts would depend on the other texts of a batch: {reason}, and its "
         f"config has pad_token_id={named}. Set it to the id of a token that ends no text, usually the padding token of "
         "the tokenizer (host.config.pad_token_id, or pad_token_id in the host's config.json), or use a batch size of 1."
     )

@@ -29,6 +29,11 @@ NOTES = {
     "probe": "Accuracies of a probe, not of the model. Below chance means that labels flip, not that information is "
     "gone.",
 }
+NUMBER_NOTE = (
+    "Δmargin: distance of the output from its centre on the side of the prediction, after − before, in units of the "
+    "output; negative: the concept mattered. Means over texts, draws averaged within a text, 95 % bootstrap intervals "
+    "over texts."
+)
 ROUTING_TITLE = "Words that go elsewhere under another label"
 MAX_ROUTED_WORDS = 12
 
@@ -45,8 +50,9 @@ def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]]
         overlap; codebook and bottleneck.
     """
     tables = [_overview(results)]
+    is_number = (results.get("readout") or {}).get("kind") == "regression"
     for protocol, figures in results.get("ablation", {}).items():
-        tables += ablation_tables(protocol, figures)
+        tables += ablation_tables(protocol, figures, is_number)
     sections = {**results.get("table", {}), **results.get("bottleneck", {})}
     if "label_purity" in sections:
         sections.setdefault("label_purity_with_special_tokens", {})
@@ -58,16 +64,18 @@ def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]]
     return [*tables, _list_figures("Codebook and bottleneck", CODEBOOK, sections)]
 
 
-def results_markdown(
-    results: dict[str, Any], tables: Iterable[ReportTable] | None = None, unit: str = "logits"
-) -> str:
+def results_markdown(results: dict[str, Any], tables: Iterable[ReportTable] | None = None) -> str:
     """The page `results.md`: the verdict in words, then tables, by default those of `report_tables`."""
     tables = report_tables(results) if tables is None else tables
-    return f"# Results\n\n{' '.join(verdict(results, unit))}\n\n{to_markdown(tables)}"
+    return f"# Results\n\n{' '.join(verdict(results))}\n\n{to_markdown(tables)}"
 
 
-def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]:
-    """Contrasts and conditions of one protocol (`"code"`, `"all"`, `"probe"`), from what `ablation_drop` returns."""
+def ablation_tables(protocol: str, figures: dict[str, Any], is_number: bool = False) -> list[ReportTable]:
+    """Contrasts and conditions of one protocol (`"code"`, `"all"`, `"probe"`), from what `ablation_drop` returns.
+
+    `is_number` says that the host's output is a number, whose margins are no logits.
+    """
+    note = NUMBER_NOTE if is_number and protocol == "code" else NOTES[protocol]
     contrasts = [
         {"title": title, **_with_prefix(figures, name)} for name, title in CONTRASTS.items() if name in figures
     ]
@@ -77,12 +85,15 @@ def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]
         for name, title in CONDITIONS.items()
         if f"{name}_margin_change" in figures
     ]
-    table = _tabulate(PROTOCOLS[protocol], CONDITION_COLUMNS, [plain, *conditions], optional=OPTIONAL_COLUMNS)
+    columns = CONDITION_COLUMNS
+    if is_number and protocol != "probe":
+        columns = {name: cell for name, cell in columns.items() if name not in OF_PROBABILITIES}
+    table = _tabulate(PROTOCOLS[protocol], columns, [plain, *conditions], optional=OPTIONAL_COLUMNS)
     # Without a removal there is no effect to show, not a missing one.
     table.rows[0] = [
         cell if column in PLAIN_COLUMNS else "" for cell, column in zip(table.rows[0], table.header, strict=True)
     ]
-    return [_tabulate(f"{PROTOCOLS[protocol]}: contrasts", CONTRAST_COLUMNS, contrasts, NOTES[protocol]), table]
+    return [_tabulate(f"{PROTOCOLS[protocol]}: contrasts", CONTRAST_COLUMNS, contrasts, note), table]
 
 
 def _with_prefix(figures: Figures, prefix: str) -> dict[str, Any]:
@@ -156,6 +167,7 @@ REMOVAL_COLUMNS: dict[str, Cell] = {
 }
 # Those that the verdict compares.
 VERDICT_CONDITIONS = ("salient", "other_code", "other_text_same", "class_ceiling", "word_ceiling")
+OF_PROBABILITIES = ("AUC", "rate-matched", "KL")
 PLAIN_COLUMNS = ("removed", "accuracy", "balanced", "AUC")
 OPTIONAL_COLUMNS = ("balanced", "rate-matched", "KL", "norm", "left out", "of texts", "of positions")
 OVERLAP: dict[str, Cell] = {
@@ -223,6 +235,9 @@ def _overview(results: dict[str, Any]) -> ReportTable:
         ["texts", f"{texts['num_texts']} of {texts['dataset']} ({texts['split']})"],
         ["left out: repeated, or trained on", str(texts["num_left_out"])],
     ]
+    readout = results.get("readout") or {}
+    if readout.get("kind") in ("multi_label", "regression") and readout.get("class_names"):
+        rows.append(["the host is asked", " or ".join(readout["class_names"]) + "?"])
     if texts.get("median_salience_error") is not None:
         rows.append(["median completeness error of the salience", f"{texts['median_salience_error']:.1%}"])
     in_model = next((figures for name, figures in results.get("ablation", {}).items() if name != "probe"), None)

@@ -22,7 +22,7 @@ def measured_protocol(results: Mapping[str, Any] | None) -> str | None:
     return next((protocol for protocol in PROTOCOL_ORDER if protocol in measured), None)
 
 
-def verdict(results: Mapping[str, Any], unit: str = "logits") -> list[str]:
+def verdict(results: Mapping[str, Any]) -> list[str]:
     """Say in words what removing the salient concept costs, and what of it is the class or the word.
 
     Two effects differ only if the interval of their difference excludes 0 and its corrected p-value is at most 0.05;
@@ -30,7 +30,6 @@ def verdict(results: Mapping[str, Any], unit: str = "logits") -> list[str]:
 
     Args:
         results (`Mapping`): What `results.json` of an evaluation holds.
-        unit (`str`): Unit of the change of the margin.
 
     Returns:
         `list[str]`: Sentences, to be joined by spaces. They contain no text from data.
@@ -38,7 +37,8 @@ def verdict(results: Mapping[str, Any], unit: str = "logits") -> list[str]:
     protocol = measured_protocol(results)
     if protocol is None:
         return ["What removing a concept costs was not measured."]
-    return ablation_verdict(results["ablation"][protocol], protocol, unit)
+    is_number = (results.get("readout") or {}).get("kind") == "regression"
+    return ablation_verdict(results["ablation"][protocol], protocol, "units of the output" if is_number else "logits")
 
 
 def ablation_verdict(figures: Mapping[str, Any], protocol: str = "code", unit: str = "logits") -> list[str]:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..hosts import hooks
 from ..hosts.host import load_host
+from ..hosts.readout import Readout
 from ..hub.provenance import is_hub_id, tokenizer_fingerprint
 from ..hub.repositories import CONCEPTS_FOLDER, DISTANCES_NAME, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
 from ..hub.requests import HubError
@@ -503,6 +504,8 @@ class ConceptModel(BaseConceptModel):
         split: str = "test",
         dataset_name: str = "",
         salience: "Dataset | None" = None,
+        readout: Readout | None = None,
+        target: str | int | None = None,
         text_column: str | None = None,
         label_column: str | None = None,
         max_length: int | None = None,
@@ -515,7 +518,8 @@ class ConceptModel(BaseConceptModel):
 
         Args:
             host (`PreTrainedModel`): The model whose concepts these are. Its predictions are in the table if it has a
-                head (`AutoModelForSequenceClassification`, `AutoModelForCausalLM`); else it is stopped early.
+                head (`AutoModelForSequenceClassification`, `AutoModelForTokenClassification`,
+                `AutoModelForCausalLM`); else it is stopped early.
             tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
             dataset (`datasets.Dataset`): The texts; row numbers become `text_id`. Empty ones are left out and counted.
             split (`str`): Which part of the data these texts are: `"test"`, `"select"`, `"codebook_train"`, ….
@@ -523,6 +527,10 @@ class ConceptModel(BaseConceptModel):
             dataset_name (`str`): For the record.
             salience (`datasets.Dataset`, *optional*): What
                 [`salient_tokens`][clvq_hf.ConceptModel.salient_tokens] returned for the same texts.
+            readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host is asked about each text; if
+                not given, what the salience is of, or what the head answers.
+            target (`str` or `int`, *optional*): The label of a multi-label head, or the output of a regression with
+                several; the first if not given.
             text_column (`str`, *optional*): Column of the texts; if not given, that of training, or `"text"`.
             label_column (`str`, *optional*): Column of the labels, see [`host_labels`][clvq_hf.data.host_labels]; if
                 not given, that of training, or `"label"`. There may be none.
@@ -535,8 +543,8 @@ class ConceptModel(BaseConceptModel):
 
         Raises:
             ValueError: If the host does not fit, the tokenizer is a slow one, the texts or their labels are unusable,
-                or the salience is of another host, tokenizer, layer or `max_length`, or of other texts; the message
-                names it.
+                or the salience is of another host, tokenizer, layer, question or `max_length`, or of other texts; the
+                message names it.
         """
         from ..tables.builder import build_table  # pulls pandas and scikit-learn
 
@@ -558,6 +566,8 @@ class ConceptModel(BaseConceptModel):
             split=split,
             dataset_name=dataset_name,
             salience=salience,
+            readout=readout,
+            target=target,
             text_column=text_column,
             label_column=label_column or self.config.column_of("label", dataset.column_names),
             max_length=max_length or self.config.longest_text,

@@ -98,10 +98,11 @@ def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any
     }
 
 
-def _state(prediction: int, probability: float, margin: float, probabilities: Any) -> dict[str, Any]:
+def _state(prediction: int, probability: float | None, margin: float, probabilities: Any) -> dict[str, Any]:
     return {
         "prediction": int(prediction),
-        "probability": round(float(probability), 4),
+        # None of a regression; pandas may have turned it into NaN.
+        "probability": None if probability is None or probability != probability else round(float(probability), 4),
         "margin": round(float(margin), 3),
         "probabilities": [round(float(value), 4) for value in probabilities],
     }

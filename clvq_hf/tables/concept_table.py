@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
+from ..hosts.readout import Readout
 from ..hub.provenance import public_name
 from ..hub.repositories import TABLE_NAME, Source
 from ..rendering.pages import render_summary
@@ -268,6 +269,8 @@ class ConceptTable:
             facts.append(("Labels", ", ".join(self.label_names)))
         if comparable.any():
             facts.append(("Accuracy of the host here", f"{(labels == predictions)[comparable].mean():.1%}"))
+        if (readout := self.readout) is not None and readout.kind not in ("classification", "next_token"):
+            facts.append(("Host is asked", readout.title))
         return [*facts, ("Salience", metadata["salience"] or "none")]
 
     def frequent_codes(self, n: int) -> list[int]:
@@ -310,8 +313,13 @@ class ConceptTable:
 
     @property
     def predicts_labels(self) -> bool:
-        """`bool`: Whether `prediction` is a label; for a causal language model it is the next token."""
-        return self.metadata.get("readout") != "next_token"
+        """`bool`: Whether `prediction` is a label; of a causal language model it is a token or a continuation."""
+        return self.readout is None or self.readout.predicts_labels
+
+    @property
+    def readout(self) -> Readout | None:
+        """[`Readout`][clvq_hf.hosts.readout.Readout] or `None`: What the host was asked; `None` if it had no head."""
+        return Readout.from_dict(self.metadata.get("readout"))
 
     def prediction_name(self, prediction: int) -> str | None:
         """Name of a prediction; `None` if there is none, or it is not a label."""

@@ -20,7 +20,7 @@ from transformers import (
 from ..data.labels import host_labels
 from ..data.tokenization import TextCollator, tokenize_texts
 from ..hosts import hooks
-from ..hosts.readout import Readout
+from ..hosts.readout import Readout, class_names
 from ..hosts.runner import HostRunner
 from .finite_loss import FiniteLossTrainer
 from .progress import show_progress
@@ -144,6 +144,11 @@ def predict(
 ) -> np.ndarray:
     """Classes `(N,)`, int64, that a host with a classification head predicts of `text`; -1 where a text is empty."""
     tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
+    if class_names(host) is None:
+        raise ValueError(
+            f"A {type(host).__name__} does not choose one of several classes (problem_type="
+            f"{host.config.problem_type!r}). Load the host with load_classifier."
+        )
     readout = Readout.of(host)
     runner = HostRunner(host, readout=readout)
     predictions = np.full(len(texts), -1)

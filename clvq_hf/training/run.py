@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.labels import host_labels
+from ..data.readouts import host_question, text_readout
 from ..data.text_source import REST, TextSource, select_part
 from ..data.texts import without_texts
 from ..hosts import hooks
@@ -93,14 +94,17 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     config_settings = {name: settings[name] for name in settings if name in config_fields()}
     training_settings = {name: settings[name] for name in settings if name in training_fields()}
     load = {} if run.gguf_file is None else {"gguf_file": run.gguf_file}
-    source, train, held_out = _texts(run.source)
     host = load_host(run.host, **load)
+    question = host_question(host)
+    source, train, held_out = _texts(run.source, question)
     tokenizer = AutoTokenizer.from_pretrained(run.host, trust_remote_code=False, **load)
     config = _config(run, host, config_settings, say)
     args = _arguments(run, config.is_causal, training_settings)
     set_seed(args.seed)
     # Before hours of training, not after them.
-    held_out = host_labels(without_texts(held_out, train["text"]), host)
+    held_out = without_texts(held_out, train["text"])
+    if question is None or not question.needs_centre:
+        held_out = host_labels(held_out, host, readout=question)
     trainer = CLVQTrainer(
         model=CLVQModel(config),
         host=host,
@@ -152,7 +156,7 @@ def salience_of(
         say (`Callable[[str], None]`): Gets a line that names the method.
         **options: For [`ConceptModel.salient_tokens`][clvq_hf.ConceptModel.salient_tokens].
     """
-    if Readout.of_or_none(host) is None:
+    if host_question(host) is None:
         say(f"No salience: a {type(host).__name__} predicts neither one of several classes nor a next token.")
         return None
     if importlib.util.find_spec("captum") is None:
@@ -163,13 +167,13 @@ def salience_of(
     return model.salient_tokens(host, tokenizer, texts, **options)
 
 
-def _texts(source: TextSource) -> tuple[TextSource, Dataset, Dataset]:
+def _texts(source: TextSource, question: Readout | None) -> tuple[TextSource, Dataset, Dataset]:
     """The source with everything that was left open, and its texts: to train on, and held out."""
-    held_out, eval_split, eval_part = source.load_held_out()
+    held_out, eval_split, eval_part = source.load_held_out(question)
     if source.part is None and eval_part is not None:
         source = replace(source, part=REST)
     source = replace(source, eval_split=eval_split, eval_part=eval_part)
-    train = select_part(source.load(source.split), source.part)
+    train = select_part(source.load(source.split, question), source.part)
     if len(train) == 0:
         raise ValueError(f"There are no texts in {_named(source.split, source.part)} of {source.dataset}.")
     return replace(source, dataset=recorded_name(source.dataset) or source.dataset), train, held_out
@@ -217,13 +221,18 @@ def _table(trainer: CLVQTrainer, texts: Dataset, source: TextSource, say: Say) -
     model, host, tokenizer = trainer.model.eval(), trainer.host, trainer.tokenizer
     folder = Path(trainer.args.output_dir) / CONCEPTS_FOLDER
     say(f"Concept table of {len(texts):,} held-out texts.")
-    steps = {"n_steps": TABLE_STEPS, "max_steps": TABLE_STEPS}
+    steps: dict[str, Any] = {"n_steps": TABLE_STEPS, "max_steps": TABLE_STEPS}
+    readout = host_question(host)
+    if readout is not None:
+        readout = text_readout(host, tokenizer, texts, readout, stack=model.config.stack)
+        steps["readout"] = readout
     salience = salience_of(model, host, tokenizer, texts, say, **steps)
     return model.concept_table(
         host,
         tokenizer,
         texts,
         salience=salience,
+        readout=readout,
         split=source.eval_part or source.eval_split or "test",
         dataset_name=source.dataset,
         output_dir=folder,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.app_helpers import byte_tokenizer, fitted
+from helpers.headed_hosts import TAGS, bert_with
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -458,3 +459,32 @@ class TestFromPretrained:
         host.load_state_dict(minilm.host.state_dict())
         assert Explorer(minilm.model, host, minilm.tokenizer).label_names == ["LABEL_0", "LABEL_1"]
         assert Explorer(minilm.model, host, minilm.tokenizer, minilm.table).label_names == minilm.table.label_names
+
+
+class TestHeads:
+    """Hosts of which something must be chosen show what their table asks."""
+
+    def test_the_label_that_the_table_asks_about(self, make_model, tokenizer, texts, fit):
+        few = texts.remove_columns("label").select(range(8))
+        host = bert_with("multi_label", tokenizer, few["text"])
+        model = fit(make_model(), host, tokenizer, few)
+        assert Explorer(model, host, tokenizer).read(TEXT).probabilities == [], "nothing says which label"
+        explorer = Explorer(model, host, tokenizer, model.concept_table(host, tokenizer, few, target="insult"))
+        expected = float(logits_of(explorer)[4].sigmoid())
+        assert explorer.read(TEXT).probabilities == [
+            ("not insult", pytest.approx(1 - expected)),
+            ("insult", pytest.approx(expected)),
+        ]
+
+    def test_a_number_is_no_probability(self, make_model, tokenizer, texts, fit):
+        few = texts.remove_columns("label").select(range(8))
+        host = bert_with("regression", tokenizer, few["text"])
+        model = fit(make_model(), host, tokenizer, few)
+        explorer = Explorer(model, host, tokenizer, model.concept_table(host, tokenizer, few))
+        assert explorer.read(TEXT).probabilities == []
+
+    def test_classes_of_tokens(self, make_model, tokenizer, texts, fit):
+        few = texts.remove_columns("label").select(range(8))
+        host = bert_with("tokens", tokenizer, few["text"])
+        explorer = Explorer(fit(make_model(), host, tokenizer, few), host, tokenizer)
+        assert [name for name, _ in explorer.read(TEXT).probabilities] == TAGS

@@ -183,8 +183,8 @@ class TextPages {
         ["", "before", "after"],
         [
           ["prediction", name(before.prediction), name(after.prediction)],
-          [`probability of ${name(before.prediction)}`, fixed(before.probability), fixed(after.probability)],
-          ["margin (logits)", fixed(before.margin), fixed(after.margin)],
+          ...(before.probability === null ? [] : [[`probability of ${name(before.prediction)}`, fixed(before.probability), fixed(after.probability)]]),
+          [before.probability === null ? "distance from the centre" : "margin (logits)", fixed(before.margin), fixed(after.margin)],
         ],
       ),
     ];
