@@ -67,6 +67,19 @@ class HostRunner:
             inputs["use_cache"] = False
         return inputs
 
+    def inputs_of_answers(self, batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:
+        """The same for a host whose answers follow the texts, with the mask `(B, S')` that its logits belong to.
+
+        Logits over a vocabulary take most of the memory, so only those from the end of the shortest text on are asked
+        for, if the host can leave out the others.
+        """
+        inputs, mask = self.inputs(batch), batch["attention_mask"]
+        if self._readout is None or not self._readout.of_vocabulary or "logits_to_keep" not in self._accepted:
+            return inputs, mask
+        first = int(mask.sum(1).min()) - 1
+        inputs["logits_to_keep"] = torch.arange(first, mask.shape[1] + self._readout.num_added).to(self.device)
+        return inputs, mask[:, first:]
+
     def pad(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return a batch whose padding, by its `attention_mask`, has the id that the host's head takes for padding.
 

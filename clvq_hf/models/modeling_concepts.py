@@ -618,16 +618,20 @@ class ConceptModel(BaseConceptModel):
             texts (`str` or `Sequence[str]`): One text or several. Texts that are longer than the host can read are cut
                 into windows that share a quarter of their tokens; the windows' outputs are averaged, weighted by the
                 tokens that each adds. Of a causal language model only the end of a long text is read.
-            target (`int` or `str`, *optional*): The class that is explained, by id or name; `"all"` for each of them.
-                Default: the one that the host predicts.
+            target (`int` or `str`, *optional*): The answer that is explained, by name or number; `"all"` for each of
+                them. Default: the one that the host predicts. Of a multi-label head it is a label (default: the one
+                with the largest logit), of a regression an output (default: the first one). Of a token classifier
+                words of this class are explained (default: of all but the outside class, `O`). Of a causal language
+                model it is a text that may follow (default: the next token).
             table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Where the concepts' words and labels come from.
                 Default: the one that was saved with the model, if there is one.
             **options: Those of [`Explainer`][clvq_hf.explanations.Explainer]: `method`, `n_steps`, `max_error`,
                 `max_length`, `long_texts`, `batch_size`.
 
         Returns:
-            [`Explanation`][clvq_hf.explanations.Explanation]: Of a single text. A list of several texts, or for
-            `"all"`: one per text and class, in order. Texts without a token are left out, with a warning.
+            [`Explanation`][clvq_hf.explanations.Explanation]: Of a single text. A list of several texts, with
+            `"all"`, and of a token classifier: one per text, class and word, in order. Texts without a token are left
+            out, with a warning.
 
         Raises:
             ValueError: If the host or an argument does not fit, or no text has a token.
@@ -643,7 +647,7 @@ class ConceptModel(BaseConceptModel):
 
         explainer = Explainer(self, host, tokenizer, self.find_concepts() if table is None else table, **options)
         explanations = list(explainer.explain([texts] if isinstance(texts, str) else texts, target))
-        return explanations[0] if isinstance(texts, str) and target != "all" else explanations
+        return explanations[0] if isinstance(texts, str) and explainer.is_single(target) else explanations
 
     def find_concepts(self) -> "ConceptTable | None":
         """The table of [`concepts`][clvq_hf.ConceptModel.concepts], or `None`, with a warning, if there is none."""

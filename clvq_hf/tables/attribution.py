@@ -1,6 +1,5 @@
 """Which token of a text supports the host's prediction: integrated gradients at a hidden state, or cheaper methods."""
 
-import inspect
 import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -259,17 +258,12 @@ class _Path:
         baseline: torch.Tensor,
         positions: torch.Tensor | None = None,
     ) -> None:
-        inputs = runner.inputs(batch)
-        self.text_index = batch["text_index"]
-        self._readout = readout
-        self._mask, self._token_mask, self._positions = batch["attention_mask"], batch["token_mask"], positions
-        accepted = inspect.signature(hooks.unwrap(runner.host).forward).parameters
-        if readout.of_vocabulary and positions is None and "logits_to_keep" in accepted:
-            # Logits over a vocabulary are what takes the memory: only those from the shortest text's end on.
-            first = int(self._mask.sum(1).min()) - 1
-            kept = torch.arange(first, self._mask.shape[1] + readout.num_added)
-            inputs["logits_to_keep"] = kept.to(runner.device)
-            self._mask = self._mask[:, first:]
+        self._readout, self.text_index = readout, batch["text_index"]
+        self._token_mask, self._positions = batch["token_mask"], positions
+        if positions is None:
+            inputs, self._mask = runner.inputs_of_answers(batch)
+        else:
+            inputs, self._mask = runner.inputs(batch), batch["attention_mask"]
         self._upper = resume(runner.host, inputs, layer, runner.stack)
         self.state = self._upper.state.float()
         real, counted = (

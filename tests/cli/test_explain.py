@@ -49,5 +49,5 @@ def test_mistakes_are_found_before_the_model_is_loaded(tmp_path):
 
 
 def test_wrong_arguments(model):
-    assert "no class 'fine'" in refuse("explain", model, "a film", "--target", "fine")
+    assert "no answer 'fine'" in refuse("explain", model, "a film", "--target", "fine")
     assert "method must be one of" in refuse("explain", model, "a film", "--method", "magic")
