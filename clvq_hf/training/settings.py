@@ -60,7 +60,7 @@ def read_settings(assignments: Iterable[str], file: Path | None = None) -> dict[
                 f"{assignment!r} is no setting: write --set NAME=VALUE, such as --set learning_rate=1e-3."
             )
         try:
-            value = None if text.strip().casefold() == "none" else yaml.safe_load(text)
+            value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
         settings[name.strip().replace("-", "_")] = value
@@ -92,6 +92,8 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     kinds = [typing.get_origin(each) or each for each in (typing.get_args(kind) if is_union else (kind,))]
     if type(value) in kinds:
         return value
+    if type(None) in kinds and isinstance(value, str) and value.casefold() == "none":
+        return None
     # YAML takes 1e-3 for a string, because it has no point.
     if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:

@@ -8,11 +8,20 @@ KNOWN = config_fields() | training_fields()
 def test_values_have_the_types_of_their_fields(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("learning-rate: 1e-3\ndropout: 0\n")
-    given = ["dropout=1e-1", "revive_after=none", "optim=sgd", "bf16=true", "eval_strategy=no", "max_length=64"]
+    given = [
+        "dropout=1e-1",
+        "revive_after=none",
+        "report_to=none",
+        "optim=sgd",
+        "bf16=true",
+        "eval_strategy=no",
+        "max_length=64",
+    ]
     assert check_settings(read_settings(given, file), KNOWN) == {
         "learning_rate": 1e-3,
         "dropout": 0.1,
         "revive_after": None,
+        "report_to": "none",
         "optim": "sgd",
         "bf16": True,
         "eval_strategy": "no",
