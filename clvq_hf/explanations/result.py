@@ -77,7 +77,7 @@ class ExplainedConcept:
         """`str`: What the concept table knows of it; empty without a table."""
         if self.num_texts is None:
             return ""
-        label = "" if self.label is None else f"{self.label} {self.purity:.0%}, "
+        label = "" if self.label is None else f"{self.label} ({self.purity:.0%}), "
         return f"{', '.join(self.top_words)} – {label}{self.num_texts:,} texts"
 
 
