@@ -63,7 +63,7 @@ class Explainer:
         table: ConceptTable | None = None,
         *,
         method: str = "integrated_gradients",
-        n_steps: int = 16,
+        n_steps: int = 8,
         max_error: float = 0.05,
         max_length: int | None = None,
         long_texts: str = "windows",
