@@ -210,6 +210,9 @@ def print_concepts(concepts: "list[Concept]", console: "Console", title: str = "
     from rich.markup import escape
     from rich.table import Table
 
+    if not concepts:
+        console.print("No concept occurs in enough of these texts to be listed.")
+        return
     # Where there is no bold, in a file or a pipe, asterisks mark the words.
     mark = "" if console.is_terminal else "*"
     grid = Table(title=title, title_justify="left")

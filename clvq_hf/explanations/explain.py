@@ -99,6 +99,8 @@ class Explainer:
         Raises:
             ValueError: If the host has no such class, or no text has a token.
         """
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("texts must be strings: pass a column of a dataset, dataset['text'].")
         reading = self._read_for(target)
         targets = reading.answers.choose(target)
         windowed = self.windows(texts, reading)

@@ -46,7 +46,7 @@ class Reading:
     def directions(self) -> torch.Tensor:
         """`(K, d)`: the unit direction that is removed with each concept."""
         codes = torch.arange(self.model.config.codebook_size, device=self.model.device)
-        return self.model.directions(codes)[:, 0]
+        return self.model.directions(codes)[:, 0].detach()
 
     def find_outliers(self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor | None:
         """`(B, S)` bool: states farther from their concepts than those of training; `None` if that is not known."""
@@ -90,7 +90,7 @@ class Chunk:
         self.changed = self.real & ~attention_sinks(self.state, self.real, usual_norms)
         self.counted = counted & self.changed
         self.codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
-        directions, centre = reading.directions.to(self.state), reading.model.projection_centre.to(self.state)
+        directions, centre = reading.directions.to(self.state), reading.model.projection_centre.detach().to(self.state)
         self._directions, self._way = directions, torch.where(self.real[..., None], self.state - centre, 0)
         self.outliers = reading.find_outliers(self.state, self.real, self.codes)
         self.rows = self._readout(self._upper.output, *self._read_at).cpu()

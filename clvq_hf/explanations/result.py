@@ -107,7 +107,7 @@ class Removal:
     matched: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Which concepts made a host decide, and whether it would still decide so without the strongest one.
 
@@ -238,6 +238,11 @@ class Explanation:
             told.append(f"{self.num_cut} tokens were not read, because the text is longer than the host can read.")
         return told
 
+    def __repr__(self) -> str:
+        concept = None if self.salient_concept is None else self.salient_concept.title
+        start = self.text if len(self.text) <= 40 else self.text[:39] + "…"
+        return f"Explanation({start!r}, target={self.target!r}, salient={concept!r}, reliable={self.reliable})"
+
     def __str__(self) -> str:
         console = Console(file=StringIO(), width=100, color_system=None)
         console.print(self)
@@ -275,6 +280,18 @@ class Explanation:
         return next((concept.title for concept in self.concepts if concept.code == code), f"Concept {code}")
 
 
+class Explanations(list[Explanation]):
+    """Explanations of several texts, classes or words, which a notebook shows one below the other."""
+
+    def __str__(self) -> str:
+        return "\n".join(str(explanation) for explanation in self)
+
+    def _repr_html_(self) -> str:
+        more = len(self) - NUM_SHOWN
+        shown = "".join(explanation._repr_html_() for explanation in self[:NUM_SHOWN])
+        return shown + (f"<p>… and {more} more</p>" if more > 0 else "")
+
+
 def _plain(value: Any) -> Any:
     """What `dataclasses.asdict` returns, several times as fast, because it copies no strings."""
     if is_dataclass(value):
@@ -282,4 +299,4 @@ def _plain(value: Any) -> Any:
     return [_plain(own) for own in value] if isinstance(value, list) else value
 
 
-__all__ = ["SCHEMA_VERSION", "ExplainedConcept", "ExplainedToken", "Explanation", "Removal"]
+__all__ = ["SCHEMA_VERSION", "ExplainedConcept", "ExplainedToken", "Explanation", "Explanations", "Removal"]
