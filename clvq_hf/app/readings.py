@@ -32,12 +32,17 @@ class Reading:
         limit (`int` or `None`): Number of tokens that were read, if the text was longer.
         probabilities (`list[tuple[str, float]]`): Probabilities of the classes, in order, or of the likeliest next
             tokens; empty if the host has no prediction head.
+        salient (`int` or `None`): Place in `tokens` of the token that supports the prediction most; `None` without a
+            prediction.
+        salient_is_certain (`bool`): Whether the attribution that says so converged.
     """
 
     text: str
     tokens: list[Token]
     limit: int | None
     probabilities: list[tuple[str, float]]
+    salient: int | None = None
+    salient_is_certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,30 @@ class Bar:
         name (`str`): Name of the class, or the token.
         before (`float`): Its probability without the change.
         after (`float`): Its probability with the change.
+        control (`float` or `None`): Its probability if another concept of the text is removed instead.
     """
 
     name: str
     before: float
     after: float
+    control: float | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """What the host predicts if another concept of the same text is removed, to compare a removal with.
+
+    Attributes:
+        code (`int`): The other concept: of those in the text, the one with the most similar number of tokens there.
+        num_tokens (`int`): Tokens of the text whose states were changed.
+        prediction (`str`): The likeliest class or next token.
+        margin (`float`): Logit of what was predicted without a change, minus the best other one.
+    """
+
+    code: int
+    num_tokens: int
+    prediction: str
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,8 @@ class Effect:
             before and after.
         continuations (`tuple[Continuation, Continuation]` or `None`): Text that a causal language model generates,
             before and after.
+        control ([`Control`][clvq_hf.app.Control] or `None`): The removal of another concept of the text; `None` if
+            the text has no other, if nothing is predicted, or if the concept is swapped or pushed towards.
     """
 
     reading: Reading
@@ -97,6 +123,7 @@ class Effect:
     prediction: tuple[str, str] | None
     margin: tuple[float, float] | None
     continuations: tuple[Continuation, Continuation] | None
+    control: Control | None = None
 
 
-__all__ = ["Bar", "Continuation", "Effect", "Reading", "Token"]
+__all__ = ["Bar", "Continuation", "Control", "Effect", "Reading", "Token"]

@@ -1,6 +1,6 @@
 """What the app shows of a text, a concept and a change, as HTML. Everything from data is escaped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -23,9 +23,11 @@ class Piece:
     before: str
     text: str
     code: int
+    word: str
     title: str
     style: str
     is_special: bool
+    is_salient: bool
 
 
 def header_html(explorer: Explorer) -> str:
@@ -46,9 +48,10 @@ def header_html(explorer: Explorer) -> str:
 def reading_html(explorer: Explorer, reading: Reading, selected: int | None = None) -> str:
     """A text whose tokens are buttons in their concept's colour, and the prediction; needs the header's style."""
     labels = [] if explorer.table is None else explorer.table.label_names
+    pieces = _pieces(explorer, reading)
     return render_page(
         "app/reading.html",
-        pieces=_pieces(explorer, reading),
+        pieces=pieces,
         rest="" if reading.limit else reading.text[max(token.end for token in reading.tokens) :].rstrip(),
         selected=selected,
         limit=reading.limit,
@@ -57,7 +60,17 @@ def reading_html(explorer: Explorer, reading: Reading, selected: int | None = No
         bars=[Bar(_name(explorer, name), share, share) for name, share in reading.probabilities],
         caption="Next token" if explorer.generates else "Prediction",
         predicts=explorer.readout is not None,
+        salient=None if reading.salient is None else pieces[reading.salient],
+        is_certain=reading.salient_is_certain,
+        has_words=explorer.table is not None,
     )
+
+
+def concept_words(explorer: Explorer, code: int) -> str:
+    """A concept as a visitor can understand it: by its name or its words, with its number."""
+    concept = explorer.concept(code)
+    words = "" if concept is None else concept.name or ", ".join(word for word, _ in concept.top_words)
+    return f"“{words}” (concept {code})" if words else f"concept {code}"
 
 
 def card_html(explorer: Explorer, code: int) -> str:
@@ -71,13 +84,17 @@ def card_html(explorer: Explorer, code: int) -> str:
     return concept_html(explorer.table, code)
 
 
-def effect_html(explorer: Explorer, effect: Effect, change: str) -> str:
+def effect_html(explorer: Explorer, effect: Effect, change: str, removes: bool = False) -> str:
     """Prediction and generated text before and after a change, which is given in words; needs the header's style."""
     return render_page(
         "app/effect.html",
         change=change,
         effect=effect,
-        bars=[Bar(_name(explorer, bar.name), bar.before, bar.after) for bar in effect.bars],
+        bars=[replace(bar, name=_name(explorer, bar.name)) for bar in effect.bars],
+        control=effect.control,
+        removes=removes,
+        other="" if effect.control is None else concept_words(explorer, effect.control.code),
+        other_prediction="" if effect.control is None else _name(explorer, effect.control.prediction),
         prediction=[_name(explorer, name) for name in effect.prediction or ()],
         total=len(effect.reading.tokens),
         caption="Next token" if explorer.generates else "Prediction",
@@ -86,7 +103,7 @@ def effect_html(explorer: Explorer, effect: Effect, change: str) -> str:
 
 def _pieces(explorer: Explorer, reading: Reading) -> list[Piece]:
     pieces, last, space = [], 0, ""
-    for token in reading.tokens:
+    for place, token in enumerate(reading.tokens):
         start, end = max(token.start, last), max(token.end, last)  # tokens of one character share it
         before, text = space + reading.text[last:start], reading.text[start:end]
         # Some tokenizers count the space beside a word as part of it.
@@ -98,9 +115,18 @@ def _pieces(explorer: Explorer, reading: Reading) -> list[Piece]:
             shown = token.name if token.is_special else visible(text)
             space = text
         title, style = _concept(explorer, token.code)
-        pieces.append(Piece(before, shown, token.code, title, style, token.is_special))
+        word, is_salient = _other_word(explorer, token.code, shown), place == reading.salient
+        pieces.append(Piece(before, shown, token.code, word, title, style, token.is_special, is_salient))
         last = end
     return pieces
+
+
+def _other_word(explorer: Explorer, code: int, token: str) -> str:
+    """What stands below a token: the concept's most frequent word that is another one; its number if none is known."""
+    concept = explorer.concept(code)
+    words = [] if concept is None else [word for word, _ in concept.top_words]
+    others = [word for word in words if word.casefold() != token.casefold()]
+    return next(iter([*others, *words]), str(code))
 
 
 def _concept(explorer: Explorer, code: int) -> tuple[str, str]:
@@ -121,7 +147,11 @@ def _name(explorer: Explorer, name: str) -> str:
 
 def _short(name: str | None) -> str | None:
     """A Hub id as it is; of a folder its name, not where it lies."""
-    return name if not name or is_hub_id(name) else Path(name).name
+    if not name or is_hub_id(name):
+        return name
+    path = Path(name)
+    # That of the demo lies in its model's folder.
+    return f"{path.parent.name}/host" if path.name == "host" else path.name
 
 
-__all__ = ["card_html", "effect_html", "header_html", "reading_html"]
+__all__ = ["card_html", "concept_words", "effect_html", "header_html", "reading_html"]

@@ -1,16 +1,20 @@
 """`Explorer`: what the live app can ask of a concept model and its host. No page and no Gradio in here."""
 
+import random
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset, disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..extras import is_installed
 from ..hosts import hooks
 from ..hosts.readout import Readout, class_names, label_number, margins
 from ..hosts.runner import HostRunner
@@ -18,7 +22,8 @@ from ..models.interventions import find_sinks
 from ..models.modeling_concepts import ConceptModel, load_with_host
 from ..tables.concept_table import ConceptTable
 from ..tables.concepts import Concept
-from .readings import Bar, Continuation, Effect, Reading, Token
+from ..tables.masking import called_toxic
+from .readings import Bar, Continuation, Control, Effect, Reading, Token
 
 logger = logging.get_logger(__name__)
 
@@ -30,6 +35,12 @@ MAX_CLASSES = 8
 NUM_LIKELIEST = 5
 # Texts of the table that a mean state is of: a second's work for a small host.
 NUM_TEXTS_OF_MEANS = 32
+# Words that stand for a concept.
+NUM_WORDS = 5
+# Texts of the table to begin with, and how many characters they should have: their buttons show 60.
+NUM_EXAMPLES, EXAMPLE_LENGTH, LONGEST_EXAMPLE = 5, 50, 160
+# Steps of integrated gradients, and the relative error up to which its scores count as certain.
+NUM_STEPS, MAX_STEPS, MAX_ERROR = 32, 64, 0.05
 
 
 class Explorer:
@@ -72,7 +83,7 @@ class Explorer:
         self.host = host
         self.tokenizer = tokenizer
         self.table = table
-        self.readout = Readout.of_or_none(host)
+        self.readout = _readout(host, table)
         limit = hooks.max_length(host, tokenizer, max_length + self.max_new_tokens)
         # Room for what is generated after it.
         self.max_length = max(limit - self.max_new_tokens, 1)
@@ -82,6 +93,8 @@ class Explorer:
         # Of the tokens of the table's texts, and of those of a concept; for swaps.
         self._mean: torch.Tensor | None = None
         self._member_means: dict[int, torch.Tensor] = {}
+        # Of the last text: whoever changes it has read it before.
+        self._last_salience: tuple[str, tuple[int | None, bool]] | None = None
 
     @classmethod
     def from_pretrained(
@@ -90,6 +103,7 @@ class Explorer:
         host: str | None = None,
         table: str | Path | None = None,
         max_length: int = MAX_TOKENS,
+        gguf_file: str | None = None,
     ) -> "Explorer":
         """Load everything by name.
 
@@ -99,6 +113,7 @@ class Explorer:
             table (`str` or `Path`, *optional*): Folder of a concept table; the one that was pushed with the model if
                 not given. Without either a warning is logged.
             max_length (`int`): Longest text in tokens.
+            gguf_file (`str`, *optional*): File of the host, if its weights are in that format.
 
         Raises:
             OSError: If something cannot be found or downloaded.
@@ -106,7 +121,7 @@ class Explorer:
         """
         if table is not None:
             table = ConceptTable.load_from_disk(table)
-        model, host_model, tokenizer = load_with_host(name, host)
+        model, host_model, tokenizer = load_with_host(name, host, gguf_file)
         if table is None:
             try:
                 table = model.concepts
@@ -136,13 +151,13 @@ class Explorer:
     def label_names(self) -> list[str]:
         """Names of the classes; empty if the host has none."""
         if (names := class_names(self.host)) is None:
-            return []
+            return [] if self.readout is None else list(self.readout.class_names)
         of_table = [] if self.table is None else self.table.label_names
         unnamed = all(label_number(name) == label for label, name in enumerate(names))
         return list(of_table) if unnamed and len(of_table) == len(names) else names
 
     def concept(self, code: int) -> Concept | None:
-        """What the table counts of a concept, without words and sentences; `None` without a table.
+        """What the table knows of a concept, without sentences; `None` without a table.
 
         Raises:
             ValueError: If there is no such concept.
@@ -151,8 +166,27 @@ class Explorer:
         if self.table is None:
             return None
         if code not in self._concepts:
-            self._concepts[code] = self.table.concept(code, num_words=0, num_examples=0)
+            self._concepts[code] = self.table.concept(code, num_words=NUM_WORDS, num_examples=0)
         return self._concepts[code]
+
+    @property
+    def examples(self) -> list[str]:
+        """Short texts of the table with different predictions; none whose label or prediction is called toxic."""
+        table = self.table
+        if table is None:
+            return []
+        hidden = called_toxic([*table.label_names, *self.label_names])
+        by_prediction: dict[object, list[str]] = {}
+        for row in table.texts.select_columns(["text", "label", "prediction"]):
+            text, prediction = row["text"].strip(), row["prediction"]
+            names = {table.label_name(row["label"]), table.prediction_name(prediction)}
+            if text and len(text) <= LONGEST_EXAMPLE and not names & hidden:
+                by_prediction.setdefault(prediction, []).append(text)
+        for texts in by_prediction.values():
+            texts.sort(key=lambda text: abs(len(text) - EXAMPLE_LENGTH))
+        # One of each prediction, then a second one of each, …
+        turns = [texts[turn : turn + 1] for turn in range(NUM_EXAMPLES) for texts in by_prediction.values()]
+        return list(dict.fromkeys(text for turn in turns for text in turn))[:NUM_EXAMPLES]
 
     # -------------------------------------------------------------------------------------------------- what it can do
 
@@ -165,12 +199,13 @@ class Explorer:
         with self._lock:
             encoded, is_cut = self._encode(text)
             codes, logits = self._run(encoded)
-        return self._reading(text, encoded, is_cut, codes, logits)
+            salient = self._salient(text, len(codes))
+        return self._reading(text, encoded, is_cut, codes, logits, *salient)
 
     def ablate(
         self, text: str, code: int, positions: str = "code", how: str = "project", max_new_tokens: int = 20
     ) -> Effect:
-        """What the host predicts of a text without a concept.
+        """What the host predicts of a text without a concept, and without another one of the same text.
 
         Args:
             text (`str`): The text.
@@ -184,7 +219,12 @@ class Explorer:
                 this model.
         """
         self._check_code(code)
-        return self._effect(text, code, positions, max_new_tokens, lambda: self._ablation(code, positions, how))
+
+        def change(removed: int = code) -> hooks.Edit:
+            return self._ablation(removed, positions, how)
+
+        # To swap another concept too would take the mean state of its tokens, from many texts.
+        return self._effect(text, code, positions, max_new_tokens, change, has_control=how == "project")
 
     def steer(self, text: str, code: int, strength: float, positions: str = "all", max_new_tokens: int = 20) -> Effect:
         """What the host predicts of a text if it is pushed towards a concept.
@@ -201,7 +241,7 @@ class Explorer:
         """
         self._check_code(code)
         return self._effect(
-            text, code, positions, max_new_tokens, lambda: self.model.steer(self.host, code, strength, positions)
+            text, code, positions, max_new_tokens, lambda *_: self.model.steer(self.host, code, strength, positions)
         )
 
     # ------------------------------------------------------------------------------------------------------ how it does
@@ -285,7 +325,10 @@ class Explorer:
         """Codes `(S,)`, and logits `(C,)` of the classes or the next token."""
         with hooks.evaluation_mode(self.host), self.model.attach(self.host, keep_states=False) as tap:
             output = self.host(**self._runner.inputs(encoded))
-        logits = None if self.readout is None else self.readout(output, encoded["attention_mask"])[0].cpu()
+        logits = None
+        if self.readout is not None:
+            counted = 1 - encoded["special_tokens_mask"]
+            logits = self.readout(output, encoded["attention_mask"], counted)[0].cpu()
         return tap.codes[0].cpu(), logits
 
     @torch.no_grad()
@@ -313,10 +356,11 @@ class Explorer:
         code: int,
         positions: str,
         max_new_tokens: int,
-        change: Callable[[], AbstractContextManager[Any]],
+        change: Callable[..., AbstractContextManager[Any]],
+        has_control: bool = False,
     ) -> Effect:
         max_new_tokens = min(max_new_tokens, self.max_new_tokens)
-        outcomes = []
+        outcomes, other, instead = [], None, None
         with self._lock:
             encoded, is_cut = self._encode(text)
             for changed in (nullcontext, change):
@@ -324,9 +368,17 @@ class Explorer:
                     codes, logits = self._run(encoded)
                     generated = self._generate(encoded, max_new_tokens) if max_new_tokens else []
                 outcomes.append((codes, logits, generated))
+            if has_control and (other := self._other_code(text, encoded, outcomes[0][0], code)) is not None:
+                with change(other):
+                    _, instead = self._run(encoded)
+            salient = self._salient(text, len(outcomes[0][0]))
         (codes, before, first), (_, after, second) = outcomes
-        reading = self._reading(text, encoded, is_cut, codes, before)
-        num_tokens = {"code": int((codes == code).sum()), "all": len(codes)}.get(positions, 1)
+        reading = self._reading(text, encoded, is_cut, codes, before, *salient)
+
+        def changed_at(concept: int) -> int:
+            return {"code": int((codes == concept).sum()), "all": len(codes)}.get(positions, 1)
+
+        num_tokens = changed_at(code)
         continuations = (
             (self._continuation(first, second), self._continuation(second, first)) if self.generates else None
         )
@@ -334,22 +386,65 @@ class Explorer:
             return Effect(reading, num_tokens, [], None, None, continuations)
         predicted = before.argmax(keepdim=True)
         numbers = self._select_outputs(before, after)
+        shares = [None if logits is None else logits.softmax(-1) for logits in (before, after, instead)]
+        control = None
+        if other is not None and instead is not None:
+            margin = float(margins(instead[None], predicted))
+            control = Control(other, changed_at(other), self._name(int(instead.argmax())), margin)
         return Effect(
             reading,
             num_tokens,
             [
-                Bar(self._name(number), float(low), float(high))
-                for number, low, high in zip(
-                    numbers, before.softmax(-1)[numbers], after.softmax(-1)[numbers], strict=True
-                )
+                Bar(self._name(number), *(None if share is None else float(share[number]) for share in shares))
+                for number in numbers
             ],
             (self._name(int(predicted)), self._name(int(after.argmax()))),
             (float(margins(before[None], predicted)), float(margins(after[None], predicted))),
             continuations,
+            control,
         )
 
+    def _other_code(self, text: str, encoded: BatchEncoding, codes: torch.Tensor, code: int) -> int | None:
+        """Another concept of the text, with the most similar number of tokens; of several one drawn by the text."""
+        counts = Counter(codes.tolist())
+        content = codes[encoded["special_tokens_mask"][0] == 0].tolist()
+        wanted = max(counts[code], 1)
+        distances = {other: abs(counts[other] - wanted) for other in sorted(set(content) - {code})}
+        nearest = [other for other, distance in distances.items() if distance == min(distances.values())]
+        return random.Random(f"{code} {text}").choice(nearest) if nearest else None
+
+    def _salient(self, text: str, num_tokens: int) -> tuple[int | None, bool]:
+        """Place of the token that supports the prediction most, and whether that is certain. With the lock held."""
+        if self.readout is None or not is_installed("captum"):
+            return None, True
+        if self._last_salience is not None and self._last_salience[0] == text:
+            return self._last_salience[1]
+        with _without_bars():
+            salience = self.model.salient_tokens(
+                self.host,
+                self.tokenizer,
+                Dataset.from_dict({"text": [text]}),
+                text_column="text",
+                n_steps=NUM_STEPS,
+                max_steps=MAX_STEPS,
+                max_error=MAX_ERROR,
+                max_length=self.max_length,
+            )
+        [row] = salience.to_list()
+        place = row["salient_position"]
+        found = place if 0 <= place < num_tokens else None, row["error"] <= MAX_ERROR
+        self._last_salience = text, found
+        return found
+
     def _reading(
-        self, text: str, encoded: BatchEncoding, is_cut: bool, codes: torch.Tensor, logits: torch.Tensor | None
+        self,
+        text: str,
+        encoded: BatchEncoding,
+        is_cut: bool,
+        codes: torch.Tensor,
+        logits: torch.Tensor | None,
+        salient: int | None,
+        salient_is_certain: bool,
     ) -> Reading:
         names = self.tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist())
         spans, special = encoded["offset_mapping"][0].tolist(), encoded["special_tokens_mask"][0].tolist()
@@ -362,7 +457,8 @@ class Explorer:
             numbers = self._select_outputs(logits)
             shares = logits.softmax(-1)[numbers].tolist()
             probabilities = [(self._name(number), share) for number, share in zip(numbers, shares, strict=True)]
-        return Reading(text, tokens, self.max_length if is_cut else None, probabilities)
+        limit = self.max_length if is_cut else None
+        return Reading(text, tokens, limit, probabilities, salient, salient_is_certain)
 
     def _select_outputs(self, *logits: torch.Tensor) -> list[int]:
         """The classes or tokens that are shown: all if they are few, else the likeliest of each."""
@@ -387,6 +483,33 @@ class Explorer:
         ends = [self.tokenizer.decode(tokens[:cut], **options).rstrip("\ufffd") for cut in cuts]
         ends.append(self.tokenizer.decode(tokens, **options))
         return [end[len(before) :] for before, end in zip(["", *ends], ends, strict=False)]
+
+
+@contextmanager
+def _without_bars() -> Generator[None]:
+    """Bars of `datasets` for a single text say nothing."""
+    was_enabled = is_progress_bar_enabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            enable_progress_bars()
+
+
+def _readout(host: PreTrainedModel, table: ConceptTable | None) -> Readout | None:
+    """What is shown of the host's predictions: what it is asked in the table, if something must be chosen."""
+    readout = Readout.of_or_none(host)
+    if readout is not None or table is None or (asked := table.readout) is None:
+        return readout
+    try:
+        Readout.of(host, target=asked.target)
+    except ValueError:  # it was loaded without its head
+        return None
+    if not asked.has_probabilities:
+        logger.warning(f"Predictions are not shown: the host answers with a number ({asked.title}).")
+        return None
+    return asked
 
 
 __all__ = ["Explorer"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData
 
+from ..extras import require
 from ..files import write_whole
 from ..hub.provenance import is_hub_id
 from ..hub.repositories import Source
@@ -37,6 +38,7 @@ def export_space(output_dir: str | Path, model_id: str, host_id: str | None = No
         ModuleNotFoundError: If Gradio is missing.
         ValueError: If a Space could not load the model or its host, or the folder holds something else.
     """
+    require("The app", "app")
     output_dir = Path(output_dir)
     _check_folder(output_dir)
     if Path(model_id).exists():
@@ -77,11 +79,8 @@ def _check_folder(folder: Path) -> None:
 
 
 def _version(name: str) -> str:
-    try:
-        # Without the build, as in 2.13.0+cpu.
-        return metadata.version(name).partition("+")[0]
-    except metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(f'The app needs {name}: pip install "clvq-hf[app]".') from error
+    # Without the build, as in 2.13.0+cpu.
+    return metadata.version(name).partition("+")[0]
 
 
 def _card(model_id: str, host: str) -> str:

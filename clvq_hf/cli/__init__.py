@@ -18,6 +18,7 @@ from .pull import run_pull
 from .push import run_push
 from .report import run_report
 from .study import study_group
+from .train import run_train
 
 # After the imports: the module of the command `app` had this name until here.
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
     help="Find the discrete concepts that a language model uses (CLVQ-VAE).",
 )
 app.command("demo")(run_demo)
+app.command("train")(run_train)
 app.add_typer(concepts_group, name="concepts")
 app.command("explain")(run_explain)
 app.command("evaluate")(run_evaluate)
@@ -52,8 +54,21 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import a Python module that registers a concept method of your own; repeat it for several. Methods "
+            "of installed packages are found without it.",
+        ),
+    ] = None,
 ) -> None:
     """Options that come before a command."""
+    if imports:
+        from ..models.registry import import_everywhere
+
+        import_everywhere(imports)
 
 
 __all__ = ["app"]

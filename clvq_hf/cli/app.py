@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from .options import Host, Model, print_written
+from .options import GgufFile, Host, Model, print_written
 
 
 def run_app(
     model: Model,
     host: Host = None,
+    gguf_file: GgufFile = None,
     table: Annotated[
         Path | None,
         typer.Option(help="Concept table with its words and sentences. Default: the one pushed with the model."),
@@ -49,7 +50,8 @@ def run_app(
     import_gradio()
     if port is not None:
         _check_port(port)
-    launch_app(Explorer.from_pretrained(model, host, table, max_length), server_port=port, share=share)
+    explorer = Explorer.from_pretrained(model, host, table, max_length, gguf_file)
+    launch_app(explorer, server_port=port, share=share)
 
 
 def _check_port(port: int) -> None:

@@ -9,8 +9,9 @@ from .options import (
     JUDGE_HELP,
     BatchSize,
     Concurrency,
-    DatasetName,
+    GgufFile,
     Host,
+    KnownDataset,
     LabelColumn,
     Labels,
     MaxLength,
@@ -24,9 +25,11 @@ from .options import (
     SendToken,
     Split,
     Subset,
+    Target,
     TextColumn,
     Timeout,
     Yes,
+    find_texts,
     make_confirmation,
     print_written,
     select_texts,
@@ -48,15 +51,20 @@ concepts_group = typer.Typer(
 @concepts_group.command("build")
 def build_table(
     model: Model,
-    dataset: DatasetName,
-    output_dir: Annotated[Path, typer.Option(help="Folder for the concept table.")],
-    split: Split = "test",
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the concept table.")],
+    dataset: KnownDataset = None,
+    split: Split = None,
     part: Part = None,
     subset: Subset = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     label: Labels = None,
+    target: Target = None,
     host: Host = None,
+    gguf_file: GgufFile = None,
+    salience: Annotated[
+        bool, typer.Option(help="Whether to find the token of each text that supports the prediction most.")
+    ] = True,
     show: Annotated[int, typer.Option(help="Number of concepts to print, the purest first; 0 for none.")] = 20,
     min_tokens: Annotated[int, typer.Option(help="Minimum tokens per printed concept.")] = 20,
     stop_words: Annotated[bool, typer.Option(help="Whether stop words may be among the printed words.")] = True,
@@ -71,36 +79,54 @@ def build_table(
 
     Examples:
 
-    - `clvq-hf concepts build out --dataset fancyzhx/ag_news --output-dir table`
-    - `clvq-hf concepts build out --dataset texts.jsonl --split train --output-dir table --show 50`
+    - `clvq-hf concepts build out -o table`
+    - `clvq-hf concepts build out --dataset fancyzhx/ag_news -o table --no-salience`
+    - `clvq-hf concepts build out --dataset texts.jsonl --split train -o table --show 50`
     """
     from rich.console import Console
     from rich.markup import escape
 
-    from ..data import load_texts
+    from ..data import host_labels, host_question, text_readout
     from ..hub.provenance import recorded_name
     from ..models.modeling_concepts import load_with_host
+    from ..training.run import salience_of
 
-    texts = load_texts(
-        dataset,
-        split,
-        subset=subset,
-        text_column=text_column,
-        label_column=label_column,
-        label_names=label or None,
-    )
-    concept_model, host_model, tokenizer = load_with_host(model, host)
+    source = find_texts(model, dataset, subset, text_column, label_column, label)
+    if split is None and part is None:
+        split, part = source.eval_split, source.eval_part
+    split = split or source.eval_split or "test"
+    concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
+    readout = host_question(host_model, target)
+    texts = select_texts(source.load(split, readout), part, max_texts, seed)
+    if readout is not None:
+        sizes = {"max_length": max_length, "batch_size": batch_size, "stack": concept_model.config.stack}
+        readout = text_readout(host_model, tokenizer, texts, readout, **sizes)
+    console = Console()
+    found = None
+    if salience:
+        host_labels(texts, host_model, readout=readout)  # what is none of its classes is told before minutes of work
+        found = salience_of(
+            concept_model,
+            host_model,
+            tokenizer,
+            texts,
+            lambda line: console.print(escape(line)),
+            readout=readout,
+            max_length=max_length,
+            batch_size=batch_size,
+        )
     table = concept_model.concept_table(
         host_model,
         tokenizer,
-        select_texts(texts, part, max_texts, seed),
+        texts,
+        salience=found,
         split=part or split,
-        dataset_name=recorded_name(dataset),
+        dataset_name=recorded_name(source.dataset),
+        readout=readout,
         max_length=max_length,
         batch_size=batch_size,
         output_dir=output_dir,
     )
-    console = Console()
     console.print(escape(repr(table)))
     if show:
         print_concepts(table.purest(show, min_tokens, stop_words=stop_words), console)

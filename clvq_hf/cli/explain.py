@@ -28,7 +28,10 @@ def run_explain(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="The class that is explained, or *all*. Default: the one that the host predicts."),
+        typer.Option(
+            help="The class or label that is explained, or *all*; of a language model a text that may follow. Default: "
+            "what the host predicts."
+        ),
     ] = None,
     text_column: TextColumn = None,
     host: Host = None,

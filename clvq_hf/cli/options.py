@@ -1,9 +1,13 @@
 """What several commands share: options, the texts they select, and how errors are shown."""
 
 import io
+import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Collection
+import warnings
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,18 +19,28 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from rich.console import Console
 
+    from ..data.text_source import TextSource
     from ..judging.language_models import Estimate
 
 Model = Annotated[str, typer.Argument(help="Folder or Hub id of a concept model.")]
-DatasetName = Annotated[
-    str,
-    typer.Option(help="A .jsonl/.csv/.tsv/.parquet file, a folder with one such file per split, or a Hub dataset."),
+_DATASET_HELP = "A .jsonl/.csv/.tsv/.parquet file, a folder with one such file per split, or a Hub dataset."
+DatasetName = Annotated[str, typer.Option(help=_DATASET_HELP)]
+# Of commands that find in the model what it was trained on.
+KnownDataset = Annotated[
+    str | None, typer.Option("--dataset", help=_DATASET_HELP + " Default: that of training, with its columns.")
+]
+OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the model and its concept table.")]
+GgufFile = Annotated[
+    str | None,
+    typer.Option(help="File of the host in its folder or repository, if its weights are stored as GGUF."),
 ]
 SPLIT_HELP = (
     "Split of the texts, with or without a slice (*test[:10%]*). Use one on which nothing was trained. A single file "
     "is the split that it is called after, else its texts are cut into *train* and *test* by their hash."
 )
-Split = Annotated[str, typer.Option(help=SPLIT_HELP)]
+Split = Annotated[
+    str | None, typer.Option(help=SPLIT_HELP + " Default: what training held out, or *test* of another dataset.")
+]
 Subset = Annotated[str | None, typer.Option(help="Configuration of a Hub dataset that has several.")]
 TextColumn = Annotated[
     str | None, typer.Option(help="Column of the texts. Default: the first of the usual names that exists.")
@@ -44,6 +58,13 @@ Labels = Annotated[
         "--label",
         help="Name of a class, in the order of their ids; repeat it for all. Needed where labels are numbers, or names "
         "that the host does not know.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Label of a multi-label host, or output of a regression with several, by name or number. Default: the "
+        "first. A column of the dataset that is called like the label holds its labels."
     ),
 ]
 Host = Annotated[str | None, typer.Option(help="Folder or Hub id of the host. Default: the one the model names.")]
@@ -107,6 +128,8 @@ class ReadableErrors(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
+        # Bars of datasets show each step of reading and mapping; ours show what takes time. Read when it is imported.
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         return super().main(*args, **kwargs)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -117,27 +140,103 @@ class ReadableErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit with 1 after a `ValueError`, an `OSError` or a missing module."""
-        try:
-            return super().invoke(ctx)
-        except (ValueError, OSError, ModuleNotFoundError) as error:
+
+        def in_options(message: str) -> str:
             parameters = ctx.meta.get(_PARAMETERS, ())
-            message = re.sub(r"\b([a-z_]+)=…", lambda match: _option(match, parameters), str(error))
-            typer.secho(f"Error: {message}", fg="red", err=True)
+            return re.sub(r"\b([a-z_]+)=…", lambda match: _option(match, parameters), message)
+
+        try:
+            with _only_what_matters(in_options):
+                return super().invoke(ctx)
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            typer.secho(f"Error: {in_options(str(error))}", fg="red", err=True)
             raise typer.Exit(1) from error
 
 
+class _Warnings(logging.Handler):
+    """Prints each warning of this package once."""
+
+    def __init__(self, in_options: Callable[[str], str]) -> None:
+        super().__init__(logging.WARNING)
+        self._in_options, self._printed = in_options, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it, unless it was printed before."""
+        message = self._in_options(record.getMessage())
+        if message not in self._printed:
+            self._printed.add(message)
+            typer.secho(f"Warning: {message}", fg="yellow", err=True)
+
+
+@contextmanager
+def _only_what_matters(in_options: Callable[[str], str]) -> Generator[None]:
+    """Show our warnings like errors, and hide what other libraries have for programmers (`-W` shows their warnings)."""
+    from transformers.utils import logging as transformers_logging
+
+    logger, handler = logging.getLogger(__package__.partition(".")[0]), _Warnings(in_options)
+    if any(isinstance(other, _Warnings) for other in logger.handlers):  # the group is part of another one
+        yield
+        return
+    logger.addHandler(handler)
+    # A bar of transformers appears only if it would be there for a while, such as that of a large model's weights.
+    before = transformers_logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{"delay": 3.0, **options}))
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+                warnings.filterwarnings("default", module=r"clvq_hf\b")
+            yield
+    finally:
+        transformers_logging.set_tqdm_hook(before)
+        logger.removeHandler(handler)
+
+
 def _option(match: re.Match[str], parameters: Collection[str]) -> str:
-    return "--" + match[1].replace("_", "-") if match[1] in parameters else match[0]
+    if match[1] in parameters:
+        return "--" + match[1].replace("_", "-")
+    # The command takes all other arguments of training as settings.
+    return f"--set {match[0]}" if "settings" in parameters else match[0]
+
+
+def find_texts(
+    model: str,
+    dataset: str | None,
+    subset: str | None,
+    text_column: str | None,
+    label_column: str | None,
+    label: list[str] | None,
+) -> "TextSource":
+    """The texts that a command is about: those of training unless another dataset is named, with its columns.
+
+    Raises:
+        ValueError: If no dataset is named, and the model does not say what it was trained on.
+    """
+    from dataclasses import replace
+
+    from ..data.text_source import TextSource
+    from ..hub import Source
+    from ..hub.provenance import recorded_name
+    from ..models.checkpoints import read_config
+
+    try:
+        known = TextSource.of(read_config(Source(model)).get("training"))
+    except (ValueError, OSError):  # of the model; what loads it later tells it, too
+        if dataset is None:
+            raise
+        known = None
+    if dataset is None and known is None:
+        raise ValueError(f"{model} does not say which texts it was trained on; name some with dataset=…")
+    if known is None or (dataset is not None and recorded_name(dataset) != known.dataset):
+        known = TextSource(str(dataset))
+    given = {"subset": subset, "text_column": text_column, "label_column": label_column, "label_names": label or None}
+    return replace(known, **{name: value for name, value in given.items() if value is not None})
 
 
 def select_texts(texts: "Dataset", part: str | None, max_texts: int | None, seed: int) -> "Dataset":
     """A part of a split, cut by text hash, and at most `max_texts` of its texts, drawn at random."""
-    from ..data import PARTS, split_texts
+    from ..data.text_source import select_part
 
-    if part is not None:
-        if part not in PARTS:
-            raise ValueError(f"There is no part {part!r} of a split; there are {', '.join(PARTS)}.")
-        texts = split_texts(texts, PARTS)[part]
+    texts = select_part(texts, part)
     if max_texts is None or len(texts) <= max_texts:
         return texts
     return texts.shuffle(seed=seed).select(range(max_texts))

@@ -11,7 +11,10 @@ from .options import Revision
 def run_pull(
     repo_id: Annotated[str, typer.Argument(help="Repository with a concept model: *org/name*.")],
     output_dir: Annotated[
-        Path | None, typer.Option(help="Folder for the model. Default: the repository's name, without the owner.")
+        Path | None,
+        typer.Option(
+            "--output-dir", "-o", help="Folder for the model. Default: the repository's name, without the owner."
+        ),
     ] = None,
     revision: Revision = None,
     concepts: Annotated[bool, typer.Option(help="Whether to download the concept table, too.")] = True,

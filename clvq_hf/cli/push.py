@@ -64,7 +64,7 @@ def run_push(
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     concepts = None if table is None else ConceptTable.load_from_disk(table)
-    check_checkpoint(Source(str(folder)))
+    folder = check_checkpoint(Source(str(folder)))
     model = AutoModel.from_pretrained(folder, trust_remote_code=False)
     with tempfile.TemporaryDirectory() as scratch:
         if codebook_only:

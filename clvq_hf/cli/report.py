@@ -5,15 +5,20 @@ from typing import Annotated
 
 import typer
 
-from .options import MaskLabel, Model, Seed
+from .options import MaskLabel, Seed
 
 
 def run_report(
-    model: Model,
-    table: Annotated[
-        Path,
-        typer.Option(help="Table from `clvq-hf concepts build`, or *concept_table* in an evaluation's folder."),
+    model: Annotated[
+        str, typer.Argument(help="Folder that `clvq-hf evaluate` wrote, or folder or Hub id of a concept model.")
     ],
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table from `clvq-hf concepts build`, or *concept_table* in an evaluation's folder. Default: the "
+            "evaluation's, or the one beside the model."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
     evaluation: Annotated[
         Path | None,
@@ -35,26 +40,29 @@ def run_report(
 
     Examples:
 
+    - `clvq-hf report results`
+    - `clvq-hf report out`
     - `clvq-hf report out --table table -o report.html`
-    - `clvq-hf report out --table results/concept_table -o report.html`
     """
     from rich.console import Console
     from rich.markup import escape
 
     from ..models import ConceptModel
     from ..report import write_report  # says what to install if something is missing
-    from ..report.evaluations import find_evaluation, read_evaluation
+    from ..report.evaluations import evaluated_model, find_evaluation, read_evaluation
     from ..tables import ConceptTable
 
     console = Console()
-    concept_table = ConceptTable.load_from_disk(table)
-    if evaluation is None and (candidate := find_evaluation(table)) is not None:
+    if table is None and (found := evaluated_model(model)) is not None:
+        model, table = found, Path(model) / "concept_table"
+    concept_model = ConceptModel.from_pretrained(model)
+    concept_table = concept_model.concepts if table is None else ConceptTable.load_from_disk(table)
+    if evaluation is None and table is not None and (candidate := find_evaluation(table)) is not None:
         try:
             read_evaluation(candidate, concept_table)
             evaluation = candidate
         except (ValueError, OSError) as error:  # the user has not asked for this one
             console.print(f"Evaluation not used: {escape(str(error))}")
-    concept_model = ConceptModel.from_pretrained(model)
     write_report(concept_table, output, concept_model, evaluation, mask_toxic, seed, mask_label or ())
     if evaluation is None:
         console.print("No evaluation: --evaluation FOLDER adds its figures, and what ablation does to each text.")

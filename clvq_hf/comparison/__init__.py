@@ -1,5 +1,12 @@
 """The paper's comparison: hosts × datasets × methods × seeds, each measured on the same footing."""
 
+# ruff: noqa: E402
+
+from ..extras import require
+
+# Before the imports, which would name one package after the other.
+require("A comparison", "evaluation", "comparison")
+
 from .grid import Cell, Grid, load_grid
 from .methods import Method, known_methods
 from .report import write_report

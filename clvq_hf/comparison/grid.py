@@ -2,12 +2,10 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import os
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from transformers import TrainingArguments
 
 from ..data.texts import PARTS, load_texts
 from ..evaluation.evaluate import EvaluationSettings
+from ..models.registry import import_methods, imported_everywhere
 from ..version import __version__
 from .methods import Method, check_fields, known_methods
 
@@ -300,7 +299,7 @@ def load_grid(file: str | Path) -> Grid:
         if not content.get(name):
             raise ValueError(f"{file} names no {name}.")
     imports = _list(content["imports"], "imports") if "imports" in content else ()
-    import_methods(imports)
+    import_methods(imports, "imports")
     methods, only = _methods(content["methods"])
     hosts, datasets = _named(content["hosts"], "host", HostSpec), _named(content["datasets"], "dataset", DatasetSpec)
     seeds, sweep = _integers(content, "seeds", (0,), 0), _integers(content, "sweep", (1, 5, 10), 1)
@@ -329,25 +328,8 @@ def load_grid(file: str | Path) -> Grid:
         sweep=sweep,
         studies=studies,
         only=only,
-        imports=imports,
+        imports=tuple(dict.fromkeys([*imports, *imported_everywhere()])),
     )
-
-
-def import_methods(modules: Sequence[str]) -> None:
-    """Import modules that register methods, from the working directory or wherever Python finds them.
-
-    Raises:
-        ValueError: If a module does not exist, or fails while it is imported.
-    """
-    if modules and (folder := str(Path.cwd())) not in sys.path:  # an installed command does not look there
-        sys.path.insert(0, folder)
-    for module in modules:
-        if not isinstance(module, str):
-            raise ValueError(f"imports must be names of modules, got {module!r}.")
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            raise ValueError(f"imports: the module {module!r} cannot be imported: {error}") from error
 
 
 def _named(specs: Any, what: str, kind: type) -> dict[str, Any]:
@@ -462,4 +444,4 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-__all__ = ["Cell", "DatasetSpec", "Grid", "HostSpec", "Sizes", "digest", "import_methods", "load_grid"]
+__all__ = ["Cell", "DatasetSpec", "Grid", "HostSpec", "Sizes", "digest", "load_grid"]

@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 
 from ..data.labels import host_labels, label_names
+from ..models.registry import import_methods
 from .cell import cell_folder, open_cell, run_cell
-from .grid import Cell, Grid, import_methods
+from .grid import Cell, Grid
 from .prepared_hosts import host_folder, open_host, prepare_host
 from .progress import ProgressView
 from .sources import Sources
@@ -277,7 +278,7 @@ def _begin(threads: int, lifeline: Connection) -> None:
 def _work(grid: Grid, task: Task, output_dir: Path) -> Failure | None:
     """Run a task; reason and whole story if it failed."""
     try:
-        import_methods(grid.imports)
+        import_methods(grid.imports, "imports")
         if isinstance(task, Cell):
             run_cell(grid, task, output_dir)
         else:

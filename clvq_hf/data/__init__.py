@@ -4,6 +4,7 @@ from .activation_cache import ActivationCache, StateCollator
 from .batching import batches_by_length, in_order
 from .extraction import HiddenStateExtractor, attention_sinks
 from .labels import host_labels, label_names
+from .readouts import host_question, text_limit, text_readout
 from .texts import PARTS, load_texts, split_texts, text_hash, without_texts
 from .tokenization import TextCollator, tokenize_texts
 
@@ -16,11 +17,14 @@ __all__ = [
     "attention_sinks",
     "batches_by_length",
     "host_labels",
+    "host_question",
     "in_order",
     "label_names",
     "load_texts",
     "split_texts",
     "text_hash",
+    "text_limit",
+    "text_readout",
     "tokenize_texts",
     "without_texts",
 ]

@@ -4,17 +4,21 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..hosts.readout import class_names, label_number
+from ..hosts.readout import Readout, class_names, label_number
+from .text_files import LABEL_COLUMNS
 
 logger = logging.get_logger(__name__)
 
 # A column with more classes is an identifier or a score.
 MAX_CLASSES = 1000
 _KINDS = ("int", "uint", "bool", "float", "string", "large_string", "null")
+
+# Usual names of columns of numbers, beside those of labels.
+_NUMBER_COLUMNS = ("score", "rating", "stars", "value")
 
 _WITHOUT_LABELS = "To go without labels, leave the column out of the file or the dataset."
 
@@ -23,7 +27,12 @@ _Classes = tuple[Mapping[Any, int], list[str]]
 
 
 def host_labels(
-    dataset: Dataset, host: PreTrainedModel | None, label_column: str = "label", *, complete: bool = False
+    dataset: Dataset,
+    host: PreTrainedModel | None,
+    label_column: str = "label",
+    *,
+    complete: bool = False,
+    readout: Readout | None = None,
 ) -> Dataset:
     """Labels in the ids and names of the host's classes. Every label that meets a host passes here.
 
@@ -31,6 +40,14 @@ def host_labels(
     count. Labels that are only numbers (`1`, `"1"`, `"LABEL_1"`, `True`) are the host's ids, and get its names. A host
     whose classes have no names (`LABEL_0`, …) takes a `ClassLabel` of as many classes by its ids, and the names are the
     dataset's.
+
+    What the classes are is a matter of the question that the host is asked, `readout`:
+
+    - of a multi-label host `"not NAME"` and `"NAME"`, of the label that is asked about. A text's labels are a list of
+      names or of ids, a list of zeros and ones (one per label of the host), the name of its only one, or 0 or 1 for the
+      label that is asked about. A column that is called as this label comes before `"label"`.
+    - of a regression `"below C"` and `"above C"`: labels are numbers.
+    - of a token classification its classes, for labels of whole texts. Labels per token are not read.
 
     Args:
         dataset (`datasets.Dataset`): The texts. Labels are a `ClassLabel`, strings, whole numbers or booleans. `None`,
@@ -41,6 +58,8 @@ def host_labels(
             or white space are one class.
         label_column (`str`): Column of the labels; there may be none.
         complete (`bool`): Whether every text must have a label.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): The question. Default: the host's only one; a
+            host of which a label or a centre must be chosen leaves labels their own names.
 
     Returns:
         `datasets.Dataset`: With a `ClassLabel` in `label_column`, `None` where there is no label; without a format.
@@ -48,7 +67,130 @@ def host_labels(
     Raises:
         ValueError: If a label is none of the host's classes, or could be several; the message lists both.
     """
-    return map_labels(dataset, None if host is None else class_names(host), label_column, complete=complete)
+    if readout is None and host is not None:
+        readout = Readout.of_or_none(host)
+    if readout is None or readout.of_vocabulary:
+        return map_labels(dataset, None, label_column, complete=complete)
+    names = class_names(host) if readout.kind == "classification" and host is not None else list(readout.class_names)
+    if readout.kind == "multi_label":
+        dataset = _with_one_label(dataset, label_column, readout)
+    elif readout.kind == "regression":
+        dataset = _with_sides(dataset, label_column, readout)
+    elif readout.kind == "token_classification":
+        dataset = _without_token_labels(dataset, label_column)
+    return map_labels(dataset, names, label_column, complete=complete)
+
+
+def label_columns(readout: Readout | None, label_column: str | None = None) -> Sequence[str]:
+    """Usual names of a column that holds the answers to a question, in order of preference.
+
+    Raises:
+        ValueError: If `label_column` is called as another label of the host than the one that is asked about.
+    """
+    if readout is None or readout.kind not in ("multi_label", "regression"):
+        return LABEL_COLUMNS
+    own = readout.outputs[readout.target or 0]
+    others = {_normal(name) for name in readout.outputs} - {_normal(own)}
+    if readout.kind == "multi_label" and label_column is not None and _normal(label_column) in others:
+        raise ValueError(
+            f"The column {label_column!r} is called as another label of the host than the one that is asked about, "
+            f"{own!r}. Choose that column with label_column=…, or the label with target=…."
+        )
+    usual = [name for name in LABEL_COLUMNS if _normal(name) not in others]
+    return (own, *usual, *(_NUMBER_COLUMNS if readout.kind == "regression" else ()))
+
+
+def _with_one_label(dataset: Dataset, label_column: str, readout: Readout) -> Dataset:
+    """Whether each text has the label that is asked about, as bools or as it is where it says no more than that."""
+    names = dataset.column_names
+    if label_column not in names or label_column == "label":
+        label = _normal(readout.class_names[1])
+        own = next((name for name in names if _normal(name) == label and name != label_column), None)
+        if own is not None:
+            values, feature = dataset.with_format(None)[own][:], dataset.features[own]
+            if label_column in names:
+                dataset = dataset.remove_columns(label_column)
+            return dataset.add_column(label_column, values, feature=feature)
+    label_columns(readout, label_column)
+    if label_column not in names:
+        return dataset
+    feature, column = dataset.features[label_column], dataset.with_format(None)[label_column][:]
+    inner = getattr(feature, "feature", None)
+    known = {_normal(name): number for number, name in enumerate(readout.outputs)}
+    if inner is not None:
+        has = _in_lists(column, inner, known, readout, label_column)
+    elif getattr(feature, "dtype", "") in ("string", "large_string") and all(
+        _normal(name) in known for name in column if name is not None and name.strip()
+    ):
+        has = [None if not name or not name.strip() else known[_normal(name)] == readout.target for name in column]
+    else:
+        return dataset
+    return _replaced(dataset, label_column, has, Value("bool"))
+
+
+def _in_lists(
+    column: list[Any], inner: Any, known: Mapping[str, int], readout: Readout, label_column: str
+) -> list[bool | None]:
+    """Whether the label that is asked about is in each list of labels; `None` where there is no list."""
+    rows = [row for row in column if row is not None]
+    found = sorted({value for row in rows for value in row if value is not None})
+    kind = getattr(inner, "dtype", "")
+    size = len(readout.outputs)
+    remedy = (
+        f"The host's labels are {_listed(f'{number} ({name})' for name, number in known.items())}. Lists hold names or "
+        f"ids of these, or {size} zeros and ones. {_WITHOUT_LABELS}"
+    )
+    if isinstance(inner, ClassLabel) or kind in ("string", "large_string"):
+        named = {value: _normal(_name(value, inner)) for value in found}
+        if unknown := [_name(value, inner) for value in found if named[value] not in known]:
+            raise ValueError(f"The column {label_column!r} has lists with {_listed(unknown)}. {remedy}")
+        return [None if row is None else any(known[named[each]] == readout.target for each in row) for row in column]
+    if not kind.startswith(("int", "uint", "bool", "float")):
+        raise ValueError(f"The column {label_column!r} has lists of the type {kind}. {remedy}")
+    if rows and all(len(row) == size for row in rows) and set(found) <= {0, 1} and size > 1:
+        return [None if row is None else row[readout.target or 0] == 1 for row in column]
+    if kind == "bool" or any(value % 1 or not 0 <= value < size for value in found):
+        raise ValueError(f"The column {label_column!r} has lists with {_listed(found)}. {remedy}")
+    return [None if row is None else readout.target in row for row in column]
+
+
+def _with_sides(dataset: Dataset, label_column: str, readout: Readout) -> Dataset:
+    """Whether each number is above the centre; labels that say so already stay as they are."""
+    names = [*readout.class_names]
+    if label_column not in dataset.column_names or not names:
+        usual = [name for name in label_columns(readout) if name in dataset.column_names]
+        if label_column != "label" or not names or not usual:
+            return dataset
+        column = dataset.with_format(None)[usual[0]][:]
+        dataset = dataset.add_column(label_column, column, feature=dataset.features[usual[0]])
+    feature = dataset.features[label_column]
+    if getattr(feature, "names", None) == names:
+        return dataset
+    kind = getattr(feature, "dtype", "")
+    if isinstance(feature, ClassLabel) or not kind.startswith(("int", "uint", "float", "null")):
+        what = "classes" if isinstance(feature, ClassLabel) else kind or "lists"
+        raise ValueError(
+            f"The labels in the column {label_column!r} are {what}, and the host's output is a number. Choose a column "
+            f"of numbers with label_column=…. {_WITHOUT_LABELS}"
+        )
+    column = dataset.with_format(None)[label_column][:]
+    centre = readout.centre or 0.0
+    sides = [None if value is None or value != value else int(value > centre) for value in column]
+    return _replaced(dataset, label_column, sides, ClassLabel(names=names))
+
+
+def _without_token_labels(dataset: Dataset, label_column: str) -> Dataset:
+    if label_column not in dataset.column_names or not hasattr(dataset.features[label_column], "feature"):
+        return dataset
+    logger.warning_once(f"The column {label_column!r} has labels of tokens, which are not read: texts have none.")
+    return dataset.remove_columns(label_column)
+
+
+def _replaced(dataset: Dataset, name: str, values: list[Any], feature: Any) -> Dataset:
+    """The dataset with other values in a column, in its place."""
+    # Not removed first: without any other column there would be no rows.
+    renamed = dataset.with_format(None).rename_column(name, f"{name} as it was")
+    return renamed.add_column(name, values, feature=feature).select_columns(dataset.column_names)
 
 
 def label_names(dataset: Dataset) -> list[str]:
@@ -106,10 +248,7 @@ def map_labels(
     new = ClassLabel(names=new_names)
     if feature == new and len(labels) == len(found) and all(label == ids[label] for label in labels):
         return dataset
-    new_column = [ids.get(label) for label in column]
-    # Not removed first: without any other column there would be no rows.
-    renamed = dataset.rename_column(label_column, f"{label_column} as it was")
-    return renamed.add_column(label_column, new_column, feature=new).select_columns(dataset.column_names)
+    return _replaced(dataset, label_column, [ids.get(label) for label in column], new)
 
 
 def _read(dataset: Dataset, label_column: str) -> list[Any]:
@@ -237,4 +376,4 @@ def _listed(values: Iterable[Any], most: int = 10) -> str:
     return ", ".join(words[:most]) + (f", … ({len(words)})" if len(words) > most else "")
 
 
-__all__ = ["host_labels", "label_names", "map_labels"]
+__all__ = ["host_labels", "label_columns", "label_names", "map_labels"]

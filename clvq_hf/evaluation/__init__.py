@@ -1,5 +1,12 @@
 """Measure one concept model: ablation, bottleneck."""
 
+# ruff: noqa: E402
+
+from ..extras import require
+
+# Before the imports, which would name one package after the other.
+require("An evaluation", "evaluation")
+
 from .ablation import AblationReferences, MemberMeans, WordMeans, ablate_texts, fit_references, fit_words
 from .ablation.probe import probe_texts
 from .bottleneck import bottleneck_figures, splice_texts

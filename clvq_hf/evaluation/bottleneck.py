@@ -41,7 +41,8 @@ def splice_texts(
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts.
         upper_mean (`torch.Tensor` of shape `(d',)`): Mean state at `upper_layer`, of training texts; see
             [`fit_references`][clvq_hf.evaluation.fit_references].
-        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts; found if not given.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host is asked; what the table's
+            predictions answer if not given.
         batch_size (`int`): Texts per host forward.
         seed (`int`): Seed of the permutations.
 
@@ -51,7 +52,7 @@ def splice_texts(
         the reconstruction) and `variance` (squared distance of the states of `upper_layer` to `upper_mean`); and for
         `splice` (the reconstruction), `mean` (the mean state everywhere) and `permuted` (the reconstruction from codes
         permuted over the tokens of the batch; a continuous decoder memory stays what it is) `prediction_…` and `kl_…`
-        (`KL(plain‖…)`, nats).
+        (`KL(plain‖…)`, nats; of a regression null, and there is `squared_change_…`, in squared units of the output).
 
     Raises:
         ValueError: If the table is of another model.
@@ -59,57 +60,60 @@ def splice_texts(
     model.check_host(host)
     table.check_model(model)
     table.check_host(host, tokenizer)
-    readout = Readout.of(host) if readout is None else readout
+    readout = readout or table.readout or Readout.of(host)
     ensure_pad_token(tokenizer)
     config = model.config
     runner = HostRunner(host, config.stack, readout)
+    ids, labels = (np.asarray(table.texts[name][:]) for name in ("text_id", "label"))
+    if not readout.predicts_labels:
+        labels = np.full_like(labels, -1)
     tokenized = tokenize_texts(table.texts, tokenizer, "text", table.metadata["max_length"])
     generator = torch.Generator().manual_seed(seed)
     columns: dict[str, list] = defaultdict(list)
-    ids, labels = (np.asarray(table.texts[name][:]) for name in ("text_id", "label"))
     batches = batches_by_length(tokenized, TextCollator(tokenizer), batch_size)
     with torch.no_grad(), hooks.evaluation_mode(host):
         for _, batch in tqdm(batches, desc="Splicing", unit="batch", total=-(-len(tokenized) // batch_size)):
             mask = batch["attention_mask"].bool()
             with hooks.capture(host, [config.lower_layer], stack=config.stack) as states:
                 upper = resume(host, runner.inputs(batch), config.upper_layer, config.stack)
-            device = upper.state.device
-            lower = states[config.lower_layer].to(model.device)
+            device, width = upper.state.device, mask.shape[1]
+            lower, target = states[config.lower_layer][:, :width].to(model.device), upper.state[:, :width]
             inside = mask.to(model.device)
-            where = spliced_positions(model, host, lower, upper.state, mask.to(device))
+            where = spliced_positions(model, host, lower, target, mask.to(device))
             codes = model.encode(lower, inside)
             permuted = codes.clone()
             permuted[inside] = codes[inside][torch.randperm(int(mask.sum()), generator=generator).to(codes.device)]
             replaced = {
                 "splice": model.reconstruct(lower, inside),
-                "mean": upper_mean.expand(upper.state.shape),
+                "mean": upper_mean.expand(target.shape),
                 "permuted": model.reconstruct(lower, inside, codes=permuted),
             }
-            plain = readout(upper.output, mask).cpu().double()
+            plain = readout(upper.output, mask, batch["token_mask"]).cpu().double()
             rows = batch["text_index"].numpy()
             counted = (batch["token_mask"].bool().to(device) & where).double()
 
             def summed(values: torch.Tensor, counted: torch.Tensor = counted) -> list[float]:
                 return (values.double() * counted).sum(-1).tolist()
 
-            target = upper.state.float()
+            target = target.float()
             new_columns = {
                 "text_id": ids[rows].tolist(),
                 "label": labels[rows].tolist(),
-                "prediction_plain": plain.argmax(-1).tolist(),
+                "prediction_plain": readout.predict(plain).tolist(),
                 "num_tokens": summed(torch.ones_like(counted)),
                 "num_active": summed(model.num_active(lower, inside).to(device)),
                 "residual": summed((target - replaced["splice"].to(target)).square().sum(-1)),
                 "variance": summed((target - upper_mean.to(target)).square().sum(-1)),
             }
             for name, new in replaced.items():
-                new = torch.where(where[..., None], new.to(upper.state), upper.state)
-                logits = readout(upper(new), mask).cpu().double()
+                logits = readout(upper(upper.with_texts(new, where)), mask, batch["token_mask"]).cpu().double()
+                new_columns[f"prediction_{name}"] = readout.predict(logits).tolist()
+                if not readout.has_probabilities:
+                    change = (logits - plain).square().sum(-1)
+                    new_columns |= {f"kl_{name}": [None] * len(plain), f"squared_change_{name}": change.tolist()}
+                    continue
                 kl = F.kl_div(logits.log_softmax(-1), plain.log_softmax(-1), reduction="none", log_target=True)
-                new_columns |= {
-                    f"prediction_{name}": logits.argmax(-1).tolist(),
-                    f"kl_{name}": kl.sum(-1).clamp(min=0).tolist(),
-                }
+                new_columns[f"kl_{name}"] = kl.sum(-1).clamp(min=0).tolist()
             for name, values in new_columns.items():
                 columns[name] += values
     return Dataset.from_dict(columns).sort("text_id")
@@ -127,12 +131,14 @@ def bottleneck_figures(outcome: Dataset) -> dict[str, float | int | None]:
         `_low` and `_high`. `plain_accuracy`, `splice_accuracy`, `mean_accuracy` (None without labels), `agreement`
         (share of texts whose prediction the splice keeps), `explained_variance` (of the reconstruction at
         `upper_layer`, 1 - residual ÷ variance), `num_active` (concepts per token, `L0`), `num_texts`. Fidelities are
-        None if the mean state changes no prediction's probability.
+        None if the mean state changes no prediction's probability. Of a regression they are of the squared change of
+        the output, in place of KL.
     """
     frame = outcome.to_pandas()
     figures: dict[str, float | int | None] = {}
-    reference = frame["kl_mean"].to_numpy()
-    for name, column in (("splice_fidelity", "kl_splice"), ("leak", "kl_permuted")):
+    lost = "squared_change" if "squared_change_mean" in frame else "kl"
+    reference = frame[f"{lost}_mean"].to_numpy()
+    for name, column in (("splice_fidelity", f"{lost}_splice"), ("leak", f"{lost}_permuted")):
         kl = frame[column].to_numpy()
         if not reference.sum() > 0:
             figures |= {name: None, f"{name}_low": None, f"{name}_high": None}

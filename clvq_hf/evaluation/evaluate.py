@@ -13,8 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.labels import host_labels
+from ..data.readouts import host_question, text_readout
 from ..data.texts import texts_fingerprint, without_texts
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
+from ..hosts.readout import Readout
+from ..hub.provenance import recorded_name
 from ..hub.repositories import RESULTS_NAME
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.codebook_overlap.numerics import codebook_overlap
@@ -114,6 +117,7 @@ class Evaluation:
         train: Dataset | None,
         word_texts: Dataset | None,
         overwrite: bool = False,
+        readout: Readout | None = None,
     ) -> None:
         """Open the folder, or resume in it; with `overwrite` remove what an evaluation has left there.
 
@@ -132,6 +136,7 @@ class Evaluation:
             "training_texts_sha256": None if train is None else texts_fingerprint(train),
             "word_texts_sha256": None if word_texts is None else texts_fingerprint(word_texts, ["text"]),
             "settings": json.loads(json.dumps(asdict(self.settings))),
+            "readout": None if readout is None else readout.to_dict(),
         }
         file = self.output_dir / RESULTS_NAME
         if not file.is_file():
@@ -185,6 +190,8 @@ def evaluate_concepts(
     salience: Dataset | None = None,
     references: AblationReferences | None = None,
     num_left_out: int = 0,
+    readout: Readout | None = None,
+    target: str | int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure a concept model: salience, concept table, purity, routing, overlap, usage, ablations, bottleneck.
@@ -210,6 +217,10 @@ def evaluate_concepts(
         salience (`datasets.Dataset`, *optional*): Of these texts, computed before: it depends only on the host.
         references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): Of `train`, made before.
         num_left_out (`int`): Texts that were left out before because they were trained on, for the record.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host is asked about each text; if not
+            given, what the salience is of, or what the head answers.
+        target (`str` or `int`, *optional*): The label of a multi-label head, or the output of a regression with
+            several; the first if not given.
         overwrite (`bool`): Whether to remove an evaluation that is in the folder, and start anew.
 
     Returns:
@@ -226,14 +237,21 @@ def evaluate_concepts(
         settings = replace(settings, max_length=limit)
     evaluation = Evaluation(Path(output_dir), settings)
     model.check_host(host)
-    texts, train = host_labels(texts, host), None if train is None else host_labels(train, host)
+    if readout is None and target is None and salience is not None:
+        readout = Readout.from_dict((read_description(salience)[1] or {}).get("readout"))
+    readout = readout or host_question(host, target)
+    if readout is not None:
+        sizes = {"max_length": settings.max_length, "batch_size": settings.batch_size, "stack": model.config.stack}
+        readout = text_readout(host, tokenizer, texts, readout, target=target, **sizes)
+    texts = host_labels(texts, host, readout=readout)
+    train = None if train is None else host_labels(train, host, readout=readout)
     kept = without_texts(texts, [] if train is None else train["text"], numbers=model.training_texts)
     if len(kept) == 0:
         raise ValueError(
             "All of these texts are among the training texts, so there is nothing to measure on. Name texts that "
             "nothing was trained on: another split, or a part that was held out (--part select)."
         )
-    evaluation.begin(model, host, tokenizer, texts, train, word_texts, overwrite)
+    evaluation.begin(model, host, tokenizer, texts, train, word_texts, overwrite, readout)
     evaluation.results["texts"] = {
         "dataset": dataset_name,
         "split": split,
@@ -242,7 +260,8 @@ def evaluate_concepts(
     }
     if salience is not None:
         evaluation.outcome("salience", lambda: salience)
-    table = _table(evaluation, model, host, tokenizer, kept, split, dataset_name)
+    table = _table(evaluation, model, host, tokenizer, kept, split, dataset_name, readout)
+    evaluation.results["model"] = recorded_name(model.config.name_or_path)
     evaluation.results["host_name_or_path"] = model.config.host_name_or_path
     evaluation.results["layers"] = [model.config.lower_layer, model.config.upper_layer]
     error = np.asarray([value for value in table.texts["salience_error"] if value is not None])
@@ -255,7 +274,7 @@ def evaluate_concepts(
         if word_texts is not None and settings.needs_words:
             others = without_texts(word_texts, kept["text"])
             words = fit_words(host, tokenizer, others, config.lower_layer, stack=config.stack, **sizes)
-        references = fit_references(model, host, tokenizer, train, words=words, **sizes)
+        references = fit_references(model, host, tokenizer, train, words=words, readout=readout, **sizes)
     _measure_table(evaluation, model, table)
     _measure_ablation(evaluation, model, host, tokenizer, table, references)
     if references is not None:
@@ -284,6 +303,7 @@ def _table(
     texts: Dataset,
     split: str,
     dataset_name: str,
+    readout: Readout | None,
 ) -> ConceptTable:
     folder, settings = evaluation.output_dir / "concept_table", evaluation.settings
     if folder.exists():
@@ -303,6 +323,7 @@ def _table(
             sign=settings.sign,
             max_length=settings.max_length,
             batch_size=settings.batch_size,
+            readout=readout,
         ),
     )
     return model.concept_table(
@@ -312,6 +333,7 @@ def _table(
         split=split,
         dataset_name=dataset_name,
         salience=salience,
+        readout=readout,
         max_length=settings.max_length,
         batch_size=settings.batch_size,
         output_dir=folder,

@@ -10,16 +10,19 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..data.readouts import text_limit
 from ..data.tokenization import TextCollator, ensure_pad_token
 from ..data.windows import WindowedText, cut_into_windows
+from ..extras import require
 from ..hosts import hooks
-from ..hosts.readout import Readout, class_names, margins
 from ..hosts.runner import HostRunner
 from ..tables.attribution import without_parameter_gradients
 from ..tables.concept_table import ConceptTable
+from .answers import Answers
 from .group import Reading, TextGroup
 from .reliability import find_reasons
 from .result import ExplainedConcept, ExplainedToken, Explanation, Removal
+from .token_answers import find_token_answers
 
 logger = logging.get_logger(__name__)
 
@@ -69,20 +72,18 @@ class Explainer:
         for name, value, allowed in (("method", method, METHODS), ("long_texts", long_texts, LONG_TEXTS)):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+        if method == "integrated_gradients":
+            require("method='integrated_gradients'", "evaluation", packages=["captum"])
         model.check_host(host)
         if not model.is_initialized:
             raise ValueError("The concepts of this model were never fitted to data; train it first.")
         if table is not None:
             table.check_model(model)
         ensure_pad_token(tokenizer)
-        readout = Readout.of(host)
-        runner, collate = HostRunner(host, model.config.stack, readout), TextCollator(tokenizer)
-        self._reading = Reading(model, host, runner, readout, collate, method, max_error, batch_size)
-        self._tokenizer, self._table, self._n_steps = tokenizer, table, n_steps
-        self._limit = hooks.max_length(host, tokenizer, max_length or model.config.longest_text)
-        # The next token depends on the end of the text.
-        self._long_texts = "end" if readout.kind == "next_token" else long_texts
-        self._names = class_names(host)
+        self._asks_tokens = Answers.of(host, tokenizer).kind == "token_classification"
+        self._model, self._host, self._tokenizer, self._table = model, host, tokenizer, table
+        self._method, self._n_steps, self._max_error, self._batch_size = method, n_steps, max_error, batch_size
+        self._max_length, self._long_texts = max_length or model.config.longest_text, long_texts
         self._described: dict[int, dict[str, Any]] = {}
 
     def explain(self, texts: Sequence[str], target: int | str | None = None) -> Iterator[Explanation]:
@@ -93,21 +94,22 @@ class Explainer:
             target (`int` or `str`, *optional*): See [`ConceptModel.explain`][clvq_hf.ConceptModel.explain].
 
         Yields:
-            `Explanation`: One per text, or one per text and class with `"all"`.
+            `Explanation`: One per text; one per text and class with `"all"`; one per word of a token classifier.
 
         Raises:
             ValueError: If the host has no such class, or no text has a token.
         """
-        targets = self._targets(target)
-        windowed = self.windows(texts)
+        reading = self._read_for(target)
+        targets = reading.answers.choose(target)
+        windowed = self.windows(texts, reading)
         if not windowed:
             raise ValueError("There is nothing to explain: no text has a token.")
         if len(windowed) < len(texts):
             logger.warning(f"Skipped {len(texts) - len(windowed)} empty texts of {len(texts)}.")
         numbers = list(windowed)
         with (
-            hooks.evaluation_mode(self._reading.host),
-            without_parameter_gradients(self._reading.host),
+            hooks.evaluation_mode(self._host),
+            without_parameter_gradients(self._host),
             tqdm(total=len(numbers), desc="Explaining", unit="text", disable=len(numbers) < 10) as bar,
         ):
             # Texts of similar length are read together, but not so many that the first result waits for the last.
@@ -115,30 +117,37 @@ class Explainer:
                 block = numbers[start : start + BLOCK]
                 found: dict[int, list[Explanation]] = {}
                 for group in self._groups({number: windowed[number] for number in block}):
-                    found |= self._explain_group(group, targets)
+                    found |= self._explain_group(reading, group, targets)
                     bar.update(len(group))
                 for number in block:
                     yield from found[number]
 
-    def windows(self, texts: Sequence[str]) -> dict[int, WindowedText]:
+    def is_single(self, target: int | str | None) -> bool:
+        """Whether there is one explanation per text: not of all classes, nor of the words of a text."""
+        return target != "all" and not self._asks_tokens
+
+    def windows(self, texts: Sequence[str], reading: Reading | None = None) -> dict[int, WindowedText]:
         """The texts as the host reads them, by their numbers; those without a token are left out."""
-        windowed = cut_into_windows(texts, self._tokenizer, self._limit, self._long_texts)
+        readout = (reading or self._read_for(None)).answers.readout
+        limit = text_limit(self._host, self._tokenizer, self._max_length, readout)
+        # What follows a text depends on its end.
+        windowed = cut_into_windows(
+            texts, self._tokenizer, limit, "end" if readout.of_vocabulary else self._long_texts
+        )
         return {number: text for number, text in enumerate(windowed) if text is not None}
 
-    def _targets(self, target: int | str | None) -> list[int | None]:
-        """Numbers of the classes that are explained; `None` for the one that the host predicts."""
-        names = self._names
-        if target is None:
-            return [None]
-        if names is None:
-            raise ValueError("This host predicts tokens, not classes: leave target out.")
-        if target == "all":
-            return [*range(len(names))]
-        if isinstance(target, str) and target in names:
-            return [names.index(target)]
-        if isinstance(target, int) and 0 <= target < len(names):
-            return [target]
-        raise ValueError(f"There is no class {target!r}; choose target=… among {', '.join(names)}, or all.")
+    def _read_for(self, target: int | str | None) -> Reading:
+        answers = Answers.of(self._host, self._tokenizer, target)
+        return Reading(
+            model=self._model,
+            host=self._host,
+            runner=HostRunner(self._host, self._model.config.stack, answers.readout),
+            answers=answers,
+            collate=TextCollator(self._tokenizer),
+            method=self._method,
+            max_error=self._max_error,
+            batch_size=self._batch_size,
+        )
 
     def _groups(self, texts: Mapping[int, WindowedText]) -> Iterator[dict[int, WindowedText]]:
         """Texts of similar length, with about `batch_size` windows in all."""
@@ -146,58 +155,87 @@ class Explainer:
         size = 0
         for number in sorted(texts, key=lambda number: len(texts[number])):
             size += len(texts[number].windows)
-            if group and size > self._reading.batch_size:
+            if group and size > self._batch_size:
                 yield group
                 group, size = {}, len(texts[number].windows)
             group[number] = texts[number]
         yield group
 
     def _explain_group(
-        self, texts: Mapping[int, WindowedText], targets: Sequence[int | None]
+        self, reading: Reading, texts: Mapping[int, WindowedText], targets: Sequence[int | None]
     ) -> dict[int, list[Explanation]]:
-        group = TextGroup(self._reading, list(texts.values()))
+        if reading.answers.kind == "token_classification":
+            return self._explain_tokens(reading, texts, targets)
+        group = TextGroup(reading, list(texts.values()))
         found: dict[int, list[Explanation]] = {number: [] for number in texts}
         for target in targets:
-            wanted = group.rows.argmax(-1) if target is None else torch.full((len(texts),), target)
+            wanted = reading.answers.prefer(group.rows) if target is None else torch.full((len(texts),), target)
             for number, explanation in zip(texts, self._explain_targets(group, wanted, list(texts)), strict=True):
                 found[number].append(explanation)
         return found
 
-    def _explain_targets(self, group: TextGroup, target: torch.Tensor, numbers: Sequence[int]) -> list[Explanation]:
+    def _explain_tokens(
+        self, reading: Reading, texts: Mapping[int, WindowedText], targets: Sequence[int | None]
+    ) -> dict[int, list[Explanation]]:
+        """One explanation per word, by its first token: of words of these classes, or of any but the outside one."""
+        outside = reading.answers.readout.outside
+        wanted = {target for target in targets if target is not None} or set(range(len(reading.answers.names)))
+        asked = [
+            (number, *chosen) for number, chosen in find_token_answers(reading, texts, wanted - {outside} or wanted)
+        ]
+        found: dict[int, list[Explanation]] = {number: [] for number in texts}
+        for start in range(0, len(asked), self._batch_size):
+            numbers, windows, positions, classes = zip(*asked[start : start + self._batch_size], strict=True)
+            group = TextGroup(reading, windows, positions)
+            for number, explanation in zip(
+                numbers, self._explain_targets(group, torch.tensor(classes), numbers, positions), strict=True
+            ):
+                found[number].append(explanation)
+        return found
+
+    def _explain_targets(
+        self,
+        group: TextGroup,
+        target: torch.Tensor,
+        numbers: Sequence[int],
+        positions: Sequence[int] | None = None,
+    ) -> list[Explanation]:
+        answers = group.answers
         scores, errors = group.scores(target, self._n_steps)
-        ranked = [_rank(group, place, scores[place]) for place in range(len(numbers))]
-        salient = [next((code for code, value in own.items() if value > 0), None) for own in ranked]
+        ranked = [_rank(group, place, scores[place], answers.is_number) for place in range(len(numbers))]
+        salient = [_first(own, answers.is_number) for own in ranked]
         controls = [_find_control(group, place, code) for place, code in enumerate(salient)]
         removals = {
-            kind: self._removals(group, target, codes)
+            kind: _removals(group, target, codes)
             for kind, codes in (("salient", salient), ("control", [code for code, _ in controls]))
         }
-        margin, shares = margins(group.rows, target), group.rows.softmax(-1)
+        margin = answers.margins(group.rows, target)
         explanations = []
         for place, number in enumerate(numbers):
-            text = group.texts[place]
+            text, row, answer = group.texts[place], group.rows[place], int(target[place])
             concepts = [
                 self._concept(group, place, code, value, scores[place]) for code, value in ranked[place].items()
             ]
             first, other = removals["salient"][place], removals["control"][place]
             other = other and replace(other, matched=controls[place][1])
-            reasons = find_reasons(concepts, first, other, errors[place], self._reading.max_error)
+            reasons = find_reasons(concepts, first, other, errors[place], self._max_error)
             explanations.append(
                 Explanation(
                     text=text.text,
                     text_id=number,
-                    target=self._name(int(target[place])),
-                    prediction=self._name(int(group.rows[place].argmax())),
-                    probability=float(shares[place, target[place]]),
+                    target=answers.name(answer),
+                    prediction=answers.predicted(row, answer),
+                    probability=answers.probability(row, answer),
                     margin=float(margin[place]),
-                    unit="logits",
+                    unit=answers.unit,
                     tokens=_tokens(group, place, scores[place]),
                     concepts=concepts,
                     salient=first,
                     control=other,
                     reliable=not reasons,
                     reasons=reasons,
-                    method=self._reading.method,
+                    method=self._method,
+                    token=None if positions is None else int((~text.special[: positions[place]]).sum()),
                     special_score=float(scores[place][text.special].sum()),
                     error=errors[place],
                     num_windows=len(text.windows),
@@ -205,30 +243,6 @@ class Explainer:
                 )
             )
         return explanations
-
-    def _removals(self, group: TextGroup, target: torch.Tensor, codes: Sequence[int | None]) -> list[Removal | None]:
-        """What each text's prediction becomes without its concept."""
-        rows = group.without(codes)
-        before, after = margins(group.rows, target), margins(rows, target)
-        found: list[Removal | None] = []
-        for place, code in enumerate(codes):
-            if code is None:
-                found.append(None)
-                continue
-            has = group.codes[place] == code
-            predicted = int(rows[place].argmax())
-            found.append(
-                Removal(
-                    code=code,
-                    num_tokens=int((has & (group.lengths[place] > 0)).sum()),
-                    removed_norm=float(np.linalg.norm(group.lengths[place][has])),
-                    prediction=self._name(predicted),
-                    margin=float(after[place]),
-                    change=float(after[place] - before[place]),
-                    flips=predicted != int(group.rows[place].argmax()),
-                )
-            )
-        return found
 
     def _concept(
         self, group: TextGroup, place: int, code: int, contribution: float, scores: np.ndarray
@@ -261,15 +275,42 @@ class Explainer:
             }
         return self._described[code]
 
-    def _name(self, number: int) -> str:
-        return self._tokenizer.decode([number]) if self._names is None else self._names[number]
+
+def _removals(group: TextGroup, target: torch.Tensor, codes: Sequence[int | None]) -> list[Removal | None]:
+    """What each text's prediction becomes without its concept."""
+    answers, rows = group.answers, group.without(codes)
+    before, after = answers.margins(group.rows, target), answers.margins(rows, target)
+    found: list[Removal | None] = []
+    for place, code in enumerate(codes):
+        if code is None:
+            found.append(None)
+            continue
+        has = group.codes[place] == code
+        found.append(
+            Removal(
+                code=code,
+                num_tokens=int((has & (group.lengths[place] > 0)).sum()),
+                removed_norm=float(np.linalg.norm(group.lengths[place][has])),
+                prediction=answers.predicted(rows[place], int(target[place])),
+                margin=float(after[place]),
+                change=float(after[place] - before[place]),
+                flips=answers.flips(group.rows[place], rows[place], int(target[place])),
+            )
+        )
+    return found
 
 
-def _rank(group: TextGroup, place: int, scores: np.ndarray) -> dict[int, float]:
-    """The concepts of a text, and the sums of their tokens' scores: the strongest first."""
+def _rank(group: TextGroup, place: int, scores: np.ndarray, is_number: bool) -> dict[int, float]:
+    """The concepts of a text and the sums of their tokens' scores, largest first; of a number, in either direction."""
     counted, codes = group.counted[place], group.codes[place]
     sums = {int(code): float(scores[counted & (codes == code)].sum()) for code in np.unique(codes[counted])}
-    return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+    return dict(sorted(sums.items(), key=lambda item: (-(abs(item[1]) if is_number else item[1]), item[0])))
+
+
+def _first(ranked: Mapping[int, float], is_number: bool) -> int | None:
+    """The salient concept: the first one, if it supports the answer; what moves a number may move it down."""
+    code, value = next(iter(ranked.items()), (None, 0.0))
+    return code if value > 0 or (is_number and value < 0) else None
 
 
 def _find_control(group: TextGroup, place: int, salient: int | None) -> tuple[int | None, bool]:

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from ..data.extraction import attention_sinks, check_finite
 from ..data.tokenization import TextCollator
 from ..data.windows import WindowedText
 from ..hosts import hooks
-from ..hosts.readout import Readout
 from ..hosts.resume import resume
 from ..hosts.runner import HostRunner
+from .answers import Answers, Lead
 
 # Integrated gradients that still miss the largest error at so many steps mostly never meet it.
 MAX_STEPS = 128
@@ -27,7 +28,7 @@ class Reading:
 
     Attributes:
         model, host: The concept model, and its host.
-        runner, readout, collate: From windows to the host's arguments, and from its output to rows of logits.
+        runner, answers, collate: From windows to the host's arguments, and from its output to rows and answers.
         method, max_error: As in [`Explainer`][clvq_hf.explanations.Explainer].
         batch_size: Windows per forward pass of the host.
     """
@@ -35,7 +36,7 @@ class Reading:
     model: Any
     host: PreTrainedModel
     runner: HostRunner
-    readout: Readout
+    answers: Answers
     collate: TextCollator
     method: str
     max_error: float
@@ -68,26 +69,34 @@ class Chunk:
         rows: `(B, C)` float32, on the CPU: what the readout reads.
     """
 
-    def __init__(self, reading: Reading, windows: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, reading: Reading, windows: Sequence[dict[str, Any]], positions: Sequence[int] | None = None
+    ) -> None:
         model, config = reading.model, reading.model.config
         batch = reading.collate(windows)
-        self._readout, self._mask = reading.readout, batch["attention_mask"]
-        self._upper = resume(reading.host, reading.runner.inputs(batch), config.lower_layer, config.stack)
+        self._readout = reading.answers.readout
+        inputs, mask = reading.runner.inputs_of_answers(batch)
+        self._read_at = (mask, batch["token_mask"], None if positions is None else torch.tensor(positions))
+        self._upper = resume(reading.host, inputs, config.lower_layer, config.stack)
         self.state = self._upper.state.float()
         device = self.state.device
-        self.real = batch["attention_mask"].bool().to(device)
+        # A continuation stays as it is.
+        self.real, counted = (
+            F.pad(batch[name].bool().to(device), (0, self._readout.num_added))
+            for name in ("attention_mask", "token_mask")
+        )
         check_finite(self.state, batch["text_index"], f"the states of layer {config.lower_layer}", self.real)
         usual_norms = hooks.residual_stream(reading.host, config.stack).usual_norms[config.lower_layer]
         self.changed = self.real & ~attention_sinks(self.state, self.real, usual_norms)
-        self.counted = batch["token_mask"].bool().to(device) & self.changed
+        self.counted = counted & self.changed
         self.codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
         directions, centre = reading.directions.to(self.state), reading.model.projection_centre.to(self.state)
         self._directions, self._way = directions, torch.where(self.real[..., None], self.state - centre, 0)
         self.outliers = reading.find_outliers(self.state, self.real, self.codes)
-        self.rows = self._readout(self._upper.output, self._mask).cpu()
+        self.rows = self._readout(self._upper.output, *self._read_at).cpu()
 
     def _run(self, state: torch.Tensor) -> torch.Tensor:
-        return self._readout(self._upper(state.to(self._upper.state.dtype)), self._mask)
+        return self._readout(self._upper(state.to(self._upper.state.dtype)), *self._read_at)
 
     @torch.no_grad()
     def without(self, where: torch.Tensor) -> torch.Tensor:
@@ -106,7 +115,7 @@ class Chunk:
         """`(B, S)`, on the CPU: the length of that."""
         return self._own.norm(dim=-1).cpu()
 
-    def integrate(self, lead: "Lead", n_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def integrate(self, lead: Lead, n_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Integrated gradients `(B, S)` of the lead from the states without concepts, and its change `(B,)`."""
         from captum.attr import IntegratedGradients  # at use: it loads matplotlib
 
@@ -122,29 +131,12 @@ class Chunk:
             change = lead(self.rows) - score(start).cpu()
         return scores.detach().sum(-1).double().cpu(), change.double()
 
-    def gradient(self, lead: "Lead") -> torch.Tensor:
+    def gradient(self, lead: Lead) -> torch.Tensor:
         """`(B, S)`, on the CPU: the gradient of the lead, times what is removed of each token with its concept."""
         with torch.enable_grad():
             state = self.state.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(lead(self._run(state)).sum(), state)
         return (gradient * self._own).sum(-1).double().cpu()
-
-
-@dataclass(frozen=True)
-class Lead:
-    """By how much rows `(N, C)` prefer one answer to another: both `(N,)`."""
-
-    target: torch.Tensor
-    other: torch.Tensor
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """`(N,)`."""
-        chosen, other = (rows.gather(1, number.to(rows.device)[:, None])[:, 0] for number in (self.target, self.other))
-        return chosen - other
-
-    def select(self, places: torch.Tensor) -> "Lead":
-        """Of some of the rows."""
-        return Lead(self.target[places], self.other[places])
 
 
 class TextGroup:
@@ -154,21 +146,28 @@ class TextGroup:
     outputs and scores are averages over windows, weighted by the tokens that each adds.
 
     Attributes:
-        texts (`list[WindowedText]`): T texts.
-        chunks (`list[Chunk]`): Their windows, at most `batch_size` in each.
+        texts (`list[WindowedText]`): T texts; if the host is asked about the tokens at `positions` `(T,)`, each has one
+            window.
+        chunks (`list[Chunk]`): The windows, at most `batch_size` in each.
+        answers (`Answers`): What the rows mean.
         rows (`torch.Tensor` of shape `(T, C)`): What the readout reads, averaged over windows.
         codes, counted, lengths (`list[np.ndarray]`): For each text, by token: the concept, whether it can be salient,
             the length of what is removed with the concept.
         outliers (`list[np.ndarray | None]`): Whether its state is farther from its concept than those of training.
     """
 
-    def __init__(self, reading: Reading, texts: Sequence[WindowedText]) -> None:
-        self.texts = list(texts)
+    def __init__(
+        self, reading: Reading, texts: Sequence[WindowedText], positions: Sequence[int] | None = None
+    ) -> None:
+        self.texts, self._positions, self.answers = list(texts), positions, reading.answers
         self._reading = reading
         self._owner = [place for place, text in enumerate(texts) for _ in text.windows]
         windows = [window for text in texts for window in text.windows]
         size = reading.batch_size
-        self.chunks = [Chunk(reading, windows[start : start + size]) for start in range(0, len(windows), size)]
+        self.chunks = [
+            Chunk(reading, windows[start : start + size], positions and positions[start : start + size])
+            for start in range(0, len(windows), size)
+        ]
         self._weights = torch.tensor(np.concatenate([text.weights for text in texts]))
         self.rows = self._pool(torch.cat([chunk.rows for chunk in self.chunks]))
         self.codes = self._by_token("codes", -1)
@@ -187,8 +186,7 @@ class TextGroup:
             miss the largest error are integrated again with twice the steps.
         """
         reading = self._reading
-        others = self.rows.scatter(1, target[:, None], -torch.inf).argmax(-1)
-        leads = Lead(target, others).select(torch.tensor(self._owner))
+        leads = reading.answers.lead(self.rows, target).select(torch.tensor(self._owner))
         size = reading.batch_size
         parts = [
             (chunk, leads.select(torch.arange(number * size, number * size + len(chunk.rows))))
@@ -205,7 +203,8 @@ class TextGroup:
         ]
         again = [place for place, error in enumerate(errors) if error > reading.max_error]
         if again and 2 * n_steps <= MAX_STEPS:
-            missed = TextGroup(reading, [self.texts[place] for place in again])
+            at = None if self._positions is None else [self._positions[place] for place in again]
+            missed = TextGroup(reading, [self.texts[place] for place in again], at)
             for place, own, error in zip(again, *missed.scores(target[again], 2 * n_steps), strict=True):
                 scores[place], errors[place] = own, error
         return scores, errors

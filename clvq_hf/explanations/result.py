@@ -77,7 +77,7 @@ class ExplainedConcept:
         """`str`: What the concept table knows of it; empty without a table."""
         if self.num_texts is None:
             return ""
-        label = "" if self.label is None else f"{self.label} {self.purity:.0%}, "
+        label = "" if self.label is None else f"{self.label} ({self.purity:.0%}), "
         return f"{', '.join(self.top_words)} – {label}{self.num_texts:,} texts"
 
 
@@ -127,6 +127,7 @@ class Explanation:
         reliable (`bool`): Whether there is no reason against it.
         reasons (`list[str]`): Why not.
         method (`str`): How the scores were computed.
+        token (`int` or `None`): Of a token classifier: the token that is asked about, as a number in `tokens`.
         special_score (`float`): Sum of the scores of special tokens, which are no words of the text. With those of
             `tokens` they add up to what the lead loses if all concepts are removed.
         error (`float` or `None`): Of integrated gradients: by how much the scores miss this change, relative to the
@@ -149,6 +150,7 @@ class Explanation:
     reliable: bool
     reasons: list[str]
     method: str
+    token: int | None = None
     special_score: float = 0.0
     error: float | None = None
     num_windows: int = 1
@@ -177,24 +179,26 @@ class Explanation:
     def sentences(self) -> list[str]:
         """The explanation in words: the answer, the concept behind it, and what becomes of the answer without it."""
         sure = "" if self.probability is None else f" ({self.probability:.0%})"
-        told = [f"The host predicts {self.prediction}{sure}."]
-        if self.target != self.prediction:
-            told = [f"The host predicts {self.prediction}; this is about {self.target}{sure}."]
+        where = "" if self.token is None else f" for “{self.tokens[self.token].text}”"
+        told = [f"The host predicts {self.prediction}{where}{sure}."]
+        if self.target != self.prediction and self.probability is not None:
+            told = [f"The host predicts {self.prediction}{where}; this is about {self.target}{sure}."]
         if self.salient is None:
             return [*told, f"No concept of the text speaks for {self.target}."]
         told.append(f"{self.salient_concept.title} contributes most.")
-        told.append(f"Without it the host {_outcome(self.salient, self.prediction)} ({self._changes(self.salient)}).")
+        told.append(f"Without it the host {self._outcome(self.salient)}.")
         if self.control is not None:
             other = self.concept(self.control.code).title
             alike = "" if self.control.matched else ", which is larger or smaller,"
-            told.append(
-                f"Without {other[0].lower()}{other[1:]}{alike} it {_outcome(self.control, self.prediction)} "
-                f"({self._changes(self.control)})."
-            )
+            told.append(f"Without {other[0].lower()}{other[1:]}{alike} it {self._outcome(self.control)}.")
         return told
 
-    def _changes(self, removal: Removal) -> str:
-        return f"lead {signed(removal.change)} {self.unit}"
+    def _outcome(self, removal: Removal) -> str:
+        if self.probability is None:
+            return f"predicts {removal.prediction}"
+        becomes = f"predicts {removal.prediction}" if removal.flips else f"still predicts {self.prediction}"
+        whose = "its lead" if self.target == self.prediction else f"the lead of {self.target}"
+        return f"{becomes}; {whose} changes by {signed(removal.change)} {self.unit}"
 
     def __rich__(self) -> Group:
         """For a terminal: the text with the salient concept's words marked, the concepts, and the sentences."""
@@ -276,10 +280,6 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {name: _plain(own) for name, own in vars(value).items()}
     return [_plain(own) for own in value] if isinstance(value, list) else value
-
-
-def _outcome(removal: Removal, prediction: str) -> str:
-    return f"predicts {removal.prediction}" if removal.flips else f"still predicts {prediction}"
 
 
 __all__ = ["SCHEMA_VERSION", "ExplainedConcept", "ExplainedToken", "Explanation", "Removal"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
@@ -83,7 +83,7 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
     Args:
         name_or_path: Folder or Hub id.
         architecture: Class of transformers, such as `"BertForSequenceClassification"`. Default: the class that the
-            host's config names, or the bare model.
+            host's config names, or the bare model; of a GGUF file, the causal language model.
         kwargs: Arguments of `from_pretrained`, such as `revision`. By default no code of the repository is run, and
             weights are read only from safetensors.
 
@@ -98,16 +98,24 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
     if architecture is None:
         places = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "gguf_file", "trust_remote_code")
         config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in places if name in kwargs})
-        architecture = next(iter(config.architectures or []), "AutoModel")
+        # A GGUF file holds a language model with its head, and names no class.
+        default = "AutoModelForCausalLM" if kwargs.get("gguf_file") else "AutoModel"
+        architecture = next(iter(config.architectures or []), default)
         if not hasattr(transformers, architecture):
             architecture = "AutoModel"
     kind: Any = getattr(transformers, architecture, None)
-    is_model = kind is AutoModel or (isinstance(kind, type) and issubclass(kind, PreTrainedModel))
+    is_model = kind in (AutoModel, AutoModelForCausalLM) or (
+        isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+    )
     if not is_model:
         raise ValueError(f"transformers has no model class {architecture!r}, which the host's config names.")
-    if "gguf_file" not in kwargs:
+    gguf_file = kwargs.get("gguf_file")
+    if gguf_file is None:
         kwargs.setdefault("use_safetensors", True)
-    return kind.from_pretrained(name_or_path, **kwargs)
+    loaded = kind.from_pretrained(name_or_path, **kwargs)
+    # Neither the model nor its config says which file it was read from.
+    (loaded[0] if isinstance(loaded, tuple) else loaded).gguf_file = gguf_file
+    return loaded
 
 
 @contextmanager

@@ -71,6 +71,17 @@ class Resume:
                 else:
                     del block.forward
 
+    def with_texts(self, state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the states at the layer with those of `state` `(B, S, d)` where `mask` `(B, S)` is nonzero.
+
+        All other positions keep their own: padding, and what follows a text (see `Readout.append`), for which the
+        states at the layer may have more positions than `state`.
+        """
+        width = mask.shape[1]
+        here = mask.bool().to(self.state.device)[..., None]
+        new = torch.where(here, state.to(self.state), self.state[:, :width])
+        return torch.cat([new, self.state[:, width:]], dim=1)
+
     def _record(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if len(self._outputs) < self._layer:
             self._outputs.append(output)

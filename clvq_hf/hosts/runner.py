@@ -18,7 +18,8 @@ class HostRunner:
     """Prepares batches of [`TextCollator`][clvq_hf.data.tokenization.TextCollator] for a host.
 
     What a host gives for a text must not depend on the other texts of its batch. So padding gets the id that the host's
-    head takes for padding, whatever the tokenizer's is, and a head that reads padding nevertheless is refused.
+    head takes for padding, whatever the tokenizer's is, and a head that reads padding nevertheless is refused. A
+    continuation that a readout asks about is appended to each text.
 
     Args:
         host (`PreTrainedModel`): The model to run; may be sharded with a `device_map`.
@@ -42,7 +43,7 @@ class HostRunner:
                 f"{type(model).__name__} is bidirectional and accepts no attention_mask, so the states of a text would "
                 "depend on its padding. Such a host cannot be read in batches."
             )
-        self._reads_classes = readout is not None and readout.kind == "classification"
+        self._readout = readout
         self.device = input_device(host)
 
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -52,8 +53,10 @@ class HostRunner:
             UnsupportedHostError: If the class that the host's head predicts for a text depends on its padding.
             ValueError: If a token is not in the host's embedding; the message names it.
         """
-        if self._reads_classes and len(batch["input_ids"]) > 1:
-            _check_head(unwrap(self.host))
+        if self._readout is not None:
+            if self._readout.of_texts and len(batch["input_ids"]) > 1:
+                _check_head(unwrap(self.host))
+            batch = self._readout.append(batch)
         inputs: dict[str, Any] = {
             name: tensor.to(self.device) for name, tensor in self.pad(batch).items() if name in self._accepted
         }
@@ -63,6 +66,19 @@ class HostRunner:
         if "use_cache" in self._accepted:
             inputs["use_cache"] = False
         return inputs
+
+    def inputs_of_answers(self, batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:
+        """The same for a host whose answers follow the texts, with the mask `(B, S')` that its logits belong to.
+
+        Logits over a vocabulary take most of the memory, so only those from the end of the shortest text on are asked
+        for, if the host can leave out the others.
+        """
+        inputs, mask = self.inputs(batch), batch["attention_mask"]
+        if self._readout is None or not self._readout.of_vocabulary or "logits_to_keep" not in self._accepted:
+            return inputs, mask
+        first = int(mask.sum(1).min()) - 1
+        inputs["logits_to_keep"] = torch.arange(first, mask.shape[1] + self._readout.num_added).to(self.device)
+        return inputs, mask[:, first:]
 
     def pad(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return a batch whose padding, by its `attention_mask`, has the id that the host's head takes for padding.
@@ -95,7 +111,7 @@ _CHECKED: weakref.WeakKeyDictionary[nn.Module, int | None] = weakref.WeakKeyDict
 
 
 def _check_head(model: PreTrainedModel) -> None:
-    """Refuse a classifier that reads a position of padding: changed states there must not change its logits."""
+    """Refuse a head for texts that reads a position of padding: changed states there must not change its logits."""
     named = getattr(model.config.get_text_config(), "pad_token_id", None)
     if model in _CHECKED and _CHECKED[model] == named:
         return
@@ -140,7 +156,7 @@ def _check_head(model: PreTrainedModel) -> None:
 def _reads_padding(model: PreTrainedModel, reason: str) -> UnsupportedHostError:
     named = getattr(model.config.get_text_config(), "pad_token_id", None)
     return UnsupportedHostError(
-        f"The class that {type(model).__name__} predicts would depend on the other texts of a batch: {reason}, and its "
+        f"What {type(model).__name__} predicts would depend on the other texts of a batch: {reason}, and its "
         f"config has pad_token_id={named}. Set it to the id of a token that ends no text, usually the padding token of "
         "the tokenizer (host.config.pad_token_id, or pad_token_id in the host's config.json), or use a batch size of 1."
     )

@@ -39,10 +39,14 @@ def next_token_logits(host: nn.Module, states: torch.Tensor) -> torch.Tensor:
         )
     runner = HostRunner(model)
     logits = []
+
+    def replace(_: torch.Tensor) -> torch.Tensor:
+        return part[:, None]
+
     for part in states.split(STATES_AT_ONCE):
         ids = torch.zeros(len(part), 1, dtype=torch.long)
         inputs = runner.inputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-        with evaluation_mode(model), edit(host, stream.num_blocks, lambda _, part=part: part[:, None]):
+        with evaluation_mode(model), edit(host, stream.num_blocks, replace):
             logits.append(model(**inputs).logits[:, -1].float().cpu())
     return torch.cat(logits)
 

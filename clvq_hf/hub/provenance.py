@@ -25,7 +25,7 @@ def describe_host(host: PreTrainedModel) -> dict[str, str | None]:
     """The config fields that identify a host, which may be wrapped by PEFT or DDP.
 
     Its name (of a folder the absolute path), its commit (if the cache holds only one), its class (or that of the PEFT
-    wrapper) and its dtype.
+    wrapper), its dtype and, if `load_host` read it from one, its GGUF file.
     """
     model = hooks.unwrap(host)
     name = recorded_name(getattr(model.config, "_name_or_path", None))
@@ -36,6 +36,7 @@ def describe_host(host: PreTrainedModel) -> dict[str, str | None]:
         "host_revision": getattr(model.config, "_commit_hash", None) or cached_commit(name or ""),
         "host_architecture": type(outer if hasattr(outer, "peft_config") else model).__name__,
         "host_dtype": str(model.dtype).removeprefix("torch."),
+        "host_gguf_file": vars(model).get("gguf_file"),
     }
 
 

@@ -9,9 +9,12 @@ from typing import Any
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import HFValidationError, validate_repo_id
+from transformers.utils import logging
 
 from ..version import __version__
 from .requests import hub_api, readable_errors, with_retries
+
+logger = logging.get_logger(__name__)
 
 LIBRARY = "clvq_hf"
 CONFIG_NAME = "config.json"
@@ -66,6 +69,12 @@ class Source:
         # Resolved once: from another working directory the same name may be a repository.
         self._root = Path(self.name).resolve() if Path(self.name).is_dir() else None
         self.name = os.fspath(self.name)
+        if self._root is None or self.subfolder or (self._root / CONFIG_NAME).is_file():
+            return
+        # A run that has not ended.
+        if (checkpoint := newest_checkpoint(self._root)) is not None:
+            logger.warning(f"{self.name} holds no model yet; taking its newest checkpoint, {checkpoint.name}.")
+            self._root = checkpoint
         if ".." in PurePosixPath(self.subfolder).parts or PurePosixPath(self.subfolder).is_absolute():
             raise ValueError(f"subfolder={self.subfolder!r} leads out of {self.name}.")
 
@@ -118,6 +127,13 @@ class Source:
             )
         self.revision, self.force_download = Path(folder).name, False
         return Path(folder) / self.subfolder
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The complete checkpoint of the last step that a trainer has saved in a folder, if there is one."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / CONFIG_NAME).is_file()]
+    steps = {int(path.name.removeprefix("checkpoint-")): path for path in found if path.name[11:].isdigit()}
+    return steps[max(steps)] if steps else None
 
 
 def check_repo_id(name: str) -> None:

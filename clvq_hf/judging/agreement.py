@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 import scipy.stats
 
+from ..extras import require
+
 # Of the prior on Bradley–Terry scores.
 PRIOR_DEVIATION = 3.0
 MAX_NEWTON_STEPS = 100
@@ -48,10 +50,8 @@ def krippendorff_alpha(ratings: np.ndarray, level: Literal["nominal", "ordinal",
 
     Source: Krippendorff (2011), Computing Krippendorff's alpha-reliability.
     """
-    try:
-        import krippendorff
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('Agreement needs krippendorff: pip install "clvq-hf[judging]".') from error
+    require("Agreement", "judging")
+    import krippendorff
 
     ratings = np.asarray(ratings, dtype=float)
     paired = ratings[:, (~np.isnan(ratings)).sum(0) >= 2]

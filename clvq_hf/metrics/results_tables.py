@@ -1,6 +1,6 @@
 """The results of an evaluation as tables: for Markdown files and for terminals."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, to_markdown, with_range
@@ -29,44 +29,53 @@ NOTES = {
     "probe": "Accuracies of a probe, not of the model. Below chance means that labels flip, not that information is "
     "gone.",
 }
+NUMBER_NOTE = (
+    "Δmargin: distance of the output from its centre on the side of the prediction, after − before, in units of the "
+    "output; negative: the concept mattered. Means over texts, draws averaged within a text, 95 % bootstrap intervals "
+    "over texts."
+)
 ROUTING_TITLE = "Words that go elsewhere under another label"
 MAX_ROUTED_WORDS = 12
 
 
-def report_tables(results: dict[str, Any]) -> list[ReportTable]:
+def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]] | None = None) -> list[ReportTable]:
     """Tables of the results of [`evaluate_concepts`][clvq_hf.evaluation.evaluate_concepts], without missing figures.
 
     Args:
         results (`dict[str, Any]`): What `results.json` holds.
+        words (`Callable`, *optional*): From a concept to its words, which are shown beside its number.
 
     Returns:
         `list[ReportTable]`: What was measured; per ablation protocol contrasts and conditions; specificity, routing,
         overlap; codebook and bottleneck.
     """
     tables = [_overview(results)]
+    is_number = (results.get("readout") or {}).get("kind") == "regression"
     for protocol, figures in results.get("ablation", {}).items():
-        tables += ablation_tables(protocol, figures)
+        tables += ablation_tables(protocol, figures, is_number)
     sections = {**results.get("table", {}), **results.get("bottleneck", {})}
     if "label_purity" in sections:
         sections.setdefault("label_purity_with_special_tokens", {})
         tables.append(_list_figures("Specificity", SPECIFICITY, sections))
     if examples := sections.get("routing_divergence", {}).get("examples"):
-        tables.append(_routing(examples, results["texts"]["label_names"]))
+        tables.append(_routing(examples, results["texts"]["label_names"], words))
     if overlap := sections.get("codebook_overlap"):
         tables.append(_tabulate("Overlap of the codes of two texts", OVERLAP, [overlap, *overlap["strata"]]))
     return [*tables, _list_figures("Codebook and bottleneck", CODEBOOK, sections)]
 
 
-def results_markdown(
-    results: dict[str, Any], tables: Iterable[ReportTable] | None = None, unit: str = "logits"
-) -> str:
+def results_markdown(results: dict[str, Any], tables: Iterable[ReportTable] | None = None) -> str:
     """The page `results.md`: the verdict in words, then tables, by default those of `report_tables`."""
     tables = report_tables(results) if tables is None else tables
-    return f"# Results\n\n{' '.join(verdict(results, unit))}\n\n{to_markdown(tables)}"
+    return f"# Results\n\n{' '.join(verdict(results))}\n\n{to_markdown(tables)}"
 
 
-def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]:
-    """Contrasts and conditions of one protocol (`"code"`, `"all"`, `"probe"`), from what `ablation_drop` returns."""
+def ablation_tables(protocol: str, figures: dict[str, Any], is_number: bool = False) -> list[ReportTable]:
+    """Contrasts and conditions of one protocol (`"code"`, `"all"`, `"probe"`), from what `ablation_drop` returns.
+
+    `is_number` says that the host's output is a number, whose margins are no logits.
+    """
+    note = NUMBER_NOTE if is_number and protocol == "code" else NOTES[protocol]
     contrasts = [
         {"title": title, **_with_prefix(figures, name)} for name, title in CONTRASTS.items() if name in figures
     ]
@@ -76,12 +85,15 @@ def ablation_tables(protocol: str, figures: dict[str, Any]) -> list[ReportTable]
         for name, title in CONDITIONS.items()
         if f"{name}_margin_change" in figures
     ]
-    table = _tabulate(PROTOCOLS[protocol], CONDITION_COLUMNS, [plain, *conditions], optional=OPTIONAL_COLUMNS)
+    columns = CONDITION_COLUMNS
+    if is_number and protocol != "probe":
+        columns = {name: cell for name, cell in columns.items() if name not in OF_PROBABILITIES}
+    table = _tabulate(PROTOCOLS[protocol], columns, [plain, *conditions], optional=OPTIONAL_COLUMNS)
     # Without a removal there is no effect to show, not a missing one.
     table.rows[0] = [
         cell if column in PLAIN_COLUMNS else "" for cell, column in zip(table.rows[0], table.header, strict=True)
     ]
-    return [_tabulate(f"{PROTOCOLS[protocol]}: contrasts", CONTRAST_COLUMNS, contrasts, NOTES[protocol]), table]
+    return [_tabulate(f"{PROTOCOLS[protocol]}: contrasts", CONTRAST_COLUMNS, contrasts, note), table]
 
 
 def _with_prefix(figures: Figures, prefix: str) -> dict[str, Any]:
@@ -147,6 +159,15 @@ CONDITION_COLUMNS: dict[str, Cell] = {
     "of texts": _percent("text_share"),
     "of positions": _percent("position_share"),
 }
+REMOVAL_COLUMNS: dict[str, Cell] = {
+    "removed": _text("title"),
+    "change of the margin [95 %]": _interval("margin_change"),
+    "predictions that change": _percent("flip_rate"),
+    "texts": _text("num_texts"),
+}
+# Those that the verdict compares.
+VERDICT_CONDITIONS = ("salient", "other_code", "other_text_same", "class_ceiling", "word_ceiling")
+OF_PROBABILITIES = ("AUC", "rate-matched", "KL")
 PLAIN_COLUMNS = ("removed", "accuracy", "balanced", "AUC")
 OPTIONAL_COLUMNS = ("balanced", "rate-matched", "KL", "norm", "left out", "of texts", "of positions")
 OVERLAP: dict[str, Cell] = {
@@ -214,6 +235,9 @@ def _overview(results: dict[str, Any]) -> ReportTable:
         ["texts", f"{texts['num_texts']} of {texts['dataset']} ({texts['split']})"],
         ["left out: repeated, or trained on", str(texts["num_left_out"])],
     ]
+    readout = results.get("readout") or {}
+    if readout.get("kind") in ("multi_label", "regression") and readout.get("class_names"):
+        rows.append(["the host is asked", " or ".join(readout["class_names"]) + "?"])
     if texts.get("median_salience_error") is not None:
         rows.append(["median completeness error of the salience", f"{texts['median_salience_error']:.1%}"])
     in_model = next((figures for name, figures in results.get("ablation", {}).items() if name != "probe"), None)
@@ -223,10 +247,25 @@ def _overview(results: dict[str, Any]) -> ReportTable:
     return ReportTable("What was measured", ["", ""], rows)
 
 
-def _routing(examples: list[dict[str, Any]], label_names: list[str]) -> ReportTable:
+def removal_table(figures: dict[str, Any]) -> ReportTable:
+    """What removing concepts costs, with the controls that a verdict names: a small table for a first look."""
+    rows = [
+        {"title": CONDITIONS[name], **_with_prefix(figures, f"{name}_")}
+        for name in VERDICT_CONDITIONS
+        if figures.get(f"{name}_margin_change") is not None
+    ]
+    return _tabulate("", REMOVAL_COLUMNS, rows)
+
+
+def _routing(
+    examples: list[dict[str, Any]], label_names: list[str], words: Callable[[int], Sequence[str]] | None
+) -> ReportTable:
+    def named(code: int) -> str:
+        return f"#{code}" if words is None else f"#{code} {', '.join(words(code))}"
+
     def concepts(example: Figures) -> str:
         return " / ".join(
-            f"#{way['code']} ({percent(way['code_purity'])} {label_names[way['code_label']]})"
+            f"{named(way['code'])} ({percent(way['code_purity'])} {label_names[way['code_label']]})"
             for way in example["labels"]
         )
 
@@ -240,4 +279,4 @@ def _routing(examples: list[dict[str, Any]], label_names: list[str]) -> ReportTa
     return _tabulate(ROUTING_TITLE, columns, examples[:MAX_ROUTED_WORDS], note)
 
 
-__all__ = ["CONDITIONS", "ablation_tables", "report_tables", "results_markdown"]
+__all__ = ["CONDITIONS", "ablation_tables", "removal_table", "report_tables", "results_markdown"]

@@ -22,7 +22,7 @@ def measured_protocol(results: Mapping[str, Any] | None) -> str | None:
     return next((protocol for protocol in PROTOCOL_ORDER if protocol in measured), None)
 
 
-def verdict(results: Mapping[str, Any], unit: str = "logits") -> list[str]:
+def verdict(results: Mapping[str, Any]) -> list[str]:
     """Say in words what removing the salient concept costs, and what of it is the class or the word.
 
     Two effects differ only if the interval of their difference excludes 0 and its corrected p-value is at most 0.05;
@@ -30,7 +30,6 @@ def verdict(results: Mapping[str, Any], unit: str = "logits") -> list[str]:
 
     Args:
         results (`Mapping`): What `results.json` of an evaluation holds.
-        unit (`str`): Unit of the change of the margin.
 
     Returns:
         `list[str]`: Sentences, to be joined by spaces. They contain no text from data.
@@ -38,7 +37,8 @@ def verdict(results: Mapping[str, Any], unit: str = "logits") -> list[str]:
     protocol = measured_protocol(results)
     if protocol is None:
         return ["What removing a concept costs was not measured."]
-    return ablation_verdict(results["ablation"][protocol], protocol, unit)
+    is_number = (results.get("readout") or {}).get("kind") == "regression"
+    return ablation_verdict(results["ablation"][protocol], protocol, "units of the output" if is_number else "logits")
 
 
 def ablation_verdict(figures: Mapping[str, Any], protocol: str = "code", unit: str = "logits") -> list[str]:
@@ -86,7 +86,7 @@ class _Effect:
 
     def said(self, unit: str = "") -> str:
         """The cost with its verb."""
-        verb = "costs" if round(self.cost, 5) >= 0 else "gains"
+        verb = "costs" if self.cost >= 0 else "gains"
         return f"{verb} {_amount(abs(self.cost))}{unit and ' '}{unit}"
 
     def is_above(self, other: "_Effect") -> bool:
@@ -216,6 +216,9 @@ def _word_ceiling(figures: Mapping[str, Any]) -> list[str]:
     noise = _Effect(figures, "word_random")
     if not ceiling.measured:
         return []
+    if ceiling.num_texts < MIN_TEXTS:
+        number = "1 text" if ceiling.num_texts == 1 else f"{ceiling.num_texts} texts"
+        return [f"The word ceiling is known for {number} only, too few for a verdict."]
     share = ceiling.text_share
     where = "" if share is None or share > 0.995 else f", known in {100 * share:.0f} % of the texts,"
     opening = f"Removing only the mean state of the word (the word ceiling){where} {_costs(ceiling)}"
@@ -239,7 +242,7 @@ def _host(figures: Mapping[str, Any], protocol: str) -> list[str]:
         return [] if labelled else ["No text has a label, so whether the predictions are right is unknown."]
     if majority == 1:
         return ["All texts have the same label, so whether the classes are told apart is unknown."]
-    low, high = _wilson(accuracy, labelled)
+    low, high = wilson_interval(accuracy, labelled)
     if low > majority:
         return []
     than = "less often than with" if high < majority else "which cannot be told apart from"
@@ -249,7 +252,7 @@ def _host(figures: Mapping[str, Any], protocol: str) -> list[str]:
     ]
 
 
-def _wilson(share: float, number: int) -> tuple[float, float]:
+def wilson_interval(share: float, number: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `number` texts."""
     centre = (share + Z * Z / (2 * number)) / (1 + Z * Z / number)
     half = Z * sqrt(share * (1 - share) / number + Z * Z / (4 * number * number)) / (1 + Z * Z / number)
@@ -268,10 +271,12 @@ def _costs(effect: _Effect) -> str:
 
 
 def _amount(cost: float) -> str:
-    """Two decimals; as many as it takes to show another digit than 0, up to five; a real minus sign."""
-    digits = next((digits for digits in range(2, 6) if round(abs(cost), digits)), 2)
-    text = f"{abs(cost):,.{digits}f}"
-    return f"−{text}" if round(cost, digits) < 0 else text
+    """Two decimals, or three where two would be 0; a real minus sign."""
+    digits = 2 if round(abs(cost), 2) else 3
+    if cost and not round(abs(cost), digits):
+        return "less than 0.001"
+    text = f"{abs(cost):,.{digits if cost else 2}f}"
+    return f"−{text}" if cost < 0 else text
 
 
-__all__ = ["ablation_verdict", "measured_protocol", "verdict"]
+__all__ = ["ablation_verdict", "measured_protocol", "verdict", "wilson_interval"]

@@ -53,6 +53,16 @@ def check_checkpoint(source: Source) -> Path:
     return folder
 
 
+def read_config(source: Source) -> dict[str, Any]:
+    """The config of a concept model, as it is in its `config.json`.
+
+    Raises:
+        HubError: If it cannot be downloaded.
+        ValueError: If it is no concept model.
+    """
+    return _read_config(source.fetch(CONFIG_NAME), source.name)
+
+
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
     if not (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{name} holds no concept model: it has no {CONFIG_NAME}.")
@@ -66,7 +76,8 @@ def check_concept_type(config: dict[str, Any], name: str) -> None:
     if method_class(config.get("model_type")) is None:
         raise ValueError(
             f"{name} is a model of the type {config.get('model_type')!r}, not a concept model. Is it the host rather "
-            "than its concepts? If it is a method of your own, import its module first."
+            "than its concepts? If it is a method of your own, import its module first; on the command line: "
+            "clvq-hf --import MODULE COMMAND …"
         )
 
 
@@ -107,4 +118,4 @@ def describe(source: Source) -> dict[str, Any]:
     }
 
 
-__all__ = ["check_checkpoint", "check_concept_type", "class_of_checkpoint", "describe"]
+__all__ = ["check_checkpoint", "check_concept_type", "class_of_checkpoint", "describe", "read_config"]

@@ -68,6 +68,7 @@ class ConceptConfig(PreTrainedConfig):
         host_revision (`str`, *optional*): Commit of the host on the Hub.
         host_architecture (`str`, *optional*): Class of the host, with its head.
         host_dtype (`str`, *optional*): Its dtype.
+        host_gguf_file (`str`, *optional*): Its file in the repository or folder, if the weights are stored as GGUF.
         tokenizer_fingerprint (`str`, *optional*): Of the host's tokenizer, see
             [`clvq_hf.hub.provenance.tokenizer_fingerprint`][].
         training (`dict`, *optional*): What the trainer records: texts, settings, figures.
@@ -94,6 +95,7 @@ class ConceptConfig(PreTrainedConfig):
     host_revision: str | None = None
     host_architecture: str | None = None
     host_dtype: str | None = None
+    host_gguf_file: str | None = None
     tokenizer_fingerprint: str | None = None
     training: dict | None = None
     concepts_repo: str | None = None

@@ -1,7 +1,7 @@
 """The card of a concept model, from its config, its concept table and its results; unknown facts are left out."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,9 +149,14 @@ def has_masked_labels(results: dict[str, Any], mask_toxic: bool, mask_label: Seq
     return bool(masked_labels(results["texts"].get("label_names") or [], mask_toxic, mask_label))
 
 
-def measures_of(results: dict[str, Any], is_masked: bool) -> list[ReportTable]:
-    """The tables of the results; without words that are routed by labels, if some labels are masked."""
-    return [table for table in report_tables(results) if not is_masked or table.title != ROUTING_TITLE]
+def measures_of(
+    results: dict[str, Any], is_masked: bool, words: Callable[[int], Sequence[str]] | None = None
+) -> list[ReportTable]:
+    """The tables of the results; without words that are routed by labels, if some labels are masked.
+
+    `words` gives the words of a concept, to be shown beside its number.
+    """
+    return [table for table in report_tables(results, words) if not is_masked or table.title != ROUTING_TITLE]
 
 
 def _labels_note(concepts: list[Concept], table: "ConceptTable") -> str:

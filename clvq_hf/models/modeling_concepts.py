@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..hosts import hooks
 from ..hosts.host import load_host
+from ..hosts.readout import Readout
 from ..hub.provenance import is_hub_id, tokenizer_fingerprint
 from ..hub.repositories import CONCEPTS_FOLDER, DISTANCES_NAME, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
 from ..hub.requests import HubError
@@ -238,7 +239,7 @@ class ConceptModel(BaseConceptModel):
             )
         if config.host_dtype is not None:
             kwargs.setdefault("dtype", config.host_dtype)
-        kwargs = {"revision": config.host_revision, **kwargs, "output_loading_info": True}
+        kwargs = {**self._host_place(), **kwargs, "output_loading_info": True}
         host, info = load_host(name, config.host_architecture, **kwargs)
         if info["missing_keys"]:
             logger.warning(
@@ -277,13 +278,18 @@ class ConceptModel(BaseConceptModel):
             OSError: If it cannot be downloaded.
         """
         tokenizer = AutoTokenizer.from_pretrained(
-            self._host_name(), **{"revision": self.config.host_revision, "trust_remote_code": False, **kwargs}
+            self._host_name(), **{**self._host_place(), "trust_remote_code": False, **kwargs}
         )
         if self.config.tokenizer_fingerprint not in (None, tokenizer_fingerprint(tokenizer)):
             raise ValueError(
                 f"The tokenizer of {self._host_name()} has another vocabulary than the one that was trained with."
             )
         return tokenizer
+
+    def _host_place(self) -> dict[str, str | None]:
+        """Arguments of `from_pretrained` that say which commit and file of the host."""
+        file = self.config.host_gguf_file
+        return {"revision": self.config.host_revision, **({} if file is None else {"gguf_file": file})}
 
     def _host_name(self) -> str:
         name = self.config.host_name_or_path
@@ -498,6 +504,8 @@ class ConceptModel(BaseConceptModel):
         split: str = "test",
         dataset_name: str = "",
         salience: "Dataset | None" = None,
+        readout: Readout | None = None,
+        target: str | int | None = None,
         text_column: str | None = None,
         label_column: str | None = None,
         max_length: int | None = None,
@@ -510,7 +518,8 @@ class ConceptModel(BaseConceptModel):
 
         Args:
             host (`PreTrainedModel`): The model whose concepts these are. Its predictions are in the table if it has a
-                head (`AutoModelForSequenceClassification`, `AutoModelForCausalLM`); else it is stopped early.
+                head (`AutoModelForSequenceClassification`, `AutoModelForTokenClassification`,
+                `AutoModelForCausalLM`); else it is stopped early.
             tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
             dataset (`datasets.Dataset`): The texts; row numbers become `text_id`. Empty ones are left out and counted.
             split (`str`): Which part of the data these texts are: `"test"`, `"select"`, `"codebook_train"`, ….
@@ -518,6 +527,10 @@ class ConceptModel(BaseConceptModel):
             dataset_name (`str`): For the record.
             salience (`datasets.Dataset`, *optional*): What
                 [`salient_tokens`][clvq_hf.ConceptModel.salient_tokens] returned for the same texts.
+            readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host is asked about each text; if
+                not given, what the salience is of, or what the head answers.
+            target (`str` or `int`, *optional*): The label of a multi-label head, or the output of a regression with
+                several; the first if not given.
             text_column (`str`, *optional*): Column of the texts; if not given, that of training, or `"text"`.
             label_column (`str`, *optional*): Column of the labels, see [`host_labels`][clvq_hf.data.host_labels]; if
                 not given, that of training, or `"label"`. There may be none.
@@ -530,8 +543,8 @@ class ConceptModel(BaseConceptModel):
 
         Raises:
             ValueError: If the host does not fit, the tokenizer is a slow one, the texts or their labels are unusable,
-                or the salience is of another host, tokenizer, layer or `max_length`, or of other texts; the message
-                names it.
+                or the salience is of another host, tokenizer, layer, question or `max_length`, or of other texts; the
+                message names it.
         """
         from ..tables.builder import build_table  # pulls pandas and scikit-learn
 
@@ -553,6 +566,8 @@ class ConceptModel(BaseConceptModel):
             split=split,
             dataset_name=dataset_name,
             salience=salience,
+            readout=readout,
+            target=target,
             text_column=text_column,
             label_column=label_column or self.config.column_of("label", dataset.column_names),
             max_length=max_length or self.config.longest_text,
@@ -603,16 +618,20 @@ class ConceptModel(BaseConceptModel):
             texts (`str` or `Sequence[str]`): One text or several. Texts that are longer than the host can read are cut
                 into windows that share a quarter of their tokens; the windows' outputs are averaged, weighted by the
                 tokens that each adds. Of a causal language model only the end of a long text is read.
-            target (`int` or `str`, *optional*): The class that is explained, by id or name; `"all"` for each of them.
-                Default: the one that the host predicts.
+            target (`int` or `str`, *optional*): The answer that is explained, by name or number; `"all"` for each of
+                them. Default: the one that the host predicts. Of a multi-label head it is a label (default: the one
+                with the largest logit), of a regression an output (default: the first one). Of a token classifier
+                words of this class are explained (default: of all but the outside class, `O`). Of a causal language
+                model it is a text that may follow (default: the next token).
             table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Where the concepts' words and labels come from.
                 Default: the one that was saved with the model, if there is one.
             **options: Those of [`Explainer`][clvq_hf.explanations.Explainer]: `method`, `n_steps`, `max_error`,
                 `max_length`, `long_texts`, `batch_size`.
 
         Returns:
-            [`Explanation`][clvq_hf.explanations.Explanation]: Of a single text. A list of several texts, or for
-            `"all"`: one per text and class, in order. Texts without a token are left out, with a warning.
+            [`Explanation`][clvq_hf.explanations.Explanation]: Of a single text. A list of several texts, with
+            `"all"`, and of a token classifier: one per text, class and word, in order. Texts without a token are left
+            out, with a warning.
 
         Raises:
             ValueError: If the host or an argument does not fit, or no text has a token.
@@ -628,7 +647,7 @@ class ConceptModel(BaseConceptModel):
 
         explainer = Explainer(self, host, tokenizer, self.find_concepts() if table is None else table, **options)
         explanations = list(explainer.explain([texts] if isinstance(texts, str) else texts, target))
-        return explanations[0] if isinstance(texts, str) and target != "all" else explanations
+        return explanations[0] if isinstance(texts, str) and explainer.is_single(target) else explanations
 
     def find_concepts(self) -> "ConceptTable | None":
         """The table of [`concepts`][clvq_hf.ConceptModel.concepts], or `None`, with a warning, if there is none."""
@@ -652,9 +671,10 @@ class ConceptModel(BaseConceptModel):
     ) -> dict[int, list[tuple[str, float]]]:
         """The tokens that a causal language model predicts more strongly after tokens of a concept: one pass over it.
 
-        The mean state of the concept's tokens at `upper_layer` goes through the host's final norm and unembedding, as
-        in the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"). The logits of the mean state of all
-        tokens are subtracted, because otherwise all concepts would promote the same frequent tokens.
+        The mean state of the concept's tokens at the last layer goes through the host's final norm and unembedding, as
+        in the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"). The 100 tokens with the highest
+        logits are ranked by how far these exceed the logits of the mean state of all tokens: by the logits alone, all
+        concepts would promote the same frequent tokens, and by the differences alone, tokens that never occur.
 
         Args:
             host (`PreTrainedModel`): The causal language model whose concepts these are.
@@ -672,8 +692,8 @@ class ConceptModel(BaseConceptModel):
             sinks do not count.
 
         Raises:
-            ValueError: If the host does not fit or predicts no tokens, the upper layer is of another width than the
-                last one, a code does not exist, or the texts are unusable.
+            ValueError: If the host does not fit or predicts no tokens, a code does not exist, or the texts are
+                unusable.
         """
         from .promoted_tokens import promoted_tokens  # pulls datasets
 
@@ -768,21 +788,24 @@ class ConceptModel(BaseConceptModel):
 
 
 def load_with_host(
-    name: str, host: str | None = None
+    name: str, host: str | None = None, gguf_file: str | None = None
 ) -> tuple[ConceptModel, PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a concept model with its host and tokenizer: those that the model names, or the same ones from elsewhere.
 
     Args:
         name (`str`): Folder or Hub id of the concept model.
         host (`str`, *optional*): Folder or Hub id of the host, if the one that the model names is not to be loaded.
+        gguf_file (`str`, *optional*): File of the host, if its weights are in that format, and it is another one than
+            the model names.
 
     Raises:
         ValueError: If the model has reference texts, and this is another host or tokenizer; the message says why.
     """
     model = ConceptModel.from_pretrained(name)
+    place = {} if gguf_file is None else {"gguf_file": gguf_file}
     if host is None:
-        return model, model.load_host(), model.load_tokenizer()
-    found, tokenizer = load_host(host), AutoTokenizer.from_pretrained(host)
+        return model, model.load_host(**place), model.load_tokenizer(**place)
+    found, tokenizer = load_host(host, **place), AutoTokenizer.from_pretrained(host, **place)
     model._check_loaded(found, tokenizer)
     return model, found, tokenizer
 

@@ -197,6 +197,7 @@ def _read_evaluation(folder: Path, config: ConceptConfig) -> dict[str, Any]:
     results = read_json(file)
     _check_fingerprint(results.get("model_fingerprint"), config, f"{file} belongs")
     results = public_metadata(results)
+    results.pop("model", None)  # a path, or the repository that this is pushed to
     results["texts"]["dataset"] = public_name(results["texts"].get("dataset"))
     return results
 

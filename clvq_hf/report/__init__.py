@@ -6,6 +6,7 @@
 import importlib
 from typing import Any
 
+from ..extras import require
 from ..tables.html import concept_html, text_html
 
 # Imported at first use: matplotlib takes a second, and may be missing.
@@ -15,15 +16,10 @@ _LAZY = ("plots", "word_clouds", "write_report")
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        if name == "write_report":
-            return importlib.import_module(".page", __name__).write_report
-        return importlib.import_module(f".{name}", __name__)
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "wordcloud"):
-            raise
-        message = f'A report needs {error.name}: pip install "clvq-hf[report]"'
-        raise ModuleNotFoundError(message, name=error.name) from error
+    require("A report", "report")
+    if name == "write_report":
+        return importlib.import_module(".page", __name__).write_report
+    return importlib.import_module(f".{name}", __name__)
 
 
 def __dir__() -> list[str]:

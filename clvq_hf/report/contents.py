@@ -13,7 +13,7 @@ from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 from ..tables.concepts import Concept
 from ..tables.names import name_note
-from ..tables.shading import MIN_TEXTS, shade
+from ..tables.shading import MIN_TEXTS
 from .codebook_map import codebook_map, nearest_concepts
 from .word_clouds import MAX_WORDS, placed_words, word_cloud
 
@@ -21,7 +21,11 @@ MAX_TEXTS = 10_000
 MAX_CONCEPTS = 1_000
 NUM_WORDS = 100
 NUM_EXAMPLES = 6
+# Concepts that drive a class.
+NUM_DRIVERS = 5
 NUM_NEAREST = 8
+# Words that stand beside the number of a concept wherever it is named.
+NUM_GIST = 3
 # Words of an example, and of a concept's routing table.
 EXCERPT = 40
 # Permutations of labels, where no evaluation has measured routing: enough to tell chance from more.
@@ -44,9 +48,10 @@ def report_contents(
     `ablations` were made. Texts of examples come first, others are drawn at random.
 
     Returns:
-        `dict[str, Any]`: `labels`, `protocol` (in words), `ablates_labels` (whether predictions of ablations are
-        labels), `concepts` (in the order of their codes), `texts` (the ones that matter most first), `routing`;
-        everything is text, numbers, lists and dicts, as JSON knows them.
+        `dict[str, Any]`: `labels`, `has_labels` (whether a text has one), `protocol` (in words), `ablates_labels`
+            (whether predictions of ablations are labels), `concepts` (in the order of their codes), `others` (the words
+            of concepts that have no page, by code), `texts` (the ones that matter most first), `routing`, `drivers`
+            (see [`driving_concepts`]); everything is text, numbers, lists and dicts, as JSON knows them.
     """
     codes = table.frequent_codes(max_concepts)
     routing = measured_routing(table, results)
@@ -68,14 +73,22 @@ def report_contents(
             }
         )
     texts = _texts(table, sampled_texts(table, example_ids, max_texts, seed), ablations)
-    return {
+    drivers = driving_concepts(table, ablations, protocol)
+    contents = {
         "labels": table.label_names,
+        "has_labels": table.has_labels,
         "protocol": PROTOCOLS[protocol] if ablations and protocol is not None else None,
         # The probe predicts labels, whatever the host does.
         "ablates_labels": table.predicts_labels or protocol == "probe",
         "concepts": concepts,
+        "others": {},
         "texts": texts,
         "routing": routing,
+        "drivers": drivers,
+    }
+    return {
+        **contents,
+        "others": {str(code): gist(table, code) for code in sorted(_named(contents).difference(codes))},
     }
 
 
@@ -88,7 +101,30 @@ def fewer_concepts(contents: dict[str, Any], n: int) -> dict[str, Any]:
         for concept in contents["concepts"]
         if concept["code"] in kept
     ]
-    return {**contents, "concepts": concepts}
+    left = {str(concept["code"]): concept["gist"] for concept in contents["concepts"] if concept["code"] not in kept}
+    return {**contents, "concepts": concepts, "others": {**contents["others"], **left}}
+
+
+def needed_words(contents: dict[str, Any]) -> dict[str, Any]:
+    """The same contents, without words of concepts that are named nowhere."""
+    named = {str(code) for code in _named(contents)}
+    return {**contents, "others": {code: words for code, words in contents["others"].items() if code in named}}
+
+
+def _named(contents: dict[str, Any]) -> set[int]:
+    """Concepts that are named outside of their own pages."""
+    return {
+        *(code for text in contents["texts"] for code in text["codes"]),
+        *(text["ablation"]["code"] for text in contents["texts"] if text["ablation"]),
+        *(row["code"] for group in contents["drivers"] for row in group["concepts"]),
+        *(code for word in contents["routing"] for way in word["goes"] for code in way[2]),
+    }
+
+
+def gist(table: ConceptTable, code: int) -> list[str]:
+    """The most frequent words of a concept, stop words only if there are no others."""
+    words = table.top_words(code, NUM_GIST, stop_words=False) or table.top_words(code, NUM_GIST)
+    return [word for word, _ in words]
 
 
 def has_salience(table: ConceptTable) -> bool:
@@ -100,6 +136,70 @@ def sampled_texts(table: ConceptTable, first: list[int], max_texts: int, seed: i
     """`text_id` of the texts that have a page: those that are examples first, then others in random order."""
     everyone = np.random.default_rng(seed).permutation(table.texts["text_id"][:]).tolist()
     return list(dict.fromkeys([*first, *everyone]))[:max_texts]
+
+
+def driving_concepts(
+    table: ConceptTable, ablations: dict[int, dict[str, Any]], protocol: str | None, n: int = NUM_DRIVERS
+) -> list[dict[str, Any]]:
+    """The concepts that predictions depend on most, for each predicted class.
+
+    With ablations: those whose removal costs most margin, added over the texts in which they are salient. Else with
+    salience: those that contribute most, added over all tokens.
+
+    Returns:
+        `list[dict]`: For each class that is predicted: `label` (its number; `None` for all texts at once, if
+            predictions are no classes with names), `texts` (how many), and `concepts`, the first one first: `code`,
+            `texts` (in how many it is salient), `change` (mean of the margin) and `flips` or, without ablations,
+            `share` (of all positive contributions). Empty without salience.
+    """
+    if ablations:
+        by_label = table.label_names and (table.predicts_labels or protocol == "probe")
+        groups: dict[int | None, list[dict[str, Any]]] = {}
+        for ablation in ablations.values():
+            groups.setdefault(ablation["before"]["prediction"] if by_label else None, []).append(ablation)
+        return [
+            {"label": label, "texts": len(group), "concepts": _costly(group, n)}
+            for label, group in sorted(groups.items(), key=lambda item: item[0] or 0)
+        ]
+    return _contributing(table, n) if has_salience(table) else []
+
+
+def _costly(ablations: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    by_code: dict[int, list[dict[str, Any]]] = {}
+    for ablation in ablations:
+        by_code.setdefault(ablation["code"], []).append(ablation)
+    rows = []
+    for code, own in by_code.items():
+        changes = [ablation["after"]["margin"] - ablation["before"]["margin"] for ablation in own]
+        flips = sum(ablation["after"]["prediction"] != ablation["before"]["prediction"] for ablation in own)
+        change = round(float(np.mean(changes)), 3)
+        # What its removal does not harm, in the digits that are shown, drives nothing.
+        if round(change, 2) < 0:
+            rows.append((sum(changes), {"code": code, "texts": len(own), "change": change, "flips": flips}))
+    return [row for _, row in sorted(rows, key=lambda row: (row[0], row[1]["code"]))[:n]]
+
+
+def _contributing(table: ConceptTable, n: int) -> list[dict[str, Any]]:
+    salient = table.salient()
+    predictions = np.asarray(table.texts["prediction"][:])
+    by_label = table.label_names and table.predicts_labels
+    owners = np.repeat(np.arange(len(table.texts)), np.asarray(table.texts["num_tokens"][:]))
+    scores = np.where(table.column("special"), 0, np.nan_to_num(np.asarray(table.column("salience"), dtype=float)))
+    groups = []
+    for label in np.unique(predictions[predictions >= 0]).tolist() if by_label else [None]:
+        chosen = np.ones(len(predictions), dtype=bool) if label is None else predictions == label
+        kept = chosen[owners]
+        sums = np.bincount(table.column("code")[kept], scores[kept], minlength=table.codebook_size)
+        positive = sums[sums > 0].sum()
+        here = salient if label is None else salient[salient["prediction"] == label]
+        counts = Counter(here["code"].tolist())
+        rows = [
+            {"code": int(code), "texts": counts[int(code)], "share": round(float(sums[code] / positive), 4)}
+            for code in np.argsort(-sums, kind="stable")[:n]
+            if sums[code] > 0
+        ]
+        groups.append({"label": label, "texts": int(chosen.sum()), "concepts": rows})
+    return groups
 
 
 def measured_routing(table: ConceptTable, results: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -129,7 +229,7 @@ def measured_routing(table: ConceptTable, results: dict[str, Any] | None) -> lis
 
 
 def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
-    coloured = shade(concept, table.label_names)
+    coloured = table.shade(concept)
     cloud = table.top_words(concept.code, MAX_WORDS, stop_words=False) or concept.top_words[:MAX_WORDS]
     return {
         "code": concept.code,
@@ -143,6 +243,8 @@ def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
         "purity": None if concept.purity is None else round(concept.purity, 4),
         "colour": coloured.colour,
         "strength": coloured.strength,
+        "line": coloured.line,
+        "gist": [word for word, _ in cloud[:NUM_GIST]],
         "words": [list(word) for word in concept.top_words],
         "cloud": placed_words(word_cloud(cloud)),
         "examples": [
@@ -168,12 +270,12 @@ def _mean_effect(ablations: dict[int, dict[str, Any]], code: int) -> dict[str, A
 
 
 def _texts(table: ConceptTable, text_ids: list[int], ablations: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    columns = {name: table.column(name) for name in ("special", "start", "end", "code")}
+    columns = {name: table.column(name) for name in ("special", "start", "end", "code", "salience")}
     rows = table.texts.select_columns(["text", "label", "prediction", "salient_position"])
     texts = []
     for text_id in tqdm(text_ids, desc="Reading texts", unit="text"):
         row, places = rows[table.text_row(text_id)], table.token_rows(text_id)
-        special, starts, ends, codes = (column[places] for column in columns.values())
+        special, starts, ends, codes, scores = (column[places] for column in columns.values())
         kept = np.flatnonzero(~special)
         ends = np.maximum.accumulate(ends[kept])
         before = np.concatenate([[0], ends])[:-1]
@@ -191,6 +293,7 @@ def _texts(table: ConceptTable, text_ids: list[int], ablations: dict[int, dict[s
                 "gaps": (starts - before).tolist(),
                 "lengths": (ends - starts).tolist(),
                 "codes": codes[kept].tolist(),
+                "parts": _contributions(codes[kept], scores[kept]),
                 "salient": int(salient[0]) if len(salient) else None,
                 "ablation": ablations.get(text_id),
             }
@@ -198,4 +301,23 @@ def _texts(table: ConceptTable, text_ids: list[int], ablations: dict[int, dict[s
     return texts
 
 
-__all__ = ["fewer_concepts", "has_salience", "measured_routing", "report_contents", "sampled_texts"]
+def _contributions(codes: np.ndarray, scores: np.ndarray) -> list[list[Any]]:
+    """`[code, tokens, sum of salience or None]` of each concept of a text: what contributes most first."""
+    found, places = np.unique(codes, return_inverse=True)
+    counts = np.bincount(places)
+    scores = np.asarray(scores, dtype=float)
+    known = np.isfinite(scores).any()
+    sums = np.bincount(places, np.nan_to_num(scores))
+    order = np.lexsort((found, -counts, -sums)) if known else np.lexsort((found, -counts))
+    return [[int(found[place]), int(counts[place]), float(f"{sums[place]:.3g}") if known else None] for place in order]
+
+
+__all__ = [
+    "driving_concepts",
+    "fewer_concepts",
+    "gist",
+    "has_salience",
+    "measured_routing",
+    "report_contents",
+    "sampled_texts",
+]

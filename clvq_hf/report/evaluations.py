@@ -16,6 +16,23 @@ def find_evaluation(table: str | Path) -> Path | None:
     return folder if (folder / RESULTS_NAME).is_file() else None
 
 
+def evaluated_model(folder: str | Path) -> str | None:
+    """Folder or Hub id of the model that an evaluation's folder is about; `None` if it is no such folder.
+
+    Raises:
+        ValueError: If the evaluation does not say which model it measured.
+    """
+    file = Path(folder) / RESULTS_NAME
+    if not file.is_file():
+        return None
+    model = read_json(file).get("model")
+    if not isinstance(model, str):
+        raise ValueError(
+            f"{folder} does not say which model was evaluated. Name the model, and table={folder}/concept_table."
+        )
+    return model
+
+
 def read_evaluation(folder: str | Path, table: ConceptTable) -> dict[str, Any]:
     """Read the figures of an evaluation.
 
@@ -81,13 +98,14 @@ def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any
     }
 
 
-def _state(prediction: int, probability: float, margin: float, probabilities: Any) -> dict[str, Any]:
+def _state(prediction: int, probability: float | None, margin: float, probabilities: Any) -> dict[str, Any]:
     return {
         "prediction": int(prediction),
-        "probability": round(float(probability), 4),
+        # None of a regression; pandas may have turned it into NaN.
+        "probability": None if probability is None or probability != probability else round(float(probability), 4),
         "margin": round(float(margin), 3),
         "probabilities": [round(float(value), 4) for value in probabilities],
     }
 
 
-__all__ = ["find_evaluation", "read_ablations", "read_evaluation"]
+__all__ = ["evaluated_model", "find_evaluation", "read_ablations", "read_evaluation"]

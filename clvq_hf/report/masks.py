@@ -17,9 +17,13 @@ def mask_contents(contents: dict[str, Any], mask: ToxicMask) -> None:
         concept["name"] = concept["name"] and mask.mask_words(concept["name"], label)
         for word in (*concept["words"], *concept["cloud"]):
             word[0] = mask.mask_words(word[0], label)
+        concept["gist"] = [mask.mask_words(word, label) for word in concept["gist"]]
         for example in concept["examples"]:
             own = example["label"], example["prediction"]
             example["pieces"] = [[mask.mask_text(text, *own), marked] for text, marked in example["pieces"]]
+    # Of these no label is known.
+    for code, words in contents["others"].items():
+        contents["others"][code] = [mask.mask_words(word, None) for word in words]
     for text in contents["texts"]:
         text["text"] = mask.mask_text(text["text"], name(text["label"]), name(text["prediction"]))
     for word in contents["routing"]:

@@ -8,27 +8,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from ..files import write_whole
 from ..hub.provenance import public_name
-from ..metrics.results_tables import PROTOCOLS
-from ..metrics.verdict import measured_protocol
+from ..metrics.results_tables import PROTOCOLS, removal_table
+from ..metrics.verdict import measured_protocol, verdict, wilson_interval
 from ..models.model_card import measures_of
 from ..models.modeling_concepts import ConceptModel
 from ..rendering.pages import read_asset, render_page
-from ..tables.concept_table import ConceptTable
+from ..rendering.text_tables import ReportTable, number, percent
+from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import ToxicMask, called_toxic, mask_of
 from ..tables.shading import MIN_TEXTS, NUM_COLOURS, Shade
 from ..version import __version__
 from . import plots
-from .contents import NUM_WORDS, fewer_concepts, report_contents
+from .contents import NUM_WORDS, fewer_concepts, has_salience, needed_words, report_contents
 from .evaluations import read_ablations, read_evaluation
 from .masks import mask_contents
+from .terms import terms
 
 # Small enough for a browser to open quickly, and for an e-mail.
 MAX_BYTES = 5_000_000
 SCRIPTS = ("parts", "concepts", "texts", "report")
+# The fact of a table that the overview says in a sentence.
+ACCURACY = "Accuracy of the host here"
 # The purest concepts on the first page: approximate number, and minimum tokens and texts of each.
 NUM_PUREST, MIN_TOKENS, MIN_PUREST_TEXTS = 16, 20, 10
 
@@ -92,15 +97,17 @@ def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) 
     if _size(page) <= MAX_BYTES:
         return page
     # What is around the data hardly changes: figures are drawn anew only when the data fit.
-    bare = {**contents, "texts": []}
+    bare = needed_words({**contents, "texts": []})
     room = MAX_BYTES - (_size(render(bare)) - len(pack_contents(bare)))
-    while (rest := len(pack_contents({**contents, "texts": []}))) > room and len(contents["concepts"]) > 1:
+    while (rest := len(pack_contents(needed_words({**contents, "texts": []})))) > room and len(
+        contents["concepts"]
+    ) > 1:
         contents = fewer_concepts(contents, max(1, int(0.9 * room / rest * len(contents["concepts"]))))
-    while (size := len(pack_contents(contents))) > room and contents["texts"]:
+    while (size := len(pack_contents(needed_words(contents)))) > room and contents["texts"]:
         # A little fewer than would fit if all were of one length.
         share = max(0.0, 0.98 * (room - rest) / (size - rest))
         contents = {**contents, "texts": contents["texts"][: int(share * len(contents["texts"]))]}
-    return render(contents)
+    return render(needed_words(contents))
 
 
 def pack_contents(contents: dict[str, Any]) -> str:
@@ -118,20 +125,32 @@ def _render(
 ) -> str:
     script = "\n".join(read_asset(f"report/{name}.js") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    protocol = measured_protocol(results)
+    words = {concept["code"]: concept["gist"] for concept in contents["concepts"]}
+    words |= {int(code): gist for code, gist in contents["others"].items()}
+    facts = [fact for fact in facts if fact[0] != ACCURACY]
     return render_page(
         "report/report.html",
         title=f"Concepts of {public_name(table.metadata['host_name_or_path'])}",
         facts=facts,
+        quality=_quality(table),
+        drivers=_drivers(table, contents),
+        has_ablations=contents["protocol"] is not None,
+        driver_note=_driver_note(contents),
+        verdict=[] if protocol is None else verdict(results),
+        removals=None if protocol is None else removal_table(results["ablation"][protocol]),
+        terms=terms(table.has_labels, has_salience(table), protocol is not None, results is not None),
         label_names=table.label_names,
+        has_labels=table.has_labels,
         predicts_labels=table.predicts_labels,
         num_words=NUM_WORDS,
         num_colours=NUM_COLOURS,
         plots=_plots(table, results, contents),
-        purest=_purest(table, contents),
+        cards=_cards(table, contents),
         min_tokens=MIN_TOKENS,
         min_texts=MIN_PUREST_TEXTS,
         mask_note="" if mask is None else mask.note,
-        tables=[] if results is None else measures_of(results, is_masked=mask is not None),
+        tables=[] if results is None else _tables(results, mask, words),
         notes=_notes(table, contents),
         contents=pack_contents(contents),
         settings={"num_colours": NUM_COLOURS},
@@ -158,8 +177,81 @@ def _notes(table: ConceptTable, contents: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _purest(table: ConceptTable, contents: dict[str, Any]) -> list[dict[str, Any]]:
-    """The purest concepts of each label, of those that are frequent enough to tell."""
+def _tables(results: dict[str, Any], mask: ToxicMask | None, words: dict[int, list[str]]) -> list[ReportTable]:
+    """All figures, without paths of this machine; concepts with their words."""
+    public = public_metadata(results)
+    public["texts"] = {**results["texts"], "dataset": public_name(results["texts"]["dataset"]) or "unnamed texts"}
+    return measures_of(public, mask is not None, lambda code: words.get(code, ()))
+
+
+def _quality(table: ConceptTable) -> str:
+    """How good the model is on these texts, in words."""
+    labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
+    if not table.predicts_labels:
+        return "The model predicts the next token, not a label, so there is no share of right predictions."
+    if not (predictions >= 0).any():
+        return "The model makes no predictions here."
+    labelled = (labels >= 0) & (predictions >= 0)
+    if not labelled.any():
+        return "The texts have no labels, so how often the model is right is unknown."
+    total = int(labelled.sum())
+    accuracy = float((labels == predictions)[labelled].mean())
+    low, high = wilson_interval(accuracy, total)
+    counts = np.bincount(labels[labelled])
+    name = table.label_name(int(counts.argmax())) or str(counts.argmax())
+    texts = "1 labelled text" if total == 1 else f"{total:,} labelled texts"
+    return (
+        f"The model is right on {percent(accuracy)} of {texts} (95 % interval {percent(low)} to {percent(high)}). "
+        f"Always "
+        f"giving the most frequent label, “{name}”, would be right on {percent(counts.max() / total)}."
+    )
+
+
+def _drivers(table: ConceptTable, contents: dict[str, Any]) -> list[dict[str, Any]]:
+    """The concepts that drive each class, with what the page says of them."""
+    concepts = {concept["code"]: concept for concept in contents["concepts"]}
+    groups = []
+    for group in contents["drivers"]:
+        label = group["label"]
+        rows = [
+            {
+                **row,
+                "concept": concepts.get(row["code"]),
+                "gist": contents["others"].get(str(row["code"]), []),
+                "change": None if row.get("change") is None else number(row["change"]).replace("-", "−"),
+                "share": None if row.get("share") is None else percent(row["share"]),
+            }
+            for row in group["concepts"]
+        ]
+        name = None if label is None else table.label_name(label) or f"class {label}"
+        groups.append(
+            {"name": name, "colour": None if label is None else label % NUM_COLOURS, **group, "concepts": rows}
+        )
+    return groups
+
+
+def _driver_note(contents: dict[str, Any]) -> str:
+    """How the concepts that drive a class were chosen."""
+    if not contents["drivers"]:
+        return ""
+    if contents["protocol"] is None:
+        return (
+            "Sorted by contribution: the salience of all tokens of a concept, as a share of what speaks for the "
+            "predictions. "
+            "What removing them costs was not measured."
+        )
+    return (
+        "Sorted by what the removal of the concept costs in all texts in which it is the salient one. Means of few "
+        "texts are "
+        f"uncertain. {contents['protocol']}."
+    )
+
+
+def _cards(table: ConceptTable, contents: dict[str, Any]) -> list[dict[str, Any]]:
+    """The purest concepts of each label, of those that are frequent enough to tell; else the most frequent ones."""
+    if not table.has_labels:
+        most = sorted(contents["concepts"], key=lambda concept: (-concept["tokens"], concept["code"]))[:NUM_PUREST]
+        return [{"label": None, "colour": None, "concepts": most}] if most else []
     telling = [
         concept
         for concept in contents["concepts"]
@@ -168,9 +260,9 @@ def _purest(table: ConceptTable, contents: dict[str, Any]) -> list[dict[str, Any
     telling.sort(key=lambda concept: (-concept["purity"], -concept["tokens"], concept["code"]))
     each = max(1, NUM_PUREST // max(len(table.label_names), 1))
     groups = []
-    for number, label in enumerate(table.label_names):
-        if own := [concept for concept in telling if concept["label"] == number][:each]:
-            groups.append({"label": label, "colour": number % NUM_COLOURS, "concepts": own})
+    for place, label in enumerate(table.label_names):
+        if own := [concept for concept in telling if concept["label"] == place][:each]:
+            groups.append({"label": label, "colour": place % NUM_COLOURS, "concepts": own})
     return groups
 
 
@@ -187,25 +279,31 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
             concept["code"],
             *concept["place"],
             concept["tokens"],
-            Shade(concept["colour"], concept["strength"]),
+            Shade(concept["colour"], concept["strength"], concept["line"]),
             concept["label"],
         )
         for concept in contents["concepts"]
         if concept["place"] is not None
     ]
+    colour = (
+        f"Colour: the label of most of its tokens, stronger if purer; hollow: in fewer than {MIN_TEXTS} texts."
+        if table.has_labels
+        else "Colours tell frequent concepts apart; they have no meaning."
+    )
     if dots:
         add(
             "map",
             "The codebook",
-            "Concepts with similar directions lie close together. Colour: the label of most of its tokens, stronger if "
-            f"purer; hollow: in fewer than {MIN_TEXTS} texts. Area: how often it occurs. Click a dot to open it.",
+            f"Concepts with similar directions lie close together. {colour} Area: how often a concept occurs. Point "
+            f"at a dot "
+            "to see its words, click it to open its page.",
             plots.draw_map(dots, table.label_names),
         )
     add("usage", "How often concepts occur", "Number of concepts by their number of tokens.", plots.plot_usage(table))
     if (protocol := measured_protocol(results)) is not None:
         add(
             "ablations",
-            "What the prediction loses",
+            "All removals",
             f"{PROTOCOLS[protocol]}: change of the prediction's margin when a concept or a control is removed, with "
             "95 % intervals over texts. Further left: it matters more.",
             plots.plot_ablations(results, protocol),

@@ -5,6 +5,7 @@ Text and lines have the colours of `rendering/templates/base.css`, so that the r
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,12 @@ from matplotlib.colors import to_rgba
 # Without pyplot, whose backend is the caller's.
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ..metrics.results_tables import CONDITIONS
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
-from ..tables.shading import Shade, shade
+from ..tables.shading import Shade
 from .codebook_map import codebook_map
 
 # The light ones of base.css, by the name of the variable.
@@ -39,7 +41,7 @@ DOT_SIZES = (12, 24, 48, 96, 160)
 # Nothing leaves the axes; and what is clipped has a name in SVG that is another one in every run.
 UNCLIPPED = {"clip_on": False}
 # Of a row of the map's legend, in characters.
-LEGEND_WIDTH = 60
+LEGEND_WIDTH = 50
 # Of a concept whose tokens have all labels alike.
 FAINTEST = 0.15
 
@@ -139,7 +141,7 @@ def plot_map(table: ConceptTable, model: ConceptModel, seed: int = 0) -> Figure:
 
     Returns:
         `matplotlib.figure.Figure`: The area of a dot shows its number of tokens, its colour the majority label,
-        stronger if purer; hollow: in fewer than five texts.
+        stronger if purer; hollow: in fewer than five texts. Without labels, colours only tell frequent concepts apart.
 
     Raises:
         ValueError: If the table was made with another model.
@@ -152,7 +154,7 @@ def plot_map(table: ConceptTable, model: ConceptModel, seed: int = 0) -> Figure:
             concept.code,
             *places[concept.code],
             concept.num_tokens,
-            shade(concept, table.label_names),
+            table.shade(concept),
             None if concept.label is None else table.label_names.index(concept.label),
         )
         for concept in concepts
@@ -182,7 +184,7 @@ def draw_map(dots: Sequence[Dot], label_names: Sequence[str]) -> Figure:
     axes.spines[:].set_visible(False)
     used: dict[int, set[int]] = {}
     for dot in dots:
-        if dot.shade.colour is not None:
+        if dot.shade.colour is not None and dot.label is not None:
             used.setdefault(dot.shade.colour, set()).add(dot.label)
     if used:
         handles = [
@@ -190,11 +192,13 @@ def draw_map(dots: Sequence[Dot], label_names: Sequence[str]) -> Figure:
         ]
         # Labels that share a colour share an entry.
         names = [" / ".join(label_names[label] for label in sorted(used[colour])) for colour in sorted(used)]
+        names = ["\n".join(textwrap.wrap(name, LEGEND_WIDTH)) or name for name in names]
+        longest = max(len(line) for name in names for line in name.split("\n"))
         legend = figure.legend(
             handles=handles,
             labels=[str(number) for number in range(len(handles))],
             loc="outside lower center",
-            ncols=min(len(names), 4, max(1, LEGEND_WIDTH // (max(map(len, names)) + 4))),
+            ncols=min(len(names), 4, max(1, LEGEND_WIDTH // (longest + 4))),
             frameon=False,
             labelcolor=COLOURS["text"],
         )
@@ -259,6 +263,8 @@ def _plot_intervals(figures: dict[str, Any], rows: dict[str, tuple[str, ...]], l
         )
     axes.set_ylim(-len(rows) + 0.6, 0.75)
     axes.set_yticks([])
+    # More numbers than this may touch each other.
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(label)
     return figure

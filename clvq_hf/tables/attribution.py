@@ -1,14 +1,14 @@
 """Which token of a text supports the host's prediction: integrated gradients at a hidden state, or cheaper methods."""
 
-import inspect
 import json
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from datasets import Dataset, DatasetInfo, Features, List, Value
 from torch import nn
 from tqdm.auto import tqdm
@@ -17,8 +17,10 @@ from transformers.utils import logging
 
 from ..data.batching import batches_by_length, in_order
 from ..data.extraction import attention_sinks, check_finite
+from ..data.readouts import text_limit, text_readout
 from ..data.texts import texts_fingerprint
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
+from ..extras import require
 from ..hosts import hooks
 from ..hosts.identity import host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
@@ -57,6 +59,8 @@ def salient_tokens(
     method: str = "integrated_gradients",
     sign: str = "positive",
     readout: Readout | None = None,
+    target: str | int | None = None,
+    positions: Sequence[int] | None = None,
     baseline: str | torch.Tensor = "zero",
     special_tokens: bool = False,
     n_steps: int = 32,
@@ -69,16 +73,18 @@ def salient_tokens(
     """Attribute the host's prediction for each text to its tokens' hidden states at a layer.
 
     Integrated gradients give a token the score `Σ_d (x_d - b_d) ∫₀¹ ∂f/∂x_d(b + α(x - b)) dα`: `f` is the logit of the
-    predicted class, `x` the states of all real tokens, `b` the baseline. A text's scores add up to `f(x) - f(b)`. The
-    integral is captum's Gauss-Legendre quadrature. The blocks up to `layer` run once; each step runs only those above.
-    The completeness error is reported per text, and texts that miss `max_error` are run again with twice the steps, up
-    to `max_steps`.
+    predicted class (see `Readout.support` for other heads), `x` the states of
+    all real tokens, `b` the baseline. A text's scores add up to `f(x) - f(b)`. The integral is
+    captum's Gauss-Legendre quadrature. The blocks up to `layer` run once; each step runs only those above. The
+    completeness error is reported per text, and texts that miss `max_error` are run again with twice the steps, up to
+    `max_steps`.
 
     `"gradient_x_input"` is `(x - b) · ∂f/∂x` at the state itself (one step). `"occlusion"` is the fall of `f` when the
     state of one token is replaced by the baseline (as many steps as the longest text of a batch has tokens).
 
     Args:
-        host (`PreTrainedModel`): A classifier or a causal language model; it is left as it was.
+        host (`PreTrainedModel`): A classifier of texts or tokens, a regression or a causal language model; it is left
+            as it was.
         tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
         dataset (`datasets.Dataset`): The texts; empty ones are left out.
         layer (`int`): Layer of the states, 0 to L.
@@ -87,8 +93,14 @@ def salient_tokens(
         method (`str`): `"integrated_gradients"`, `"gradient_x_input"` or `"occlusion"`.
         sign (`str`): `"positive"`: the salient word is the one that supports the prediction most (or opposes it least,
             where none supports it). `"abs"`: the one with the largest absolute score.
-        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts. Default: the class of
-            a classification head, or the next token of a causal language model after the last token of the text.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host is asked. Default: the class of
+            a classification head, one label of a multi-label head, whether the output of a regression is above the
+            median of these texts, the class that a token most surely has, or the next token of a causal language model
+            after the last token of the text.
+        target (`str` or `int`, *optional*): The label of a multi-label head, or the output of a regression with
+            several; the first if not given.
+        positions (`Sequence[int]`, *optional*): One per row of `dataset`: attribute the class of the token at this
+            position, or the token that follows it. For token classification and causal language models.
         baseline (`str` or `torch.Tensor` of shape `(d,)`): The uninformative state: `"zero"`, `"mean"` (of all
             real tokens of these texts), or one of your own. Use `"mean"` for hosts that normalize each block's input
             (Llama, GPT-2): they distinguish a tiny state from zero, but not from a large one, so that the path from
@@ -107,7 +119,7 @@ def salient_tokens(
 
         - `text_index` (int64): row of `dataset`
         - `prediction` (int64): the class, the number of the label word, or the id of the next token
-        - `logit` (float32): of the prediction
+        - `logit` (float32): `f` at the text: what the host's answer says for the prediction
         - `scores` (list of float32): one per token. Special tokens have theirs too, whether they can be salient or not
           (without them the sum is not complete); `"occlusion"` leaves excluded ones at 0.
         - `word_scores` (list of float32): the score of each token's word, which is that of its token of largest
@@ -133,12 +145,23 @@ def salient_tokens(
     stream = hooks.residual_stream(host, stack)
     stream.check_layer(layer)
     _check_baseline(baseline, stream.hidden_sizes[layer], layer)
-    readout = readout or Readout.of(host)
-    runner = HostRunner(host, stack, readout)
     check_texts(dataset, text_column)
     ensure_pad_token(tokenizer)
-    limit = hooks.max_length(host, tokenizer, max_length)
+    readout = text_readout(
+        host,
+        tokenizer,
+        dataset,
+        readout,
+        target=target,
+        stack=stack,
+        text_column=text_column,
+        max_length=max_length,
+        batch_size=batch_size,
+    )
+    runner = HostRunner(host, stack, readout)
+    limit = text_limit(host, tokenizer, max_length, readout)
     tokenized = tokenize_texts(dataset, tokenizer, text_column, limit, special_tokens, with_words=True)
+    at = _at(positions, readout, dataset, tokenized)
     collate = TextCollator(tokenizer)
     rows: dict[int, dict[str, Any]] = {}
     num_jumps = 0
@@ -146,7 +169,7 @@ def salient_tokens(
     with (
         hooks.evaluation_mode(host),
         without_parameter_gradients(host),
-        tqdm(total=len(tokenized), desc="Attributing predictions", unit="text") as bar,
+        tqdm(total=len(tokenized), desc="Attributing predictions", unit="text", disable=len(tokenized) < 2) as bar,
     ):
         if isinstance(baseline, torch.Tensor):
             vector = baseline.detach().float()
@@ -157,7 +180,7 @@ def salient_tokens(
         while pending:
             again: list[int] = []
             for numbers, batch in batches_by_length(tokenized, collate, batch_size, pending):
-                path = _Path(runner, readout, layer, batch, vector)
+                path = _Path(runner, readout, layer, batch, vector, None if at is None else at[numbers])
                 texts = tokenized.select(numbers).to_list()
                 rows.update(zip(numbers, _rows(path, method, steps, texts, sign), strict=True))
                 missed = [place for place, number in enumerate(numbers) if (rows[number]["error"] or 0) > max_error]
@@ -172,7 +195,7 @@ def salient_tokens(
     ordered = in_order(rows)
     _warn(ordered, max_error, max_steps, num_jumps)
     name = baseline if isinstance(baseline, str) else "given"
-    description = f"{method} of {readout.kind} at layer {layer}, baseline {name}, sign {sign}"
+    description = f"{method} of {readout.title} at layer {layer}, baseline {name}, sign {sign}"
     identity = {
         "host": host_identity(host),
         "tokenizer": tokenizer_fingerprint(tokenizer),
@@ -180,6 +203,8 @@ def salient_tokens(
         "stack": stream.stack,
         "max_length": limit,
         "texts": texts_fingerprint(dataset, [text_column]),
+        "readout": readout.to_dict(),
+        "positions": None if positions is None else list(map(int, positions)),
     }
     info = DatasetInfo(description=f"{description}\n{json.dumps(identity)}", features=FEATURES)
     return Dataset.from_list(ordered, features=FEATURES, info=info)
@@ -191,16 +216,37 @@ def read_description(salience: Dataset) -> tuple[str, dict[str, Any] | None]:
     return words, json.loads(identity) if identity else None
 
 
+def _at(
+    positions: Sequence[int] | None, readout: Readout, dataset: Dataset, tokenized: Dataset
+) -> torch.Tensor | None:
+    """The positions that are asked about, of the texts that are not empty."""
+    if positions is None:
+        return None
+    if readout.of_texts:
+        raise ValueError(f"positions=… needs a host that answers at every token, and this one is a {readout.kind}.")
+    if len(positions) != len(dataset):
+        raise ValueError(f"There are {len(positions)} positions and {len(dataset)} texts: give one for each.")
+    at = torch.as_tensor([int(positions[row]) for row in tokenized["text_index"]])
+    lengths = torch.as_tensor(tokenized["length"][:])
+    if (outside := (at < 0) | (at >= lengths)).any():
+        row = int(outside.nonzero()[0])
+        raise ValueError(
+            f"The text in row {tokenized['text_index'][row]} has {lengths[row]} tokens and no position {at[row]}."
+        )
+    return at
+
+
 class _Path:
-    """The states of one batch, the baseline, and the logit of the predicted class anywhere between them.
+    """The states of one batch, the baseline, and the support of the prediction anywhere between them.
 
     Attributes:
         text_index: `(B,)` int64: rows of the dataset.
         state: `(B, S, d)`, float32, at the layer.
-        baseline: `(B, S, d)`; the state itself on padding, which stays where it is and gets exactly nothing.
+        baseline: `(B, S, d)`; the state itself on padding and on a continuation, which stay where they are and get
+            exactly nothing.
         counted: `(B, S)` bool: tokens that can be salient.
         target: `(B,)` int64, the predicted class.
-        logit: `(B,)` float32, of the target at the state.
+        logit: `(B,)` float32, the support of the target at the state.
     """
 
     def __init__(
@@ -210,31 +256,34 @@ class _Path:
         layer: int,
         batch: Mapping[str, torch.Tensor],
         baseline: torch.Tensor,
+        positions: torch.Tensor | None = None,
     ) -> None:
-        inputs = runner.inputs(batch)
-        self.text_index = batch["text_index"]
-        self._readout = readout
-        self._mask = batch["attention_mask"]
-        accepted = inspect.signature(hooks.unwrap(runner.host).forward).parameters
-        if readout.kind != "classification" and "logits_to_keep" in accepted:
-            # Logits over a vocabulary are what takes the memory: only those from the shortest text's end on.
-            kept = torch.arange(int(self._mask.sum(1).min()) - 1, self._mask.shape[1])
-            inputs["logits_to_keep"] = kept.to(runner.device)
-            self._mask = self._mask[:, kept]
+        self._readout, self.text_index = readout, batch["text_index"]
+        self._token_mask, self._positions = batch["token_mask"], positions
+        if positions is None:
+            inputs, self._mask = runner.inputs_of_answers(batch)
+        else:
+            inputs, self._mask = runner.inputs(batch), batch["attention_mask"]
         self._upper = resume(runner.host, inputs, layer, runner.stack)
         self.state = self._upper.state.float()
-        real = batch["attention_mask"].bool().to(self.state.device)
+        real, counted = (
+            F.pad(batch[name].bool().to(self.state.device), (0, readout.num_added))
+            for name in ("attention_mask", "token_mask")
+        )
         usual_norms = hooks.residual_stream(runner.host, runner.stack).usual_norms[layer]
         sinks = attention_sinks(self.state, real, usual_norms)
-        self.counted = batch["token_mask"].bool().to(self.state.device) & ~sinks
+        self.counted = counted & ~sinks
         self.baseline = torch.where(real[..., None], baseline.to(self.state.device), self.state)
-        logits = readout(self._upper.output, self._mask)
-        self.target = logits.argmax(-1)
-        self.logit = logits.gather(1, self.target[:, None])[:, 0]
+        rows = self._rows(self._upper.output)
+        self.target = readout.predict(rows)
+        self.logit = readout.support(rows, self.target)
 
     def __call__(self, state: torch.Tensor) -> torch.Tensor:
-        """`(B,)`: the target's logit if the host goes on with `state`."""
-        return self._readout(self._upper(state), self._mask).gather(1, self.target[:, None])[:, 0]
+        """`(B,)`: the target's support if the host goes on with `state`."""
+        return self._readout.support(self._rows(self._upper(state)), self.target)
+
+    def _rows(self, output: Any) -> torch.Tensor:
+        return self._readout(output, self._mask, self._token_mask, self._positions)
 
     @cached_property
     @torch.no_grad()
@@ -359,6 +408,8 @@ def without_parameter_gradients(host: nn.Module) -> Generator[None]:
 def _check(method: str, sign: str, n_steps: int, max_steps: int, max_error: float, batch_size: int) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
+    if method == "integrated_gradients":
+        require("Integrated gradients", "evaluation", packages=["captum"])
     if sign not in SIGNS:
         raise ValueError(f"sign must be one of {SIGNS}, got {sign!r}.")
     if not 1 <= n_steps <= max_steps:
@@ -388,8 +439,9 @@ def _mean_state(
     """`(d,)`, float32: the mean over all real tokens at the layer."""
     total, count = 0.0, 0
     for _, batch in batches:
-        states = hooks.run(runner.host, runner.inputs(batch), [layer], runner.stack)[layer].cpu().double()
         real = batch["attention_mask"].bool()
+        states = hooks.run(runner.host, runner.inputs(batch), [layer], runner.stack)[layer].cpu().double()
+        states = states[:, : real.shape[1]]
         check_finite(states, batch["text_index"], f"the states of layer {layer}", real)
         total = total + states[real].sum(0)
         count += int(real.sum())
@@ -401,16 +453,18 @@ def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jump
     missed = sum((row["error"] or 0) > max_error for row in rows)
     if not missed:
         return
-    logger.warning(
-        f"The scores of {missed} of {len(rows)} texts do not add up to the change of the logit: they miss the bound of "
-        f"{max_error} on the relative error at up to {max_steps} steps."
-    )
+    remedies = []
+    if missed > num_jumps:
+        remedies.append(f"Allow more steps with max_steps=… (at present {max_steps}).")
     if num_jumps:
-        logger.warning(
-            f"{num_jumps} of them were not run again, because their logit jumps right at the baseline, which no number "
-            "of steps can follow: a host that normalizes each block's input distinguishes a tiny state from zero, but "
-            "not from a larger one. Use baseline='mean', or method='occlusion'."
+        remedies.append(
+            f"For {num_jumps} of them more steps would not help, because the host tells a state of zero from every "
+            "other one, however small: measure from baseline='mean', or with method='occlusion'."
         )
+    logger.warning(
+        f"Integrated gradients did not converge for {missed} of {len(rows)} texts; their salient token is uncertain. "
+        + " ".join(remedies)
+    )
 
 
 __all__ = ["read_description", "salient_tokens", "without_parameter_gradients"]

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.batching import batches_by_length, in_order
 from ..data.extraction import check_finite
 from ..data.labels import host_labels
+from ..data.readouts import host_question, text_limit, text_readout
 from ..data.texts import texts_fingerprint
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
-from ..hosts.readout import Readout, class_names
+from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
 from ..hub.provenance import describe_host
 from ..version import __version__
@@ -37,8 +38,11 @@ CONFIG_FIELDS = (*("model_type", "codebook_size", "lower_layer", "upper_layer", 
 MAX_LOGITS = 1000
 
 # From a batch of B texts and S tokens to codes (B, S), distances to them (B, S), or None if the method does not say,
-# and logits (B, C), or None without a readout.
-BatchCodes = Callable[[Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]]
+# and logits (B, C) and predictions (B,) with a readout.
+BatchCodes = Callable[
+    [Mapping[str, torch.Tensor]],
+    tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None],
+]
 
 
 @dataclass(frozen=True)
@@ -85,19 +89,22 @@ def host_codes(model: CodeModel, host: PreTrainedModel, readout: Readout | None)
     runner = HostRunner(host, stack, readout)
 
     @torch.no_grad()
-    def run(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    def run(
+        batch: Mapping[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None]:
         mask = batch["attention_mask"].bool()
-        logits = None
+        answers = None
         with hooks.evaluation_mode(host), hooks.capture(host, [layer], stack=stack, stop=readout is None) as states:
             output = host(**runner.inputs(batch))
             if readout is not None:
-                logits = readout(output, mask).cpu()
-        lower = states[layer]
+                rows = readout(output, mask, batch["token_mask"]).cpu()
+                answers = rows, readout.predict(rows)
+        lower = states[layer][:, : mask.shape[1]]
         check_finite(lower, batch["text_index"], f"the hidden states of layer {layer}", mask)
         lower, mask = lower.to(model.device), mask.to(model.device)
         codes = model.encode(lower, mask)
         distances = model.distances(lower, mask, codes)
-        return codes.cpu(), None if distances is None else distances.cpu(), logits
+        return codes.cpu(), None if distances is None else distances.cpu(), answers
 
     return run
 
@@ -112,6 +119,8 @@ def build_table(
     dataset_name: str,
     num_trained_on: int | None,
     salience: Dataset | None,
+    readout: Readout | None,
+    target: str | int | None,
     text_column: str,
     label_column: str,
     max_length: int | None,
@@ -121,9 +130,16 @@ def build_table(
     """See [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]."""
     check_texts(dataset, text_column)
     ensure_pad_token(tokenizer)
-    dataset = host_labels(dataset, host, label_column)
+    noted = None if salience is None else read_description(salience)[1]
+    if readout is None and target is None and noted is not None:
+        readout = Readout.from_dict(noted.get("readout"))
+    readout = readout or host_question(host, target)
+    if readout is not None:
+        sizes = {"text_column": text_column, "max_length": max_length, "batch_size": batch_size}
+        readout = text_readout(host, tokenizer, dataset, readout, stack=model.config.stack, target=target, **sizes)
+    dataset = host_labels(dataset, host, label_column, readout=readout)
     texts = SourceTexts(dataset, text_column, label_column, split, dataset_name)
-    max_length = hooks.max_length(host, tokenizer, max_length)
+    max_length = text_limit(host, tokenizer, max_length, readout)
     identity = {"host": host_identity(host), "tokenizer": tokenizer_fingerprint(tokenizer)}
     if salience is not None:
         of_these = {
@@ -133,9 +149,10 @@ def build_table(
             "max_length": max_length,
             "texts": texts_fingerprint(dataset, [text_column]),
         }
+        if readout is not None:
+            of_these |= {"readout": readout.identity(), "positions": None}
         remedy = "Compute it again, with model.salient_tokens(host, tokenizer, texts)."
-        check_identity(read_description(salience)[1], of_these, "The salience", remedy)
-    readout = Readout.of_or_none(host)
+        check_identity(noted, of_these, "The salience", remedy)
     folder = tempfile.TemporaryDirectory(prefix="concept-table-")
     writer = TableWriter(Path(folder.name))
     run = host_codes(model, host, readout)
@@ -149,8 +166,8 @@ def build_table(
         **{name: getattr(model.config, name) for name in CONFIG_FIELDS},
         **_host_fields(model, host),
         **identity,
-        "readout": None if readout is None else readout.kind,
-        "label_names": dataset.features[label_column].names if texts.has_labels else class_names(host) or [],
+        "readout": None if readout is None else readout.to_dict(),
+        "label_names": _label_names(texts, readout),
         "max_length": max_length,
         "num_trained_on": num_trained_on,
         "salience": None if salience is None else read_description(salience)[0] or "given",
@@ -162,6 +179,12 @@ def build_table(
         return table
     table.save_to_disk(output_dir)
     return ConceptTable.load_from_disk(output_dir)
+
+
+def _label_names(texts: SourceTexts, readout: Readout | None) -> list[str]:
+    if texts.has_labels:
+        return texts.dataset.features[texts.label_column].names
+    return [] if readout is None or readout.of_vocabulary else list(readout.class_names)
 
 
 def _host_fields(model: CodeModel, host: PreTrainedModel) -> dict[str, str | None]:
@@ -201,23 +224,22 @@ def write_rows(
             chunk = tokenized.select(rows)
             codes: dict[int, np.ndarray] = {}
             distances: dict[int, np.ndarray] = {}
-            logits: dict[int, np.ndarray] = {}
+            answers: dict[int, tuple[np.ndarray, int]] = {}
             for places, batch in batches_by_length(chunk, collate, batch_size):
-                batch_codes, batch_distances, batch_logits = run(batch)
+                batch_codes, batch_distances, of_batch = run(batch)
                 for row, (place, mask) in enumerate(zip(places, batch["attention_mask"].bool(), strict=True)):
                     codes[place] = batch_codes[row][mask].numpy()
                     if batch_distances is not None:
                         distances[place] = batch_distances[row][mask].numpy()
-                    if batch_logits is not None:
-                        logits[place] = batch_logits[row].numpy()
+                    if of_batch is not None:
+                        answers[place] = of_batch[0][row].numpy(), int(of_batch[1][row])
                 bar.update(len(places))
             part = None if salience is None else salience.select(rows)
             tokens = _token_columns(chunk, in_order(codes), tokenizer, part)
             tokens["distance"] = np.concatenate(in_order(distances)) if distances else [None] * len(tokens["code"])
             writer.write("tokens", tokens)
-            writer.write(
-                "texts", _text_columns(chunk, texts, [logits.get(place) for place in range(len(chunk))], part)
-            )
+            of_chunk = [answers.get(place) for place in range(len(chunk))]
+            writer.write("texts", _text_columns(chunk, texts, of_chunk, part))
             num_tokens += len(tokens["code"])
     return {"num_texts": len(tokenized), "num_tokens": num_tokens, "num_empty": len(texts.dataset) - len(tokenized)}
 
@@ -251,7 +273,7 @@ def _token_columns(
 
 
 def _text_columns(
-    chunk: Dataset, texts: SourceTexts, logits: Sequence[np.ndarray | None], salience: Dataset | None
+    chunk: Dataset, texts: SourceTexts, answers: Sequence[tuple[np.ndarray, int] | None], salience: Dataset | None
 ) -> dict[str, Any]:
     indices = chunk["text_index"][:]
     rows = texts.dataset.select(indices)
@@ -261,8 +283,8 @@ def _text_columns(
         "text_id": indices,
         "text": rows[texts.text_column][:],
         "label": [-1 if label is None else label for label in labels],
-        "prediction": [-1 if row is None else int(row.argmax()) for row in logits],
-        "logits": [[] if row is None or len(row) > MAX_LOGITS else row.tolist() for row in logits],
+        "prediction": [-1 if answer is None else answer[1] for answer in answers],
+        "logits": [[] if row is None or len(row[0]) > MAX_LOGITS else row[0].tolist() for row in answers],
         "split": [texts.split] * len(indices),
         "dataset": [texts.dataset_name] * len(indices),
         "num_tokens": chunk["length"][:],

@@ -18,13 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
+from ..hosts.readout import Readout
 from ..hub.provenance import public_name
 from ..hub.repositories import TABLE_NAME, Source
 from ..rendering.pages import render_summary
 from .concepts import Concept, Example
 from .names import NAMES_FILE, ConceptName, name_note
 from .schema import ADDED_LATER, FEATURES, FORMAT_VERSION, TRAINING_SPLITS, CodeModel
-from .shading import shade
+from .shading import Shade, shade
 from .table_files import TableParts, push_table, read_table, write_table
 from .token_index import TokenIndex
 
@@ -235,7 +236,7 @@ class ConceptTable:
             {
                 "concept": concept,
                 "name_note": name_note(self.names[concept.code]) if concept.name else None,
-                "shade": shade(concept, self.label_names),
+                "shade": self.shade(concept),
             }
             for concept in sorted(concepts, key=lambda concept: -concept.num_tokens)
         ]
@@ -268,12 +269,28 @@ class ConceptTable:
             facts.append(("Labels", ", ".join(self.label_names)))
         if comparable.any():
             facts.append(("Accuracy of the host here", f"{(labels == predictions)[comparable].mean():.1%}"))
+        if (readout := self.readout) is not None and readout.kind not in ("classification", "next_token"):
+            facts.append(("Host is asked", readout.title))
         return [*facts, ("Salience", metadata["salience"] or "none")]
 
     def frequent_codes(self, n: int) -> list[int]:
         """The `n` most frequent codes (special tokens do not count), in ascending order."""
         counts = np.diff(self._index.by_code[1])
         return sorted(int(code) for code in np.argsort(-counts, kind="stable")[:n] if counts[code])
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """`bool`: Whether any text has a label. Without, `label_names` may still be those of the host's classes."""
+        return bool(self.label_names) and bool((self._index.labels >= 0).any())
+
+    def shade(self, concept: Concept) -> Shade:
+        """The colour of a concept of this table: by its label; if no text has a label, by its rank in frequency."""
+        return shade(concept, self.label_names, None if self.has_labels else self._ranks[concept.code])
+
+    @cached_property
+    def _ranks(self) -> list[int]:
+        counts = np.diff(self._index.by_code[1])
+        return np.argsort(np.argsort(-counts, kind="stable"), kind="stable").tolist()
 
     @property
     def codebook_size(self) -> int:
@@ -296,8 +313,13 @@ class ConceptTable:
 
     @property
     def predicts_labels(self) -> bool:
-        """`bool`: Whether `prediction` is a label; for a causal language model it is the next token."""
-        return self.metadata.get("readout") != "next_token"
+        """`bool`: Whether `prediction` is a label; of a causal language model it is a token or a continuation."""
+        return self.readout is None or self.readout.predicts_labels
+
+    @property
+    def readout(self) -> Readout | None:
+        """[`Readout`][clvq_hf.hosts.readout.Readout] or `None`: What the host was asked; `None` if it had no head."""
+        return Readout.from_dict(self.metadata.get("readout"))
 
     def prediction_name(self, prediction: int) -> str | None:
         """Name of a prediction; `None` if there is none, or it is not a label."""

@@ -9,10 +9,12 @@ from ..rendering.pages import fragment_style, render_page
 from .concept_table import ConceptTable
 from .concepts import Concept, Example
 from .names import name_note
-from .shading import MIN_TEXTS, NUM_COLOURS, shade
+from .shading import MIN_TEXTS, NUM_COLOURS
 
 NUM_WORDS = 20
 NUM_EXAMPLES = 5
+# Of a title: a number says nothing without words.
+NUM_TITLE_WORDS = 3
 
 
 def text_html(table: ConceptTable, text_id: int) -> str:
@@ -20,7 +22,7 @@ def text_html(table: ConceptTable, text_id: int) -> str:
 
     Returns:
         `str`: A `<div>` with its style, all text escaped. The colour is that of the concept's most frequent label, and
-        stronger for purer concepts.
+        stronger for purer concepts; without labels, frequent concepts have colours and lines of their own.
 
     Raises:
         ValueError: If the table has no such text.
@@ -29,7 +31,7 @@ def text_html(table: ConceptTable, text_id: int) -> str:
     row = table.texts[table.text_row(text_id)]
     text, last = row["text"], 0
     parts: list[dict[str, Any]] = []
-    concepts = {code: table.concept(code, 0, 0) for code in {token["code"] for token in tokens}}
+    concepts = {code: table.concept(code, NUM_TITLE_WORDS, 0) for code in {token["code"] for token in tokens}}
     for token in tokens:
         start, end = max(token["start"], last), max(token["end"], last)  # tokens of one character share it
         concept = concepts[token["code"]]
@@ -38,7 +40,7 @@ def text_html(table: ConceptTable, text_id: int) -> str:
                 "before": text[last:start],
                 "text": text[start:end],
                 "title": concept_title(concept),
-                "shade": shade(concept, table.label_names),
+                "shade": table.shade(concept),
                 "salient": token["position"] == row["salient_position"],
             }
         )
@@ -52,7 +54,7 @@ def text_html(table: ConceptTable, text_id: int) -> str:
         tokens=parts,
         rest=text[last:],
         salient=next((part for part in parts if part["salient"]), None),
-        labels=table.label_names,
+        labels=table.label_names if table.has_labels else [],
         num_colours=NUM_COLOURS,
     )
 
@@ -74,7 +76,7 @@ def concept_html(table: ConceptTable, code: int) -> str:
         name_note=name_note(table.names[code]) if code in table.names else None,
         rare=concept.num_texts < MIN_TEXTS,
         shares=label_shares(concept),
-        shade=shade(concept, table.label_names),
+        shade=table.shade(concept),
         examples=[
             {"pieces": example.excerpt().pieces(), "note": example_note(example)} for example in concept.examples
         ],
@@ -82,8 +84,10 @@ def concept_html(table: ConceptTable, code: int) -> str:
 
 
 def concept_title(concept: Concept) -> str:
-    """A concept in a few words: number, name if there is one, and most frequent label with its share."""
+    """A concept in a few words: number, name if there is one, words, and most frequent label with its share."""
     title = f"concept {concept.code}" + (f" “{concept.name}” (named by a model)" if concept.name else "")
+    if concept.top_words:
+        title += ": " + ", ".join(word for word, _ in concept.top_words[:NUM_TITLE_WORDS])
     return title if concept.label is None else f"{title}, {concept.label} {concept.purity:.0%}"
 
 

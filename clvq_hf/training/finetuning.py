@@ -14,16 +14,16 @@ from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     TrainingArguments,
 )
 
 from ..data.labels import host_labels
 from ..data.tokenization import TextCollator, tokenize_texts
 from ..hosts import hooks
-from ..hosts.readout import Readout
+from ..hosts.readout import Readout, class_names
 from ..hosts.runner import HostRunner
 from .finite_loss import FiniteLossTrainer
+from .progress import show_progress
 
 
 def load_classifier(
@@ -128,8 +128,7 @@ def fine_tune(
         trainer = FiniteLossTrainer(
             model=host, args=args, train_dataset=tokenized, data_collator=lambda rows: runner.pad(pad(rows))
         )
-        if args.disable_tqdm:
-            trainer.remove_callback(PrinterCallback)
+        show_progress(trainer, "Fine-tuning the host")
         trainer.train()
     host.requires_grad_(True)
     host.eval()
@@ -145,6 +144,11 @@ def predict(
 ) -> np.ndarray:
     """Classes `(N,)`, int64, that a host with a classification head predicts of `text`; -1 where a text is empty."""
     tokenized = tokenize_texts(texts, tokenizer, "text", hooks.max_length(host, tokenizer, max_length)).sort("length")
+    if class_names(host) is None:
+        raise ValueError(
+            f"A {type(host).__name__} does not choose one of several classes (problem_type="
+            f"{host.config.problem_type!r}). Load the host with load_classifier."
+        )
     readout = Readout.of(host)
     runner = HostRunner(host, readout=readout)
     predictions = np.full(len(texts), -1)

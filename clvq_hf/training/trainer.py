@@ -19,6 +19,7 @@ from ..data.activation_cache import ActivationCache, StateCollator
 from ..data.batching import split_batch
 from ..data.extraction import HiddenStateExtractor, check_states
 from ..data.labels import host_labels
+from ..data.text_source import TextSource
 from ..data.texts import text_numbers
 from ..data.tokenization import (
     TextCollator,
@@ -97,6 +98,8 @@ class CLVQTrainer(HubTrainer):
         self.host = host
         # Not handed to Trainer, which would write the tokenizer's special tokens into the concept model's config.
         self.tokenizer = processing_class
+        # Where the texts came from, if the caller knows: for the config, in which other commands find it.
+        self.source: TextSource | None = None
         self._extractor = None
         self._text_numbers: np.ndarray | None = None
         if host is not None:
@@ -149,7 +152,7 @@ class CLVQTrainer(HubTrainer):
         if training and (tokens := int(np.sum(_column(dataset, "num_counted")))) < self.model.config.codebook_size:
             raise ValueError(
                 f"codebook_size={self.model.config.codebook_size} is larger than the number of available states: the "
-                f"training set has {tokens} tokens that count. Choose a smaller codebook or give more text."
+                f"training set has {tokens} tokens that count. Choose a smaller codebook_size=… or give more text."
             )
         return dataset
 
@@ -447,6 +450,7 @@ class CLVQTrainer(HubTrainer):
             "dataset": recorded_name(args.dataset_name),
             "text_column": args.text_column,
             "label_column": args.label_column,
+            **({} if self.source is None else self.source.to_dict()),
             "num_texts": len(self.train_dataset),
             "num_tokens": int(np.sum(_column(self.train_dataset, "num_counted"))),
             "settings": {name: value for name, value in settings.items() if value is not None},
@@ -511,7 +515,7 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields:
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"{output_dir} is a file; choose a folder for output_dir.")
+        raise ValueError(f"{output_dir} is a file; choose a folder for output_dir=….")
     folders = [folder for folder in output_dir.glob("checkpoint-*") if folder.is_dir()]
     if any((output_dir / name).exists() for name in ("config.json", "model.safetensors", "adapter_config.json")):
         folders.append(output_dir)

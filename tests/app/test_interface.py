@@ -73,7 +73,7 @@ class App:
     def bars(self) -> list[tuple[float, float]]:
         rows = self.page.locator("#effect tbody tr").all()
         numbers = [row.locator("td.number").all_inner_texts() for row in rows]
-        return [(float(before.split()[0]), float(after.split()[0])) for before, after in numbers]
+        return [(float(before.split()[0]), float(after.split()[0])) for before, after, *_ in numbers]
 
 
 @pytest.fixture
@@ -110,20 +110,32 @@ def test_from_a_text_to_a_changed_prediction(app, minilm):
     )
 
     effect = minilm.ablate(TEXT, code)
-    app.apply(f"Concept {code} removed where the concept occurs")
+    app.apply(f"(concept {code}), where the concept occurs.")
     removed = app.bars()
     assert removed == [(round(100 * bar.before, 1), round(100 * bar.after, 1)) for bar in effect.bars]
     assert removed[0][0] != removed[0][1]
 
     app.page.get_by_label("at every token").check()
-    app.apply("removed at every token")
+    app.apply(f"(concept {code}), at every token.")
     assert app.bars() != removed
+    assert f"(concept {effect.control.code})" in app.page.locator("#effect .other").inner_text()
 
-    app.page.get_by_label("Push towards it").check()
+    app.page.get_by_label("Push the text towards it").check()
     app.apply("Pushed towards")
     steered = minilm.steer(TEXT, code, 0.5)
     assert app.bars() == [(round(100 * bar.before, 1), round(100 * bar.after, 1)) for bar in steered.bars]
-    assert "Margin of" in app.page.locator("#effect").inner_text()
+    assert "Lead of" in app.page.locator("#effect").inner_text()
+
+
+def test_an_example_is_read_at_a_click(app, minilm):
+    [first, *_] = minilm.examples
+    app.page.locator("#examples button").first.click()
+    app.page.wait_for_function("document.querySelector('#reading .tokens')")
+    read = minilm.read(first)
+    assert app.page.locator("#reading button.token").count() == len(read.tokens)
+    assert app.page.get_by_label("Text", exact=True).input_value() == first
+    salient = app.page.locator("#reading button.token.salient")
+    assert salient.count() == 1 and str(read.tokens[read.salient].code) == salient.get_attribute("data-code")
 
 
 def test_a_concept_by_its_number(app):
@@ -131,9 +143,10 @@ def test_a_concept_by_its_number(app):
     app.page.get_by_label("Concept", exact=True).fill("7")
     app.page.keyboard.press("Enter")
     app.card(7)
-    app.page.get_by_label("Replace it by the mean state").check()
+    app.page.get_by_label("Replace it by an average token").check()
     app.page.get_by_label("at the last token").check()
-    app.apply("replaced by the mean state at the last token")
+    text = app.apply("Replaced by an average token")
+    assert "(concept 7), at the last token." in text
 
 
 def test_by_keyboard_alone(app, minilm):
@@ -180,8 +193,9 @@ def test_it_fits_a_phone_in_both_themes(browser, address, theme):
     app.read(TEXT)
     app.token("warm").click()
     app.page.locator("#card h3").wait_for()
-    app.apply("Concept")
+    app.apply("(concept")
     assert app.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert app.page.locator("#effect table").evaluate("table => table.getBoundingClientRect().right") <= 360 - 16
     # Text and ground of a token are far apart in lightness, whatever the theme.
     lightness = app.page.locator("#card p").first.evaluate(
         "element => { const canvas = document.createElement('canvas').getContext('2d');"
@@ -205,7 +219,7 @@ def test_two_people_at_a_time(browser, address, minilm):
     for app in pages:
         app.page.get_by_role("button", name="Apply").click(no_wait_after=True)
     for app, code in zip(pages, codes, strict=True):
-        app.page.locator("#effect", has_text=f"Concept {code} removed").wait_for()
+        app.page.locator("#effect", has_text=f"(concept {code})").wait_for()
     slow.remove()
     for app, code in zip(pages, codes, strict=True):
         expected = [(round(100 * bar.before, 1), round(100 * bar.after, 1)) for bar in minilm.ablate(TEXT, code).bars]
@@ -221,12 +235,12 @@ def test_generated_text_of_a_causal_host(browser, llama):
         app.page.locator(f"#reading button.token[data-code='{code}']").first.click()
         assert "no concept table" in app.card(code)
         app.page.get_by_label("at every token").check()
-        app.apply("removed at every token")
+        app.apply(f"Removed: concept {code}, at every token.")
         before, after = llama.ablate(TEXT, code, "all").continuations
         shown = app.page.locator("#effect dd")
         assert [text.evaluate("element => element.textContent") for text in shown.all()] == [before.text, after.text]
         assert app.page.locator("#effect dd.after mark").evaluate("element => element.textContent") == after.different
-        app.page.get_by_label("Push towards it").check()
+        app.page.get_by_label("Push the text towards it").check()
         app.apply("Pushed towards")
         _, pushed = llama.steer(TEXT, code, 0.5).continuations
         assert shown.last.evaluate("element => element.textContent") == pushed.text != before.text
@@ -290,7 +304,7 @@ def test_the_command(browser, minilm, tmp_path):
         app.read(TEXT)
         app.token("brilliant").click()
         app.card(next(token.code for token in minilm.read(TEXT).tokens if token.name == "brilliant"))
-        app.apply("removed")
+        app.apply("Removed")
         app.page.close()
     finally:
         process.terminate()

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from helpers.app_helpers import byte_tokenizer
 
-from clvq_hf.app import Bar, Continuation, Effect, Explorer, Reading, Token
+from clvq_hf.app import Bar, Continuation, Control, Effect, Explorer, Reading, Token
 from clvq_hf.app.rendering import card_html, effect_html, header_html, reading_html
 
 EVIL = """<script>alert(1)</script> "quoted" 'single' & <b>"""
@@ -47,10 +47,30 @@ class TestReading:
         assert all(button["type"] == "button" for button in buttons)
         for token, button in zip(read.tokens, buttons, strict=True):
             assert button["title"].startswith(f"concept {token.code}")
-            assert button["aria-label"].endswith(button["title"])
+            assert button["title"] in button["aria-label"]
             assert (button["aria-pressed"] == "true") == (token.code == read.tokens[1].code)
         assert [name for name in minilm.table.label_names if name not in page.text] == []
-        assert re.sub(r"\d", "", page.text).count("warm") == 1
+        [salient] = [button for button in buttons if "salient" in button["class"]]
+        assert salient["data-code"] == str(read.tokens[read.salient].code)
+
+    def test_below_each_token_is_another_word_of_its_concept(self, minilm):
+        read = minilm.read("a warm film")
+        page = reading_html(minilm, read)
+        below = re.findall(r'<span class="code">(.*?)</span>', page)
+        for token, shown, title in zip(read.tokens, below, re.findall(r'title="(.*?)"', page), strict=True):
+            words = [word for word, _ in minilm.table.top_words(token.code, 5)]
+            others = [word for word in words if word != token.name]
+            assert shown == (others or words or [str(token.code)])[0]
+            assert all(word in title for word in words)
+
+    def test_an_uncertain_salient_token_is_called_so(self, minilm):
+        token = Token(0, 1, "x", 1, False)
+        certain, uncertain = (
+            Parsed(reading_html(minilm, reading_of("x", token, salient=0, salient_is_certain=value))).text
+            for value in (True, False)
+        )
+        assert "x supports the prediction most." in certain
+        assert "x supports the prediction most, but this is uncertain" in uncertain
 
     def test_colour_is_the_label_that_most_tokens_have_by_purity(self, minilm):
         for code in minilm.table.active_codes.tolist():
@@ -75,7 +95,7 @@ class TestReading:
         page = reading_html(minilm, read)
         assert "<script>" not in page and "<b>" not in page
         shown = re.search(r'<p class="tokens".*?</p>', page, re.DOTALL)[0]
-        without = Parsed(re.sub(r'<span class="code">\d+</span>', "", shown)).text
+        without = Parsed(re.sub(r'<span class="code">.*?</span>', "", shown)).text
         assert without.removeprefix("[CLS]").removesuffix("[SEP]").rstrip() == text.rstrip()
 
     @pytest.mark.slow
@@ -147,6 +167,24 @@ class TestEffect:
         assert "1.39 → −0.85 (−2.23)" in text
         assert "20.0 % 70.0 %" in text and "80.0 % 30.0 %" in text
         assert Parsed(page).all("div")[0]["role"] == "status"
+
+    def test_the_removal_of_another_concept_stands_beside_it(self, minilm):
+        code = int(minilm.table.active_codes[3])
+        bars = [Bar("negative", 0.2, 0.7, 0.3), Bar("positive", 0.8, 0.3, 0.7)]
+        effect = self.effect(
+            bars=bars, prediction=("positive", "negative"), control=Control(code, 2, "positive", 0.847)
+        )
+        text = " ".join(Parsed(effect_html(minilm, effect, "Removed.", removes=True)).text.split())
+        words = ", ".join(word for word, _ in minilm.table.top_words(code, 5))
+        assert f"without another concept of the text, “{words}” (concept {code}) (2 tokens)" in text
+        assert "the prediction stays positive." in text and "Lead: 1.39 → 0.85 (−0.54)" in text
+        assert "20.0 % 70.0 % 30.0 %" in text
+        alone = effect_html(minilm, self.effect(), "Removed.", removes=True)
+        assert "no other concept to compare" in alone
+
+    def test_no_change_has_no_sign(self, minilm):
+        text = Parsed(effect_html(minilm, self.effect(margin=(0.254, 0.252)), "Removed.")).text
+        assert "0.25 → 0.25 (0.00)" in text
 
     def test_a_concept_that_does_not_occur(self, minilm):
         page = effect_html(minilm, self.effect(num_tokens=0, prediction=("negative", "negative")), "Removed.")

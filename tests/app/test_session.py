@@ -1,11 +1,14 @@
 """What an Explorer says of a text is what model and host say, asked one by one."""
 
+import sys
 import threading
 from time import sleep
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers.app_helpers import byte_tokenizer, fitted
+from helpers.headed_hosts import TAGS, bert_with
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -99,6 +102,41 @@ class TestRead:
         assert effect.reading.limit == len(effect.reading.tokens) == llama.max_length
 
 
+class TestSalience:
+    def test_the_salient_token_is_that_of_the_library(self, minilm):
+        salience = minilm.model.salient_tokens(
+            minilm.host, minilm.tokenizer, Dataset.from_dict({"text": [TEXT]}), n_steps=32, max_steps=64
+        )
+        read = minilm.read(TEXT)
+        assert read.salient == salience["salient_position"][0]
+        assert read.salient_is_certain == (salience["error"][0] <= 0.05)
+        assert not read.tokens[read.salient].is_special
+
+    def test_a_causal_host_and_a_text_that_is_cut(self, llama):
+        read = llama.read(TEXT)
+        assert read.salient is not None and not read.tokens[read.salient].is_special
+
+    def test_without_captum_no_token_is_marked(self, minilm, monkeypatch):
+        monkeypatch.setitem(sys.modules, "captum", None)
+        assert minilm.read(TEXT).salient is None
+
+
+class TestExamples:
+    def test_short_texts_of_every_prediction(self, minilm):
+        examples = minilm.examples
+        assert len(examples) == 5 == len(set(examples)) and all(len(text) <= 160 for text in examples)
+        rows = {row["text"].strip(): row["prediction"] for row in minilm.table.texts}
+        assert {rows[text] for text in examples} == set(rows.values())
+
+    def test_without_a_table_there_are_none(self, llama):
+        assert llama.examples == []
+
+    def test_toxic_texts_are_none(self, minilm, monkeypatch):
+        monkeypatch.setattr("clvq_hf.app.session.called_toxic", lambda names: frozenset({"negative"}))
+        rows = {row["text"].strip(): (row["label"], row["prediction"]) for row in minilm.table.texts}
+        assert {rows[text] for text in minilm.examples} == {(1, 1)}
+
+
 def logits_of_last(explorer: Explorer, text: str = TEXT) -> torch.Tensor:
     encoded = explorer.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
     with torch.no_grad():
@@ -106,6 +144,28 @@ def logits_of_last(explorer: Explorer, text: str = TEXT) -> torch.Tensor:
 
 
 class TestChange:
+    @pytest.mark.parametrize("positions", ["code", "all"])
+    def test_another_concept_of_the_text_is_removed_for_comparison(self, minilm, positions):
+        read = minilm.read(TEXT)
+        codes = [token.code for token in read.tokens]
+        content = {token.code for token in read.tokens if not token.is_special}
+        for code in sorted(content)[:2]:
+            effect = minilm.ablate(TEXT, code, positions)
+            control = effect.control
+            assert control.code in content - {code}
+            distances = {other: abs(codes.count(other) - codes.count(code)) for other in content - {code}}
+            assert distances[control.code] == min(distances.values())
+            assert control.num_tokens == (codes.count(control.code) if positions == "code" else len(codes))
+            alone = minilm.ablate(TEXT, control.code, positions)
+            assert control.prediction == alone.prediction[1]
+            assert [bar.control for bar in effect.bars] == [pytest.approx(bar.after) for bar in alone.bars]
+            assert minilm.ablate(TEXT, code, positions).control == control  # drawn, and always the same
+
+    def test_a_push_and_a_text_of_one_concept_have_no_control(self, minilm):
+        read = minilm.read("film")
+        assert minilm.steer(TEXT, read.tokens[1].code, 0.5).control is None
+        assert minilm.ablate("film", read.tokens[1].code).control is None
+
     @pytest.mark.parametrize("positions", ["code", "all", "cls", "last"])
     @pytest.mark.parametrize("how", ["project", "swap"])
     def test_ablation_is_that_of_the_model(self, minilm, positions, how):
@@ -399,3 +459,32 @@ class TestFromPretrained:
         host.load_state_dict(minilm.host.state_dict())
         assert Explorer(minilm.model, host, minilm.tokenizer).label_names == ["LABEL_0", "LABEL_1"]
         assert Explorer(minilm.model, host, minilm.tokenizer, minilm.table).label_names == minilm.table.label_names
+
+
+class TestHeads:
+    """Hosts of which something must be chosen show what their table asks."""
+
+    def test_the_label_that_the_table_asks_about(self, make_model, tokenizer, texts, fit):
+        few = texts.remove_columns("label").select(range(8))
+        host = bert_with("multi_label", tokenizer, few["text"])
+        model = fit(make_model(), host, tokenizer, few)
+        assert Explorer(model, host, tokenizer).read(TEXT).probabilities == [], "nothing says which label"
+        explorer = Explorer(model, host, tokenizer, model.concept_table(host, tokenizer, few, target="insult"))
+        expected = float(logits_of(explorer)[4].sigmoid())
+        assert explorer.read(TEXT).probabilities == [
+            ("not insult", pytest.approx(1 - expected)),
+            ("insult", pytest.approx(expected)),
+        ]
+
+    def test_a_number_is_no_probability(self, make_model, tokenizer, texts, fit):
+        few = texts.remove_columns("label").select(range(8))
+        host = bert_with("regression", tokenizer, few["text"])
+        model = fit(make_model(), host, tokenizer, few)
+        explorer = Explorer(model, host, tokenizer, model.concept_table(host, tokenizer, few))
+        assert explorer.read(TEXT).probabilities == []
+
+    def test_classes_of_tokens(self, make_model, tokenizer, texts, fit):
+        few = texts.remove_columns("label").select(range(8))
+        host = bert_with("tokens", tokenizer, few["text"])
+        explorer = Explorer(fit(make_model(), host, tokenizer, few), host, tokenizer)
+        assert [name for name, _ in explorer.read(TEXT).probabilities] == TAGS

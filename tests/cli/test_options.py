@@ -13,6 +13,7 @@ from clvq_hf.comparison.grid import DatasetSpec
 
 WITH_TEXTS = {
     "demo": ("demo", "--quick"),
+    "train": ("train", "nowhere", "--output-dir", "out"),
     "concepts build": ("concepts", "build", "nowhere", "--output-dir", "table", "--split", "train"),
     "evaluate": ("evaluate", "nowhere", "--output-dir", "results", "--split", "train"),
 }

@@ -5,7 +5,9 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from clvq_hf.data import host_labels, label_names
-from clvq_hf.data.labels import map_labels
+from clvq_hf.data.labels import label_columns, map_labels
+from clvq_hf.data.texts import load_texts
+from clvq_hf.hosts.readout import Readout
 
 NAMELESS = ["LABEL_0", "LABEL_1"]
 SENTIMENT = ["negative", "positive"]
@@ -266,3 +268,94 @@ class TestHost:
         dataset = of(["a", "b", "a", "b"]).rename_column("label", "class").select([3, 0]).with_format("numpy")
         new = map_labels(dataset, ["b", "a"], "class")
         assert new["class"][:] == [0, 1] and new["text"][:] == ["text 3", "text 0"]
+
+
+INSULT = Readout(
+    "multi_label", target=2, class_names=("not insult", "insult"), outputs=("toxic", "identity_hate", "insult")
+)
+
+
+class TestOneOfSeveralLabels:
+    @pytest.mark.parametrize(
+        ("labels", "feature"),
+        [
+            ([["insult", "toxic"], ["Identity-Hate"], [], None], List(Value("string"))),
+            ([[2, 0], [1], [], None], List(Value("int64"))),
+            ([[0, 2], [1], [], None], List(ClassLabel(names=["toxic", "identity hate", "insult"]))),
+            ([[1, 0, 1], [0, 1, 0], [0, 0, 0], None], List(Value("int64"))),
+            ([[True, False, True], [False, True, False], [False] * 3, None], List(Value("bool"))),
+            ([[1.0, 0, 1], [0, 1, 0], [0, 0, 0], None], List(Value("float32"))),
+            (["insult", "toxic", "identity_hate", None], None),
+            (["insult", "not insult", "not insult", ""], None),
+            ([1, 0, 0, -1], None),
+            ([1.0, 0.0, 0.0, float("nan")], None),
+            ([True, False, False, None], None),
+            (["1", "0", "0", None], None),
+        ],
+    )
+    def test_however_they_are_written(self, labels, feature):
+        dataset = host_labels(of(labels, feature), None, readout=INSULT)
+        assert dataset["label"][:] == [1, 0, 0, None]
+        assert dataset.features["label"].names == ["not insult", "insult"]
+        assert host_labels(dataset, None, readout=INSULT)["label"][:] == [1, 0, 0, None]
+
+    def test_the_column_of_the_label_comes_first(self):
+        dataset = of([0, 0, 0]).add_column("Insult", [1, 0, 1])
+        for given in (dataset, dataset.remove_columns("label")):
+            assert host_labels(given, None, readout=INSULT)["label"][:] == [1, 0, 1]
+        named = dataset.rename_column("label", "mine")
+        assert host_labels(named, None, "mine", readout=INSULT)["mine"][:] == [0, 0, 0]
+        with pytest.raises(ValueError, match="'toxic' is called as another label"):
+            host_labels(of([0, 1]).rename_column("label", "toxic"), None, "toxic", readout=INSULT)
+
+    @pytest.mark.parametrize(
+        ("labels", "feature", "message"),
+        [
+            ([["rude"]], List(Value("string")), r"lists with rude\. The host's labels are 0 \(toxic\)"),
+            ([[5]], List(Value("int64")), "lists with 5"),
+            ([[1, 0]], List(Value("bool")), "3 zeros and ones"),
+            ([0.3, 0.7], None, "numbers like 0.3, 0.7, not classes"),
+            ([0, 3], None, "are 0, 3"),
+            (["clean", "insult"], None, "clean, insult"),
+        ],
+    )
+    def test_what_says_something_else_is_refused(self, labels, feature, message):
+        with pytest.raises(ValueError, match=message):
+            host_labels(of(labels, feature), None, readout=INSULT)
+
+    def test_of_a_file(self, tmp_path):
+        file = tmp_path / "comments.csv"
+        file.write_text("comment_text,toxic,Insult\nGood.,0,1\nBad.,1,0\n")
+        assert load_texts(str(file), readout=INSULT)["label"][:] == [1, 0]
+        assert load_texts(str(file))["label"][:] == [0, 1]
+        file.write_text("text,toxic\nGood.,0\n")
+        assert load_texts(str(file), readout=INSULT).column_names == ["text"], "toxic is no answer"
+        with pytest.raises(ValueError, match=r"label_column=…, or the label with target=…"):
+            load_texts(str(file), label_column="toxic", readout=INSULT)
+        assert label_columns(None)[0] == "label"
+
+
+class TestNumbers:
+    HALF = Readout("regression", target=0, outputs=("LABEL_0",)).with_centre(0.5)
+
+    @pytest.mark.parametrize("labels", [[0.5, 0.75, None, -1.0], [0, 1, None, -3]])
+    def test_lie_below_or_above(self, labels):
+        dataset = host_labels(of(labels), None, readout=self.HALF)
+        assert dataset["label"][:] == [0, 1, None, 0]
+        assert dataset.features["label"].names == ["below 0.5", "above 0.5"]
+        assert host_labels(dataset, None, readout=self.HALF)["label"][:] == [0, 1, None, 0]
+
+    @pytest.mark.parametrize("labels", [["good", "bad"], [True, False], [[1.0], [2.0]]])
+    def test_other_labels_are_refused(self, labels):
+        with pytest.raises(ValueError, match="the host's output is a number"):
+            host_labels(of(labels), None, readout=self.HALF)
+
+    def test_of_a_file(self, tmp_path):
+        (tmp_path / "test.csv").write_text("text,Score\nGood.,0.9\nBad.,-1\n")
+        assert load_texts(str(tmp_path / "test.csv"), readout=self.HALF)["label"][:] == [0.9, -1.0]
+
+
+def test_labels_of_tokens_are_not_read():
+    readout = Readout("token_classification", class_names=("O", "PER"), outputs=("O", "PER"))
+    assert host_labels(of([[0, 1], [0, 0]]), None, readout=readout).column_names == ["text"]
+    assert host_labels(of(["PER", "O"]), None, readout=readout)["label"][:] == [1, 0]

@@ -125,7 +125,7 @@ class TestExplain:
         assert [token.score for token in both[0].tokens] == pytest.approx(
             [-token.score for token in both[1].tokens], abs=1e-5
         )
-        with pytest.raises(ValueError, match="no class 'fine'; choose target=… among bad, good"):
+        with pytest.raises(ValueError, match="no answer 'fine'; choose target=… among bad, good"):
             model.explain(host, tokenizer, sentences[0], target="fine")
 
 

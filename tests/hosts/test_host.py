@@ -1,7 +1,21 @@
+import pytest
 import torch
-from transformers import BartConfig, BartModel, GPT2Config, GPT2Model, RobertaConfig, RobertaModel, T5Config, T5Model
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    BartConfig,
+    BartModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 
-from clvq_hf.hosts import hooks
+from clvq_hf.hosts import hooks, load_host
 
 SMALL = {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -38,3 +52,15 @@ class TestMaxLength:
 
 def test_input_device(host):
     assert hooks.input_device(host) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("gguf_file", "expected"), [("m.gguf", AutoModelForCausalLM), (None, AutoModel)], ids=["gguf", "safetensors"]
+)
+def test_a_gguf_file_is_loaded_with_its_head(gguf_file, expected, monkeypatch):
+    """Its config names no class; the bare model of it could neither predict nor generate."""
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **kwargs: LlamaConfig())
+    for kind in (AutoModel, AutoModelForCausalLM):
+        monkeypatch.setattr(kind, "from_pretrained", lambda *args, kind=kind, **kwargs: (kind, kwargs))
+    kind, kwargs = load_host("folder", gguf_file=gguf_file)
+    assert kind is expected and kwargs["gguf_file"] == gguf_file

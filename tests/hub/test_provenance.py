@@ -82,6 +82,7 @@ class TestCommit:
             "host_revision": None,
             "host_architecture": "BertForSequenceClassification",
             "host_dtype": "bfloat16",
+            "host_gguf_file": None,
         }
         assert resolve_commit(str(tmp_path / "bert"), None) is None
 

@@ -6,7 +6,7 @@ import pytest
 
 from clvq_hf import CLVQModel
 from clvq_hf.hub import HubError
-from clvq_hf.hub.repositories import checkpoint_files
+from clvq_hf.hub.repositories import Source, checkpoint_files
 
 REPO = "org/clvq-bert"
 
@@ -56,3 +56,14 @@ def test_only_what_belongs_into_a_repository(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "results.json").write_text("x")
     assert set(checkpoint_files(tmp_path)) == wanted
+
+
+def test_a_folder_without_a_model_stands_for_its_newest_checkpoint(tmp_path, caplog):
+    for step in (9, 100, 200):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (9, 100):  # the last one is still being written
+        (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}")
+    assert Source(str(tmp_path)).fetch() == tmp_path / "checkpoint-100"
+    assert "taking its newest checkpoint, checkpoint-100" in caplog.text
+    (tmp_path / "config.json").write_text("{}")
+    assert Source(str(tmp_path)).fetch() == tmp_path

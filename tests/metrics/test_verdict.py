@@ -205,6 +205,8 @@ class TestCeilings:
             "which cannot be told apart from a random change of the same size (0.09)."
         )
         assert "known in" not in said(condition("word_ceiling", 0.2, text_share=1.0))
+        few = condition("word_ceiling", 0.2, num_texts=9)
+        assert said(few, beyond).endswith(" The word ceiling is known for 9 texts only, too few for a verdict.")
 
     def test_only_beside_a_concept_that_costs(self):
         words = said(condition("salient", 0.02, 0.1), condition("class_ceiling", 0.3), condition("word_ceiling", 0.3))
@@ -267,7 +269,7 @@ class TestProtocols:
 
 @pytest.mark.parametrize(
     ("cost", "shown"),
-    [(0.0034, "0.003"), (0.00004, "0.00004"), (1234.567, "1,234.57"), (0.005, "0.01"), (0.0, "0.00")],
+    [(0.0034, "0.003"), (0.00004, "less than 0.001"), (1234.567, "1,234.57"), (0.006, "0.01"), (0.0, "0.00")],
 )
 def test_small_and_large_figures(cost, shown):
     assert f"another concept of the same text {shown}:" in said(condition("other_code", cost))

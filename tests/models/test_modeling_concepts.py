@@ -9,9 +9,10 @@ import pytest
 import torch
 from helpers.buffers_only import BuffersOnly
 from huggingface_hub import HfApi, constants, hf_hub_download
-from transformers import AutoModel, BertForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertForSequenceClassification, LlamaForCausalLM
 
 from clvq_hf import CLVQConfig, CLVQModel, ConceptTable
+from clvq_hf.hosts.host import load_host
 from clvq_hf.hub.repositories import Source
 from clvq_hf.hub.requests import HubError
 from clvq_hf.models.checkpoints import describe
@@ -476,3 +477,32 @@ class TestRefusals:
         CLVQModel.from_pretrained(REPO, force_download=True)
         assert any("/storage/" in path for method, path, _ in hub.requests[asked:] if method == "GET")
         assert hf_hub_download(REPO, "config.json")
+
+
+def test_a_host_from_a_gguf_file_is_found_again(
+    causal_host, tokenizer, make_config, fit, texts, tmp_path, monkeypatch
+):
+    asked = []
+
+    def load(name, *args, output_loading_info=False, **kwargs):
+        asked.append((name, kwargs.get("gguf_file")))
+        return (causal_host, {"missing_keys": []}) if output_loading_info else causal_host
+
+    (tmp_path / "host").mkdir()
+    causal_host.config.architectures = ["LlamaForCausalLM"]
+    causal_host.config._name_or_path = str(tmp_path / "host")
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **kwargs: causal_host.config)
+    host = load_host(str(tmp_path / "host"), gguf_file="model.Q8_0.gguf")
+    config = CLVQConfig.from_host(host, 1, 3, codebook_size=4, num_decoder_layers=0)
+    assert config.host_gguf_file == "model.Q8_0.gguf"
+    model = fit(CLVQModel(config), host, tokenizer, texts)
+    monkeypatch.undo()
+    model.save_pretrained(tmp_path / "model")
+    model = CLVQModel.from_pretrained(tmp_path / "model")
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name, **kwargs: load(name, **kwargs) and tokenizer)
+    asked.clear()
+    model.load_host()
+    model.load_tokenizer()
+    assert asked == [(str(tmp_path / "host"), "model.Q8_0.gguf")] * 2

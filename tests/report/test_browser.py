@@ -9,6 +9,8 @@ from helpers.browser import TIMEOUT
 from helpers.made_tables import made_table
 from playwright.sync_api import expect
 
+from clvq_hf.metrics.verdict import verdict
+from clvq_hf.report import page as page_module
 from clvq_hf.report import write_report
 from clvq_hf.tables.names import ConceptName
 
@@ -92,9 +94,9 @@ class TestConcepts:
     def test_search_by_number(self, report):
         report.goto(report.url.split("#")[0] + "#/concepts")
         report.get_by_label("Word, name or number").fill("3")
-        expect(rows(report).filter(has=report.get_by_role("link", name="Concept 3", exact=True))).to_have_count(1)
+        expect(rows(report).filter(has=report.get_by_role("link", name="Concept 3"))).to_have_count(1)
         report.get_by_label("Word, name or number").fill("7")
-        expect(rows(report).filter(has=report.get_by_role("link", name="Concept 3", exact=True))).to_have_count(0)
+        expect(rows(report).filter(has=report.get_by_role("link", name="Concept 3"))).to_have_count(0)
 
     def test_filters(self, report):
         report.evaluate("location.hash = '#/concepts'")
@@ -130,7 +132,7 @@ class TestConcepts:
     def test_a_concept(self, report):
         report.evaluate("location.hash = '#/concept/1'")
         page = report.locator("#concept")
-        expect(page.get_by_role("heading", name="Concept 1", exact=True)).to_be_visible()
+        expect(page.get_by_role("heading", name="Concept 1: funny, warm, bright", exact=True)).to_be_visible()
         expect(page).to_contain_text("21 tokens in 20 texts.")
         expect(page).to_contain_text("good: 21 (100 %)")
         expect(page).to_contain_text("changes the margin of the prediction by −1.40 on average")
@@ -141,7 +143,7 @@ class TestConcepts:
         wrong = page.locator(".examples li", has=report.get_by_role("link", name="Text 1", exact=True))
         expect(wrong).to_contain_text("label: good · predicted: bad wrong")
         expect(page.locator(".examples .wrong")).to_have_count(1)
-        expect(report).to_have_title("Concept 1 – Concepts of made up")
+        expect(report).to_have_title("Concept 1: funny, warm, bright – Concepts of made up")
 
     def test_the_address_has_the_word_and_filters_stay(self, report):
         report.evaluate("location.hash = '#/concepts/light'")
@@ -163,9 +165,13 @@ class TestConcepts:
     def test_a_word_that_goes_elsewhere(self, report):
         report.evaluate("location.hash = '#/concept/6'")
         row = report.locator("#concept tbody tr", has_text="light")
-        assert row.locator("td").all_inner_texts() == ["light", "Concept 7 of 20 tokens", "Concept 6 of 20 tokens"]
+        assert row.locator("td").all_inner_texts() == [
+            "light",
+            "Concept 7: light of 20 tokens",
+            "Concept 6: light of 20 tokens",
+        ]
         row.get_by_role("link", name="Concept 7").click()
-        expect(report.get_by_role("heading", name="Concept 7", exact=True)).to_be_visible()
+        expect(report.get_by_role("heading", name="Concept 7: light", exact=True)).to_be_visible()
         report.locator("#concept").get_by_role("link", name="light", exact=True).first.click()
         expect(report.get_by_label("Word, name or number")).to_have_value("light")
         expect(rows(report)).to_have_count(2)
@@ -190,10 +196,10 @@ class TestConcepts:
         assert report.get_by_role("link", name="Next in the list").count() == 0, "two concepts have this word"
 
     def test_a_dot_of_the_map_opens_its_concept(self, report):
-        dot = report.locator("#map a").filter(has=report.locator("title", has_text="concept 2,"))
+        dot = report.locator("#map a").filter(has=report.locator("title", has_text="concept 2:"))
         assert "dull" in dot.locator("title").text_content()
         dot.locator("use").click()
-        expect(report.get_by_role("heading", name="Concept 2", exact=True)).to_be_visible()
+        expect(report.get_by_role("heading", name=re.compile("^Concept 2: "))).to_be_visible()
 
     @pytest.mark.parametrize("address", ["#/concept/99", "#/concept/x", "#/text/99", "#/text/"])
     def test_what_is_not_there(self, browser, report_file, address):
@@ -217,7 +223,7 @@ class TestTexts:
             "Change of the margin: −3.00. Removing another concept of this text instead: −0.30"
         )
         assert page.locator("tbody tr").nth(0).locator("td").all_inner_texts() == ["prediction", "good", "bad"]
-        assert page.locator("tbody tr").nth(2).locator("td").all_inner_texts() == ["margin (logits)", "2.00", "-1.00"]
+        assert page.locator("tbody tr").nth(2).locator("td").all_inner_texts() == ["margin (logits)", "2.00", "−1.00"]
 
     @pytest.mark.parametrize("text_id", [3, 4, 5])
     def test_a_text_is_shown_as_it_is(self, report, table, text_id):
@@ -241,9 +247,9 @@ class TestTexts:
         assert praise.count() == 2 and report.locator("#text .same").count() == 0
         praise.first.hover()
         assert report.locator("#text .same").count() == 2
-        assert praise.first.get_attribute("title") == "concept 1, good 100 %"
+        assert praise.first.get_attribute("title") == "concept 1: funny, warm, bright · good 100 %"
         praise.first.click()
-        expect(report.get_by_role("heading", name="Concept 1", exact=True)).to_be_visible()
+        expect(report.get_by_role("heading", name="Concept 1: funny, warm, bright", exact=True)).to_be_visible()
 
     def test_colours_say_how_pure_a_concept_is(self, report):
         report.evaluate("location.hash = '#/text/4'")
@@ -260,7 +266,7 @@ class TestTexts:
         report.get_by_label("prediction is wrong").check()
         expect(items).to_have_count(2)
         report.get_by_label("prediction is wrong").uncheck()
-        report.get_by_label("ablation changes the prediction").check()
+        report.get_by_label("removal changes the prediction").check()
         expect(items).to_have_count(1)
         expect(items.first).to_contain_text("Text 3")
         report.get_by_role("button", name="Show all").last.click()
@@ -344,6 +350,7 @@ def test_every_page_fits_and_can_be_read(browser, report_file, scheme, width):
         for address in addresses:
             page.evaluate("(address) => (location.hash = address)", address)
             expect(page.locator("main > section:visible h2")).to_be_focused()
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "none"
             page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
             room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
             assert room[0] <= room[1], f"{address} is {room[0]} wide on a screen of {room[1]}"
@@ -385,7 +392,8 @@ def test_names_made_by_a_model_are_marked(browser, table, model, tmp_path):
     write_report(type(table)(table.tokens, table.texts, table.metadata, names), tmp_path / "report.html", model)
     with opened(browser, tmp_path / "report.html", "#/text/3") as page:
         title = page.locator("#text .token[data-code='1']").first.get_attribute("title")
-        assert title == "concept 1 “<script>hacked=1</script>praise” (named by a model), good 100 %"
+        name = "“<script>hacked=1</script>praise” (named by a model)"
+        assert title == f"concept 1 {name}: funny, warm, bright · good 100 %"
     with opened(browser, tmp_path / "report.html", "#/concepts") as page:
         page.get_by_label("Word, name or number").fill("praise")
         expect(rows(page)).to_have_count(1)
@@ -406,7 +414,8 @@ def test_without_labels(browser, tmp_path):
         page.evaluate("location.hash = '#/text/0'")
         expect(page.locator("#text .token")).to_have_count(3)
         expect(page.locator("#text")).to_contain_text("predicted: 0")
-        expect(page.locator("#text .legend")).to_have_text("outlined: the salient token")
+        legend = "colours and lines tell concepts apart; they have no meaningoutlined: the salient token"
+        expect(page.locator("#text .legend")).to_have_text(legend)
         page.evaluate("location.hash = '#/texts'")
         expect(page.locator("#text-list")).to_contain_text("Text 1 predicted: 1")
         page.evaluate("location.hash = '#/concept/1'")
@@ -466,3 +475,179 @@ def test_long_lists_come_in_parts(browser, tmp_path):
             expect(page.locator("#text-list li")).to_have_count(number)
             if number < 130:
                 page.get_by_role("button", name="Show more").click()
+
+
+def visible_texts(page):
+    """Everything that is read or shown as a tooltip, by element."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll("main > section:not([hidden]) *, main > section:not([hidden])")].flatMap(
+          (node) => [node.getAttribute("title"), node.getAttribute("aria-label"),
+            ...[...node.childNodes].filter((child) => child.nodeType === 3).map((child) => child.textContent)]
+        ).filter(Boolean)"""
+    )
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_number_never_stands_without_words(browser, report_file, table, model, tmp_path, number):
+    """Also of concepts that have no page, for there are too many."""
+    file = report_file
+    if number:
+        contents = page_module.report_contents
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                page_module, "report_contents", lambda *given, **named: contents(*given, **named, max_concepts=number)
+            )
+            write_report(table, tmp_path / "few.html", model)
+        file = tmp_path / "few.html"
+    with opened(browser, file) as page:
+        for address in ("#/", "#/concept/3", "#/text/3", "#/text/5", "#/concept/6"):
+            page.evaluate("(address) => (location.hash = address)", address)
+            expect(page.locator("main > section:visible h2")).to_be_focused()
+            for text in visible_texts(page):
+                for found in re.finditer(r"(?i)\bconcept \d+", text):
+                    rest = text[found.end() :]
+                    assert re.match(r": \S", rest) or "There is no" in text, f"{address}: {text!r}"
+            assert page.locator("main").inner_text().count("−0.00") == 0
+        page.evaluate("location.hash = '#/concepts'")
+        for row in rows(page).all():
+            assert row.locator(".words-cell").inner_text().strip(), "beside it"
+
+
+class TestOverview:
+    def test_it_answers_in_this_order(self, report):
+        headings = [heading.inner_text() for heading in report.locator("#overview > h3").all()]
+        assert headings == [
+            "The model",
+            "How good it is",
+            "Which concepts drive each class",
+            "What removing concepts costs",
+            "The purest concepts",
+        ]
+        summary = report.locator("#overview > details.terms summary")
+        assert summary.inner_text().startswith("How to read this")
+        below = "(node) => node.compareDocumentPosition(document.querySelector('#removals'))"
+        assert summary.evaluate(below) & 2, "the removals come before"
+        assert report.locator(".plots").evaluate(below) & 2
+
+    def test_how_good(self, report):
+        # 38 of 40: Wilson's interval.
+        expect(report.locator("#overview")).to_contain_text(
+            "The model is right on 95.0 % of 40 labelled texts (95 % interval 83.5 % to 98.6 %). Always giving the "
+            "most "
+            "frequent label, “bad”, would be right on 50.0 %."
+        )
+
+    def test_what_drives_each_class(self, report):
+        groups = report.locator("#overview h4").all_inner_texts()[:2]
+        assert groups == ["Predicted: bad (5 texts)", "Predicted: good (5 texts)"]
+        cells = [
+            [cell.inner_text() for cell in row.locator("td").all()]
+            for row in report.locator("#overview table.drivers:not(#removals) tbody tr").all()
+        ]
+        assert cells == [
+            ["Concept 2: clumsy, dull, tedious", "100 %", "5 texts", "−1.00", "0"],
+            ["Concept 1: funny, warm, bright", "100 %", "5 texts", "−1.40", "1"],
+        ]
+        report.locator("#overview table.drivers a").first.click()
+        expect(report.locator("#concept-title")).to_contain_text("Concept 2")
+
+    def test_the_verdict(self, report, results):
+        for sentence in verdict(results):
+            expect(report.locator("#overview .verdict")).to_contain_text(sentence)
+        first = [cell.inner_text() for cell in report.locator("#removals tbody tr").first.locator("td").all()]
+        assert first[0] == "the salient concept" and first[1].startswith("-1.200") and first[2:] == ["10.0 %", "10"]
+
+    def test_every_term_has_a_sentence(self, report):
+        report.locator(".terms summary").click()
+        terms, sentences = (report.locator(f".terms {kind}").all_inner_texts() for kind in ("dt", "dd"))
+        assert len(terms) == len(sentences) > 30 and len(set(terms)) == len(terms)
+        assert all(sentence.endswith(".") for sentence in sentences)
+        for term in ("Purity", "Margin", "Salient token", "Class directions, class ceiling", "Word ceiling"):
+            assert term in terms
+
+    def test_without_an_evaluation(self, browser, table, tmp_path):
+        write_report(table, tmp_path / "r.html")
+        with opened(browser, tmp_path / "r.html") as page:
+            overview = page.locator("#overview")
+            expect(overview).to_contain_text("Not measured: clvq-hf evaluate measures it.")
+            assert page.get_by_label("removal changes").count() == 0
+            expect(overview).to_contain_text("No concept contributes in these texts."), "all salience is 0"
+
+
+def test_concepts_of_a_text_are_in_the_order_of_contribution(browser, table, tmp_path):
+    tokens = table.tokens.to_pandas()
+    # Text 3: "a warm film" and hostile words; "light" is its last token.
+    rows_of = tokens.index[tokens["text_id"] == 3]
+    tokens.loc[rows_of, "salience"] = 0.0
+    tokens.loc[rows_of[[1, 2, 3, 4, -1]], "salience"] = [0.5, -0.75, 0.5, 0.25, -0.001]
+    scored = type(table)(table.tokens.from_pandas(tokens, features=table.tokens.features), table.texts, table.metadata)
+    write_report(scored, tmp_path / "r.html")
+    with opened(browser, tmp_path / "r.html", "#/text/3") as page:
+        items = page.locator("#text .parts li")
+        found = [
+            (item.locator("a").inner_text().split(":")[0], item.locator(".score").inner_text()) for item in items.all()
+        ]
+        hostile = 0.5 + 0.25
+        assert found == [
+            ("Concept 5", f"+{hostile:.2f}"),
+            ("Concept 1", "+0.50"),
+            ("Concept 0", "0.00"),
+            ("Concept 6", "0.00"),
+            ("Concept 3", "−0.75"),
+        ]
+        expect(items.nth(1)).to_contain_text("salient")
+        expect(items.first).to_contain_text("6 tokens")
+        assert "−0.00" not in page.locator("#text").inner_text()
+
+
+def test_long_names_wrap(browser, table, model, tmp_path):
+    long = "a label with a name as long as those that people give to the classes of their own surveys, " * 2
+    labels = [long, "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung" * 2]
+    write_report(
+        type(table)(table.tokens, table.texts, {**table.metadata, "label_names": labels}), tmp_path / "r.html", model
+    )
+    with opened(browser, tmp_path / "r.html", viewport={"width": 400, "height": 800}) as page:
+        for address in ("#/concepts", "#/concept/1", "#/text/3", "#/"):
+            page.evaluate("(address) => (location.hash = address)", address)
+            expect(page.locator("main > section:visible h2")).to_be_focused()
+            assert page.evaluate("document.documentElement.scrollWidth") == 400, address
+
+
+class TestWithoutLabels:
+    """Forty texts of the same table: the host's classes have names, but no text has a label."""
+
+    @pytest.fixture(scope="class")
+    def file(self, table, model, tmp_path_factory):
+        texts = table.texts.to_pandas().assign(label=-1)
+        unlabelled = type(table)(
+            table.tokens, table.texts.from_pandas(texts, features=table.texts.features), table.metadata
+        )
+        file = tmp_path_factory.mktemp("unlabelled") / "r.html"
+        write_report(unlabelled, file, model)
+        return file
+
+    def test_columns_and_captions(self, browser, file):
+        with opened(browser, file) as page:
+            overview = page.locator("#overview")
+            expect(overview).to_contain_text("The texts have no labels, so how often the model is right is unknown.")
+            expect(overview.get_by_role("heading", name="The most frequent concepts")).to_be_visible()
+            expect(page.locator(".map figcaption")).to_contain_text("they have no meaning")
+            text = page.locator("main").inner_text()
+            assert "label of most" not in text and "urity" not in text
+            page.evaluate("location.hash = '#/concepts'")
+            assert page.locator("#concept-list th").all_inner_texts()[:2] == ["Concept", "Words"]
+            assert page.locator("#concept-list th").count() == 4
+            assert page.get_by_label("Minimum purity").count() == page.locator("#concepts [name=label]").count() == 0
+            page.evaluate("location.hash = '#/texts'")
+            assert page.locator("#texts [name=label]").count() == page.get_by_label("prediction is wrong").count() == 0
+            expect(page.get_by_label("Predicted")).to_have_count(1)
+
+    def test_colours_and_lines_tell_concepts_apart(self, browser, file):
+        with opened(browser, file, "#/text/3") as page:
+            looks = page.evaluate(
+                """() => Object.fromEntries([...document.querySelectorAll("#text .token")].map((token) =>
+                  [token.dataset.code, token.style.getPropertyValue("--colour") + token.dataset.line]))"""
+            )
+            assert set(looks) == {"0", "1", "3", "5", "6"} and len(set(looks.values())) == 5
+            assert all(look.startswith("var(--label-") for look in looks.values()), "none is grey"
+            assert min(page.evaluate(CONTRASTS))[0] >= 4.5

@@ -10,7 +10,14 @@ from helpers.made_tables import made_table
 from clvq_hf.metrics.verdict import measured_protocol
 from clvq_hf.report import concept_html, text_html
 from clvq_hf.report.codebook_map import codebook_map, nearest_concepts
-from clvq_hf.report.contents import fewer_concepts, measured_routing, report_contents, sampled_texts
+from clvq_hf.report.contents import (
+    driving_concepts,
+    fewer_concepts,
+    measured_routing,
+    needed_words,
+    report_contents,
+    sampled_texts,
+)
 from clvq_hf.report.evaluations import find_evaluation, read_ablations, read_evaluation
 from clvq_hf.report.masks import mask_contents
 from clvq_hf.tables.masking import ToxicMask, mask_of
@@ -132,6 +139,73 @@ class TestTexts:
         assert sorted(sampled_texts(table, [], 10**6, seed=0)) == table.texts["text_id"][:]
 
 
+class TestDrivers:
+    def test_by_what_their_removal_costs(self, table, evaluation):
+        ablations = read_ablations(evaluation, "code")
+        # Text 11 loses most by concept 6; removing concept 3 in text 9 helps.
+        ablations[11] = {**ablations[11], "code": 6}
+        ablations[11]["after"] = {**ablations[11]["after"], "margin": -9.0, "prediction": 0}
+        ablations[9] = {**ablations[9], "code": 3}
+        ablations[9]["after"] = {**ablations[9]["after"], "margin": 2.5}
+        bad, good = driving_concepts(table, ablations, "code")
+        assert bad == {
+            "label": 0,
+            "texts": 5,
+            "concepts": [{"code": 2, "texts": 5, "change": -1.0, "flips": 0}],
+        }
+        assert good["concepts"] == [
+            {"code": 6, "texts": 1, "change": -11.0, "flips": 1},
+            {"code": 1, "texts": 3, "change": -1.667, "flips": 1},
+        ]
+        assert [row["code"] for row in driving_concepts(table, ablations, "code", n=1)[1]["concepts"]] == [6]
+
+    def test_by_salience_only(self, table):
+        tokens = table.tokens.to_pandas()
+        tokens["salience"] = 0.0
+        for text_id, place, value in ((2, 1, 3.0), (4, 1, 1.0), (4, 5, 1.0), (2, 2, -9.0), (5, 2, 2.0)):
+            tokens.loc[tokens.index[tokens["text_id"] == text_id][place], "salience"] = value
+        scored = type(table)(
+            table.tokens.from_pandas(tokens, features=table.tokens.features), table.texts, table.metadata
+        )
+        # Concept 2 is blame; 7 is "light" in bad texts, of all positive contributions to "bad" a fifth.
+        assert driving_concepts(scored, {}, None) == [
+            {
+                "label": 0,
+                "texts": 20,
+                "concepts": [{"code": 2, "texts": 19, "share": 0.8}, {"code": 7, "texts": 0, "share": 0.2}],
+            },
+            {"label": 1, "texts": 20, "concepts": [{"code": 1, "texts": 19, "share": 1.0}]},
+        ]
+
+    def test_nothing_is_made_up_without_salience(self, table):
+        without = type(table)(table.tokens, table.texts, {**table.metadata, "salience": None})
+        assert driving_concepts(without, {}, None) == []
+
+    def test_of_next_tokens_all_texts_are_one_group(self, table, evaluation):
+        causal = type(table)(table.tokens, table.texts, {**table.metadata, "readout": "next_token"})
+        (group,) = driving_concepts(causal, read_ablations(evaluation, "code"), "code")
+        assert group["label"] is None and group["texts"] == 10
+        assert [row["code"] for row in group["concepts"]] == [1, 2]
+        assert [group["label"] for group in driving_concepts(causal, {}, None)] == [None]
+
+
+def test_words_of_concepts_without_a_page(table, model):
+    contents = report_contents(table, model, max_concepts=2)
+    assert contents["others"]["1"] == ["funny", "warm", "bright"] and set(contents["others"]) == {
+        "1",
+        "2",
+        "5",
+        "6",
+        "7",
+    }
+    few = fewer_concepts(report_contents(table, model), 2)
+    assert few["others"]["1"] == ["funny", "warm", "bright"]
+    assert needed_words(few) == few, "texts name all of them"
+    drivers = [{"concepts": [{"code": 2}]}]
+    assert set(needed_words({**few, "texts": [], "routing": [], "drivers": drivers})["others"]) == {"2"}
+    assert needed_words({**few, "texts": [], "routing": [], "drivers": []})["others"] == {}
+
+
 class TestMask:
     def test_words_of_toxic_labels_are_masked_and_places_stay(self, table, model):
         toxic = type(table)(table.tokens, table.texts, {**table.metadata, "label_names": ["toxic", "clean"]})
@@ -139,6 +213,7 @@ class TestMask:
         lengths = [len(text["text"]) for text in contents["texts"]]
         mask_contents(contents, mask_of(toxic))
         assert [word for word, _ in concept(contents, 2)["words"]] == ["c•••••", "d•••", "t••••••"]
+        assert concept(contents, 2)["gist"] == ["c•••••", "d•••", "t••••••"]
         assert "funny" in dict(concept(contents, 1)["words"])
         assert [len(text["text"]) for text in contents["texts"]] == lengths
         shown = {text["id"]: text["text"] for text in contents["texts"]}

@@ -54,6 +54,23 @@ def test_our_scripts_never_make_markup_of_text(text):
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 
+def test_the_tables_of_an_evaluation_have_words_and_no_paths(results, tmp_path):
+    way = {"label": 0, "code": 7, "code_purity": 1.0, "code_label": 0}
+    routing = {"jsd": 0.1, "null_jsd": 0.1, "routed_share": 0.1, "null_routed_share": 0.1, "excess_jsd": 0.1}
+    example = {"word": "light", "jsd": 0.5, "labels": [way, {**way, "label": 1, "code": 6, "code_label": 1}]}
+    secret = {
+        **results,
+        "host_name_or_path": str(tmp_path / "host"),
+        "texts": {**results["texts"], "dataset": str(tmp_path / "data.csv")},
+        "table": {**results["table"], "routing_divergence": {**routing, "num_types": 1, "examples": [example]}},
+    }
+    cells = [
+        cell for table in page._tables(secret, None, {6: ["light"], 7: ["dim"]}) for row in table.rows for cell in row
+    ]
+    assert "#7 dim (100.0 % bad) / #6 light (100.0 % good)" in cells
+    assert not any(str(tmp_path) in cell for cell in cells) and "./host" in cells
+
+
 @pytest.mark.slow
 def test_the_same_table_gives_the_same_file(table, model, evaluation, report_file, tmp_path):
     write_report(table, tmp_path / "again.html", model, evaluation)

@@ -301,7 +301,11 @@ class TestSteps:
     def test_texts_that_still_miss_it_are_counted(self, wide_host, tokenizer, few, warnings_of):
         result = salient_tokens(wide_host, tokenizer, few, 1, n_steps=2, max_steps=5, max_error=1e-9)
         assert result["n_steps"][:] == [5] * 6
-        assert len(warnings_of) == 1 and "6 of 6 texts" in warnings_of[0] and "1e-09" in warnings_of[0]
+        [message] = warnings_of
+        assert message == (
+            "Integrated gradients did not converge for 6 of 6 texts; their salient token is uncertain. Allow more "
+            "steps with max_steps=… (at present 5)."
+        )
 
     def test_no_steps_are_spent_on_a_jump_at_the_baseline(self, causal_host, tokenizer, few, warnings_of):
         # Without biases a zero state has logits of zero; each block's norm makes a tiny state as large as any.
@@ -310,7 +314,9 @@ class TestSteps:
         arguments = {"n_steps": 4, "max_steps": 16, "max_error": 1e-3}
         zero = salient_tokens(causal_host, tokenizer, few, 2, **arguments)
         assert zero["n_steps"][:] == [4] * 6
-        assert "6 of them" in warnings_of[1] and "right at the baseline" in warnings_of[1]
+        [message] = warnings_of
+        assert "for 6 of 6 texts" in message and "For 6 of them more steps would not help" in message
+        assert "baseline='mean'" in message and "max_steps" not in message
         warnings_of.clear()
         mean = salient_tokens(causal_host, tokenizer, few, 2, baseline="mean", **arguments)
         assert mean["n_steps"][:] == [16] * 6

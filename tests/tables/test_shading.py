@@ -36,3 +36,9 @@ def test_one_label_alone():
 def test_more_labels_than_colours_use_them_again():
     counts = dict.fromkeys("abcdefghi", 0) | {"i": 10}
     assert shade(concept(counts), list(counts)).colour == 0
+
+
+def test_without_labels_32_concepts_look_different():
+    shades = [shade(concept({}), ["a", "b"], rank) for rank in range(33)]
+    assert len({(found.colour, found.line) for found in shades[:32]}) == 32
+    assert shades[0] == shades[32] == Shade(0, 100, 0) and shades[9] == Shade(1, 100, 1)

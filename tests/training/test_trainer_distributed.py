@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from clvq_hf.hub.repositories import DISTANCES_NAME
 from clvq_hf.models import DistanceQuantiles
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 SEVERAL = Path(__file__).parents[1] / "fixtures" / "train_several.py"
 SPARSE_SCRIPT = Path(__file__).parents[1] / "fixtures" / "train_sparse.py"
 STEPS = 7
@@ -59,9 +58,6 @@ COMMON = {
     "save_strategy": "no",
 }
 CLVQ = {
-    "eval_split": "test",
-    "lower_layer": 1,
-    "upper_layer": 3,
     "codebook_size": 10,
     "top_k": 1,
     "dropout": 0.0,
@@ -77,16 +73,28 @@ RESUMED = {
     "dropout": 0.1,
     "save_strategy": "steps",
     "save_steps": 10,
+    "save_total_limit": 3,
     "max_steps": 13,
     "codebook_size": 60,
     "revive_after": 1,
 }
 
 
-def clvq(inputs: Path, output: Path, batch: int, **arguments: object) -> list[str]:
-    """A run of the training script."""
-    data = {"host": inputs / "host", "dataset": inputs / "texts", "output_dir": output}
-    return [str(SCRIPT), *flags(data | COMMON | CLVQ | {"per_device_train_batch_size": batch} | arguments)]
+def clvq(inputs: Path, output: Path, batch: int, **settings: object) -> list[str]:
+    """A run of `clvq-hf train`."""
+    command = [
+        "-m",
+        "clvq_hf.cli",
+        "train",
+        str(inputs / "host"),
+        "--dataset",
+        str(inputs / "texts"),
+        "-o",
+        str(output),
+    ]
+    command += ["--lower-layer", "1", "--upper-layer", "3", "--eval-split", "test"]
+    settings = COMMON | CLVQ | {"per_device_train_batch_size": batch} | settings
+    return command + [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
 
 
 def sparse(
@@ -142,6 +150,8 @@ def two(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = [
         clvq(inputs, folder / "4-1", 4),
         clvq(inputs, folder / "2-2", 2, gradient_accumulation_steps=2),
+        # One process splits its batch into more passes than the other.
+        clvq(inputs, folder / "split", 4, max_forward_tokens=60),
         sparse(inputs, folder / "sparse", 2, gradient_accumulation_steps=2),
         sparse(inputs, folder / "reviving", 4, reviving),
         clvq(inputs, folder / "whole", 4, **RESUMED),
@@ -171,7 +181,7 @@ def assert_same(expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor])
         assert torch.allclose(tensor.float(), got[name].float(), atol=3e-5, rtol=1e-4), name
 
 
-@pytest.mark.parametrize("batch_and_accumulation", ["4-1", "2-2"])
+@pytest.mark.parametrize("batch_and_accumulation", ["4-1", "2-2", "split"])
 def test_two_processes_learn_what_one_does(one, two, batch_and_accumulation):
     got = model_of(two / batch_and_accumulation)
     assert_same(model_of(one / "clvq"), got)

@@ -85,7 +85,8 @@ def ablate_texts(
             hand.
         references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): From training
             texts. Without them the conditions of classes and words, and `leace`, are left out.
-        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host predicts; found if not given.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host is asked; what the table's
+            predictions answer if not given.
         conditions (`Sequence[str]`): Which of the above, `salient` among them; all if not given. The probe runs all but
             those of words: it reads representations of whole texts.
         k (`int`): Directions that are removed: those of the token's `k` strongest concepts.
@@ -99,7 +100,8 @@ def ablate_texts(
         `prediction_plain`, `prediction`, `margin_plain`, `margin` (logit of the plain prediction minus the best other),
         `probability_plain`, `probability` (of the plain prediction), `gold_probability_plain`, `gold_probability`
         (-1 without a label), `kl` (`KL(plain‖ablated)`, nats), `probabilities_plain`, `probabilities` (empty for
-        vocabularies), `num_positions`, `removed_norm`, `matched` (by the probe never);
+        vocabularies), `num_positions`, `removed_norm`, `matched` (by the probe never). Of a regression margins are in
+        units of the output, lists of probabilities are empty, and other probabilities and `kl` are null;
         in the model also `removed_energy`, the share of the squared norm at these positions, from the model's
         `projection_centre`, that was removed.
 
@@ -107,7 +109,8 @@ def ablate_texts(
         ValueError: If the table is of another model or lacks salience, texts were trained on, or an argument is
             unknown.
     """
-    _check(model, host, tokenizer, table, references, protocol, positions, how, num_draws, conditions)
+    readout = readout or table.readout
+    _check(model, host, tokenizer, table, references, protocol, positions, how, num_draws, conditions, readout)
     if protocol == "probe":
         if variant is not None:
             raise ValueError("The probe protocol removes the default variant; leave variant out.")
@@ -135,14 +138,15 @@ def ablate_texts(
     )
     columns: dict[str, list] = defaultdict(list)
     for inputs, upper, gradients in reader.batches(f"Ablating ({positions}, {how})"):
-        plain = readout(upper.output, inputs["attention_mask"]).cpu()
+        plain = reader.read(upper.output, inputs).cpu()
         batch = _read_batch(inputs, upper.state, reader.sinks(inputs, upper), gradients, texts, salient, positions)
         energy = (batch.states - salient.centre).square().sum(-1)
         for condition in chosen:
             for removal in condition.removals(batch):
                 with torch.no_grad():
-                    logits = readout(upper(removal.states.to(upper.state.dtype)), inputs["attention_mask"]).cpu()
-                rows = removal_rows(condition.name, removal, batch, texts.label[batch.rows], plain, logits)
+                    logits = reader.read(upper(upper.with_texts(removal.states, batch.mask)), inputs).cpu()
+                labels = texts.label[batch.rows]
+                rows = removal_rows(condition.name, removal, batch, labels, plain, logits, readout)
                 removed = (batch.states - removal.states).square().sum((1, 2))
                 share = removed / (energy * removal.where).sum(-1).clamp(min=1e-12)
                 rows["removed_norm"] = removed.sqrt()[removal.valid].tolist()
@@ -163,6 +167,7 @@ def _check(
     how: str,
     num_draws: int,
     conditions: Sequence[str],
+    readout: Readout | None,
 ) -> None:
     check_conditions(conditions)
     for name, value, allowed in (("protocol", protocol, ("in_model", "probe")), ("positions", positions, POSITIONS)):
@@ -176,7 +181,7 @@ def _check(
     table.salient()
     table.check_host(host, tokenizer)
     if references is not None:
-        references.check_source(model, host, how)
+        references.check_source(model, host, how, readout)
         trained = sum(text_hash(text) in references.text_hashes for text in table.texts["text"])
         if trained:
             raise ValueError(
@@ -209,7 +214,7 @@ def _read_batch(
     rows = inputs["text_index"].numpy()
     mask = inputs["attention_mask"].bool()
     # Padding may hold anything, NaN at times.
-    states = torch.where(mask[..., None], states.float().cpu(), 0)
+    states = torch.where(mask[..., None], states[:, : mask.shape[1]].float().cpu(), 0)
     codes = torch.full(mask.shape, -1)
     for place, row in enumerate(rows):
         codes[place, : len(texts.codes[row])] = torch.tensor(texts.codes[row])

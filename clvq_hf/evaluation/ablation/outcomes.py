@@ -5,17 +5,24 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 
-from ...hosts.readout import margins
+from ...hosts.readout import Readout, margins
+from ...metrics.ablation_drop.outcomes import OF_PROBABILITIES
 from .conditions import Removal, TextBatch
 
 # All classes' probabilities are kept for classes, not for vocabularies.
 MAX_CLASSES = 1000
+_CLASSES = Readout("classification")
 
 
-def outcome_columns(plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarray) -> dict[str, list]:
-    """What a change did to the predictions, from logits `(N, C)` before and after, and labels `(N,)`, -1 for none."""
+def outcome_columns(
+    plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarray, readout: Readout = _CLASSES
+) -> dict[str, list]:
+    """What a change did to the predictions, from logits `(N, C)` before and after, and labels `(N,)`, -1 for none.
+
+    Where the readout has no probabilities, all that needs them is `None`, and lists of them are empty.
+    """
     plain, logits = plain.double(), logits.double()
-    prediction = plain.argmax(-1)
+    prediction = readout.predict(plain)
     log_plain, log_changed = plain.log_softmax(-1), logits.log_softmax(-1)
     few = plain.shape[-1] <= MAX_CLASSES
 
@@ -23,17 +30,16 @@ def outcome_columns(plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarra
         return log.exp().gather(-1, classes[:, None])[:, 0].tolist()
 
     labels = torch.as_tensor(labels)
-    # A label of a vocabulary's readout is a class, not a token.
-    known = (labels >= 0) & few & (labels < plain.shape[-1])
+    known = (labels >= 0) & readout.predicts_labels & few & (labels < plain.shape[-1])
 
     def gold(log: torch.Tensor) -> list[float]:
         probabilities = torch.as_tensor(probability(log, torch.where(known, labels, 0)))
         return torch.where(known, probabilities, -1.0).tolist()
 
-    return {
+    columns = {
         "label": torch.where(known, labels, -1).tolist(),
         "prediction_plain": prediction.tolist(),
-        "prediction": logits.argmax(-1).tolist(),
+        "prediction": readout.predict(logits).tolist(),
         "margin_plain": margins(plain, prediction).tolist(),
         "margin": margins(logits, prediction).tolist(),
         "probability_plain": probability(log_plain, prediction),
@@ -44,10 +50,20 @@ def outcome_columns(plain: torch.Tensor, logits: torch.Tensor, labels: np.ndarra
         "probabilities_plain": log_plain.exp().tolist() if few else [[] for _ in plain],
         "probabilities": log_changed.exp().tolist() if few else [[] for _ in plain],
     }
+    if not readout.has_probabilities:
+        columns |= {name: [None] * len(plain) for name in OF_PROBABILITIES}
+        columns |= {name: [[] for _ in plain] for name in ("probabilities_plain", "probabilities")}
+    return columns
 
 
 def removal_rows(
-    condition: str, removal: Removal, batch: TextBatch, labels: np.ndarray, plain: torch.Tensor, logits: torch.Tensor
+    condition: str,
+    removal: Removal,
+    batch: TextBatch,
+    labels: np.ndarray,
+    plain: torch.Tensor,
+    logits: torch.Tensor,
+    readout: Readout = _CLASSES,
 ) -> dict[str, list]:
     """Outcome rows of one draw of a condition, for the texts of a batch that have it.
 
@@ -58,6 +74,7 @@ def removal_rows(
         labels (`np.ndarray` of shape `(B,)`): Their labels, -1 for none.
         plain (`torch.Tensor` of shape `(B, C)`): Logits before the removal.
         logits (`torch.Tensor` of shape `(B, C)`): Logits after it.
+        readout (`Readout`): What they answer; which of several classes if not given.
 
     Returns:
         `dict[str, list]`: All columns but the removed norm.
@@ -69,7 +86,7 @@ def removal_rows(
         "condition": [condition] * num_rows,
         "draw": [removal.draw] * num_rows,
         "code": removal.code[valid].tolist(),
-        **outcome_columns(plain[valid], logits[valid], labels[valid]),
+        **outcome_columns(plain[valid], logits[valid], labels[valid], readout),
         "num_positions": removal.where.sum(-1)[valid].tolist(),
         "matched": removal.matched[valid].tolist(),
     }

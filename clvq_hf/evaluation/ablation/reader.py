@@ -1,6 +1,7 @@
 """The host on the texts of a concept table, at the concepts' layer; what is removed with a token."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.batching import batches_by_length
 from ...data.tokenization import TextCollator
 from ...hosts import hooks
-from ...hosts.readout import Readout
+from ...hosts.readout import Readout, margins
 from ...hosts.resume import Resume, resume
 from ...hosts.runner import HostRunner
 from ...models.interventions import find_sinks
@@ -61,15 +62,20 @@ class Reader:
         """Attention sinks of a batch at `lower_layer`, `(B, S)`, bool, on the CPU."""
         config = self.model.config
         real = batch["attention_mask"].bool().to(upper.state.device)
-        return find_sinks(self.host, config.stack, config.lower_layer, upper.state, real).cpu()
+        state = upper.state[:, : real.shape[1]]
+        return find_sinks(self.host, config.stack, config.lower_layer, state, real).cpu()
 
     def _gradients(self, batch: Mapping[str, torch.Tensor], upper: Resume) -> torch.Tensor:
         """`(B, S, d)`: gradient of the margin (logit of the prediction minus the best other) at `lower_layer`."""
         with torch.enable_grad():
             state = upper.state.clone().requires_grad_()
-            first, second = self.readout(upper(state), batch["attention_mask"]).topk(2, dim=-1).values.unbind(-1)
-            (gradients,) = torch.autograd.grad((first - second).sum(), state)
-        return gradients.float().cpu()
+            rows = self.read(upper(state), batch)
+            (gradients,) = torch.autograd.grad(margins(rows, self.readout.predict(rows)).sum(), state)
+        return gradients[:, : batch["attention_mask"].shape[1]].float().cpu()
+
+    def read(self, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The readout's rows `(B, C)` of the host's output for a batch."""
+        return self.readout(output, batch["attention_mask"], batch["token_mask"])
 
     def source(self, codes: np.ndarray, states: torch.Tensor, gradients: torch.Tensor | None) -> Source:
         """What is removed with tokens of these codes `(N,)`, states `(N, d)` and gradients `(N, d)`.
@@ -106,7 +112,7 @@ class Reader:
             states[:, rows] = upper.state.float().cpu()[here, tokens]
             if gradients is not None:
                 gradients[:, rows] = batch_gradients[here, tokens]
-            predictions[rows] = self.readout(upper.output, batch["attention_mask"]).argmax(-1).cpu().numpy()
+            predictions[rows] = self.readout.predict(self.read(upper.output, batch)).cpu().numpy()
         if members is not None:
             self._members = MemberMeans.of(self.model, members)
         codes = [np.asarray([own[place] for own, place in zip(texts.codes, row, strict=True)]) for row in places]

@@ -16,10 +16,12 @@ from ...data.activation_cache import ActivationCache, StateCollator
 from ...data.batching import batches_by_length
 from ...data.extraction import HiddenStateExtractor, check_states
 from ...data.labels import host_labels
+from ...data.readouts import host_question, text_readout
 from ...data.texts import text_hash
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ...hosts import hooks
 from ...hosts.identity import check_identity, host_identity
+from ...hosts.readout import Readout
 from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows
 from .words import MeansById, WordMeans, word_identity
@@ -81,14 +83,22 @@ class AblationReferences:
     text_hashes: frozenset[str]
     identity: dict[str, Any] = field(default_factory=dict)
 
-    def check_source(self, model: ConceptModel, host: PreTrainedModel, how: str = "project") -> None:
+    def check_source(
+        self, model: ConceptModel, host: PreTrainedModel, how: str = "project", readout: Readout | None = None
+    ) -> None:
         """Check that these are of a host, and of the layers of a model; for `how="swap"` also of its codes.
 
+        With a readout also that their classes, if they have any, are those of its question.
+
         Raises:
-            ValueError: If host, layers or codes are others; the message names both.
+            ValueError: If host, layers, question or codes are others; the message names both.
         """
         remedy = "Make them again with fit_references."
-        check_identity(self.identity, _identity(model, host), "This set of references", remedy)
+        given = _identity(model, host)
+        if readout is not None and self.class_basis is not None and self.identity.get("readout") is not None:
+            given["readout"] = readout.identity()
+            remedy = "Make them again with fit_references(…, readout=table.readout)."
+        check_identity(self.identity, given, "This set of references", remedy)
         if how == "swap" and (self.members is None or self.members.fingerprint != model.fingerprint()):
             raise ValueError(f"This set of references has the mean states of another model's codes. {remedy}")
 
@@ -101,6 +111,8 @@ def fit_references(
     *,
     text_column: str = "text",
     label_column: str = "label",
+    readout: Readout | None = None,
+    target: str | int | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
     cache: ActivationCache | None = None,
@@ -116,6 +128,9 @@ def fit_references(
             only.
         text_column (`str`): Column of the texts.
         label_column (`str`): Column of the labels, see [`host_labels`][clvq_hf.data.host_labels]; there may be none.
+        readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): The question that the labels answer, of a host
+            with several (`table.readout`); that of the head if not given.
+        target (`str` or `int`, *optional*): The label of a multi-label head, or the output of a regression, instead.
         max_length (`int`, *optional*): In tokens; if not given, that of the model's training, or the host's limit.
         batch_size (`int`): Texts per host forward.
         cache ([`ActivationCache`][clvq_hf.ActivationCache], *optional*): States of these texts, or of some of
@@ -136,9 +151,13 @@ def fit_references(
         check_identity(words.identity, given, "This set of word means", "Make it again with fit_words.")
     max_length = max_length or model.config.longest_text
     check_texts(dataset, text_column)
-    dataset = host_labels(dataset, host, label_column)
     ensure_pad_token(tokenizer)
     config = model.config
+    readout = readout or host_question(host, target)
+    if readout is not None:
+        sizes = {"text_column": text_column, "max_length": max_length, "batch_size": batch_size}
+        readout = text_readout(host, tokenizer, dataset, readout, target=target, stack=config.stack, **sizes)
+    dataset = host_labels(dataset, host, label_column, readout=readout)
     labels = torch.full((len(dataset),), -1)
     if label_column in dataset.column_names:
         labels = torch.tensor([-1 if label is None else label for label in dataset[label_column]])
@@ -187,8 +206,13 @@ def fit_references(
         eraser=None if fitter is None else fitter.eraser,
         members=None if members is None else MemberMeans.of(model, members),
         text_hashes=hashes | words.text_hashes,
-        identity=_identity(model, host),
+        identity={**_identity(model, host), "readout": _classes_of(readout)},
     )
+
+
+def _classes_of(readout: Readout | None) -> dict[str, Any] | None:
+    """The question whose answers are the classes; `None` where labels are the dataset's own."""
+    return None if readout is None or readout.of_vocabulary else readout.identity()
 
 
 def _identity(model: ConceptModel, host: PreTrainedModel) -> dict[str, Any]:

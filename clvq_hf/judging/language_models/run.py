@@ -1,6 +1,5 @@
 """Judging of concept tables from end to end: questions are asked, answers kept, scored and written."""
 
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...extras import require
 from ...files import write_whole
 from ...tables.concept_table import ConceptTable
 from ...version import __version__
@@ -100,8 +100,8 @@ def judge_tables(
     """
     settings = settings or JudgingSettings()
     output_dir = Path(output_dir)
-    if len(judges) > 1 and importlib.util.find_spec("krippendorff") is None:  # before anything is paid for
-        raise ModuleNotFoundError('Several judges need krippendorff: pip install "clvq-hf[judging]".')
+    if len(judges) > 1:  # before anything is paid for
+        require("Agreement between judges", "judging")
     _check_judges(judges)
     check_tables(tables)
     labels = readable_labels(tables, settings.label_names)

@@ -37,7 +37,8 @@ def ablation_drop(
             - **prediction_plain**, **prediction** (`int`): Predicted class without and with removal. All columns that
               end in `_plain`, and the label, repeat in every row of a text.
             - **margin_plain**, **margin** (`float`): In logits, of the plain prediction: negative once it has flipped.
-            - **probability_plain**, **probability** (`float`): Of the plain prediction.
+            - **probability_plain**, **probability** (`float`): Of the plain prediction. They, the next two and `kl` are
+              None in all rows if the outputs are no probabilities (a regression's), and so are the figures of them.
             - **gold_probability_plain**, **gold_probability** (`float`): Of the label; -1 if it is missing.
             - **kl** (`float`): KL(plain ‖ ablated) over all classes, in nats.
             - **probabilities_plain**, **probabilities** (`list[float]`): Of all classes. All empty if they are too many
@@ -170,7 +171,7 @@ def _condition_figures(
     gold_change = condition.mean(columns["gold_probability"] - columns["gold_probability_plain"])[labelled]
 
     def mean(values: np.ndarray) -> float | None:
-        return mean_or_none(condition.mean(values))
+        return None if np.isnan(values).all() else mean_or_none(condition.mean(values))
 
     return {
         **_with_interval("margin_change", _margin_change(condition), num_bootstrap, seed),
@@ -180,7 +181,7 @@ def _condition_figures(
         **_run_figures(outcomes, condition),
         "kl": mean(columns["kl"]),
         "probability_change": mean(columns["probability"] - columns["probability_plain"]),
-        "gold_probability_change": mean_or_none(gold_change),
+        "gold_probability_change": None if np.isnan(gold_change).all() else mean_or_none(gold_change),
         "num_positions": mean(columns["num_positions"]),
         "removed_norm": mean(columns["removed_norm"]),
         "matched_share": mean(columns["matched"]),

@@ -36,6 +36,9 @@ _PLAIN = (
     "probabilities_plain",
 )
 
+# Of outputs that are no probabilities (a regression's) these are null in all rows.
+OF_PROBABILITIES = ("probability_plain", "probability", "gold_probability_plain", "gold_probability", "kl")
+
 # By so much may exp(log_softmax) exceed 1 in float32.
 _ROUNDING = 1e-5
 
@@ -133,7 +136,8 @@ def read_outcomes(columns: Mapping[str, Any]) -> Outcomes:
     text_ids, first, text = np.unique(arrays["text_id"], return_index=True, return_inverse=True)
     for name in _PLAIN:
         column = arrays[name]
-        differs = (column != column[first][text]).reshape(len(text), -1).any(axis=1)
+        same = (column == column[first][text]) | ((column != column) & (column[first][text] != column[first][text]))
+        differs = (~same).reshape(len(text), -1).any(axis=1)
         if differs.any():
             raise ValueError(
                 f"{name} differs between the rows of text {arrays['text_id'][differs.argmax()]}; "
@@ -148,6 +152,8 @@ def _read(name: str, kind: str, values: Sequence) -> np.ndarray:
     if kind == "list<float32>":
         return _read_probabilities(name, values[:])
     array = np.asarray(values[:])
+    if name in OF_PROBABILITIES and array.size and all(value is None for value in array.tolist()):
+        return np.full(len(array), np.nan)
     if array.size == 0:
         return array.reshape(0)
     if kind == "string":
@@ -180,6 +186,8 @@ def _read_probabilities(name: str, rows: Sequence) -> np.ndarray:
 
 def _check_values(arrays: dict[str, np.ndarray]) -> None:
     for name, array in arrays.items():
+        if name in OF_PROBABILITIES and np.isnan(array).all():
+            continue
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             row = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0]
             raise ValueError(

@@ -7,6 +7,8 @@ const CONCEPTS_AT_ONCE = 100; // a table of many hundred rows is slow to lay out
 class ConceptPages {
   constructor(contents, settings) {
     this.labels = contents.labels;
+    this.hasLabels = contents.has_labels;
+    this.others = contents.others;
     this.protocol = contents.protocol;
     this.numColours = settings.num_colours;
     this.routing = contents.routing;
@@ -32,10 +34,10 @@ class ConceptPages {
 
   row(concept) {
     const cells = [
-      element("td", {}, this.reference(concept.code)),
+      element("td", {}, ...this.numbered(concept)),
       element("td", { className: "words-cell" }),
     ];
-    if (this.labels.length) {
+    if (this.hasLabels) {
       const swatch = element("span", { className: "swatch", ...conceptColour(concept) });
       const name = concept.label === null ? "–" : this.labels[concept.label];
       cells.push(element("td", { className: "label" }, swatch, name));
@@ -119,23 +121,36 @@ class ConceptPages {
 
   // ----------------------------------------------------------------------------------------------------- one concept
 
-  reference(code) {
-    const concept = this.byCode.get(code);
-    if (!concept) return element("span", {}, `concept ${code}`);
-    const name = concept.name ? [" ", concept.name, " ", this.madeMark(concept)] : [];
-    return element("span", {}, link(`#/concept/${code}`, `Concept ${code}`), ...name);
+  // The number of a concept says nothing: its words are beside it wherever it is named.
+  heading(code) {
+    const words = this.byCode.get(code)?.gist ?? this.others[code] ?? [];
+    return words.length ? `Concept ${code}: ${words.join(", ")}` : `Concept ${code}`;
   }
 
-  madeMark(concept) {
-    return element("span", { className: "made", title: concept.name_note }, "named by a model");
+  reference(code) {
+    const concept = this.byCode.get(code);
+    if (!concept) return element("span", {}, this.heading(code));
+    return element("span", {}, link(`#/concept/${code}`, this.heading(code)), ...this.name(concept));
+  }
+
+  // In the list, where the words have a column of their own.
+  numbered(concept) {
+    const swatch = this.hasLabels ? [] : [element("span", { className: "swatch", ...conceptColour(concept) })];
+    return [...swatch, link(`#/concept/${concept.code}`, `Concept ${concept.code}`), ...this.name(concept)];
+  }
+
+  name(concept) {
+    if (!concept.name) return [];
+    return [" ", concept.name, " ", element("span", { className: "made", title: concept.name_note }, "named by a model")];
   }
 
   title(code) {
     const concept = this.byCode.get(code);
-    if (!concept) return `concept ${code}`;
+    const heading = this.heading(code).replace("Concept", "concept");
+    if (!concept) return heading;
     const name = concept.name ? ` “${concept.name}” (named by a model)` : "";
-    const label = concept.label === null ? "" : `, ${this.labels[concept.label]} ${percent(concept.purity)}`;
-    return `concept ${code}${name}${label}`;
+    const label = concept.label === null ? "" : ` · ${this.labels[concept.label]} ${percent(concept.purity)}`;
+    return heading.replace(/^concept \d+/, (number) => number + name) + label;
   }
 
   page(code) {
@@ -143,10 +158,10 @@ class ConceptPages {
     if (!concept) return null;
     return [
       this.steps(concept),
-      element("h2", { id: "concept-title", tabIndex: -1 }, `Concept ${code}`, ...(concept.name ? [`: ${concept.name}`] : [])),
-      concept.name ? element("p", { className: "muted" }, `The name was ${concept.name_note}.`) : null,
+      element("h2", { id: "concept-title", tabIndex: -1 }, this.heading(code)),
+      concept.name ? element("p", { className: "muted" }, `“${concept.name}” (${concept.name_note})`) : null,
       element("p", {}, `${count(concept.tokens, "token")} in ${count(concept.texts, "text")}.`),
-      concept.rare ? element("p", { className: "note" }, "It occurs in few texts, so its labels may be due to chance and its tokens have no colour.") : null,
+      concept.rare && this.hasLabels ? element("p", { className: "note" }, "It occurs in few texts, so its labels may be due to chance and its tokens have no colour.") : null,
       element(
         "div",
         { className: "columns" },
@@ -208,10 +223,8 @@ class ConceptPages {
   nearPart(concept) {
     if (!concept.near.length) return [];
     const items = concept.near.map(([code, cosine]) => {
-      const other = this.byCode.get(code);
-      const words = other.words.slice(0, 5).map(([word]) => word).join(", ");
-      const swatch = element("span", { className: "swatch", ...conceptColour(other) });
-      return element("li", {}, swatch, this.reference(code), element("span", { className: "muted" }, ` cosine ${cosine.toFixed(2)} · `), words);
+      const swatch = element("span", { className: "swatch", ...conceptColour(this.byCode.get(code)) });
+      return element("li", {}, swatch, this.reference(code), element("span", { className: "muted" }, ` cosine ${fixed(cosine)}`));
     });
     return [element("h3", {}, "Nearest concepts"), element("ul", { className: "near" }, ...items)];
   }
@@ -242,7 +255,7 @@ class ConceptPages {
 
   examplePart(concept) {
     const items = concept.examples.map((example) => {
-      const pieces = example.pieces.map(([text, marked]) => (marked ? element("mark", { ...labelColour(concept.label, this.numColours), ...blankSign(text) }, text) : text));
+      const pieces = example.pieces.map(([text, marked]) => (marked ? element("mark", { ...conceptColour(concept), ...blankSign(text) }, text) : text));
       const wrong = example.label !== null && example.prediction !== null && example.label !== example.prediction;
       const facts = [];
       if (example.label !== null) facts.push(`label: ${example.label}`);

@@ -35,11 +35,18 @@ function blankSign(text) {
 }
 
 function percent(share) {
-  return (100 * share).toFixed(0) + " %";
+  return fixed(100 * share, 0) + " %";
+}
+
+// With a real minus sign, and none before a number that rounds to zero.
+function fixed(number, digits = 2) {
+  const written = Math.abs(number).toFixed(digits);
+  return number < 0 && Number(written) !== 0 ? "−" + written : written;
 }
 
 function signed(number) {
-  return (number < 0 ? "−" : "+") + Math.abs(number).toFixed(2);
+  const written = fixed(number);
+  return number > 0 && Number(written) !== 0 ? "+" + written : written;
 }
 
 function count(number, one, many = one + "s") {
@@ -51,10 +58,10 @@ function labelColour(label, numColours) {
   return label === null || label < 0 ? {} : { "--colour": `var(--label-${label % numColours})` };
 }
 
-// Of a concept: the colour of its majority label, the stronger the purer.
+// Of a concept: the colour of its majority label, the stronger the purer; without labels a colour and a line.
 function conceptColour(concept) {
   if (!concept || concept.colour === null) return {};
-  return { "--colour": `var(--label-${concept.colour})`, "--strength": concept.strength + "%" };
+  return { "--colour": `var(--label-${concept.colour})`, "--strength": concept.strength + "%", "data-line": String(concept.line) };
 }
 
 // A bar of shares that add up to one, with a legend that says the same in words.

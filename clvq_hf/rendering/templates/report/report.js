@@ -75,8 +75,7 @@ function setUpKeys() {
 function nameDots(concepts) {
   for (const dot of document.querySelectorAll("#map a")) {
     const code = Number(dot.getAttribute("xlink:href").split("/").pop());
-    const words = concepts.byCode.get(code).words.slice(0, 5).map(([word]) => word);
-    dot.append(svgElement("title", {}, `${concepts.title(code)}: ${words.join(", ")}`));
+    dot.append(svgElement("title", {}, concepts.title(code)));
   }
 }
 

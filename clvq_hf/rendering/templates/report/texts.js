@@ -3,10 +3,12 @@
 
 const TEXTS_AT_ONCE = 50;
 const EXCERPT_LENGTH = 240;
+const CONCEPTS_SHOWN = 10; // of a text, before the others are folded
 
 class TextPages {
   constructor(contents, settings, concepts) {
     this.labels = contents.labels;
+    this.hasLabels = contents.has_labels;
     this.protocol = contents.protocol;
     this.ablatesLabels = contents.ablates_labels;
     this.numColours = settings.num_colours;
@@ -80,6 +82,7 @@ class TextPages {
       this.tokens(text),
       text.unread ? element("p", { className: "muted" }, `Truncated: the model did not read the last ${count(text.unread, "character")}.`) : null,
       this.legend(text),
+      ...this.conceptPart(text),
       ...this.ablationPart(text),
     ];
   }
@@ -122,12 +125,46 @@ class TextPages {
   }
 
   legend(text) {
-    const items = this.labels.map((name, label) =>
-      element("li", {}, element("span", { className: "swatch", ...labelColour(label, this.numColours) }), name),
-    );
-    if (items.length) items.push(element("li", { className: "muted" }, "strong: nearly all tokens of the concept have this label; grey: mixed, or too rare"));
-    if (text.salient !== null) items.push(element("li", { className: "muted" }, "outlined: the salient token"));
-    return items.length ? element("ul", { className: "legend" }, ...items) : null;
+    const note = (words) => element("li", { className: "muted" }, words);
+    const items = [];
+    if (this.hasLabels) {
+      for (const [label, name] of this.labels.entries()) {
+        items.push(element("li", {}, element("span", { className: "swatch", ...labelColour(label, this.numColours) }), name));
+      }
+      items.push(note("strong: nearly all tokens of the concept have this label; grey: mixed, or too rare"));
+    } else {
+      items.push(note("colours and lines tell concepts apart; they have no meaning"));
+    }
+    if (text.salient !== null) items.push(note("outlined: the salient token"));
+    return element("ul", { className: "legend" }, ...items);
+  }
+
+  // What contributes most comes first; bars are relative to the longest.
+  conceptPart(text) {
+    const scored = text.parts.some((part) => part[2] !== null);
+    const longest = Math.max(...text.parts.map((part) => Math.abs(part[2] ?? 0)));
+    const items = text.parts.map(([code, tokens, sum]) => {
+      const swatch = element("span", { className: "swatch", ...conceptColour(this.concepts.byCode.get(code)) });
+      const facts = [count(tokens, "token")];
+      const own = text.salient !== null && text.codes[text.salient] === code ? [" ", element("strong", {}, "salient")] : [];
+      const score = scored ? [element("span", { className: "score" }, signed(sum)), this.contribution(sum, longest)] : [];
+      return element("li", {}, swatch, this.concepts.reference(code), " ", element("span", { className: "muted" }, facts.join(" · ")), ...own, ...score);
+    });
+    const shown = items.slice(0, CONCEPTS_SHOWN);
+    const rest = items.slice(CONCEPTS_SHOWN);
+    const list = (some) => element("ol", { className: "parts" }, ...some);
+    const more = rest.length ? element("details", {}, element("summary", {}, count(rest.length, "more concept")), list(rest)) : null;
+    if (more) more.querySelector("ol").start = CONCEPTS_SHOWN + 1;
+    const caption = scored
+      ? "In order of contribution: the salience of the concept's tokens in this text, added. Below 0 it speaks against the prediction."
+      : "The most frequent first; without salience, their contributions are unknown.";
+    return [element("h3", {}, "Concepts of this text"), element("p", { className: "muted" }, caption), list(shown), ...(more ? [more] : [])];
+  }
+
+  contribution(sum, longest) {
+    const share = longest ? Math.abs(sum) / longest : 0;
+    const bar = element("span", { className: sum < 0 ? "fill against" : "fill", "--share": (100 * share).toFixed(1) + "%" });
+    return element("span", { className: "contribution", "aria-hidden": "true" }, bar);
   }
 
   ablationPart(text) {
@@ -146,8 +183,8 @@ class TextPages {
         ["", "before", "after"],
         [
           ["prediction", name(before.prediction), name(after.prediction)],
-          [`probability of ${name(before.prediction)}`, before.probability.toFixed(2), after.probability.toFixed(2)],
-          ["margin (logits)", before.margin.toFixed(2), after.margin.toFixed(2)],
+          ...(before.probability === null ? [] : [[`probability of ${name(before.prediction)}`, fixed(before.probability), fixed(after.probability)]]),
+          [before.probability === null ? "distance from the centre" : "margin (logits)", fixed(before.margin), fixed(after.margin)],
         ],
       ),
     ];

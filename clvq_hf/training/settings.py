@@ -1,0 +1,113 @@
+"""Settings of a run by name, as `clvq-hf train` reads them from `--set` and from YAML files."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..models.configuration_clvq import CLVQConfig
+from ..models.configuration_concepts import ConceptConfig
+from .training_args import CLVQTrainingArguments
+
+# What the command sets itself: from the host, the texts, or its own options.
+_NOT_SET_HERE = {
+    *("is_causal", "output_dir", "text_column", "label_column", "dataset_name"),
+}
+
+
+def config_fields() -> dict[str, Any]:
+    """Type of each field of [`CLVQConfig`][clvq_hf.CLVQConfig] that a run may set, by name."""
+    shared = {name: ConceptConfig.__annotations__[name] for name in ("codebook_size", "stack")}
+    own = {**shared, **CLVQConfig.__annotations__}
+    return {
+        name: kind
+        for name, kind in own.items()
+        if name not in _NOT_SET_HERE and typing.get_origin(kind) is not typing.ClassVar
+    }
+
+
+def training_fields() -> dict[str, Any]:
+    """Type of each field of [`CLVQTrainingArguments`][clvq_hf.CLVQTrainingArguments] that a run may set, by name."""
+    kinds = typing.get_type_hints(CLVQTrainingArguments)
+    names = {field.name for field in dataclasses.fields(CLVQTrainingArguments) if field.init}
+    return {name: kinds[name] for name in sorted(names - _NOT_SET_HERE)}
+
+
+def read_settings(assignments: Iterable[str], file: Path | None = None) -> dict[str, Any]:
+    """Read settings from a YAML file and from assignments (`"learning_rate=1e-3"`), which take precedence.
+
+    Raises:
+        ValueError: If an assignment has no `=`, or the file is no mapping.
+    """
+    settings: dict[str, Any] = {}
+    if file is not None:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file} cannot be read as YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} must contain lines like 'learning_rate: 1e-3', and contains {content!r:.80}.")
+        settings = {str(name).replace("-", "_"): value for name, value in content.items()}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(
+                f"{assignment!r} is no setting: write --set NAME=VALUE, such as --set learning_rate=1e-3."
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        settings[name.strip().replace("-", "_")] = value
+    return settings
+
+
+def check_settings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in the types of their fields.
+
+    Args:
+        settings (`Mapping[str, Any]`): Values by name, as YAML reads them.
+        known (`Mapping[str, Any]`): Types by name.
+
+    Raises:
+        ValueError: If there is no such field (the message names similar ones), or a value is of another type.
+    """
+    for name in settings:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, 3)
+            hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+            raise ValueError(
+                f"There is no setting {name!r}.{hint} Settings are the fields of CLVQConfig and CLVQTrainingArguments."
+            )
+    return {name: _convert(name, value, known[name]) for name, value in settings.items()}
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    is_union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    kinds = [typing.get_origin(each) or each for each in (typing.get_args(kind) if is_union else (kind,))]
+    if type(value) in kinds:
+        return value
+    if type(None) in kinds and isinstance(value, str) and value.casefold() == "none":
+        return None
+    # YAML takes 1e-3 for a string, because it has no point.
+    if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if str in kinds and isinstance(value, bool):  # as in save_strategy=no
+        return "yes" if value else "no"
+    if str in kinds and isinstance(value, str | int | float):
+        return str(value)
+    if Any in kinds:
+        return value
+    names = " or ".join("none" if each is type(None) else getattr(each, "__name__", str(each)) for each in kinds)
+    raise ValueError(f"{name} must be of the type {names}, got {value!r}.")
+
+
+__all__ = ["check_settings", "config_fields", "read_settings", "training_fields"]
