@@ -1,7 +1,5 @@
 """What docs/explain.md says of real texts, recomputed from the rows of scripts/measure_explanations.py."""
 
-# ruff: noqa: E501 - sentences of the page
-
 import json
 from collections.abc import Callable, Iterator
 from functools import cache

@@ -34,7 +34,6 @@ def test_nothing_speaks_against_it():
         ),
         ({"concepts": [concept(fits=False)]}, "none of these concepts describes it"),
         ({"salient": removal(0.1)}, "does not weaken the answer"),
-        ({"salient": removal(-0.04)}, "changes the margin by only 3.8%"),
         ({"control": removal(-2.5)}, "Removing another concept of the text costs as much"),
         ({"concepts": [concept(), concept(1.1)]}, "A second concept contributes more than half as much"),
     ],
