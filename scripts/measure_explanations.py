@@ -59,7 +59,7 @@ class Seed:
 
     @property
     def reading(self) -> Reading:
-        return self.explainer._reading
+        return self.explainer._read_for(None)
 
 
 class Match:
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with the datasets")
     parser.add_argument("output", type=Path, help="file of JSON lines")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
-    parser.add_argument("--number", type=int, default=160, help="texts per dataset")
+    parser.add_argument("--number", type=int, default=128, help="texts per dataset")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -148,8 +148,8 @@ class TextGroup:
     Attributes:
         texts (`list[WindowedText]`): T texts; if the host is asked about the tokens at `positions` `(T,)`, each has one
             window.
+        chunks (`list[Chunk]`): The windows, at most `batch_size` in each.
         answers (`Answers`): What the rows mean.
-        chunks (`list[Chunk]`): Their windows, at most `batch_size` in each.
         rows (`torch.Tensor` of shape `(T, C)`): What the readout reads, averaged over windows.
         codes, counted, lengths (`list[np.ndarray]`): For each text, by token: the concept, whether it can be salient,
             the length of what is removed with the concept.
