@@ -77,6 +77,7 @@ def test_reports_are_those_of_the_cells(name, tmp_path, monkeypatch):
     for variable, value in VARIABLES.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr("clvq_hf.comparison.report.draw_figures", lambda *_: {})
+    monkeypatch.setattr("clvq_hf.comparison.report.Summary", lambda _: summary(name))  # it keeps what it has compared
     grid = load_grid(ROOT / "scripts" / "grids" / "studies.yaml") if name == "studies" else None
     written = write_report(GRIDS / name / "cells.jsonl", tmp_path, grid).read_text(encoding="utf-8")
     committed = (GRIDS / name / "report.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from ..metrics.ablation_drop.statistics import (
     MIN_TEXTS,
     NUM_STUDENTIZED,
     sign_flip_p_value,
-    studentized_interval,
+    studentized_bounds,
     studentized_statistics,
 )
 
@@ -83,14 +83,19 @@ class Difference:
 
     def _interval(self, confidence: float) -> tuple[float, float]:
         if not self._seed_errors:
-            return studentized_interval(self.values, confidence=confidence)
+            return studentized_bounds(self.values, self._statistics, confidence)
         low, high = np.quantile(self._draws, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
         return float(low), float(high)
 
     @cached_property
+    def _statistics(self) -> np.ndarray:
+        """Of resampled texts; both intervals need them."""
+        return studentized_statistics(self.values)
+
+    @cached_property
     def _draws(self) -> np.ndarray:
         """Means that the data allow: over texts and over seeds."""
-        draws = self.mean - self.values.std() * studentized_statistics(self.values)
+        draws = self.mean - self.values.std() * self._statistics
         generator = np.random.default_rng(0)
         for error, freedom in self._seed_errors:
             draws = draws + error * generator.standard_t(freedom, size=len(draws))

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..metrics.ablation_drop.statistics import MIN_TEXTS, holm
 from .cell import RESULT_NAME
-from .duels import Duel, paired_difference
+from .duels import Difference, Duel, paired_difference
 from .methods import known_methods
 
 # The columns of a cell's host and dataset, and of its method.
@@ -89,15 +89,21 @@ class Summary:
         return records
 
     @cached_property
+    def _by_cell(self) -> dict[tuple[str, ...], list[Record]]:
+        """The records of each host, dataset and method, by seed."""
+        found: dict[tuple[str, ...], list[Record]] = {}
+        for record in sorted(self.records, key=lambda record: record["cell.seed"]):
+            found.setdefault(tuple(record[name] for name in CELL), []).append(record)
+        return found
+
+    @cached_property
     def frame(self) -> pd.DataFrame:
         """Return a row for each cell and a column for each figure, for what is averaged."""
         return pd.DataFrame(self.records)
 
     def seed_records(self, host: str, dataset: str, method: str) -> list[Record]:
         """Return the figures of the cells of one host, dataset and method, by seed."""
-        key = (host, dataset, method)
-        found = [record for record in self.records if tuple(record[name] for name in CELL) == key]
-        return sorted(found, key=lambda record: record["cell.seed"])
+        return self._by_cell.get((host, dataset, method), [])
 
     def record(self, host: str, dataset: str, method: str) -> Record | None:
         """Return the figures of a cell of the first seed, `None` if it is not there."""
@@ -177,11 +183,19 @@ class Summary:
         for setting in self.settings():
             sides = {method: self.sweeps(*setting, method, k) for method in self.rivals(*setting)}
             for pair in combinations(sides, 2):
-                difference = paired_difference(*(sides[method] for method in pair), name)
-                if difference is not None:
+                # As many directions as a method uses are often those of another k.
+                key = (setting, pair, name, *(entry["k"] for method in pair for entry in sides[method]))
+                if key not in self._differences:
+                    self._differences[key] = paired_difference(*(sides[method] for method in pair), name)
+                if (difference := self._differences[key]) is not None:
                     found.append((*setting, *pair, difference))
         corrected = holm([difference.p_value for *_, difference in found])
         return [Duel(*each, float(p_value)) for each, p_value in zip(found, corrected, strict=True)]
+
+    @cached_property
+    def _differences(self) -> dict[Any, Difference | None]:
+        """What `duels` has compared so far: tables ask several times, and a difference keeps what it has drawn."""
+        return {}
 
     def sweeps(self, host: str, dataset: str, method: str, k: int | None = None) -> list[dict[str, Any]]:
         """Return the sweeps' entries of all seeds that have one; `None`: the directions of the first seed's cell."""

@@ -36,7 +36,7 @@ def test_starting_is_quiet_and_loads_nothing_that_is_slow():
     # Config and model are registered at once: otherwise AutoModel would not know "clvq".
     code = (
         "import sys; from transformers import AutoConfig; import clvq_hf; AutoConfig.for_model('clvq');"
-        "from clvq_hf.cli import app;"
+        "import clvq_hf.metrics; from clvq_hf.cli import app;"
         "slow = ('clvq_hf.training.trainer', 'datasets', 'evaluate', 'gradio', 'matplotlib', 'pandas', 'sklearn');"
         "print([name for name in slow if name in sys.modules])"
     )

@@ -89,7 +89,7 @@ def test_a_duel_counts_once_for_each_side():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_texts", [50, 120, 600])
+@pytest.mark.parametrize("num_texts", [50, 120, pytest.param(600, marks=pytest.mark.simulation)])
 @pytest.mark.parametrize("spread", [0.02, 0.3])
 def test_intervals_over_texts_and_three_seeds_cover_the_mean(num_texts, spread, monkeypatch):
     """Texts are exponential, seeds normal with this standard deviation; the true difference is 0."""

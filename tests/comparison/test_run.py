@@ -1,4 +1,4 @@
-"""Whole runs in real processes, on a host that is trained from scratch in a second."""
+"""Whole runs, on a host that is trained from scratch in a second; in real processes where these are the point."""
 
 import ctypes
 import json
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
+from helpers.grids_in_threads import run_in_threads
 from helpers.tiny_grid import GRID
 from rich.console import Console
 from transformers import AutoModel, AutoModelForSequenceClassification
@@ -44,8 +45,15 @@ def finished(tmp_path_factory, reviews):
     os.environ["REVIEWS"] = str(reviews)
     file = folder / "grid.yaml"
     file.write_text(GRID)
-    assert run(load_grid(file), folder / "out", processes=2) == {}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_in_threads(monkeypatch)
+        assert run(load_grid(file), folder / "out") == {}
     return file, folder / "out"
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    run_in_threads(monkeypatch)
 
 
 @pytest.fixture
@@ -132,7 +140,7 @@ class TestAFinishedGrid:
         assert isinstance(model, ClusterModel) and not model.config.has_decoder
         ConceptTable.load_from_disk(folder / "evaluation" / "concept_table").check_model(model)
 
-    def test_is_not_run_again(self, copy):
+    def test_is_not_run_again(self, copy, threads):
         file, folder = copy
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*.json")}
         assert run(load_grid(file), folder) == {}
@@ -167,7 +175,7 @@ class TestWhatIsMissing:
             run(load_grid(file), folder)
         assert sorted(folder.rglob("*")) == before
 
-    def test_texts_that_were_edited_are_refused_unless_it_is_overwritten(self, copy, tmp_path, monkeypatch):
+    def test_texts_that_were_edited_are_refused_unless_it_is_overwritten(self, copy, tmp_path, monkeypatch, threads):
         file, folder = copy
         reviews = shutil.copytree(os.environ["REVIEWS"], tmp_path / "edited")
         monkeypatch.setenv("REVIEWS", str(reviews))
@@ -186,13 +194,13 @@ class TestWhatIsMissing:
         )
         assert any("movie" in text for text in table.texts["text"])
 
-    def test_is_all_that_is_run_and_a_full_disk_costs_one_cell(self, copy):
+    def test_is_all_that_is_run_and_a_full_disk_costs_one_cell(self, copy, threads):
         """The transcoder's weights do not fit; then one cell is half-written as well, and one lacks its result."""
         file, folder = copy
         grid = load_grid(file)
         shutil.rmtree(folder / "cells" / "tiny_reviews_transcoder_1")
         kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*.json")}
-        # The limit on the size of a file is what this process's children inherit: the transcoder's weights exceed it.
+        # The transcoder's weights exceed the limit on the size of a file.
         import resource
 
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -325,7 +333,7 @@ class TestCellsThatFail:
 class TestPublishedDictionaries:
     """Files that SAELens and sparsify have written, see `tests/fixtures/make_dictionaries.py`."""
 
-    def test_take_part(self, grid_file, tmp_path):
+    def test_take_part(self, grid_file, tmp_path, threads):
         text = grid_file.read_text()
         text = text.replace("n_layer: 2, n_embd: 32", "n_layer: 3, n_embd: 16").replace("[0, 1]", "[0]")
         text = text.replace("lower_layer: 1", "lower_layer: 2").replace("upper_layer: 2", "upper_layer: 3")

@@ -2,7 +2,7 @@
 
 Each data set is drawn anew from a population, with its own texts; the truth is the mean figure of many, or known. What
 misses 95 % by more than three points is said in the docstring or the card of the figure, with the same numbers. Those
-that learn anew for each data set take minutes: `make simulations` runs them.
+that learn anew for each data set, or have many texts, take minutes: `make simulations` runs them.
 """
 
 from collections.abc import Callable
@@ -105,6 +105,8 @@ def close(covered: float, number: int, expected: float = 0.95, points: float = 0
 
 # Texts, data sets with an interval, data sets for the truth.
 SIZES = [(50, 150, 500), (120, 80, 200), (600, 40, 60)]
+# Many texts, where intervals are easiest and simulations take longest.
+MANY = pytest.param(600, marks=pytest.mark.simulation)
 
 
 @pytest.mark.simulation
@@ -136,7 +138,7 @@ def test_overlap(size, num_sets, num_truths):
     assert close(covered, number)
 
 
-@pytest.mark.parametrize("size", [50, 120, 600])
+@pytest.mark.parametrize("size", [50, 120, MANY])
 def test_ablations(size):
     # Margins: half of the texts lose an exponential amount. Flips: 15 % against five draws of 5 %.
     generator = np.random.default_rng(size)
@@ -160,7 +162,9 @@ def test_rare_flips_are_covered_less(size, rate, expected):
     assert close(np.mean([low <= rate <= high for low, high in bounds]), 400, expected)
 
 
-@pytest.mark.parametrize(("size", "heavy"), [(50, 0.89), (120, 0.93), (600, 0.95)])
+@pytest.mark.parametrize(
+    ("size", "heavy"), [(50, 0.89), (120, 0.93), pytest.param(600, 0.95, marks=pytest.mark.simulation)]
+)
 def test_splice(size, heavy):
     # What a text loses with the mean state, and the share of it that it loses with the splice, plus some noise.
     def draw(size: int, spread: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +185,7 @@ def test_splice(size, heavy):
         assert close(np.mean(covered), 200, expected)
 
 
-@pytest.mark.parametrize("size", [50, 120, 600])
+@pytest.mark.parametrize("size", [50, 120, MANY])
 def test_language_models(size):
     # Wins minus losses, ties most frequent; ratings, with a tenth of the exhibits empty and a tenth unanswered.
     generator = np.random.default_rng(size)
@@ -196,7 +200,7 @@ def test_language_models(size):
     assert close(np.mean(covered), 300) and close(np.mean(rated), 300)
 
 
-@pytest.mark.parametrize("size", [50, 120, 600])
+@pytest.mark.parametrize("size", [50, 120, MANY])
 def test_studies(size):
     # Two methods, twelve annotators in two groups, who differ by 0.3 logits, as texts do by 1.
     def difference(size: int, annotators: int, generator: np.random.Generator) -> list[pd.DataFrame]:

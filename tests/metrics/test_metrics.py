@@ -166,12 +166,6 @@ def test_unknown_names_are_refused():
 
 
 @pytest.mark.slow
-def test_importing_the_package_does_not_import_evaluate():
-    command = "import sys, clvq_hf.metrics; sys.exit('evaluate' in sys.modules)"
-    subprocess.run([sys.executable, "-c", command], check=True)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_stranger_gets_the_same_figures(results_of_a_stranger, name):
     columns, settings = example(name)

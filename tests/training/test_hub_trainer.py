@@ -2,13 +2,12 @@
 
 import importlib.metadata
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.command_line import succeed
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 from transformers.utils import logging
 
@@ -149,12 +148,7 @@ class TestOutages:
             trainer.push_to_hub()
         # The command that was printed works when the Hub is back.
         hub._failures.clear()
-        done = subprocess.run(
-            [sys.executable, "-c", "from clvq_hf.cli import app; app()", *command.split()[1:]],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        succeed(*command.split()[1:])
         assert CLVQModel.from_pretrained(REPO).fingerprint() == trainer.model.fingerprint()
 
     def test_down_in_the_middle(self, hub, make_trainer, caplog):

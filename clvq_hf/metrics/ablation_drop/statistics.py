@@ -53,7 +53,13 @@ def studentized_interval(
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual.")
     if len(values) < 2:
         return None, None
-    statistics = studentized_statistics(values, num_bootstrap=num_bootstrap, seed=seed)
+    return studentized_bounds(
+        values, studentized_statistics(values, num_bootstrap=num_bootstrap, seed=seed), confidence
+    )
+
+
+def studentized_bounds(values: np.ndarray, statistics: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Bounds of the mean of values `(n,)` from their [`studentized_statistics`]."""
     # Bounds are not interpolated, since they may be infinite.
     low, high = np.quantile(statistics, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
     mean, spread = values.mean(), values.std()
