@@ -58,8 +58,8 @@ def run_evaluate(
         typer.Option(
             help="Split with training texts, for class directions and mean states. (Mean states of words come from up "
             "to 20,000 texts of this split and of --split that are not measured.) If there is only one split, name it "
-            "here too, and separate the texts with --train-part and --part. Default: that of training, else *train*, or the "
-            "whole of a file that --train-dataset names."
+            "here too, and separate the texts with --train-part and --part. Default: that of training, else *train*, "
+            "or the whole of a file that --train-dataset names."
         ),
     ] = None,
     train_part: Annotated[
