@@ -157,7 +157,10 @@ def test_commands_and_their_options_exist(page):
         if (below := getattr(known, "commands", None)) and known is not command_line and words[2:]:
             assert words[2] in below, f"{page.name} names '{' '.join(words[:3])}'; there are {sorted(below)}"
             known = below[words[2]]
-        options = {"--help", *(option for parameter in known.params for option in parameter.opts)}
+        options = {
+            "--help",
+            *(option for parameter in known.params for option in (*parameter.opts, *parameter.secondary_opts)),
+        }
         unknown = {word.split("=")[0] for word in words if word.startswith("--")} - options
         assert not unknown, f"{page.name}: {command!r} has no {unknown}"
 

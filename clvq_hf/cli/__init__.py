@@ -26,7 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Find the discrete concepts that a language model uses (CLVQ-VAE).",
+    help="Find the discrete concepts that a language model uses (CLVQ-VAE).\n\nSee it work with `demo`. With your own "
+    "model: `train` learns concepts, then `explain`, `evaluate`, `report` and `app` use them.",
 )
 app.command("demo")(run_demo)
 app.command("train")(run_train)
@@ -59,8 +60,8 @@ def main(
         typer.Option(
             "--import",
             metavar="MODULE",
-            help="Import a Python module that registers a concept method of your own; repeat it for several. Methods "
-            "of installed packages are found without it.",
+            help="Import a Python module that registers a concept method of your own. Repeat the option for several. "
+            "Methods of installed packages are found without it.",
         ),
     ] = None,
 ) -> None:

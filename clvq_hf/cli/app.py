@@ -14,7 +14,7 @@ def run_app(
     gguf_file: GgufFile = None,
     table: Annotated[
         Path | None,
-        typer.Option(help="Concept table with its words and sentences. Default: the one pushed with the model."),
+        typer.Option(help="Concept table with words and sentences. Default: the one saved or pushed with the model."),
     ] = None,
     max_length: Annotated[int, typer.Option(min=8, help="Maximum tokens per text; longer texts are cut.")] = 512,
     port: Annotated[

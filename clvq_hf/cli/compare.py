@@ -20,7 +20,7 @@ def run_compare(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Make hosts and cells anew that are of other settings, hosts or texts."),
+        typer.Option("--overwrite", help="Repeat hosts and cells whose settings, hosts or texts differ."),
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait if another run is using the folder.")] = False,
 ) -> None:

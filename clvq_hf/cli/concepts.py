@@ -38,7 +38,7 @@ from .options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..tables import Concept, ConceptName, ConceptTable
+    from ..tables import ConceptName, ConceptTable
 
 # Beside the table's folder, so that an interrupted naming resumes: saving the table again replaces the folder.
 NAMING_ANSWERS = "{table}.answers.jsonl"
@@ -65,7 +65,10 @@ def build_table(
     salience: Annotated[
         bool, typer.Option(help="Whether to find the token of each text that supports the prediction most.")
     ] = True,
-    show: Annotated[int, typer.Option(help="Number of concepts to print, the purest first; 0 for none.")] = 20,
+    show: Annotated[
+        int,
+        typer.Option(help="Number of concepts to print; 0 for none."),
+    ] = 20,
     min_tokens: Annotated[int, typer.Option(help="Minimum tokens per printed concept.")] = 20,
     stop_words: Annotated[bool, typer.Option(help="Whether stop words may be among the printed words.")] = True,
     max_length: MaxLength = None,
@@ -104,7 +107,7 @@ def build_table(
     console = Console()
     found = None
     if salience:
-        host_labels(texts, host_model, readout=readout)  # what is none of its classes is told before minutes of work
+        host_labels(texts, host_model, readout=readout)  # refuses labels of other classes before minutes of work
         found = salience_of(
             concept_model,
             host_model,
@@ -129,7 +132,7 @@ def build_table(
     )
     console.print(escape(repr(table)))
     if show:
-        print_concepts(table.purest(show, min_tokens, stop_words=stop_words), console)
+        print_concepts(table, show, min_tokens, console, stop_words)
     print_written(output_dir, ".")
 
 
@@ -197,7 +200,7 @@ def label_concepts(
         confirm=make_confirmation(yes, console),
     )
     if not names:
-        raise ValueError(f"None of the answers of {judge} holds a name. Is it a model that follows instructions?")
+        raise ValueError(f"None of the answers of {judge} contains a name. Is it a model that follows instructions?")
     write_names(table, {**concept_table.names, **names})
     _print_names(concept_table, names, console)
     if not other_detector:
@@ -205,8 +208,10 @@ def label_concepts(
     print_written(table / "concept_names.json", ".")
 
 
-def print_concepts(concepts: "list[Concept]", console: "Console", title: str = "The purest concepts") -> None:
-    """Print concepts with their words and a sentence each, the concept's words marked."""
+def print_concepts(
+    table: "ConceptTable", number: int, min_tokens: int, console: "Console", stop_words: bool = True
+) -> None:
+    """Print the purest concepts, or the most frequent ones without labels: words, and a sentence with these marked."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -215,12 +220,13 @@ def print_concepts(concepts: "list[Concept]", console: "Console", title: str = "
         return
     # Where there is no bold, in a file or a pipe, asterisks mark the words.
     mark = "" if console.is_terminal else "*"
+    title = "The purest concepts" if table.label_names else "The most frequent concepts"
     grid = Table(title=title, title_justify="left")
     for column, justify in (("code", "right"), ("tokens", "right"), ("purity", "right"), ("label", "left")):
         grid.add_column(column, justify=justify, no_wrap=True)
     grid.add_column("top words", ratio=2)
     grid.add_column("a sentence", ratio=3)
-    for concept in concepts:
+    for concept in table.purest(number, min_tokens, stop_words=stop_words):
         example = concept.examples[0] if concept.examples else None
         grid.add_row(
             str(concept.code),

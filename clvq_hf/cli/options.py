@@ -36,7 +36,7 @@ GgufFile = Annotated[
 ]
 SPLIT_HELP = (
     "Split of the texts, with or without a slice (*test[:10%]*). Use one on which nothing was trained. A single file "
-    "is the split that it is called after, else its texts are cut into *train* and *test* by their hash."
+    "whose name is not that of a split is cut into *train* and *test* by text hash."
 )
 Split = Annotated[
     str | None, typer.Option(help=SPLIT_HELP + " Default: what training held out, or *test* of another dataset.")
@@ -56,18 +56,18 @@ Labels = Annotated[
     list[str] | None,
     typer.Option(
         "--label",
-        help="Name of a class, in the order of their ids; repeat it for all. Needed where labels are numbers, or names "
-        "that the host does not know.",
+        help="Name of a class. Repeat the option for all classes, in the order of their ids. Needed if labels are "
+        "numbers, or names that the host does not know.",
     ),
 ]
 Target = Annotated[
     str | None,
     typer.Option(
         help="Label of a multi-label host, or output of a regression with several, by name or number. Default: the "
-        "first. A column of the dataset that is called like the label holds its labels."
+        "first. A column of the dataset with the name of the label contains its labels."
     ),
 ]
-Host = Annotated[str | None, typer.Option(help="Folder or Hub id of the host. Default: the one the model names.")]
+Host = Annotated[str | None, typer.Option(help="Folder or Hub id of the host. Default: the one that the model names.")]
 MaxLength = Annotated[
     int | None, typer.Option(help="Maximum tokens per text. Default: that of training, else the host's limit.")
 ]
@@ -206,10 +206,10 @@ def find_texts(
     label_column: str | None,
     label: list[str] | None,
 ) -> "TextSource":
-    """The texts that a command is about: those of training unless another dataset is named, with its columns.
+    """The texts that a command reads: those of training unless another dataset is named, with its columns.
 
     Raises:
-        ValueError: If no dataset is named, and the model does not say what it was trained on.
+        ValueError: If no dataset is named, and the model does not record what it was trained on.
     """
     from dataclasses import replace
 
@@ -220,12 +220,12 @@ def find_texts(
 
     try:
         known = TextSource.of(read_config(Source(model)).get("training"))
-    except (ValueError, OSError):  # of the model; what loads it later tells it, too
+    except (ValueError, OSError):  # of the model, which raises it again when it is loaded
         if dataset is None:
             raise
         known = None
     if dataset is None and known is None:
-        raise ValueError(f"{model} does not say which texts it was trained on; name some with dataset=…")
+        raise ValueError(f"{model} does not record which texts it was trained on. Name texts with dataset=….")
     if known is None or (dataset is not None and recorded_name(dataset) != known.dataset):
         known = TextSource(str(dataset))
     given = {"subset": subset, "text_column": text_column, "label_column": label_column, "label_names": label or None}

@@ -35,8 +35,8 @@ def run_report(
 ) -> None:
     """Write a report: every concept and its words, every text and its concepts, in one HTML file.
 
-    It opens from disk, loads nothing from the network, and stays under 5 MB. It contains the texts: be careful whom you
-    send it to. Needs `pip install "clvq-hf[report]"`.
+    The file opens from disk, loads nothing from the network, and stays under 5 MB. It contains the texts: be careful
+    whom you send it to. Needs `pip install "clvq-hf[report]"`.
 
     Examples:
 

@@ -43,7 +43,8 @@ def run_train(
     part: Annotated[
         str | None,
         typer.Option(
-            help="Use only this part of it, by text hash: *codebook_train* if *host_train* trained the host."
+            help="Use only this part of the split, cut by text hash: *codebook_train* if the host was trained on "
+            "*host_train*."
         ),
     ] = None,
     eval_split: Annotated[
@@ -56,14 +57,17 @@ def run_train(
     gguf_file: GgufFile = None,
     paper: Annotated[
         bool,
-        typer.Option("--paper", help="The paper's settings: six decoder layers, 50 epochs, texts of any length, …"),
+        typer.Option(
+            "--paper", help="The paper's settings: six decoder layers, 50 epochs, texts up to the host's limit, …"
+        ),
     ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Any other field of CLVQConfig or CLVQTrainingArguments, such as *learning_rate=1e-3*. Repeatable.",
+            help="Any other field of CLVQConfig or CLVQTrainingArguments, such as *learning_rate=1e-3*. "
+            "Repeat the option for several.",
         ),
     ] = None,
     config: Annotated[
@@ -75,11 +79,11 @@ def run_train(
         bool, typer.Option("--resume", help="Continue from the newest checkpoint in the output folder.")
     ] = False,
 ) -> None:
-    """Learn the concepts of a host from texts, and save model and concept table.
+    """Learn the concepts of a host from texts, and save the concept model with its concept table.
 
-    Says which layers it takes and why, and what memory and time training needs, before it starts. Labels are not
-    needed: nothing is trained on them, but with labels the table shows how pure concepts are. The other commands find
-    dataset, columns and lengths in the model, so they need not be named again.
+    Before training starts, it prints which layers it takes and why, and how much memory and time it needs. Labels are
+    not needed: nothing is trained on them, but with labels the table shows how pure concepts are. The other commands
+    find dataset, columns and lengths in the model, so you need not name them again.
 
     Examples:
 
@@ -134,8 +138,7 @@ def run_train(
     _, table = train_concepts(run, lambda line: console.print(escape(line), soft_wrap=True, highlight=False))
     if table is not None:
         console.print(escape(repr(table)))
-        title = "The concepts with the purest labels" if table.label_names else "The most frequent concepts"
-        print_concepts(table.purest(_NUM_SHOWN, _MIN_TOKENS), console, title=title)
+        print_concepts(table, _NUM_SHOWN, _MIN_TOKENS, console)
     print_written(output_dir, ". Next:", console)
     console.print(f"  clvq-hf evaluate {output_dir} -o {output_dir}-results", soft_wrap=True, markup=False)
     console.print(f'  clvq-hf explain {output_dir} "a text of your own"', soft_wrap=True, markup=False)

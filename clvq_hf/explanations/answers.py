@@ -95,7 +95,7 @@ class Answers:
         """
         if target is None or self.kind in ("continuation", "next_token"):
             if self.kind == "next_token" and target is not None:
-                raise ValueError("This host predicts tokens: give target=… a text that may follow, or leave it out.")
+                raise ValueError("This host predicts tokens: set target=… to a continuation of the text, or omit it.")
             return [None]
         if target == "all":
             return [*range(len(self.names))]

@@ -184,13 +184,13 @@ class Explanation:
         if self.target != self.prediction and self.probability is not None:
             told = [f"The host predicts {self.prediction}{where}; this is about {self.target}{sure}."]
         if self.salient is None:
-            return [*told, f"No concept of the text speaks for {self.target}."]
+            return [*told, f"No concept of the text supports {self.target}."]
         told.append(f"{self.salient_concept.title} contributes most.")
-        told.append(f"Without it the host {self._outcome(self.salient)}.")
+        told.append(f"Without it, the host {self._outcome(self.salient)}.")
         if self.control is not None:
             other = self.concept(self.control.code).title
-            alike = "" if self.control.matched else ", which is larger or smaller,"
-            told.append(f"Without {other[0].lower()}{other[1:]}{alike} it {self._outcome(self.control)}.")
+            alike = "" if self.control.matched else ", which is larger or smaller"
+            told.append(f"Without {other[0].lower()}{other[1:]}{alike}, it {self._outcome(self.control)}.")
         return told
 
     def _outcome(self, removal: Removal) -> str:

@@ -245,7 +245,7 @@ def _host(figures: Mapping[str, Any], protocol: str) -> list[str]:
     low, high = wilson_interval(accuracy, labelled)
     if low > majority:
         return []
-    than = "less often than with" if high < majority else "which cannot be told apart from"
+    than = "less often than by" if high < majority else "which cannot be told apart from"
     return [
         f"{who} is right on {100 * accuracy:.1f} % of the texts, {than} always answering the most frequent label "
         f"({100 * majority:.1f} %): what such predictions rest on means little."

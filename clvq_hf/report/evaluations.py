@@ -28,7 +28,8 @@ def evaluated_model(folder: str | Path) -> str | None:
     model = read_json(file).get("model")
     if not isinstance(model, str):
         raise ValueError(
-            f"{folder} does not say which model was evaluated. Name the model, and table={folder}/concept_table."
+            f"{folder} does not record which model was evaluated. Name it: clvq-hf report MODEL --table "
+            f"{folder}/concept_table."
         )
     return model
 

@@ -236,13 +236,11 @@ def _driver_note(contents: dict[str, Any]) -> str:
         return ""
     if contents["protocol"] is None:
         return (
-            "Sorted by contribution: the salience of all tokens of a concept, as a share of what speaks for the "
-            "predictions. "
-            "What removing them costs was not measured."
+            "Sorted by contribution: the sum of the salience of a concept's tokens, as a share of all salience that "
+            "supports the predictions. What removing them costs was not measured."
         )
     return (
-        "Sorted by what the removal of the concept costs in all texts in which it is the salient one. Means of few "
-        "texts are "
+        "Sorted by what removing the concept costs in all texts in which it is the salient one. Means of few texts are "
         f"uncertain. {contents['protocol']}."
     )
 
@@ -288,7 +286,7 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
     colour = (
         f"Colour: the label of most of its tokens, stronger if purer; hollow: in fewer than {MIN_TEXTS} texts."
         if table.has_labels
-        else "Colours tell frequent concepts apart; they have no meaning."
+        else "Colours only distinguish frequent concepts; they have no meaning."
     )
     if dots:
         add(

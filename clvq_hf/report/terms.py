@@ -24,11 +24,11 @@ LABELS = {
     "another.",
 }
 NO_LABELS = {
-    "Colour": "Tells concepts apart, without a meaning of its own: together with the line below, the 32 most frequent "
-    "concepts all look different, and further ones repeat them.",
+    "Colour": "Only distinguishes concepts: together with the line below, the 32 most frequent concepts all look "
+    "different, and further ones repeat them.",
 }
 SALIENCE = {
-    "Salience": "How much a token contributes to the prediction; below 0 it speaks against it.",
+    "Salience": "How much a token contributes to the prediction; below 0, it counts against it.",
     "Contribution of a concept": "The sum of the salience of its tokens in a text.",
     "Salient token": "The token that contributes most to the prediction of its text; its concept is the salient "
     "concept.",
@@ -65,7 +65,7 @@ FIGURES = {
     "Class specificity": "The change by another text's concept with the same prediction minus that with another "
     "prediction.",
     "Matched": "Compared only with concepts whose removal changes about as many tokens, and as much of them.",
-    "p (Holm)": "How often differences as large would arise by chance, corrected for the number of tests.",
+    "p (Holm)": "How often so large a difference would arise by chance, corrected for the number of tests.",
     "Accuracy, balanced": "The share of right predictions; balanced: the mean of the shares of each class.",
     "AUC": "The probability that a text of a class gets a higher score for it than another text; 0.5 is chance.",
     "Rate-matched": "Accuracy if every class is predicted as often as before the removal.",

@@ -33,13 +33,13 @@ Say = Callable[[str], None]
 # Texts of the concept table at the end of training, and steps of its integrated gradients: minutes, not hours.
 MAX_TABLE_TEXTS = 1000
 TABLE_STEPS = 16
-# What a run of the command does unless it is told otherwise, besides the defaults of the arguments.
+# Defaults of the command that differ from those of the arguments.
 RUN_DEFAULTS = {"save_strategy": "epoch", "save_total_limit": 1, "warmup_steps": 0.1, "report_to": "none"}
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What `clvq-hf train` is asked for.
+    """The arguments of `clvq-hf train`.
 
     Attributes:
         host (`str`): Folder or Hub id.
@@ -80,7 +80,7 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     Every process of a distributed run must call this; the first one makes the table.
 
     Args:
-        run ([`TrainingRun`]): What is asked for.
+        run ([`TrainingRun`]): The arguments.
         say (`Callable[[str], None]`): Gets a line of text for people.
 
     Returns:
@@ -157,7 +157,7 @@ def salience_of(
         **options: For [`ConceptModel.salient_tokens`][clvq_hf.ConceptModel.salient_tokens].
     """
     if host_question(host) is None:
-        say(f"No salience: a {type(host).__name__} predicts neither one of several classes nor a next token.")
+        say(f"No salience: a {type(host).__name__} has no head that makes predictions.")
         return None
     if importlib.util.find_spec("captum") is None:
         say('Salience by gradient × input; pip install "clvq-hf[evaluation]" adds integrated gradients.')
@@ -183,11 +183,11 @@ def _config(run: TrainingRun, host: PreTrainedModel, settings: Mapping[str, Any]
     stack = settings.get("stack")
     stream = hooks.residual_stream(host, stack)
     lower, upper = choose_layers(stream.num_blocks, run.lower_layer, run.upper_layer)
-    reason = " They are your choice."
+    reason = " You chose these layers."
     if run.lower_layer is None:
         reason = (
-            " The middle layer is the default: above it, concepts are more and more those of the predicted class, and "
-            "below it those of the words (--lower-layer, --upper-layer)."
+            " The middle layer is the default: above it, concepts increasingly describe the predicted class, and "
+            "below it the words (--lower-layer, --upper-layer)."
         )
     say(
         f"Layers: concepts at layer {lower} of {stream.num_blocks}, from which layer {upper} is reconstructed.{reason}"

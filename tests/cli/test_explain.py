@@ -37,6 +37,17 @@ def test_a_file_becomes_json_lines(model, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["explanations.jsonl"]
 
 
+def test_the_column_of_training_is_known(hub, shared_model, table, tmp_path):
+    file = tmp_path / "tweets.csv"
+    file.write_text("tweet\na moving film\n")
+    shared_model.config.training = {"dataset": str(file), "split": "train", "text_column": "tweet"}
+    try:
+        shared_model.save_pretrained(tmp_path / "out")
+    finally:
+        shared_model.config.training = None
+    assert "a moving film" in succeed("explain", tmp_path / "out", file, "--method", "gradient_x_input")
+
+
 def test_mistakes_are_found_before_the_model_is_loaded(tmp_path):
     assert "There is no file reviews.csv" in refuse("explain", "nowhere", "reviews.csv")
     assert "--output is for the texts of a file" in refuse("explain", "nowhere", "a film", "-o", tmp_path / "e.jsonl")

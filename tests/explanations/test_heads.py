@@ -121,7 +121,7 @@ class TestLanguageModels:
                 best = causal_host(input_ids=ids).logits[0, -1].topk(2)
             assert explanation.prediction == explanation.target == tokenizer.decode([int(best.indices[0])])
             assert explanation.margin == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-4)
-        with pytest.raises(ValueError, match="a text that may follow"):
+        with pytest.raises(ValueError, match="a continuation of the text"):
             model.explain(causal_host, tokenizer, TEXTS[0], target=7)
 
     def test_a_continuation(self, model, causal_host, tokenizer):

@@ -232,7 +232,7 @@ class TestTexts:
             "label (50.0 %): what such predictions rest on means little."
         )
         assert "The model is right" not in said({"accuracy": 0.60})  # 50.2 to 69.1
-        assert "less often than with always answering" in said({"accuracy": 0.3})
+        assert "less often than by always answering" in said({"accuracy": 0.3})
         assert "The model is right" in said({"accuracy": 0.60, "num_unlabelled": 80}), "only 20 of them are known"
 
     def test_one_label_only(self):

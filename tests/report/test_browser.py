@@ -414,7 +414,7 @@ def test_without_labels(browser, tmp_path):
         page.evaluate("location.hash = '#/text/0'")
         expect(page.locator("#text .token")).to_have_count(3)
         expect(page.locator("#text")).to_contain_text("predicted: 0")
-        legend = "colours and lines tell concepts apart; they have no meaningoutlined: the salient token"
+        legend = "colours and lines only distinguish concepts; they have no meaningoutlined: the salient token"
         expect(page.locator("#text .legend")).to_have_text(legend)
         page.evaluate("location.hash = '#/texts'")
         expect(page.locator("#text-list")).to_contain_text("Text 1 predicted: 1")

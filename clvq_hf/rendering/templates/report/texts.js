@@ -133,7 +133,7 @@ class TextPages {
       }
       items.push(note("strong: nearly all tokens of the concept have this label; grey: mixed, or too rare"));
     } else {
-      items.push(note("colours and lines tell concepts apart; they have no meaning"));
+      items.push(note("colours and lines only distinguish concepts; they have no meaning"));
     }
     if (text.salient !== null) items.push(note("outlined: the salient token"));
     return element("ul", { className: "legend" }, ...items);
@@ -156,7 +156,7 @@ class TextPages {
     const more = rest.length ? element("details", {}, element("summary", {}, count(rest.length, "more concept")), list(rest)) : null;
     if (more) more.querySelector("ol").start = CONCEPTS_SHOWN + 1;
     const caption = scored
-      ? "In order of contribution: the salience of the concept's tokens in this text, added. Below 0 it speaks against the prediction."
+      ? "In order of contribution, which is the sum of the salience of a concept's tokens in this text. Below 0, the concept counts against the prediction."
       : "The most frequent first; without salience, their contributions are unknown.";
     return [element("h3", {}, "Concepts of this text"), element("p", { className: "muted" }, caption), list(shown), ...(more ? [more] : [])];
   }
