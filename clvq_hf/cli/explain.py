@@ -102,7 +102,7 @@ def run_explain(
 
 
 def _read(model: str, text: str, output: Path | None, text_column: str | None) -> list[str]:
-    """The texts of a file, in the column of training if it is the file of training; or the text itself."""
+    """The texts of a file, in the column of training if the file has it; or the text itself."""
     from ..data import load_texts
 
     if not Path(text).is_file():
@@ -111,8 +111,16 @@ def _read(model: str, text: str, output: Path | None, text_column: str | None) -
         if output is not None:
             raise ValueError("--output is for the texts of a file. Omit it to see the explanation of one text.")
         return [text]
-    text_column = find_texts(model, text, None, text_column, None, None).text_column
-    texts = load_texts(text, text_column=text_column)["text"][:]
+    try:
+        recorded = find_texts(model, None, None, None, None, None).text_column
+    except (ValueError, OSError):  # of the model: what loads it later tells it, too
+        recorded = None
+    try:
+        texts = load_texts(text, text_column=text_column or recorded)["text"][:]
+    except ValueError:
+        if text_column is not None or recorded is None:
+            raise
+        texts = load_texts(text)["text"][:]
     if output is None and len(texts) > MAX_SHOWN:
         raise ValueError(f"{text} has {len(texts):,} texts. Name a file for their explanations: -o explanations.jsonl")
     return texts

@@ -118,8 +118,8 @@ class Readout:
         if readout.is_choice and target is None:
             logger.warning_once(
                 f"The host's head has {len(readout.outputs)} outputs, and one is asked about: "
-                f"{readout.outputs[readout.target or 0]!r}. Choose another with target=… (--target on the command "
-                f"line): {', '.join(readout.outputs[1:9])}{', …' if len(readout.outputs) > 9 else ''}."
+                f"{readout.outputs[readout.target or 0]!r}. Choose another with target=…: "
+                f"{', '.join(readout.outputs[1:9])}{', …' if len(readout.outputs) > 9 else ''}."
             )
         return readout
 

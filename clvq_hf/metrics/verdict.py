@@ -47,7 +47,7 @@ def ablation_verdict(figures: Mapping[str, Any], protocol: str = "code", unit: s
     caveat = [CAVEATS[protocol]] if protocol in CAVEATS else []
     if salient.num_texts < MIN_TEXTS:
         return [*caveat, _too_few(figures, salient, unit), *_host(figures, protocol)]
-    sentences = [_salient_and_other(figures, salient, unit)]
+    sentences = [_salient_and_other(figures, salient, unit), *_flips(figures)]
     if salient.sign > 0:
         sentences += _matched(figures)
         sentences += _other_text(figures, salient)
@@ -152,6 +152,16 @@ def _salient_and_other(figures: Mapping[str, Any], salient: _Effect, unit: str) 
         -1: "more than the salient concept",
     }
     return f"{opening}; another concept of the same text {other.said()}, {endings[contrast.sign]}."
+
+
+def _flips(figures: Mapping[str, Any]) -> list[str]:
+    """A cost is small or large beside the margin of the predictions, which it changes or not."""
+    rate = figures.get("salient_flip_rate")
+    if rate is None:
+        return []
+    return [
+        f"It changes {rate:.0%} of the predictions." if rate >= 0.005 else "It changes no prediction, or hardly any."
+    ]
 
 
 def _matched(figures: Mapping[str, Any]) -> list[str]:
