@@ -98,7 +98,7 @@ class TestOf:
         messages = []
         monkeypatch.setattr("clvq_hf.hosts.readout.logger.warning_once", messages.append)
         assert Readout.of(bert_with("multi_label", tokenizer, TEXTS)).target == 0
-        assert "'toxic'" in messages[0] and "target=… (--target on the command line)" in messages[0]
+        assert "'toxic'" in messages[0] and "target=…: " in messages[0]
         Readout.of(bert_with("regression", tokenizer, TEXTS))
         assert len(messages) == 1
 
