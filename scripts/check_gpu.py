@@ -381,6 +381,19 @@ def salience(bench: Bench) -> int:
 
 
 @part
+def explanations(bench: Bench) -> int:
+    host = bench.host()
+    model = bench.model(host)
+    texts = bench.texts["text"][: bench.batch_size]
+    for method in ("integrated_gradients", "gradient_x_input"):
+        # Half of the length: longer texts are read in windows.
+        found = model.explain(host, bench.tokenizer, texts, method=method, max_length=bench.max_length // 2)
+        check(len(found) == len(texts), f"{len(found)} of {len(texts)} texts are explained")
+        check(all(np.isfinite(token.score) for each in found for token in each.tokens), "a score is not finite")
+    return int(bench.batch["attention_mask"].sum())
+
+
+@part
 def table(bench: Bench) -> int:
     host = bench.host()
     made = bench.model(host).concept_table(

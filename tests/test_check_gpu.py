@@ -25,7 +25,7 @@ def check(folder: Path, *arguments: str) -> tuple[int, dict[str, dict]]:
 def test_every_part_passes_on_a_cpu(tmp_path):
     status, parts = check(tmp_path)
     assert status == 0, {name: part["error"] for name, part in parts.items() if not part["passed"]}
-    assert len(parts) == 20 and parts["table"]["tokens_per_second"] > 0
+    assert len(parts) == 21 and parts["table"]["tokens_per_second"] > 0
 
 
 def test_a_failure_hides_no_other_part(tmp_path):

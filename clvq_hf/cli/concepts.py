@@ -215,6 +215,9 @@ def print_concepts(
     from rich.markup import escape
     from rich.table import Table
 
+    if not concepts:
+        console.print("No concept occurs in enough of these texts to be listed.")
+        return
     # Where there is no bold, in a file or a pipe, asterisks mark the words.
     mark = "" if console.is_terminal else "*"
     title = "The purest concepts" if table.label_names else "The most frequent concepts"

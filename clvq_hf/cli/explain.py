@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import BatchSize, Host, MaxLength, Model, TextColumn, find_texts, print_written
+from .options import BatchSize, GgufFile, Host, MaxLength, Model, TextColumn, find_texts, print_written
 
 if TYPE_CHECKING:
     from ..explanations import Explanation
@@ -35,6 +35,7 @@ def run_explain(
     ] = None,
     text_column: TextColumn = None,
     host: Host = None,
+    gguf_file: GgufFile = None,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +74,7 @@ def run_explain(
     from ..tables import ConceptTable
 
     texts = _read(model, text, output, text_column)
-    concept_model, host_model, tokenizer = load_with_host(model, host)
+    concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
     concepts = concept_model.find_concepts() if table is None else ConceptTable.load_from_disk(table)
     explainer = Explainer(
         concept_model,

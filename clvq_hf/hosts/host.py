@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,7 +98,15 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
     kwargs = {"trust_remote_code": False, **kwargs}
     if architecture is None:
         places = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "gguf_file", "trust_remote_code")
-        config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in places if name in kwargs})
+        places = {name: kwargs[name] for name in places if name in kwargs}
+        try:
+            config = AutoConfig.from_pretrained(name_or_path, **places)
+        except OSError as error:
+            if Path(name_or_path).exists():
+                raise
+            raise OSError(
+                f"There is no folder {name_or_path}, and no host of this name could be loaded from the Hub: {error}"
+            ) from error
         # A GGUF file holds a language model with its head, and names no class.
         default = "AutoModelForCausalLM" if kwargs.get("gguf_file") else "AutoModel"
         architecture = next(iter(config.architectures or []), default)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -85,6 +86,8 @@ def steer(
     """See [`ConceptModel.steer`][clvq_hf.ConceptModel.steer]."""
     model.check_host(host)
     _check_positions(positions)
+    if not isinstance(code, int | np.integer):
+        raise ValueError(f"code must be the number of one concept, got {code!r}.")
     codes, _ = _checked_codes(model, int(code))
     direction = model.directions(codes)[0, 0]
 

@@ -31,7 +31,7 @@ from .verification import REFERENCE_TEXTS, Reference, Verification, make_referen
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..explanations import Explanation
+    from ..explanations import Explanation, Explanations
     from ..tables.concept_table import ConceptTable
 
 logger = logging.get_logger(__name__)
@@ -332,7 +332,8 @@ class ConceptModel(BaseConceptModel):
                 where = "This model" if self._source is None else self._source.name
                 raise ValueError(
                     f"{where} has no concept table. Make one with model.concept_table(host, tokenizer, texts), and "
-                    "share it with model.push_to_hub(…, concepts=table)."
+                    f"save it with table.save_to_disk(<the model's folder>/{CONCEPTS_FOLDER}), or share it with "
+                    "model.push_to_hub(…, concepts=table)."
                 )
             table.check_model(self)
             self._concepts = table
@@ -609,7 +610,7 @@ class ConceptModel(BaseConceptModel):
         *,
         table: "ConceptTable | None" = None,
         **options: Any,
-    ) -> "Explanation | list[Explanation]":
+    ) -> "Explanation | Explanations":
         """Explain predictions: which concepts made the host decide, and would it still decide so without them?
 
         Args:
@@ -643,10 +644,10 @@ class ConceptModel(BaseConceptModel):
             explanation.salient.flips  # would the host decide otherwise without the strongest concept?
             ```
         """
-        from ..explanations import Explainer  # pulls pandas and scikit-learn
+        from ..explanations import Explainer, Explanations  # pulls pandas and scikit-learn
 
         explainer = Explainer(self, host, tokenizer, self.find_concepts() if table is None else table, **options)
-        explanations = list(explainer.explain([texts] if isinstance(texts, str) else texts, target))
+        explanations = Explanations(explainer.explain([texts] if isinstance(texts, str) else texts, target))
         return explanations[0] if isinstance(texts, str) and explainer.is_single(target) else explanations
 
     def find_concepts(self) -> "ConceptTable | None":

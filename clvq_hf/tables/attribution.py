@@ -455,7 +455,7 @@ def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jump
         return
     remedies = []
     if missed > num_jumps:
-        remedies.append(f"Allow more steps with max_steps=… (at present {max_steps}).")
+        remedies.append(f"More steps may help (max_steps, at present {max_steps}).")
     if num_jumps:
         remedies.append(
             f"For {num_jumps} of them more steps would not help, because the host tells a state of zero from every "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,11 @@ class TokenIndex:
     def _arrow(self) -> Dataset:
         # The numpy format would copy row by row. Cached, because changing the format copies everything but the data.
         return self.tokens.with_format("arrow")
+
+    @cached_property
+    def _strings(self) -> Any:
+        # Not read at once, for tables may be large. Cached, because selecting a column copies the features.
+        return self.texts["text"]
 
     @cached_property
     def num_tokens(self) -> np.ndarray:
@@ -116,7 +122,7 @@ class TokenIndex:
     def word_strings(self, places: np.ndarray) -> list[str]:
         """The words of these tokens; white space in a word that is nothing else is replaced by visible signs."""
         rows, numbers = np.unique(self.owners[places], return_inverse=True)
-        texts = self.texts["text"][rows] if len(rows) else []
+        texts = self._strings[rows] if len(rows) else []
         starts, ends = self.spans(places)
         pieces = [
             texts[number][start:end]

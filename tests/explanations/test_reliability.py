@@ -34,8 +34,9 @@ def test_nothing_speaks_against_it():
         ),
         ({"concepts": [concept(fits=False)]}, "none of these concepts describes it"),
         ({"salient": removal(0.1)}, "does not weaken the answer"),
+        ({"salient": removal(-0.04)}, "costs only 3.8% of the lead"),
         ({"control": removal(-2.5)}, "Removing another concept of the text costs as much"),
-        ({"concepts": [concept(), concept(1.9)]}, "A second concept contributes almost as much"),
+        ({"concepts": [concept(), concept(1.1)]}, "A second concept contributes more than half as much"),
     ],
 )
 def test_reasons(case, words):
