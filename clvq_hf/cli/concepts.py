@@ -215,6 +215,7 @@ def print_concepts(
     from rich.markup import escape
     from rich.table import Table
 
+    concepts = table.purest(number, min_tokens, stop_words=stop_words)
     if not concepts:
         console.print("No concept occurs in enough of these texts to be listed.")
         return
@@ -226,7 +227,7 @@ def print_concepts(
         grid.add_column(column, justify=justify, no_wrap=True)
     grid.add_column("top words", ratio=2)
     grid.add_column("a sentence", ratio=3)
-    for concept in table.purest(number, min_tokens, stop_words=stop_words):
+    for concept in concepts:
         example = concept.examples[0] if concept.examples else None
         grid.add_row(
             str(concept.code),
