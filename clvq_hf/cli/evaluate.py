@@ -143,8 +143,6 @@ def run_evaluate(
     source = find_texts(model, dataset, subset, text_column, label_column, label)
     if split is None and part is None:
         split, part = source.eval_split, source.eval_part
-    concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
-    readout = host_question(host_model, target)
     if train_dataset is None:
         split, train_split = split or source.eval_split or "test", train_split or source.split
         train_part = train_part or (source.part if train_split == source.split else None)
@@ -152,8 +150,12 @@ def run_evaluate(
         split = split or (None if Path(source.dataset).is_file() else "test")
         train_split = train_split or (None if Path(train_dataset).is_file() else "train")
     dataset, train_dataset = source.dataset, train_dataset or source.dataset
-    whole = source.load(split, readout)
-    train = replace(source, dataset=train_dataset).load(train_split, readout)
+    train_source = replace(source, dataset=train_dataset)
+    for each, name in ((source, split), (train_source, train_split)):
+        each.load(name)  # wrong columns are told before the host is loaded
+    concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
+    readout = host_question(host_model, target)
+    whole, train = source.load(split, readout), train_source.load(train_split, readout)
     word_texts = concatenate_datasets([each.select_columns("text") for each in (train, whole)])
     # Those of other parts too: the host was trained on some of them.
     same = (dataset, split) == (train_dataset, train_split)

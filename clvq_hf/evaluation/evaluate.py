@@ -144,7 +144,7 @@ class Evaluation:
             self.save()  # before anything is computed: whoever goes on here must know with what it began
             return
         self.results = json.loads(file.read_text(encoding="utf-8"))
-        remedy = "Choose another output_dir, or start anew with overwrite=True (--overwrite)."
+        remedy = "Choose another folder, or start anew with overwrite=True (--overwrite)."
         check_identity(self.results, given, f"The evaluation in {self.output_dir}", remedy)
 
     def _clear(self) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.readouts import host_question
 from ..hosts.readout import Readout, margins
 
 
@@ -59,9 +58,7 @@ class Answers:
         Raises:
             ValueError: If the host answers nothing.
         """
-        readout = host_question(host)
-        if readout is None:
-            readout = Readout.of(host)  # which says why not
+        readout = Readout.default(host)
         if readout.kind == "next_token" and isinstance(target, str):
             if target == "all":
                 raise ValueError('The host predicts tokens, which are too many for target="all".')

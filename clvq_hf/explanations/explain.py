@@ -30,6 +30,8 @@ METHODS = ("integrated_gradients", "gradient_x_input")
 LONG_TEXTS = ("windows", "truncate")
 # Texts that are sorted by length before they are read.
 BLOCK = 256
+# Largest error of gradient × input, relative to the sum of the absolute scores.
+SLOPE_ERROR = 0.5
 # A control is matched within these factors, as in `ablate_texts`.
 POSITION_CALIPER, NORM_CALIPER = 1.5, 1.25
 NUM_TOP_WORDS = 8
@@ -79,11 +81,15 @@ class Explainer:
             raise ValueError("The concepts of this model were never fitted to data; train it first.")
         if table is not None:
             table.check_model(model)
+            table.check_host(host, tokenizer)
         ensure_pad_token(tokenizer)
         self._asks_tokens = Answers.of(host, tokenizer).kind == "token_classification"
         self._model, self._host, self._tokenizer, self._table = model, host, tokenizer, table
         self._method, self._n_steps, self._max_error, self._batch_size = method, n_steps, max_error, batch_size
         self._max_length, self._long_texts = max_length or model.config.longest_text, long_texts
+        # A slope is not expected to follow the whole way: only scores of the wrong size are refused.
+        self._accepted_error = max_error if method == "integrated_gradients" else max(max_error, SLOPE_ERROR)
+        self._caveats = _caveats(model)
         self._described: dict[int, dict[str, Any]] = {}
 
     def explain(self, texts: Sequence[str], target: int | str | None = None) -> Iterator[Explanation]:
@@ -220,7 +226,7 @@ class Explainer:
             ]
             first, other = removals["salient"][place], removals["control"][place]
             other = other and replace(other, matched=controls[place][1])
-            reasons = find_reasons(concepts, first, other, errors[place], self._max_error)
+            reasons = [*self._caveats, *find_reasons(concepts, first, other, errors[place], self._accepted_error)]
             explanations.append(
                 Explanation(
                     text=text.text,
@@ -276,6 +282,17 @@ class Explainer:
                 "num_texts": concept.num_texts,
             }
         return self._described[code]
+
+
+def _caveats(model: Any) -> list[str]:
+    """Reasons against relying on any explanation by a model: it was hardly trained."""
+    figures = (model.config.training or {}).get("figures")
+    explained = figures.get("explained_variance") if isinstance(figures, dict) else None
+    if not isinstance(explained, int | float) or explained > 0:
+        return []
+    return [
+        f"The concepts say nothing about the host's states (explained variance {explained:.2f}): train them longer."
+    ]
 
 
 def _removals(group: TextGroup, target: torch.Tensor, codes: Sequence[int | None]) -> list[Removal | None]:

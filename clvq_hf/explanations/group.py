@@ -115,8 +115,13 @@ class Chunk:
         """`(B, S)`, on the CPU: the length of that."""
         return self._own.norm(dim=-1).cpu()
 
-    def integrate(self, lead: Lead, n_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Integrated gradients `(B, S)` of the lead from the states without concepts, and its change `(B,)`."""
+    @torch.no_grad()
+    def change(self, lead: Lead) -> torch.Tensor:
+        """`(B,)`, on the CPU: what the lead loses if all tokens lose their concepts."""
+        return (lead(self.rows) - lead(self._run(self.state - self._own)).cpu()).double()
+
+    def integrate(self, lead: Lead, n_steps: int) -> torch.Tensor:
+        """Integrated gradients `(B, S)`, on the CPU, of the lead from the states without concepts."""
         from captum.attr import IntegratedGradients  # at use: it loads matplotlib
 
         start = self.state - self._own
@@ -127,9 +132,7 @@ class Chunk:
         scores = IntegratedGradients(score).attribute(
             self.state, start, n_steps=n_steps, internal_batch_size=len(self.state)
         )
-        with torch.no_grad():
-            change = lead(self.rows) - score(start).cpu()
-        return scores.detach().sum(-1).double().cpu(), change.double()
+        return scores.detach().sum(-1).double().cpu()
 
     def gradient(self, lead: Lead) -> torch.Tensor:
         """`(B, S)`, on the CPU: the gradient of the lead, times what is removed of each token with its concept."""
@@ -177,13 +180,13 @@ class TextGroup:
             self._by_token("outliers", False) if self.chunks[0].outliers is not None else [None] * len(texts)
         )
 
-    def scores(self, target: torch.Tensor, n_steps: int) -> tuple[list[np.ndarray], list[float | None]]:
+    def scores(self, target: torch.Tensor, n_steps: int) -> tuple[list[np.ndarray], list[float]]:
         """What the concept of each token contributes to the lead of `target` `(T,)` over the best other answer.
 
         Returns:
-            `tuple`: The scores of each text's tokens; and, if they are integrated, by how much their sum misses the
-            change of the lead if all concepts are removed, relative to the sum of their absolute values. Texts that
-            miss the largest error are integrated again with twice the steps.
+            `tuple`: The scores of each text's tokens; and by how much their sum misses the change of the lead if all
+            concepts are removed, relative to the sum of their absolute values. Texts that miss the largest error are
+            integrated again with twice the steps.
         """
         reading = self._reading
         leads = reading.answers.lead(self.rows, target).select(torch.tensor(self._owner))
@@ -192,17 +195,17 @@ class TextGroup:
             (chunk, leads.select(torch.arange(number * size, number * size + len(chunk.rows))))
             for number, chunk in enumerate(self.chunks)
         ]
-        if reading.method == "gradient_x_input":
-            return self._joined([chunk.gradient(lead) for chunk, lead in parts]), [None] * len(self.texts)
-        integrals = [chunk.integrate(lead, n_steps) for chunk, lead in parts]
-        scores = self._joined([own for own, _ in integrals])
-        change = self._pool(torch.cat([own for _, own in integrals])[:, None])[:, 0].numpy()
+        is_integrated = reading.method == "integrated_gradients"
+        scores = self._joined(
+            [chunk.integrate(lead, n_steps) if is_integrated else chunk.gradient(lead) for chunk, lead in parts]
+        )
+        change = self._pool(torch.cat([chunk.change(lead) for chunk, lead in parts])[:, None])[:, 0].numpy()
         errors = [
             float(abs(own.sum() - whole) / max(np.abs(own).sum(), 1e-9))
             for own, whole in zip(scores, change, strict=True)
         ]
         again = [place for place, error in enumerate(errors) if error > reading.max_error]
-        if again and 2 * n_steps <= MAX_STEPS:
+        if is_integrated and again and 2 * n_steps <= MAX_STEPS:
             at = None if self._positions is None else [self._positions[place] for place in again]
             missed = TextGroup(reading, [self.texts[place] for place in again], at)
             for place, own, error in zip(again, *missed.scores(target[again], 2 * n_steps), strict=True):

@@ -15,7 +15,7 @@ def find_reasons(
     concepts: Sequence[ExplainedConcept],
     salient: Removal | None,
     control: Removal | None,
-    error: float | None,
+    error: float,
     max_error: float,
 ) -> list[str]:
     """Why an explanation should not be relied on, in sentences; empty if nothing speaks against it.
@@ -24,11 +24,11 @@ def find_reasons(
         concepts (`Sequence[ExplainedConcept]`): In order of contribution.
         salient (`Removal`, *optional*): Of the first concept.
         control (`Removal`, *optional*): Of another one.
-        error (`float`, *optional*): Of integrated gradients.
+        error (`float`): By how much the scores miss what all removals together cost.
         max_error (`float`): The largest one that is accepted.
     """
     reasons = []
-    if error is not None and error > max_error:
+    if error > max_error:
         reasons.append(
             f"The scores miss the change of the prediction by {error:.0%}, and at most {max_error:.0%} is accepted."
         )

@@ -130,8 +130,7 @@ class Explanation:
         token (`int` or `None`): Of a token classifier: the token that is asked about, as a number in `tokens`.
         special_score (`float`): Sum of the scores of special tokens, which are no words of the text. With those of
             `tokens` they add up to what the lead loses if all concepts are removed.
-        error (`float` or `None`): Of integrated gradients: by how much the scores miss this change, relative to the
-            sum of their absolute values.
+        error (`float`): By how much the scores miss this change, relative to the sum of their absolute values.
         num_windows (`int`): Into how many windows the text was cut; their outputs are averaged.
         num_cut (`int`): Number of tokens that were not read.
     """
@@ -152,7 +151,7 @@ class Explanation:
     method: str
     token: int | None = None
     special_score: float = 0.0
-    error: float | None = None
+    error: float = 0.0
     num_windows: int = 1
     num_cut: int = 0
 

@@ -124,6 +124,15 @@ class Readout:
         return readout
 
     @classmethod
+    def default(cls, host: PreTrainedModel) -> "Readout":
+        """Return the readout of a host, of several outputs that of the first one, without a warning.
+
+        Raises:
+            ValueError: If the host makes no prediction.
+        """
+        return cls._of(host)
+
+    @classmethod
     def of_or_none(cls, host: PreTrainedModel) -> "Readout | None":
         """Return the readout of a host that leaves nothing to choose; `None` if there is none, or a choice is needed.
 

@@ -94,6 +94,7 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     config_settings = {name: settings[name] for name in settings if name in config_fields()}
     training_settings = {name: settings[name] for name in settings if name in training_fields()}
     load = {} if run.gguf_file is None else {"gguf_file": run.gguf_file}
+    _texts(run.source, None)  # wrong columns are told before the host is loaded
     host = load_host(run.host, **load)
     question = host_question(host)
     source, train, held_out = _texts(run.source, question)
@@ -126,7 +127,13 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
         say("There is no checkpoint yet: training starts anew." if checkpoint is None else f"Resuming {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
     if len(held_out):
-        trainer.log_metrics("eval", trainer.evaluate())
+        figures = trainer.evaluate()
+        trainer.log_metrics("eval", figures)
+        if (explained := figures["eval_explained_variance"]) <= 0:
+            say(
+                f"The concepts explain no more of the upper layer than its mean does (explained variance "
+                f"{explained:.2f}): train longer (--epochs), or on more texts."
+            )
     trainer.save_model()
     trainer.save_state()
     if not trainer.is_world_process_zero():
@@ -156,6 +163,9 @@ def salience_of(
         say (`Callable[[str], None]`): Gets a line that names the method.
         **options: For [`ConceptModel.salient_tokens`][clvq_hf.ConceptModel.salient_tokens].
     """
+    if hooks.residual_stream(host, model.config.stack).is_causal:
+        # Decoders that normalise each block's input jump at a state of zero.
+        options.setdefault("baseline", "mean")
     if host_question(host) is None:
         say(f"No salience: a {type(host).__name__} has no head that makes predictions.")
         return None

@@ -539,7 +539,7 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields:
             what = "a concept model with " + ", ".join(
                 f"{name}={found.get(name)} (not {getattr(config, name, None)})" for name in differing
             )
-        raise ValueError(f"{folder} holds a checkpoint of {what}. Choose another output_dir, or remove it.")
+        raise ValueError(f"{folder} holds a checkpoint of {what}. Choose another folder, or remove it.")
 
 
 def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments) -> None:

@@ -8,6 +8,7 @@ from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
 from transformers import LlamaForCausalLM
 
 from clvq_hf.explanations import Explainer
+from clvq_hf.explanations.group import TextGroup
 from clvq_hf.hosts import hooks
 
 LONG = "a wonderful and moving film with great actors, but the end is dull and the story silly. " * 6
@@ -111,7 +112,19 @@ class TestExplain:
         assert sum(token.score for token in explanation.tokens) + explanation.special_score == pytest.approx(
             slope, rel=0.05
         )
-        assert explanation.error is None
+        explainer = Explainer(model, host, tokenizer, method="gradient_x_input")
+        reading = explainer._read_for(None)
+        group = TextGroup(reading, list(explainer.windows([sentences[0]], reading).values()))
+        [scores], [error] = group.scores(torch.tensor([target]), 1)
+        missed = abs(scores.sum() - (lead_at(0) - lead_at(1))) / abs(scores).sum()
+        assert explanation.error == pytest.approx(error) == pytest.approx(missed, rel=1e-3)
+        # What a slope says is refused if it is of another size than what removals cost.
+        assert any("miss the change" in reason for reason in explanation.reasons) == (missed > 0.5)
+
+    def test_a_model_that_was_hardly_trained_is_said(self, model, host, tokenizer, sentences):
+        model.config.training = {"figures": {"explained_variance": -0.34}}
+        explanation = model.explain(host, tokenizer, sentences[0])
+        assert "explained variance -0.34" in explanation.reasons[0] and not explanation.reliable
 
     def test_targets(self, model, host, tokenizer, sentences):
         host.config.id2label = {0: "bad", 1: "good"}

@@ -21,7 +21,6 @@ def reasons(concepts=None, salient=None, control=None, error=0.01):
 
 def test_nothing_speaks_against_it():
     assert reasons() == []
-    assert reasons(error=None) == []
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ def test_reasons(case, words):
 
 
 def test_no_concept_supports_the_answer():
-    [reason] = find_reasons([concept(-0.5)], None, None, None, 0.05)
+    [reason] = find_reasons([concept(-0.5)], None, None, 0.0, 0.05)
     assert reason == "No concept of the text supports this answer."
 
 
