@@ -21,6 +21,7 @@ from transformers import (
 
 from clvq_hf import CLVQModel
 from clvq_hf.app import Continuation, Explorer
+from clvq_hf.app.session import NUM_WORDS
 
 TEXT = "a warm and funny film, with a brilliant cast"
 
@@ -433,7 +434,7 @@ class TestFromPretrained:
         assert len(Explorer.from_pretrained(model, host, folders / "table").table) == len(minilm.table)
         minilm.table.save_to_disk(folders / "model" / "concepts")
         explorer = Explorer.from_pretrained(model, host)
-        assert explorer.concept(3) == minilm.table.concept(3, 0, 0)
+        assert explorer.concept(3) == minilm.table.concept(3, NUM_WORDS, num_examples=0)
         assert explorer.label_names == ["negative", "positive"]
 
     def test_what_is_missing(self, folders):
