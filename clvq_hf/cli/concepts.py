@@ -98,6 +98,7 @@ def build_table(
     if split is None and part is None:
         split, part = source.eval_split, source.eval_part
     split = split or source.eval_split or "test"
+    source.load(split)  # wrong columns are told before the host is loaded
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
     readout = host_question(host_model, target)
     texts = select_texts(source.load(split, readout), part, max_texts, seed)

@@ -63,7 +63,7 @@ def test_our_warnings_appear_once_and_in_options_and_those_of_others_not_at_all(
 
     monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
     assert refuse("info", "folder") == "Warning: Choose split=… or other=…. Error: what to do"
-    monkeypatch.setattr("clvq_hf.data.load_texts", lambda *_, **__: describe(None))
+    monkeypatch.setattr("clvq_hf.data.text_source.load_texts", lambda *_, **__: describe(None))
     arguments = ("build", "model", "--dataset", "x", "--output-dir", "y")
     assert refuse("concepts", *arguments) == "Warning: Choose --split or other=…. Error: what to do"
 

@@ -288,8 +288,16 @@ def test_of_the_numerics():
     assert ablation_verdict(figures) == [
         "Removing the salient concept costs 1.20 logits, another concept of the same text 0.30: the salient concept "
         "matters more.",
+        f"It changes {figures['salient_flip_rate']:.0%} of the predictions.",
         "No concept of another text was removed, so how much of this is the class is unknown.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(0.004, "changes no prediction, or hardly any"), (0.287, "changes 29% of")]
+)
+def test_flips_are_said(rate, words):
+    assert words in said({"salient_flip_rate": rate})
 
 
 def test_it_is_on_top_of_the_results():
