@@ -9,6 +9,8 @@ MIN_TEXTS = 3
 # What the first concept must contribute, relative to the second. Chosen on half of the texts of
 # scripts/measure_explanations.py, so that the concepts of another seed mostly name the same word.
 MIN_LEAD = 2.0
+# An effect that is printed as 0.00.
+SMALLEST_EFFECT = 0.005
 
 
 def find_reasons(
@@ -48,6 +50,8 @@ def find_reasons(
     effect = -sign * salient.change
     if effect <= 0:
         reasons.append("Removing the concept does not weaken the answer, although its scores support it.")
+    elif effect < SMALLEST_EFFECT:
+        reasons.append("Removing the concept changes nothing.")
     elif control is not None and -sign * control.change >= effect:
         reasons.append("Removing another concept of the text costs as much.")
     if len(concepts) > 1 and sign * concepts[1].contribution * MIN_LEAD > sign * first.contribution:

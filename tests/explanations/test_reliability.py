@@ -33,6 +33,7 @@ def test_nothing_speaks_against_it():
         ),
         ({"concepts": [concept(fits=False)]}, "none of these concepts describes it"),
         ({"salient": removal(0.1)}, "does not weaken the answer"),
+        ({"salient": removal(-0.004), "control": removal(-0.001)}, "changes nothing"),
         ({"control": removal(-2.5)}, "Removing another concept of the text costs as much"),
         ({"concepts": [concept(), concept(1.1)]}, "A second concept contributes more than half as much"),
     ],
