@@ -69,14 +69,14 @@ class Source:
         # Resolved once: from another working directory the same name may be a repository.
         self._root = Path(self.name).resolve() if Path(self.name).is_dir() else None
         self.name = os.fspath(self.name)
+        if ".." in PurePosixPath(self.subfolder).parts or PurePosixPath(self.subfolder).is_absolute():
+            raise ValueError(f"subfolder={self.subfolder!r} leads out of {self.name}.")
         if self._root is None or self.subfolder or (self._root / CONFIG_NAME).is_file():
             return
         # A run that has not ended.
         if (checkpoint := newest_checkpoint(self._root)) is not None:
             logger.warning(f"{self.name} holds no model yet; taking its newest checkpoint, {checkpoint.name}.")
             self._root = checkpoint
-        if ".." in PurePosixPath(self.subfolder).parts or PurePosixPath(self.subfolder).is_absolute():
-            raise ValueError(f"subfolder={self.subfolder!r} leads out of {self.name}.")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "token": None}

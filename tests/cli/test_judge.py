@@ -160,7 +160,7 @@ def test_label(word_table, tmp_path):
     assert after.pop(code).name == "else" and before.pop(code) and after == before
     with StubJudge(lambda number, body: "Hm.") as stub:
         result = run("concepts", "label", tmp_path / "table", "--judge", stub.url, "--yes", "--concepts", 2)
-        assert result.exit_code == 1 and "holds a name" in result.output
+        assert result.exit_code == 1 and "contains a name" in result.output
     assert len(ConceptTable.load_from_disk(tmp_path / "table").names) == len(before) + 1
 
 

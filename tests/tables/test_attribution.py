@@ -303,8 +303,8 @@ class TestSteps:
         assert result["n_steps"][:] == [5] * 6
         [message] = warnings_of
         assert message == (
-            "Integrated gradients did not converge for 6 of 6 texts; their salient token is uncertain. Allow more "
-            "steps with max_steps=… (at present 5)."
+            "Integrated gradients did not converge for 6 of 6 texts; their salient token is uncertain. More "
+            "steps may help (max_steps, at present 5)."
         )
 
     def test_no_steps_are_spent_on_a_jump_at_the_baseline(self, causal_host, tokenizer, few, warnings_of):
