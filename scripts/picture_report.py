@@ -33,7 +33,7 @@ def main() -> None:
     pictures = [
         ("overview", "", (1280, 1000), "light"),
         ("concept", f"#/concept/{arguments.concept}", (1280, 1100), "light"),
-        ("text", f"#/text/{arguments.text}", (1280, 760), "dark"),
+        ("text", f"#/text/{arguments.text}", (1280, 1240), "dark"),
         ("telephone", "#/concepts", (360, 720), "dark"),
     ]
     with sync_playwright() as playwright:
