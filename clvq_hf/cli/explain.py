@@ -111,6 +111,8 @@ def _read(model: str, text: str, output: Path | None, text_column: str | None) -
         if output is not None:
             raise ValueError("--output is for the texts of a file. Omit it to see the explanation of one text.")
         return [text]
+    if output is not None and output.exists() and output.samefile(text):
+        raise ValueError(f"{output} holds the texts, and would be lost: name another file with --output.")
     try:
         recorded = find_texts(model, None, None, None, None, None).text_column
     except (ValueError, OSError):  # of the model: what loads it later tells it, too

@@ -105,8 +105,8 @@ class Answers:
         raise ValueError(f"There is no answer {target!r}; choose target=… among {', '.join(self.names)}, or all.")
 
     def prefer(self, rows: torch.Tensor) -> torch.Tensor:
-        """`(N,)`: the column that is explained if none is asked for."""
-        return self.readout.predict(rows)
+        """`(N,)`: the column that is explained if none is asked for; of several numbers the first one."""
+        return torch.zeros(len(rows), dtype=torch.int64) if self.is_number else self.readout.predict(rows)
 
     def lead(self, rows: torch.Tensor, target: torch.Tensor) -> Lead:
         """The lead of answers `(N,)` over the best other one of each row, or over 0."""

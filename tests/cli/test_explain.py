@@ -51,6 +51,10 @@ def test_the_column_of_training_is_known(hub, shared_model, table, tmp_path):
 def test_mistakes_are_found_before_the_model_is_loaded(tmp_path):
     assert "There is no file reviews.csv" in refuse("explain", "nowhere", "reviews.csv")
     assert "--output is for the texts of a file" in refuse("explain", "nowhere", "a film", "-o", tmp_path / "e.jsonl")
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\nfine\n")
+    assert "holds the texts, and would be lost" in refuse("explain", "nowhere", texts, "-o", texts)
+    assert texts.read_text() == "text\nfine\n"
     many = tmp_path / "many.csv"
     many.write_text("text\n" + "fine\n" * 21)
     assert "-o explanations.jsonl" in refuse("explain", "nowhere", many)

@@ -75,6 +75,14 @@ def test_regression_explains_its_number(tokenizer):
     assert f"predicts {without:.3g}" in str(explanation)
 
 
+def test_the_first_of_several_numbers_is_the_default(tokenizer):
+    host, model = make(BertForSequenceClassification, tokenizer, ["stars", "length"], problem_type="regression")
+    with torch.no_grad():
+        host.classifier.bias += torch.tensor([-100.0, 100.0])
+    assert model.explain(host, tokenizer, TEXTS[0]).target == "stars"
+    assert model.explain(host, tokenizer, TEXTS[0], target="length").margin > 50
+
+
 class TestTokens:
     @pytest.fixture
     def pair(self, tokenizer):

@@ -7,7 +7,8 @@ import torch
 from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
 from transformers import LlamaForCausalLM
 
-from clvq_hf.explanations import Explainer
+from clvq_hf.evaluation.ablation import ablate
+from clvq_hf.explanations import Explainer, explain
 from clvq_hf.explanations.group import TextGroup
 from clvq_hf.hosts import hooks
 
@@ -140,6 +141,10 @@ class TestExplain:
         )
         with pytest.raises(ValueError, match="no answer 'fine'; choose target=… among bad, good"):
             model.explain(host, tokenizer, sentences[0], target="fine")
+
+
+def test_controls_are_matched_as_in_measured_ablations():
+    assert (explain.POSITION_CALIPER, explain.NORM_CALIPER) == (ablate.POSITION_CALIPER, ablate.NORM_CALIPER)
 
 
 class TestLongTexts:
