@@ -42,6 +42,7 @@ from .training_args import CLVQTrainingArguments
 
 logger = logging.get_logger(__name__)
 
+HOST_FIELD = "host_name_or_path"
 # Columns of a dataset that is tokenized already.
 TOKENIZED = {"input_ids", "token_mask", "length", "num_counted", "text_index"}
 
@@ -511,7 +512,8 @@ def _check_launch(args: CLVQTrainingArguments) -> None:
 def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields: bool = True) -> None:
     """Refuse a folder that holds a checkpoint of another model, or a file.
 
-    A model of the same method that is there must agree in `config.identity`, unless `same_fields` is false.
+    A model of the same method that is there must agree in `config.identity` and in the name of its host, if both have
+    one, unless `same_fields` is false.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
@@ -534,6 +536,10 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields:
                 for name in (config.identity if same_fields else ())
                 if found.get(name) != getattr(config, name, None)
             ]
+            # Hosts of one size have other concepts all the same; either may be unnamed.
+            named = {found.get(HOST_FIELD), getattr(config, HOST_FIELD)} - {None}
+            if same_fields and len(named) > 1:
+                differing.append(HOST_FIELD)
             if not differing:
                 continue
             what = "a concept model with " + ", ".join(

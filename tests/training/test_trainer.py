@@ -20,6 +20,7 @@ from clvq_hf import (
     SparseDictionary,
 )
 from clvq_hf.hosts import hooks
+from clvq_hf.training.trainer import check_output_dir
 
 
 @pytest.fixture
@@ -738,6 +739,13 @@ class TestBadInput:
         host.save_pretrained(tmp_path / "out" / "checkpoint-5")
         with pytest.raises(ValueError, match=r"checkpoint-5 holds a checkpoint of a model of the type 'bert'"):
             make_trainer()
+
+    def test_another_host_of_the_same_size_in_the_output_directory(self, make_model, tmp_path):
+        make_model(host_name_or_path="me/first").save_pretrained(tmp_path / "checkpoint-5")
+        for name in ("me/first", None):
+            check_output_dir(tmp_path, make_model(host_name_or_path=name).config)
+        with pytest.raises(ValueError, match=r"host_name_or_path=me/first \(not me/second\)"):
+            check_output_dir(tmp_path, make_model(host_name_or_path="me/second").config)
 
     def test_another_concept_model_in_the_output_directory(self, make_trainer, make_model, tmp_path):
         make_model(codebook_size=7).save_pretrained(tmp_path / "out")
