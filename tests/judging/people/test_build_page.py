@@ -288,8 +288,10 @@ def test_a_browser_that_keeps_nothing(come, context, key, tmp_path):
     assert found.is_complete
 
 
-def test_damaged_answers_in_the_browser_start_anew(come, key):
-    for state in (
+# Each in a context of its own: a page that is closed keeps its answers once more, perhaps after the next one came.
+@pytest.mark.parametrize(
+    "state",
+    [
         "{",
         "null",
         "[]",
@@ -299,17 +301,18 @@ def test_damaged_answers_in_the_browser_start_anew(come, key):
         '{"answers": {"ID": 1}, "startedAt": ""}',
         '{"answers": {"ID": {"seconds": null, "choice": "good"}}, "startedAt": ""}',
         '{"answers": {"ID": {"seconds": 1, "choice": "great"}}, "startedAt": ""}',
-    ):
-        state = state.replace("ID", key.of_group(0)[0].id)
-        annotator = come()
-        annotator.page.evaluate(f"localStorage.setItem('clvq-hf-study:{key.study}:1', {json.dumps(state)})")
-        annotator.page.reload()
-        annotator.start(1)
-        assert annotator.page.locator("#broken").is_visible(), state
-        assert annotator.place == "Question 1 of 15", state
-        if "great" in state:
-            assert len(annotator.answer()) == 15
-        annotator.page.close()
+    ],
+)
+def test_damaged_answers_in_the_browser_start_anew(state, come, key):
+    state = state.replace("ID", key.of_group(0)[0].id)
+    annotator = come()
+    annotator.page.evaluate(f"localStorage.setItem('clvq-hf-study:{key.study}:1', {json.dumps(state)})")
+    annotator.page.reload()
+    annotator.start(1)
+    assert annotator.page.locator("#broken").is_visible()
+    assert annotator.place == "Question 1 of 15"
+    if "great" in state:
+        assert len(annotator.answer()) == 15
 
 
 def test_texts_and_concepts_of_which_nothing_can_be_shown(come, tables, tmp_path):
