@@ -217,8 +217,11 @@ class _Trial:
             "texts": results["texts"],
             "table": {name: _shortened(values) for name, values in results["table"].items()},
             "ablation": {name: _shortened(values) for name, values in results.get("ablation", {}).items()},
+            "fidelity": results.get("fidelity", {}).get("codes", {}),
             "bottleneck": splice,
         }
+        if figures["fidelity"]:
+            figures["coded"] = _coded(load_from_disk(evaluation / "fidelity"))
         if "code" in settings.protocols:
             # Also without a sweep: its first entry holds the differences that methods are compared by.
             figures["sweep"] = self._sweep(evaluation, references)
@@ -294,6 +297,17 @@ def _beyond_word(outcome: Dataset) -> dict[str, Any]:
     if "word_random" in means.index.get_level_values("condition"):
         record["control"] = means.loc["word_random", "change"].round(5).tolist()
     return record
+
+
+def _coded(outcome: Dataset) -> dict[str, Any]:
+    """What each text loses when its tokens are their codes, so that methods can be compared in pairs."""
+    names = [name for name in outcome.column_names if name.startswith(("kl_coded", "squared_change_coded"))]
+    columns = {name: outcome[name][:] for name in ("text_id", *names)}
+    return {
+        name: [value if isinstance(value, int) else round(value, 6) for value in values]
+        for name, values in columns.items()
+        if None not in values
+    }
 
 
 def _headline(outcome: Dataset, settings: EvaluationSettings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 from ..metrics.ablation_drop.statistics import ALPHA, MIN_TEXTS
 from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
 from .duels import by_method, paired_difference
-from .methods import OURS
+from .methods import BASELINE, OURS
 from .summary import (
     CELL,
     MAX_ACTIVE,
@@ -100,6 +100,34 @@ TEXT_SPECIFICITY_TABLE = CellTable(
     "the concept is this text's own.",
     controls=True,
 )
+FIDELITY_TABLES = [
+    CellTable(
+        "Code fidelity",
+        "fidelity.code_fidelity",
+        "{code_fidelity:[]} ({class_fidelity:.3f} / {word_fidelity:.3f} / {random_fidelity:.3f})",
+        "What the host still answers if every token but special ones is the mean state of its code's training tokens: "
+        "1 as before, 0 as if all tokens were the mean state, by KL. In brackets the same with the predicted class, "
+        "the token type, and the nearest of as many random states.",
+        controls=True,
+    ),
+    CellTable(
+        "Code fidelity beyond the class",
+        "fidelity.fidelity_beyond_class",
+        "{fidelity_beyond_class:[]}",
+        "The same, with 0 where every token is the mean state of the predicted class's tokens: what a dictionary says "
+        "besides the class.",
+        controls=True,
+    ),
+    CellTable(
+        "Upper layer explained by codes",
+        "fidelity.explained_variance",
+        "{explained_variance:[]}; {explained_variance_within_class:[]} of {bits_per_token:.1f} bits",
+        "Share of the variance at the upper layer that the mean states of codes explain on other texts, each "
+        "dimension in units of its deviation; the same within the predicted class; entropy of the codes. For "
+        "single-layer methods of the lower layer.",
+        controls=True,
+    ),
+]
 ABLATION_TABLES = [
     CellTable(
         "The paper's protocol: accuracy of a probe",
@@ -171,6 +199,8 @@ def report_tables(summary: Summary, studies: dict[str, Sequence[str]] | None = N
     reference = min(set.intersection(*map(set, studies.values())), default=None) if studies else None
     tables = [
         _hosts_table(summary),
+        *(table.build(summary) for table in FIDELITY_TABLES),
+        _coded_table(summary),
         *(_study_table(summary, title, methods, reference) for title, methods in studies.items()),
         *(_token_specificity_table(summary, k, matched) for k in summary.looks() for matched in (True, False)),
         TEXT_SPECIFICITY_TABLE.build(summary),
@@ -403,6 +433,21 @@ def _beyond_word_table(summary: Summary) -> ReportTable:
         "seeds, not corrected for their number. Negative: the concept of CLVQ-VAE says more."
     )
     return _setting_table(summary, title, text, note, controls=True)
+
+
+def _coded_table(summary: Summary) -> ReportTable:
+    def text(record: Record) -> str | None:
+        host, dataset, method = (record[name] for name in CELL)
+        sides = [summary.coded(host, dataset, each) for each in (method, BASELINE)]
+        difference = None if method == BASELINE or not all(sides) else paired_difference(*sides, "kl_coded")
+        return None if difference is None else with_range(difference.mean, *difference.interval)
+
+    note = (
+        "KL between the host's answers to the plain and the coded text, in nats, minus that of K-means on the states; "
+        "negative: codes lose less. Paired by text, 95 % bootstrap-t intervals over texts and training seeds, not "
+        "corrected for their number."
+    )
+    return _setting_table(summary, "What codes lose: the methods minus K-means", text, note, controls=True)
 
 
 def _k_sweep_table(summary: Summary) -> ReportTable:

@@ -5,6 +5,7 @@ from .batching import batches_by_length, in_order
 from .extraction import HiddenStateExtractor, attention_sinks
 from .labels import host_labels, label_names
 from .readouts import host_question, text_limit, text_readout
+from .sensitivity import upper_sensitivity
 from .texts import PARTS, load_texts, split_texts, text_hash, without_texts
 from .tokenization import TextCollator, tokenize_texts
 
@@ -26,5 +27,6 @@ __all__ = [
     "text_limit",
     "text_readout",
     "tokenize_texts",
+    "upper_sensitivity",
     "without_texts",
 ]

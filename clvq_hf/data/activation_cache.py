@@ -18,14 +18,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..files import read_json, write_whole
 from ..hosts import hooks
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
+from ..hosts.readout import Readout
 from ..hosts.residual_stream import check_layer_order
 from .batching import batches_by_length, in_order
 from .extraction import HiddenStateExtractor, check_states
+from .sensitivity import upper_sensitivity
 from .texts import text_numbers, texts_fingerprint
 from .tokenization import TextCollator, check_texts, ensure_pad_token, occurs_between, tokenize_texts
 
 METADATA_NAME = "activations.json"
-TOKEN_COLUMNS = ("hidden_states", "target_hidden_states", "token_mask", "input_ids")
+SENSITIVITY_NAME = "sensitivity.safetensors"
+TOKEN_COLUMNS = ("hidden_states", "target_hidden_states", "token_mask", "sink_mask", "input_ids")
 
 
 class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -52,8 +55,10 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.metadata = read_json(self.path / METADATA_NAME)
         # Files are memory-mapped: a page is read from disk when one of its states is needed.
         self._shards = [load_file(self.path / name) for name in self.metadata["shards"]]
-        if any("input_ids" not in shard for shard in self._shards):
-            raise ValueError(f"{self.path} was built by an older version, without token ids. Build it again.")
+        if any(missing := {*TOKEN_COLUMNS, "prediction"} - set(shard) for shard in self._shards):
+            raise ValueError(
+                f"{self.path} was built by an older version, without {', '.join(sorted(missing))}. Build it again."
+            )
         self._views: list[_View] = []
         self._first = np.cumsum([0, *(len(shard["lengths"]) for shard in self._shards)])
         self._offsets = [np.cumsum([0, *shard["lengths"].tolist()]) for shard in self._shards]
@@ -85,6 +90,10 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     ) -> "ActivationCache":
         """Extract the states of all texts and write them to `path`, in the host's dtype.
 
+        Of a host that chooses classes its predictions are kept too, and of a few texts how far the states of
+        `upper_layer` depend on each direction of `lower_layer`
+        ([`upper_sensitivity`][clvq_hf.data.upper_sensitivity]).
+
         Args:
             path (`str` or `Path`): A folder, created if needed. An earlier cache in it is replaced.
             host (`PreTrainedModel`): The model whose states are extracted.
@@ -115,7 +124,9 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         ensure_pad_token(tokenizer)
         max_length = hooks.max_length(host, tokenizer, max_length)
         tokenized = tokenize_texts(dataset, tokenizer, text_column, max_length)
-        extractor = HiddenStateExtractor(host, lower_layer, upper_layer, stack)
+        readout = Readout.of_or_none(host)
+        readout = readout if readout is not None and readout.kind == "classification" else None
+        extractor = HiddenStateExtractor(host, lower_layer, upper_layer, stack, readout)
         # In a subfolder: an earlier cache remains until the new one is complete.
         path.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=path))
@@ -129,6 +140,10 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
                     texts = dataset.select(part["text_index"][:])[text_column]
                     tensors["text_number"] = torch.from_numpy(text_numbers(texts))
                     save_file(tensors, building / shards[-1])
+            sensitivity = upper_sensitivity(
+                host, tokenizer, tokenized, lower_layer, upper_layer, stack=stack, batch_size=batch_size
+            )
+            save_file({"sensitivity": sensitivity}, building / SENSITIVITY_NAME)
         except BaseException:
             shutil.rmtree(building)
             raise
@@ -149,7 +164,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         }
         for file in _cache_files(path):
             file.unlink()
-        for name in shards:
+        for name in (*shards, SENSITIVITY_NAME):
             (building / name).rename(path / name)
         building.rmdir()
         # Last: without this file the cache is incomplete.
@@ -171,6 +186,22 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         ends = [offsets[1:] for offsets in self._offsets]
         sums = [np.cumsum(shard["token_mask"].numpy(), dtype=np.int64) for shard in self._shards]
         return np.concatenate([np.diff(total[end - 1], prepend=0) for total, end in zip(sums, ends, strict=True)])
+
+    @property
+    def predictions(self) -> torch.Tensor | None:
+        """`torch.Tensor` of shape `(N,)`, int64: class that the host chooses for each text; `None` if it has none."""
+        predictions = torch.cat([shard["prediction"] for shard in self._shards])
+        return None if bool((predictions < 0).all()) else predictions
+
+    @property
+    def sensitivity(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(d, d)`: see [`upper_sensitivity`][clvq_hf.data.upper_sensitivity].
+
+        The identity if this is a view with one layer: a layer depends on all of its own directions alike.
+        """
+        if self.metadata["lower_layer"] == self.metadata["upper_layer"]:
+            return torch.eye(self.metadata["hidden_size"])
+        return load_file(self.path / SENSITIVITY_NAME)["sensitivity"]
 
     @property
     def max_length(self) -> int | None:
@@ -258,6 +289,12 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         ]
         return filtered
 
+    def with_special_tokens(self) -> "ActivationCache":
+        """Return a view of this cache in which special tokens count too, unless they are attention sinks."""
+        view = self._view("with_special_tokens")
+        view._shards = [{**shard, "token_mask": 1 - shard["sink_mask"]} for shard in self._shards]
+        return view
+
     def _view(self, name: str, *args: Any) -> "ActivationCache":
         """Copy this object, with a record of the call that made the copy, for `__reduce__`."""
         view = copy.copy(self)
@@ -272,13 +309,14 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return int(self._first[-1])
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """A text: `hidden_states` `(S, d)`, `target_hidden_states` `(S, d')`, `token_mask`, `input_ids` `(S,)`."""
+        """A text: `hidden_states` `(S, d)`, `target_hidden_states` `(S, d')`, masks and `input_ids` `(S,)`."""
         if not 0 <= index < len(self):
             raise IndexError(f"text {index} of {len(self)}")
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         shard, row = self._shards[number], index - self._first[number]
         tokens = slice(self._offsets[number][row], self._offsets[number][row + 1])
-        return {**{name: shard[name][tokens] for name in TOKEN_COLUMNS}, "text_index": shard["text_index"][row]}
+        of_text = {name: shard[name][row] for name in ("text_index", "prediction")}
+        return {**{name: shard[name][tokens] for name in TOKEN_COLUMNS}, **of_text}
 
 
 # Name and arguments of the method that made a view.
@@ -294,7 +332,7 @@ def _reopen(path: Path, views: list[_View]) -> ActivationCache:
 
 def _cache_files(path: Path) -> list[Path]:
     """The files of a cache in a folder that may contain others."""
-    return [*path.glob("shard-*.safetensors"), *path.glob(METADATA_NAME)]
+    return [*path.glob("shard-*.safetensors"), *path.glob(SENSITIVITY_NAME), *path.glob(METADATA_NAME)]
 
 
 def _extract_shard(
@@ -306,17 +344,22 @@ def _extract_shard(
 ) -> dict[str, torch.Tensor]:
     """Extract the states of the real tokens of `tokenized`, in its order; report the number of texts per batch."""
     by_row: dict[int, dict[str, torch.Tensor]] = {}
+    none = torch.full((1,), -1).expand(len(tokenized))
     for number, (rows, batch) in enumerate(batches_by_length(tokenized, collate, batch_size)):
         states = extractor(batch, device=torch.device("cpu"))
         check_states(states, f"batch {number}")
-        states |= {"input_ids": batch["input_ids"].int(), "token_mask": states["token_mask"].to(torch.uint8)}
+        states |= {name: states[name].to(torch.uint8) for name in ("token_mask", "sink_mask")}
+        states["input_ids"] = states["input_ids"].int()
+        predictions = states.get("prediction", none)
         for place, (row, mask) in enumerate(zip(rows, states["attention_mask"].bool(), strict=True)):
             by_row[row] = {name: states[name][place][mask] for name in TOKEN_COLUMNS}
+            by_row[row]["prediction"] = predictions[place]
         progress(len(rows))
     texts = in_order(by_row)
     return {
         **{name: torch.cat([text[name] for text in texts]) for name in TOKEN_COLUMNS},
         "lengths": torch.tensor([len(text["token_mask"]) for text in texts]),
+        "prediction": torch.stack([text["prediction"] for text in texts]),
         "text_index": torch.tensor(tokenized["text_index"][:]),
     }
 
@@ -335,8 +378,8 @@ class StateCollator:
             "hidden_states": pad("hidden_states"),
             "target_hidden_states": pad("target_hidden_states"),
             "attention_mask": (torch.arange(int(lengths.max()))[None] < lengths[:, None]).long(),
-            "token_mask": pad("token_mask").long(),
-            "text_index": torch.stack([row["text_index"] for row in rows]),
+            **{name: pad(name).long() for name in ("token_mask", "sink_mask", "input_ids")},
+            **{name: torch.stack([row[name] for row in rows]) for name in ("text_index", "prediction")},
         }
 
 

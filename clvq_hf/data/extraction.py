@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..hosts import hooks
+from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
 
 # In median norms of a text's states. Attention sinks have 100 to 1,000, other tokens up to 3.
@@ -17,24 +18,33 @@ MIN_OWN_TOKENS = 4
 class HiddenStateExtractor:
     """Runs a frozen host on tokenized batches and returns the states of two layers.
 
-    The host runs in evaluation mode, without gradients, and stops after `upper_layer`; its own mode is restored. With
-    `stack="decoder"` the decoder reads the same tokens as the encoder, unshifted.
+    The host runs in evaluation mode, without gradients, and stops after `upper_layer` unless it is asked something.
+    Its own mode is restored. With `stack="decoder"` the decoder reads the same tokens as the encoder, unshifted.
 
     Args:
         host (`PreTrainedModel`): The model to read; may be sharded with a `device_map`.
         lower_layer (`int`): Layer of `hidden_states`.
         upper_layer (`int`): Layer of `target_hidden_states`.
         stack (`str`, *optional*): `"encoder"` or `"decoder"` of an encoder-decoder host.
+        readout (`Readout`, *optional*): What the host is asked about each text besides; then it runs to its end.
 
     Raises:
         UnsupportedHostError: If the host is bidirectional and accepts no attention mask (FNet): its states would depend
             on the padding, that is, on the other texts of the batch.
     """
 
-    def __init__(self, host: PreTrainedModel, lower_layer: int, upper_layer: int, stack: str | None = None) -> None:
+    def __init__(
+        self,
+        host: PreTrainedModel,
+        lower_layer: int,
+        upper_layer: int,
+        stack: str | None = None,
+        readout: Readout | None = None,
+    ) -> None:
         self.lower_layer = lower_layer
         self.upper_layer = upper_layer
-        self._runner = HostRunner(host, stack)
+        self._readout = readout
+        self._runner = HostRunner(host, stack, readout)
 
     @torch.no_grad()
     def __call__(
@@ -48,25 +58,32 @@ class HiddenStateExtractor:
                 the rest on that of the batch.
 
         Returns:
-            `dict[str, torch.Tensor]`: `hidden_states` `(B, S, d)`, `target_hidden_states` `(B, S, d')`,
-            `attention_mask` and `token_mask` `(B, S)`, `text_index` `(B,)`. `token_mask` is 0 on attention sinks of
-            either layer.
+            `dict[str, torch.Tensor]`: `hidden_states` `(B, S, d)`, `target_hidden_states` `(B, S, d')`, `input_ids`,
+            `attention_mask`, `token_mask` and `sink_mask` `(B, S)`, `text_index` `(B,)`, and with a readout
+            `prediction` `(B,)`. `sink_mask` is 1 on attention sinks of either layer, `token_mask` 0.
         """
-        runner = self._runner
+        runner, width = self._runner, batch["attention_mask"].shape[1]
         layers = [self.lower_layer, self.upper_layer]
+        mask = batch["attention_mask"].bool()
+        result = {name: batch[name] for name in ("input_ids", "attention_mask", "text_index")}
         with hooks.evaluation_mode(runner.host):
-            states = hooks.run(runner.host, runner.inputs(batch), layers, stack=runner.stack)
-        token_mask = batch["token_mask"]
+            if self._readout is None:
+                states = hooks.run(runner.host, runner.inputs(batch), layers, stack=runner.stack)
+            else:
+                with hooks.capture(runner.host, layers, stack=runner.stack) as captured:
+                    logits = self._readout(runner.host(**runner.inputs(batch)), mask, batch["token_mask"])
+                    # A continuation that is asked about follows the text.
+                    states = {layer: captured[layer][:, :width] for layer in layers}
+                result["prediction"] = self._readout.predict(logits)
         usual_norms = hooks.residual_stream(runner.host, runner.stack).usual_norms
+        sinks = torch.zeros_like(mask)
         for layer, state in states.items():
-            sinks = attention_sinks(state, batch["attention_mask"].bool().to(state.device), usual_norms[layer])
-            token_mask = token_mask * ~sinks.to(token_mask.device)
-        result = {
+            sinks |= attention_sinks(state, mask.to(state.device), usual_norms[layer]).to(sinks.device)
+        result |= {
             "hidden_states": states[self.lower_layer],
             "target_hidden_states": states[self.upper_layer],
-            "attention_mask": batch["attention_mask"],
-            "token_mask": token_mask,
-            "text_index": batch["text_index"],
+            "token_mask": batch["token_mask"] * ~sinks,
+            "sink_mask": sinks.to(batch["token_mask"].dtype),
         }
         return result if device is None else {name: tensor.to(device) for name, tensor in result.items()}
 

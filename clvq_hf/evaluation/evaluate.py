@@ -38,6 +38,7 @@ from .ablation.outcomes import excluded_shares
 from .ablation.references import AblationReferences, fit_references
 from .ablation.words import fit_words
 from .bottleneck import bottleneck_figures, splice_texts
+from .fidelity import fidelity_figures, fidelity_texts
 
 logger = logging.get_logger(__name__)
 
@@ -150,7 +151,13 @@ class Evaluation:
     def _clear(self) -> None:
         for name in (RESULTS_NAME, "results.md"):
             (self.output_dir / name).unlink(missing_ok=True)
-        for name in ("concept_table", "salience", "splice", *(f"ablation-{protocol}" for protocol in PROTOCOLS)):
+        for name in (
+            "concept_table",
+            "salience",
+            "fidelity",
+            "splice",
+            *(f"ablation-{protocol}" for protocol in PROTOCOLS),
+        ):
             shutil.rmtree(self.output_dir / name, ignore_errors=True)
 
     def step(self, section: str, name: str, compute: Callable[[], dict[str, Any]]) -> None:
@@ -268,7 +275,8 @@ def evaluate_concepts(
     evaluation.results["texts"]["label_names"] = table.label_names
     evaluation.results["texts"]["median_salience_error"] = float(np.median(error)) if len(error) else None
     wanted = [name for name in settings.protocols if name != "probe"]
-    if references is None and train is not None and (wanted or "bottleneck" not in evaluation.results):
+    measured = {"fidelity", "bottleneck"} <= set(evaluation.results)
+    if references is None and train is not None and (wanted or not measured):
         sizes = {"max_length": settings.max_length, "batch_size": settings.batch_size}
         words, config = None, model.config
         if word_texts is not None and settings.needs_words:
@@ -278,6 +286,13 @@ def evaluate_concepts(
     _measure_table(evaluation, model, table)
     _measure_ablation(evaluation, model, host, tokenizer, table, references)
     if references is not None:
+        coded = evaluation.outcome(
+            "fidelity",
+            lambda: fidelity_texts(
+                model, host, tokenizer, table, references.statistics, readout=readout, batch_size=settings.batch_size
+            ),
+        )
+        evaluation.step("fidelity", "codes", lambda: fidelity_figures(coded))
         outcome = evaluation.outcome(
             "splice",
             lambda: splice_texts(

@@ -15,8 +15,8 @@ from ..data.tokenization import TextCollator, ensure_pad_token
 from ..data.windows import WindowedText, cut_into_windows
 from ..extras import require
 from ..hosts import hooks
+from ..hosts.host import without_parameter_gradients
 from ..hosts.runner import HostRunner
-from ..tables.attribution import without_parameter_gradients
 from ..tables.concept_table import ConceptTable
 from .answers import Answers
 from .group import Reading, TextGroup

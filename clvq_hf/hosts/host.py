@@ -35,6 +35,19 @@ class UnsupportedHostError(ValueError):
     """The host's residual stream cannot be read or edited safely; the message gives the reason and a remedy."""
 
 
+@contextmanager
+def without_parameter_gradients(host: nn.Module) -> Generator[None]:
+    """Freeze the parameters for a moment: the graph begins at the state, and no gradient accumulates in them."""
+    trainable = [parameter for parameter in host.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
 def refusal(host: nn.Module, reason: str, remedy: str = "") -> UnsupportedHostError:
     """Make the error that names the host, the reason and the remedy."""
     kind = getattr(getattr(host, "config", None), "model_type", None)

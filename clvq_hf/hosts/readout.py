@@ -276,6 +276,19 @@ class Readout:
         return self.kind not in ("next_token", "continuation")
 
     @property
+    def num_classes(self) -> int:
+        """`int`: Classes that a text can be predicted to have; 0 if the row is of a vocabulary or a number."""
+        if self.kind in ("next_token", "continuation", "regression"):
+            return 0
+        return (
+            len(self.token_ids)
+            if self.kind == "verbalizer"
+            else 2
+            if self.kind == "multi_label"
+            else len(self.class_names)
+        )
+
+    @property
     def has_probabilities(self) -> bool:
         """`bool`: Whether the softmax of a row means something; that of a regression does not."""
         return self.kind != "regression"

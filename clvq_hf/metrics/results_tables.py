@@ -53,7 +53,9 @@ def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]]
     is_number = (results.get("readout") or {}).get("kind") == "regression"
     for protocol, figures in results.get("ablation", {}).items():
         tables += ablation_tables(protocol, figures, is_number)
-    sections = {**results.get("table", {}), **results.get("bottleneck", {})}
+    sections = {**results.get("table", {}), **results.get("bottleneck", {}), **results.get("fidelity", {})}
+    if "codes" in sections:
+        tables.insert(1, _tabulate("What codes say", FIDELITY, _fidelity_rows(sections["codes"]), FIDELITY_NOTE))
     if "label_purity" in sections:
         sections.setdefault("label_purity_with_special_tokens", {})
         tables.append(_list_figures("Specificity", SPECIFICITY, sections))
@@ -201,6 +203,27 @@ SPECIFICITY: list[tuple[str, str, Cell]] = [
     ),
     ("words that could be compared", "routing_divergence", _text("num_types")),
 ]
+# What tokens are replaced by: header → cell.
+FIDELITY: dict[str, Cell] = {
+    "each token is": _text("title"),
+    "fidelity": _interval("code_fidelity"),
+    "… beyond the class": _interval("fidelity_beyond_class"),
+    "upper layer explained": _interval("explained_variance"),
+    "… within the class": _interval("explained_variance_within_class"),
+    "bits per token": _number("bits_per_token", 2),
+}
+FIDELITY_ROWS = {
+    "random": "the nearest of as many random states",
+    "word": "its token type",
+    "class": "the predicted class",
+}
+FIDELITY_NAMES = {"code_fidelity": "fidelity", "explained_variance": "explained_variance"}
+FIDELITY_NOTE = (
+    "Fidelity: the state of every token but special ones is replaced by the mean state of training tokens with the "
+    "same code (the same token type, the same predicted class); 1: the host answers as before, 0: as if all tokens "
+    "were the mean state. Beyond the class: 0 is what the predicted class alone gives. Upper layer: share of the "
+    "variance that such means explain there. 95 % intervals over texts."
+)
 CODEBOOK: list[tuple[str, str, Cell]] = [
     ("perplexity", "codebook_usage", _number("perplexity", 1)),
     ("active codes", "codebook_usage", lambda usage: f"{usage['active_codes']} ({percent(usage['active_share'])})"),
@@ -255,6 +278,17 @@ def removal_table(figures: dict[str, Any]) -> ReportTable:
         if figures.get(f"{name}_margin_change") is not None
     ]
     return _tabulate("", REMOVAL_COLUMNS, rows)
+
+
+def _fidelity_rows(figures: Figures) -> list[dict[str, Any]]:
+    """A row for the codes, and one for each thing that they are compared with, if there is one."""
+    codes = {name: value for name, value in figures.items() if not name.startswith(("word", "random", "class"))}
+    rows = [{"title": "codes", **codes}]
+    for name, title in FIDELITY_ROWS.items():
+        values = {key: figures.get(f"{name}_{rest}") for key, rest in FIDELITY_NAMES.items()}
+        if values["code_fidelity"] is not None:
+            rows.append({"title": title, **values})
+    return rows
 
 
 def _routing(

@@ -7,6 +7,7 @@ from .configuration_sparse import SparseConfig
 from .distances import DistanceQuantiles
 from .interventions import Splice
 from .modeling_base import BaseConceptModel
+from .modeling_class_only import ClassOnlyConfig, ClassOnlyModel
 from .modeling_clusters import ClusterModel
 from .modeling_clvq import AdaptiveResidualEncoder, CLVQModel, CLVQOutput
 from .modeling_concepts import ConceptModel
@@ -21,6 +22,7 @@ from .verification import Reference, Verification
 register_method(CLVQModel)
 register_method(ClusterModel)
 register_method(SparseDictionary)
+register_method(ClassOnlyModel)
 
 __all__ = [
     "AdaptiveResidualEncoder",
@@ -28,6 +30,8 @@ __all__ = [
     "CLVQConfig",
     "CLVQModel",
     "CLVQOutput",
+    "ClassOnlyConfig",
+    "ClassOnlyModel",
     "ClusterConfig",
     "ClusterModel",
     "ConceptConfig",

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .configuration_concepts import PAPER, ConceptConfig, Preset
+from .configuration_concepts import PAPER, SPACES, ConceptConfig, Preset
 
 DECODER_MEMORIES = ("quantized", "encoder")
 MAX_LAYERS = 1_000
 CODEBOOK_INITS = ("spherical-kmeans++", "kmeans++", "random")
-PAPER_CONFIG = {"decoder_memory": "encoder", "num_decoder_layers": 6}
+ENCODERS = ("residual", "linear", "frozen")
+PAPER_CONFIG = {"decoder_memory": "encoder", "num_decoder_layers": 6, "encoder": "residual", "scale_targets": False}
 # Fields of CLVQTrainingArguments in which the paper's settings differ from our defaults, for any kind of host.
 PAPER_TRAINING = {
     "num_train_epochs": 50,
@@ -46,10 +47,22 @@ class CLVQConfig(ConceptConfig):
         codebook_init (`str`): `"spherical-kmeans++"`, `"kmeans++"` or `"random"`, see [`clvq_hf.models.codebook_init`].
         revive_after (`int`, *optional*): Codes without a token for this many codebook updates are replaced by random
             recent encoder states. `None` (the paper's setting) never does.
+        encoder (`str`): `"residual"` is the paper's: it stays close to the identity. `"linear"` is a full linear map
+            that starts at `codebook_space` and then learns. `"frozen"` is the same map without learning, and its
+            codebook stays where it starts: only the decoder is trained.
+        codebook_space (`str`): Where the linear and the frozen encoder start: `"states"`, `"functional"`,
+            `"predictive"` or `"residual"`, see [`clvq_hf.models.spaces`].
+        track_members (`bool`): Whether the mean host state of each code's tokens is averaged in training. It is what
+            `codebook` holds, and what interventions remove. False in models of earlier versions, whose `codebook` is
+            the encoder's.
+        scale_targets (`bool`): Whether the decoder predicts the states of `upper_layer` in units of each dimension's
+            mean and standard deviation, and is trained on the error in these units. False in the paper, and in
+            models of earlier versions.
         encoder_max_mix (`float`): `m_max`, the upper bound of the encoder's mixing weight.
         encoder_mix_logit (`float`): Start of `a`; the mixing weight is `m_max·sigmoid(a)`.
-        center_states (`bool`): Whether the mean of the states that the codebook is initialised from is subtracted
-            first. Codes are then differences from it, and removing one leaves what all states share alone.
+        center_states (`bool`): Whether the residual encoder first subtracts the mean of the states that the codebook is
+            initialised from, as the others always do. Codes are then differences from it, and removing one leaves
+            what all states share alone.
         num_decoder_layers (`int`): Layers of the transformer decoder; 0 for a linear map of each token's code alone.
         num_attention_heads (`int`): Attention heads of the decoder; must divide `hidden_size`.
         intermediate_size (`int`): Width of the decoder's feed-forward part.
@@ -82,6 +95,10 @@ class CLVQConfig(ConceptConfig):
     commitment_cost: float = 0.1
     codebook_init: str = "spherical-kmeans++"
     revive_after: int | None = None
+    encoder: str = "residual"
+    codebook_space: str = "states"
+    track_members: bool = True
+    scale_targets: bool = True
     encoder_max_mix: float = 0.5
     encoder_mix_logit: float = 0.2
     center_states: bool = False
@@ -95,13 +112,23 @@ class CLVQConfig(ConceptConfig):
     source = f"The method is that of {PAPER}."
     hub_tag = "vector-quantization"
     card_settings = (
-        *("center_states", "codebook_size", "top_k", "temperature", "ema_decay", "commitment_cost", "codebook_init"),
+        *(
+            "encoder",
+            "codebook_space",
+            "center_states",
+            "codebook_size",
+            "top_k",
+            "temperature",
+            "ema_decay",
+            "commitment_cost",
+            "codebook_init",
+        ),
         *("revive_after", "decoder_memory", "num_decoder_layers", "intermediate_size", "dropout"),
     )
     identity = (
         *ConceptConfig.identity,
         *("is_causal", "num_decoder_layers", "num_attention_heads", "intermediate_size", "decoder_memory"),
-        "center_states",
+        *("center_states", "encoder", "codebook_space", "track_members", "scale_targets"),
     )
     presets: ClassVar[Mapping[str, Preset]] = {
         "clvq": Preset("CLVQ-VAE"),
@@ -112,6 +139,14 @@ class CLVQConfig(ConceptConfig):
             training={**PAPER_TRAINING, "learning_rate": 5e-3, "per_device_train_batch_size": 128},
             causal_training={"learning_rate": 1e-3, "per_device_train_batch_size": 64},
         ),
+        **{
+            f"clvq-{name}": Preset(f"CLVQ-VAE, {title}", config={"encoder": "linear", "codebook_space": space})
+            for name, title, space in (
+                ("linear", "linear encoder", "states"),
+                *((space, f"{space} space", space) for space in SPACES[1:]),
+            )
+        },
+        "clvq-frozen": Preset("CLVQ-VAE, frozen codes", config={"encoder": "frozen", "codebook_space": "functional"}),
         "vqvae": Preset("VQ-VAE, single layer", single_layer=True),
     }
 
@@ -119,7 +154,8 @@ class CLVQConfig(ConceptConfig):
         width, target = self.hidden_size, self.target_hidden_size
         layer = 8 * width * width + 2 * width * self.intermediate_size
         decoder = self.num_decoder_layers * layer + width * target if self.has_decoder else 0
-        return 4 * (width * width + self.codebook_size * width + decoder)
+        vectors = self.codebook_size * width * (2 if self.track_members else 1)
+        return 4 * (width * width + vectors + decoder)
 
     def _check(self) -> None:
         super()._check()
@@ -155,24 +191,37 @@ class CLVQConfig(ConceptConfig):
         for name, allowed in (
             ("decoder_memory", DECODER_MEMORIES),
             ("codebook_init", CODEBOOK_INITS),
+            ("encoder", ENCODERS),
+            ("codebook_space", SPACES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        if self.encoder == "residual" and self.codebook_space != "states":
+            raise ValueError(
+                f"The residual encoder stays close to the states themselves, so codebook_space={self.codebook_space!r} "
+                "needs encoder='linear' (or 'frozen')."
+            )
+        if self.encoder != "residual" and self.center_states:
+            raise ValueError("center_states is for the residual encoder: a linear one always centres the states.")
         self._check_size()
 
     @classmethod
     def paper(cls, host: Any, lower_layer: int, upper_layer: int, **kwargs: Any) -> "CLVQConfig":
         """[`CLVQConfig.from_host`] with the settings of the paper (arXiv 2506.20040).
 
-        They are our defaults except for the decoder, which has six layers instead of two, and whose cross-attention
-        reads the continuous encoder states, which leak around the bottleneck (see the method page of the docs).
+        The decoder has six layers instead of two, predicts the states of `upper_layer` in their own units, and its
+        cross-attention reads the continuous encoder states, which leak around the bottleneck (see the method page of
+        the docs).
         """
         return cls.from_host(host, lower_layer, upper_layer, **{**PAPER_CONFIG, **kwargs})
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "CLVQConfig":
-        # Six was the default when configs were first saved. With fewer layers, weights would be ignored silently.
-        return super().from_dict({"num_decoder_layers": 6, **config_dict}, **kwargs)
+        # What the fields were when configs were first saved without them: else weights would be missing or ignored.
+        before = {"num_decoder_layers": 6, "track_members": False, "scale_targets": False}
+        return super().from_dict(
+            {**before, "encoder": "residual", "codebook_space": "states", **config_dict}, **kwargs
+        )
 
 
 __all__ = ["CLVQConfig"]

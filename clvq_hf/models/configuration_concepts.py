@@ -17,6 +17,8 @@ logger = logging.get_logger(__name__)
 PAPER = "[arXiv 2506.20040](https://arxiv.org/abs/2506.20040)"
 # How layers are counted. Another convention would give other states under the same number.
 LAYER_CONVENTION = "hidden_states"
+# Metrics by which tokens can be compared at the lower layer, see `spaces.py`.
+SPACES = ("states", "functional", "predictive", "residual")
 MAX_CODES = 10_000_000
 # More than any concept model needs (a million codes of 8,192 dimensions), less than what brings a machine down.
 MAX_MODEL_BYTES = 64 * 2**30

@@ -224,6 +224,15 @@ class BaseConceptModel(PreTrainedModel):
         """
         raise NotImplementedError  # abstract for methods that are not trained
 
+    @property
+    def starts_from(self) -> tuple[str, ...]:
+        """`tuple` of `str`: the arguments of `initialize_codebook` that the method needs, besides the seed.
+
+        Of `hidden_states`, `target_hidden_states`, `input_ids` (of the same tokens) and `sensitivity` (of their host,
+        see [`upper_sensitivity`][clvq_hf.data.upper_sensitivity]).
+        """
+        return ("hidden_states", "target_hidden_states")
+
     def initialize_codebook(
         self, hidden_states: torch.Tensor, target_hidden_states: torch.Tensor | None = None, seed: int = 0
     ) -> None:
@@ -371,10 +380,19 @@ def distances_to_vectors(states: torch.Tensor, vectors: torch.Tensor, codes: tor
 
 
 def masked_mse(
-    estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | int
+    estimate: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor,
+    tokens: torch.Tensor | int,
+    scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Squared error summed over the tokens of `mask`, divided by `tokens` and the width, in float32."""
+    """Squared error summed over the tokens of `mask`, divided by `tokens` and the width, in float32.
+
+    In the units `scale` `(d',)` of each dimension, if they are given.
+    """
     difference = torch.where(mask[..., None], estimate.float() - target.float(), 0)
+    if scale is not None:
+        difference = difference / scale.float()
     return difference.square().sum() / (tokens * target.shape[-1])
 
 

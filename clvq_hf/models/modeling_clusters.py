@@ -11,9 +11,11 @@ from transformers import initialization as init
 
 from .codebook_init import initial_codebook
 from .configuration_clusters import ClusterConfig
+from .configuration_concepts import ConceptConfig
 from .modeling_base import distances_to_vectors
 from .modeling_concepts import ConceptModel
 from .quantizer import Float32Module, nearness
+from .spaces import NEEDS, AffineSpace
 
 if TYPE_CHECKING:
     from ..data.activation_cache import ActivationCache
@@ -25,11 +27,16 @@ NUM_STARTS, MAX_STEPS = 3, 1000
 
 
 class Centroids(Float32Module):
-    """What a clustering leaves: centroids at `lower_layer`, how many tokens each has, and their mean."""
+    """What a clustering leaves: centroids in its space, how many tokens each has, and the tokens' mean state.
+
+    In a space of its own also the mean state of each centroid's tokens at `lower_layer`.
+    """
 
     def __init__(self, config: ClusterConfig) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.zeros(config.codebook_size, config.hidden_size))
+        if config.codebook_space != "states":
+            self.register_buffer("members", torch.zeros(config.codebook_size, config.hidden_size))
         self.register_buffer("counts", torch.zeros(config.codebook_size))
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("initialized", torch.tensor(False))
@@ -38,7 +45,7 @@ class Centroids(Float32Module):
 class UpperMeans(Float32Module):
     """The mean state at `upper_layer` of each cluster's tokens: all that a cluster says of that layer."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ConceptConfig) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.zeros(config.codebook_size, config.target_hidden_size))
 
@@ -46,8 +53,8 @@ class UpperMeans(Float32Module):
 class ClusterModel(ConceptModel):
     """Clusters as concepts; [`fit`][clvq_hf.ClusterModel.fit] finds them.
 
-    New tokens get the nearest centroid. There are no gradients and nothing to train; the states of `upper_layer` are
-    reconstructed as the mean of the cluster's tokens there.
+    New tokens get the nearest centroid, in the space in which the clusters were found. There are no gradients and
+    nothing to train; the states of `upper_layer` are reconstructed as the mean of the cluster's tokens there.
 
     Args:
         config ([`ClusterConfig`]): Algorithm, number of clusters and host layers.
@@ -60,11 +67,12 @@ class ClusterModel(ConceptModel):
     """
 
     config_class = ClusterConfig
-    _keep_in_fp32_modules_strict = ["centroids", "decoder"]
-    _not_in_fingerprint = ("decoder.", "centroids.counts", "centroids.mean")
+    _keep_in_fp32_modules_strict = ["space", "centroids", "decoder"]
+    _not_in_fingerprint = ("decoder.", "centroids.counts", "centroids.mean", "centroids.members")
 
     def __init__(self, config: ClusterConfig) -> None:
         super().__init__(config)
+        self.space = AffineSpace(config.hidden_size) if config.codebook_space != "states" else None
         self.centroids = Centroids(config)
         self.decoder = UpperMeans(config) if config.has_decoder else None
         self.post_init()
@@ -75,17 +83,30 @@ class ClusterModel(ConceptModel):
             init.normal_(module.vectors)
             init.ones_(module.counts)
             init.zeros_(module.mean)
+            if self.space is not None:
+                init.zeros_(module.members)
             init.zeros_(module.initialized)
         elif isinstance(module, UpperMeans):
             init.zeros_(module.vectors)
+        elif isinstance(module, AffineSpace):
+            module.reset()
 
     @property
     def codebook(self) -> torch.Tensor:
-        return self.centroids.vectors
+        """`torch.Tensor` of shape `(K, d)`: the centroids, or in a space of their own the mean host states."""
+        return self.centroids.vectors if self.space is None else self.centroids.members
 
     @property
     def member_means(self) -> torch.Tensor:
-        return self.centroids.vectors
+        return self.codebook
+
+    @property
+    def removed_vectors(self) -> torch.Tensor:
+        return self.codebook - self.projection_centre
+
+    @property
+    def projection_centre(self) -> torch.Tensor:
+        return super().projection_centre if self.space is None else self.space.origin
 
     @property
     def mean_state(self) -> torch.Tensor:
@@ -135,23 +156,36 @@ class ClusterModel(ConceptModel):
         if config.algorithm == "agglomerative":
             check_distances(clustered)
         states, ids = cache.counted("hidden_states").float(), cache.counted("input_ids")
+        targets = cache.counted("target_hidden_states").float()
+        if self.space is not None:
+            given = {"target_hidden_states": targets, "input_ids": ids}
+            needed = {name: given[name] for name in NEEDS[config.codebook_space] if name in given}
+            if "sensitivity" in NEEDS[config.codebook_space]:
+                needed["sensitivity"] = cache.sensitivity
+            self.space.fit(config.codebook_space, states, seed, **needed)
         chosen = np.random.default_rng(seed).permutation(num_tokens)[:clustered]
-        centroids = find_centroids(config.algorithm, states[chosen], ids[chosen], config.codebook_size, seed)
+        points = self._points(states)
+        if config.algorithm == "kmeans_upper":
+            groups = nearness(targets, converged_centroids(targets[chosen], config.codebook_size, seed)).argmax(-1)
+            centroids = group_means(points, groups, config.codebook_size)
+        else:
+            centroids = find_centroids(config.algorithm, points[chosen], ids[chosen], config.codebook_size, seed)
         self.record_training_texts(cache.text_numbers)
         self.centroids.vectors.copy_(centroids)
         self.centroids.initialized.fill_(True)
         self.centroids.mean.copy_(states.mean(0))
         codes = torch.cat([self.nearest(part.to(self.device), 1)[:, 0].cpu() for part in states.split(CHUNK)])
-        counts = torch.bincount(codes, minlength=config.codebook_size)
-        self.centroids.counts.copy_(counts)
+        self.centroids.counts.copy_(torch.bincount(codes, minlength=config.codebook_size))
+        if self.space is not None:
+            self.centroids.members.copy_(group_means(states, codes, config.codebook_size))
         if self.decoder is not None:
-            targets = cache.counted("target_hidden_states").double()
-            # A cluster that no token is nearest to says nothing: the mean of all.
-            sums = targets.new_zeros(config.codebook_size, targets.shape[1]).index_add_(0, codes, targets)
-            means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], targets.mean(0))
-            self.decoder.vectors.copy_(means)
+            self.decoder.vectors.copy_(group_means(targets, codes, config.codebook_size))
         self.record_distances(states)
         return self
+
+    def _points(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """States in the space of the centroids, `(…, d)`, float32."""
+        return hidden_states.float() if self.space is None else self.space(hidden_states)
 
     @torch.no_grad()
     def encode(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -161,7 +195,7 @@ class ClusterModel(ConceptModel):
     @torch.no_grad()
     def nearest(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
         with self.centroids.full_precision(hidden_states.device):
-            return nearness(hidden_states.float(), self.codebook).topk(k, dim=-1).indices
+            return nearness(self._points(hidden_states), self.centroids.vectors).topk(k, dim=-1).indices
 
     @torch.no_grad()
     def distances(
@@ -171,7 +205,8 @@ class ClusterModel(ConceptModel):
         codes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         codes = self._codes_of(hidden_states, attention_mask, codes)
-        return distances_to_vectors(hidden_states, self.centroids.vectors, codes)
+        states = torch.where((codes >= 0)[..., None], hidden_states, 0)
+        return distances_to_vectors(self._points(states), self.centroids.vectors, codes)
 
     @torch.no_grad()
     def reconstruct(
@@ -197,14 +232,14 @@ def find_centroids(
         from sklearn.cluster import AgglomerativeClustering  # at use: it takes long to import
 
         groups = AgglomerativeClustering(n_clusters=num_clusters, linkage="ward").fit_predict(states.numpy())
-        return _means(states, torch.from_numpy(groups), num_clusters)
+        return group_means(states, torch.from_numpy(groups), num_clusters)
     types, groups, counts = input_ids.unique(return_inverse=True, return_counts=True)
     if len(types) < num_clusters:
         raise ValueError(
             f"codebook_size={num_clusters} is larger than the number of token types ({len(types)}). Choose fewer."
         )
     frequent = counts.argsort(descending=True, stable=True)[:num_clusters]
-    return _means(states, groups, len(types))[frequent]
+    return group_means(states, groups, len(types))[frequent]
 
 
 def converged_centroids(states: torch.Tensor, num_clusters: int, seed: int) -> torch.Tensor:
@@ -233,9 +268,12 @@ def check_distances(num_tokens: int) -> None:
         )
 
 
-def _means(states: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
-    sums = torch.zeros(num_groups, states.shape[1], dtype=torch.float64).index_add_(0, groups, states.double())
-    return (sums / torch.bincount(groups, minlength=num_groups)[:, None]).float()
+def group_means(states: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Mean states `(K, d)` of groups, float32; of one without a state, which says nothing, the mean of all."""
+    states = states.double()
+    counts = torch.bincount(groups, minlength=num_groups)[:, None]
+    sums = torch.zeros(num_groups, states.shape[1], dtype=torch.float64).index_add_(0, groups, states)
+    return torch.where(counts > 0, sums / counts.clamp(min=1), states.mean(0)).float()
 
 
-__all__ = ["ClusterModel"]
+__all__ = ["ClusterModel", "UpperMeans", "group_means"]

@@ -1,4 +1,4 @@
-"""The CLVQ-VAE: adaptive residual encoder, quantizer (`quantizer.py`), transformer decoder.
+"""The CLVQ-VAE: encoder, quantizer (`quantizer.py`), transformer decoder.
 
 Paper: CLVQ-VAE, arXiv 2506.20040. Equations are named as in `docs/method.md`.
 """
@@ -17,6 +17,7 @@ from .configuration_clvq import CLVQConfig
 from .modeling_base import distances_to_vectors, masked_mse
 from .modeling_concepts import ConceptModel
 from .quantizer import Float32Module, TopKQuantizer
+from .spaces import NEEDS, AffineSpace
 
 
 @dataclass
@@ -135,6 +136,10 @@ class CLVQDecoder(nn.Module):
     def __init__(self, config: CLVQConfig) -> None:
         super().__init__()
         self.is_causal = config.is_causal
+        if config.scale_targets:
+            # Of the states of `upper_layer`, per dimension. Some hosts have a few dimensions of huge variance.
+            self.register_buffer("target_mean", torch.zeros(config.target_hidden_size))
+            self.register_buffer("target_scale", torch.ones(config.target_hidden_size))
         self.layers = nn.ModuleList(CLVQDecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.head = nn.Linear(config.hidden_size, config.target_hidden_size)
 
@@ -144,7 +149,19 @@ class CLVQDecoder(nn.Module):
         states, memory = quantized.to(self.head.weight.dtype), memory.to(self.head.weight.dtype)
         for layer in self.layers:
             states = layer(states, memory, allowed)
-        return self.head(states)
+        return self.in_host_units(self.head(states))
+
+    def in_host_units(self, estimate: torch.Tensor) -> torch.Tensor:
+        """From what the decoder predicts to states of `upper_layer`."""
+        return estimate * self.target_scale + self.target_mean if hasattr(self, "target_scale") else estimate
+
+    def set_target_scale(self, targets: torch.Tensor) -> None:
+        """Take mean and standard deviation of each dimension from a sample `(N, d')`."""
+        targets = targets.to(self.target_mean.device, torch.float64)
+        deviation = targets.std(0)
+        # One that never varies needs no unit of its own: what is left of it is rounding.
+        self.target_scale.copy_(torch.where(deviation > 1e-6 * deviation.mean(), deviation, deviation.mean()))
+        self.target_mean.copy_(targets.mean(0))
 
     def _allowed(self, mask: torch.Tensor) -> torch.Tensor:
         """Which memory each query may see, for self- and cross-attention alike: else the future leaks by the memory."""
@@ -183,7 +200,11 @@ class CLVQModel(ConceptModel):
 
     def __init__(self, config: CLVQConfig) -> None:
         super().__init__(config)
-        self.encoder = AdaptiveResidualEncoder(config)
+        self.encoder: AdaptiveResidualEncoder | AffineSpace = (
+            AdaptiveResidualEncoder(config)
+            if config.encoder == "residual"
+            else AffineSpace(config.hidden_size, is_trained=config.encoder == "linear")
+        )
         self.quantizer = TopKQuantizer(config)
         self.decoder = CLVQDecoder(config) if config.has_decoder else None
         self.post_init()
@@ -198,9 +219,17 @@ class CLVQModel(ConceptModel):
             init.zeros_(module.linear.bias)
             if self.config.center_states:
                 init.zeros_(module.center)
+        elif isinstance(module, AffineSpace):
+            module.reset()
+        elif isinstance(module, CLVQDecoder):
+            if self.config.scale_targets:
+                init.zeros_(module.target_mean)
+                init.ones_(module.target_scale)
         elif isinstance(module, TopKQuantizer):
             init.ones_(module.ema_counts)
             init.normal_(module.ema_sums)
+            if self.config.track_members:
+                init.normal_(module.member_sums)
             init.zeros_(module.updates_since_use)
             init.zeros_(module.initialized)
         elif isinstance(module, nn.Linear):
@@ -218,7 +247,22 @@ class CLVQModel(ConceptModel):
 
     @property
     def codebook(self) -> torch.Tensor:
-        return self.quantizer.codebook + self.encoder.origin
+        """`torch.Tensor` of shape `(K, d)`: mean host state of each code's tokens at `lower_layer`.
+
+        In models of earlier versions, which have not tracked it, the encoder's vector.
+        """
+        members = self.quantizer.member_means
+        return self.quantizer.codebook + self.encoder.origin if members is None else members
+
+    @property
+    def member_means(self) -> torch.Tensor | None:
+        return self.quantizer.member_means
+
+    @property
+    def starts_from(self) -> tuple[str, ...]:
+        config = self.config
+        targets = ("target_hidden_states",) if config.scale_targets and config.has_decoder else ()
+        return tuple(dict.fromkeys(("hidden_states", *targets, *NEEDS.get(config.codebook_space, ()))))
 
     @property
     def is_initialized(self) -> bool:
@@ -259,7 +303,7 @@ class CLVQModel(ConceptModel):
         # What lies on padding is arbitrary, NaN at times, and NaN times zero is NaN.
         hidden_states = torch.where(mask[..., None], hidden_states, 0)
         encoder_states = self.encoder(hidden_states)
-        quantized, vectors, codes = self.quantizer(encoder_states, mask, counted)
+        quantized, vectors, codes = self.quantizer(encoder_states, mask, counted, hidden_states)
         reconstruction = None
         if self.decoder is not None:
             memory = quantized if self.config.decoder_memory == "quantized" else encoder_states
@@ -274,7 +318,8 @@ class CLVQModel(ConceptModel):
         if target_hidden_states is not None:
             self._check_target(target_hidden_states, hidden_states)
             tokens = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            output.reconstruction_loss = masked_mse(reconstruction, target_hidden_states, counted, tokens)
+            scale = getattr(self.decoder, "target_scale", None)
+            output.reconstruction_loss = masked_mse(reconstruction, target_hidden_states, counted, tokens, scale)
             output.commitment_loss = masked_mse(encoder_states, vectors.detach(), counted, tokens)
             output.loss = output.reconstruction_loss + self.config.commitment_cost * output.commitment_loss
         return output
@@ -301,11 +346,14 @@ class CLVQModel(ConceptModel):
 
     @property
     def removed_vectors(self) -> torch.Tensor:
-        return self.quantizer.codebook
+        return self.codebook - self.encoder.origin
 
     @property
     def mean_state(self) -> torch.Tensor:
-        return self.quantizer.ema_sums.sum(0) / self.quantizer.ema_counts.sum() + self.encoder.origin
+        quantizer = self.quantizer
+        if quantizer.member_sums is not None:
+            return quantizer.member_sums.sum(0) / quantizer.ema_counts.sum()
+        return quantizer.ema_sums.sum(0) / quantizer.ema_counts.sum() + self.encoder.origin
 
     @property
     def projection_centre(self) -> torch.Tensor:
@@ -331,22 +379,48 @@ class CLVQModel(ConceptModel):
 
     @torch.no_grad()
     def initialize_codebook(
-        self, hidden_states: torch.Tensor, target_hidden_states: torch.Tensor | None = None, seed: int = 0
+        self,
+        hidden_states: torch.Tensor,
+        target_hidden_states: torch.Tensor | None = None,
+        seed: int = 0,
+        *,
+        input_ids: torch.Tensor | None = None,
+        sensitivity: torch.Tensor | None = None,
     ) -> None:
-        """Set the codebook and its averages from `K` states or more, by `config.codebook_init`; targets are not read.
+        """Set encoder, codebook and the decoder's units from `K` states or more.
 
-        See [`ConceptModel.initialize_codebook`][clvq_hf.ConceptModel.initialize_codebook].
+        See [`ConceptModel.initialize_codebook`][clvq_hf.ConceptModel.initialize_codebook]; the codebook is chosen by
+        `config.codebook_init`. Without targets the decoder keeps the host's own units.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(N, d)`): At `lower_layer`.
+            target_hidden_states (`torch.Tensor` of shape `(N, d')`, *optional*): Of the same tokens at `upper_layer`.
+            seed (`int`): Of every choice.
+            input_ids (`torch.Tensor` of shape `(N,)`, *optional*): The tokens; for `codebook_space="residual"`.
+            sensitivity (`torch.Tensor` of shape `(d, d)`, *optional*): For `codebook_space="functional"`, see
+                [`upper_sensitivity`][clvq_hf.data.upper_sensitivity].
 
         Raises:
-            ValueError: If there are fewer states than codes, or one is not finite.
+            ValueError: If there are fewer states than codes, one is not finite, or what the space needs is missing.
         """
         self._check_width("hidden_states", hidden_states[None], self.config.hidden_size)
         hidden_states = hidden_states.to(self.device, torch.float32)
-        if self.config.center_states:
+        if isinstance(self.encoder, AffineSpace):
+            self.encoder.fit(
+                self.config.codebook_space,
+                hidden_states,
+                seed,
+                target_hidden_states=target_hidden_states,
+                input_ids=input_ids,
+                sensitivity=sensitivity,
+            )
+        elif self.config.center_states:
             self.encoder.center.copy_(hidden_states.mean(0))
+        if self.config.scale_targets and self.decoder is not None and target_hidden_states is not None:
+            self.decoder.set_target_scale(target_hidden_states)
         encoder_states = self.encoder(hidden_states)
         codebook = initial_codebook(encoder_states, self.config.codebook_size, self.config.codebook_init, seed)
-        self.quantizer.set_codebook(codebook)
+        self.quantizer.set_codebook(codebook, encoder_states, hidden_states)
 
     def update_codebook(self) -> int:
         """Apply the moving averages of the optimizer step; call it once after `optimizer.step()`.

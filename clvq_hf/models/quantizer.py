@@ -36,7 +36,10 @@ class TopKQuantizer(Float32Module):
 
     The raw averages are stored, `ema_counts` (`N`) and `ema_sums` (`W`); the codebook `W/N` is smoothed at use. In
     training mode `forward` only adds up the batch's counts and sums; [`update`][clvq_hf.TopKQuantizer.update] applies
-    them, once an optimizer step. In eval mode nothing changes.
+    them, once an optimizer step. In eval mode nothing changes, and with a frozen encoder nothing ever does.
+
+    The host states of each code's tokens are averaged with the same counts (`member_sums`): these are what a concept is
+    in the host, whatever space the codebook lives in.
     """
 
     def __init__(self, config: CLVQConfig) -> None:
@@ -47,9 +50,12 @@ class TopKQuantizer(Float32Module):
         self.decay = config.ema_decay
         self.epsilon = config.ema_epsilon
         self.revive_after = config.revive_after
+        self.is_frozen = config.encoder == "frozen"
         shape = (config.codebook_size, config.hidden_size)
         self.register_buffer("ema_counts", torch.ones(config.codebook_size, dtype=torch.float32))
         self.register_buffer("ema_sums", torch.zeros(shape, dtype=torch.float32))
+        # None in models of earlier versions.
+        self.register_buffer("member_sums", torch.zeros(shape, dtype=torch.float32) if config.track_members else None)
         self.register_buffer("updates_since_use", torch.zeros(config.codebook_size, dtype=torch.int64))
         self.register_buffer("initialized", torch.tensor(False))
         # Of the optimizer step under way; a checkpoint is written between steps, when there is none.
@@ -59,19 +65,53 @@ class TopKQuantizer(Float32Module):
     @property
     def codebook(self) -> torch.Tensor:
         """`torch.Tensor` of shape `(K, d)`: `W / N̂` with Laplace-smoothed `N̂ = (N+ε)/(ΣN+Kε)·ΣN`."""
+        return self.ema_sums / self._smoothed_counts[:, None]
+
+    @property
+    def member_means(self) -> torch.Tensor | None:
+        """`torch.Tensor` of shape `(K, d)`: mean host state of each code's tokens; `None` if not tracked."""
+        return None if self.member_sums is None else self.member_sums / self._smoothed_counts[:, None]
+
+    @property
+    def _smoothed_counts(self) -> torch.Tensor:
         total = self.ema_counts.sum()
-        smoothed = (self.ema_counts + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
-        return self.ema_sums / smoothed[:, None]
+        return (self.ema_counts + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
 
     @torch.no_grad()
-    def set_codebook(self, codebook: torch.Tensor) -> None:
-        """Start from `codebook` of shape `(K, d)`: every code has the weight of one token."""
+    def set_codebook(
+        self,
+        codebook: torch.Tensor,
+        encoder_states: torch.Tensor | None = None,
+        hidden_states: torch.Tensor | None = None,
+    ) -> None:
+        """Start from `codebook` of shape `(K, d)`: every code has the weight of one token.
+
+        With the sample that it was chosen from, `(N, d)` in its space and in the host, the host states of a code are
+        those of the tokens that are nearest to it, or of the one token that it is nearest to; without, its vector.
+        """
         self.ema_counts.fill_(1.0)
         self.ema_sums.copy_(codebook)
+        if self.member_sums is not None:
+            known = encoder_states is not None and hidden_states is not None
+            self.member_sums.copy_(self._members(encoder_states, hidden_states) if known else codebook)
         self.updates_since_use.zero_()
         self.initialized.fill_(True)
 
-    def forward(self, encoder_states: torch.Tensor, mask: torch.Tensor, count_mask: torch.Tensor | None = None):
+    def _members(self, encoder_states: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        codes = self.nearest(encoder_states, 1)[:, 0]
+        sums = torch.zeros_like(self.ema_sums).index_add_(0, codes, hidden_states.to(self.ema_sums))
+        counts = torch.bincount(codes, minlength=self.codebook_size)
+        alone = torch.cdist(self.codebook[counts == 0], encoder_states.float()).argmin(-1)
+        sums[counts == 0] = hidden_states[alone].to(sums)
+        return sums / counts.clamp(min=1)[:, None]
+
+    def forward(
+        self,
+        encoder_states: torch.Tensor,
+        mask: torch.Tensor,
+        count_mask: torch.Tensor | None = None,
+        hidden_states: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Quantize encoder states.
 
         Args:
@@ -79,6 +119,8 @@ class TopKQuantizer(Float32Module):
             mask (`torch.Tensor` of shape `(B, S)`, bool): Real tokens.
             count_mask (`torch.Tensor` of shape `(B, S)`, bool, *optional*): Tokens that move the codebook; `mask` if
                 not given.
+            hidden_states (`torch.Tensor` of shape `(B, S, d)`, *optional*): The host states that were encoded;
+                `encoder_states` if not given.
 
         Returns:
             `tuple`: quantized states `(B, S, d)` with straight-through gradient, codebook vectors `(B, S, d)`
@@ -91,8 +133,13 @@ class TopKQuantizer(Float32Module):
                 scores = nearness(encoder_states, codebook)
                 codes = self._draw(scores) if self.training else scores.argmax(-1)
             vectors = F.embedding(codes, codebook) * mask[..., None]
-            if self.training:
-                self._accumulate(encoder_states.detach(), codes, mask if count_mask is None else count_mask & mask)
+            if self.training and not self.is_frozen:
+                counted = mask if count_mask is None else count_mask & mask
+                averaged = encoder_states.detach()
+                if self.member_sums is not None:
+                    members = averaged if hidden_states is None else hidden_states.float()
+                    averaged = torch.cat([averaged, members], dim=-1)
+                self._accumulate(averaged, codes, counted)
             # Exactly the code's vector, with the gradient of the state: z + (e - z) would carry z in its rounding.
             quantized = vectors + (encoder_states - encoder_states.detach()) * mask[..., None]
             return quantized, vectors, codes.masked_fill(~mask, -1)
@@ -137,7 +184,9 @@ class TopKQuantizer(Float32Module):
         if not torch.isfinite(sums).all():
             raise ValueError("NaN or Inf in the encoder states of this step; the codebook was not updated.")
         self.ema_counts.lerp_(counts, 1 - self.decay)
-        self.ema_sums.lerp_(sums, 1 - self.decay)
+        self.ema_sums.lerp_(sums[:, : self.ema_sums.shape[1]], 1 - self.decay)
+        if self.member_sums is not None:
+            self.member_sums.lerp_(sums[:, self.ema_sums.shape[1] :], 1 - self.decay)
         self.updates_since_use.add_(1).masked_fill_(counts > 0, 0)
         return self._revive() if self.revive_after is not None else 0
 
@@ -168,11 +217,14 @@ class TopKQuantizer(Float32Module):
             return 0
         # The first process chooses for all; only its pool of recent states is read.
         dead = dead[: int(from_first_process(torch.tensor(min(len(dead), len(recent)), device=dead.device)))]
-        chosen = recent.new_zeros(len(dead), self.ema_sums.shape[1])
+        chosen = recent.new_zeros(len(dead), recent.shape[1])
         if not is_distributed() or torch.distributed.get_rank() == 0:
             chosen = recent[torch.randperm(len(recent))[: len(dead)].to(recent.device)]
         self.ema_counts[dead] = 1.0
-        self.ema_sums[dead] = from_first_process(chosen)
+        chosen = from_first_process(chosen)
+        self.ema_sums[dead] = chosen[:, : self.ema_sums.shape[1]]
+        if self.member_sums is not None:
+            self.member_sums[dead] = chosen[:, self.ema_sums.shape[1] :]
         self.updates_since_use[dead] = 0
         return len(dead)
 

@@ -1,8 +1,7 @@
 """Which token of a text supports the host's prediction: integrated gradients at a hidden state, or cheaper methods."""
 
 import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, DatasetInfo, Features, List, Value
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -22,6 +20,7 @@ from ..data.texts import texts_fingerprint
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ..extras import require
 from ..hosts import hooks
+from ..hosts.host import without_parameter_gradients
 from ..hosts.identity import host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hosts.resume import resume
@@ -392,19 +391,6 @@ def _salient_word(
     return word_scores, position, int(word_id[position])
 
 
-@contextmanager
-def without_parameter_gradients(host: nn.Module) -> Generator[None]:
-    """Freeze the parameters for a moment: the graph begins at the state, and no gradient accumulates in them."""
-    trainable = [parameter for parameter in host.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
 def _check(method: str, sign: str, n_steps: int, max_steps: int, max_error: float, batch_size: int) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
@@ -467,4 +453,4 @@ def _warn(rows: list[dict[str, Any]], max_error: float, max_steps: int, num_jump
     )
 
 
-__all__ = ["read_description", "salient_tokens", "without_parameter_gradients"]
+__all__ = ["read_description", "salient_tokens"]

@@ -14,16 +14,16 @@ class RunningStatistics:
     set is not the mean of its batches' perplexities. The target's variance is merged from centred batches (Chan et al.,
     1983): the mean of hidden states is large, and the difference of two large sums would lose the digits that matter.
 
-    `names` are figures of an output, each a mean over its tokens, `reconstruction_loss` among them.
+    `names` are figures of an output, each a mean over its tokens.
     """
 
     def __init__(
         self, names: Sequence[str], codebook_size: int, target_hidden_size: int, device: torch.device
     ) -> None:
-        self.width = target_hidden_size
         self.names = tuple(names)
         self.losses = torch.zeros(len(self.names), device=device)  # times tokens
         self.code_counts = torch.zeros(codebook_size, device=device)
+        self.residual = torch.zeros(1, device=device)  # summed squared error, in the host's units
         # Tokens, mean and summed squared deviation of the target.
         self.moments = torch.zeros(2 + target_hidden_size, device=device)
 
@@ -45,6 +45,7 @@ class RunningStatistics:
             mean = target.mean(0)
             batch = torch.cat([mean.new_tensor([len(target)]), (target - mean).square().sum()[None], mean])
             self.moments = _merge_moments(self.moments, batch)
+            self.residual += (outputs.reconstruction[mask].float() - target).square().sum()
 
     @torch.no_grad()
     def compute(self) -> dict[str, float]:
@@ -53,10 +54,8 @@ class RunningStatistics:
         Besides those of the outputs: `explained_variance` (1 - residual variance ÷ variance of the target about its
         mean), `perplexity` and `active_codes`.
         """
-        everything = torch.cat([self.losses, self.code_counts, self.moments])
-        losses, code_counts, moments = gather(everything[None]).split(
-            [len(self.names), len(self.code_counts), len(self.moments)], dim=-1
-        )
+        parts = [self.losses, self.code_counts, self.residual, self.moments]
+        losses, code_counts, residual, moments = gather(torch.cat(parts)[None]).split(list(map(len, parts)), dim=-1)
         losses, code_counts = losses.sum(0), code_counts.sum(0)
         merged = moments[0]
         for other in moments[1:]:
@@ -66,10 +65,9 @@ class RunningStatistics:
             return {}
         frequencies = code_counts / code_counts.sum()
         figures = {name: (total / tokens).item() for name, total in zip(self.names, losses, strict=True)}
-        residual = figures["reconstruction_loss"] * tokens * self.width
         return {
             **figures,
-            "explained_variance": (1 - residual / variance).item() if variance > 0 else float("nan"),
+            "explained_variance": (1 - residual.sum() / variance).item() if variance > 0 else float("nan"),
             "perplexity": torch.exp(torch.special.entr(frequencies).sum()).item(),
             "active_codes": int((code_counts > 0).sum()),
         }

@@ -19,6 +19,7 @@ from ..data.activation_cache import ActivationCache, StateCollator
 from ..data.batching import split_batch
 from ..data.extraction import HiddenStateExtractor, check_states
 from ..data.labels import host_labels
+from ..data.sensitivity import upper_sensitivity
 from ..data.text_source import TextSource
 from ..data.texts import text_numbers
 from ..data.tokenization import (
@@ -140,9 +141,11 @@ class CLVQTrainer(HubTrainer):
         if dataset is None:
             return None
         if isinstance(dataset, ActivationCache):
-            _check_cache(dataset, self.model.config, self.args)
+            dataset.check_layers(self.model.config)
             if self.host is not None:
                 dataset.check_source(self.host, self.tokenizer)
+            if self.args.train_special_tokens:
+                dataset = dataset.with_special_tokens()
             if training:
                 self._text_numbers = dataset.text_numbers
                 dataset = dataset.filter_by_occurrence(
@@ -226,8 +229,7 @@ class CLVQTrainer(HubTrainer):
         """A collated batch → the arguments of [`CLVQModel.forward`], on the device."""
         states = dict(super()._prepare_inputs(self.add_states(inputs)))
         check_states(states, f"the batch after step {self.state.global_step}")
-        states.pop("text_index")
-        return states
+        return {name: value for name, value in states.items() if name not in _NOT_OF_FORWARD}
 
     # ---- Training ---------------------------------------------------------------------------------------------------
 
@@ -240,8 +242,8 @@ class CLVQTrainer(HubTrainer):
         if self.model.is_initialized:
             return
         if self.args.process_index == 0:
-            states = self._sample_states()
-            self.model.initialize_codebook(states["hidden_states"], states["target_hidden_states"], self.args.seed)
+            sample = self._sample_states(self.model.starts_from)
+            self.model.initialize_codebook(**sample, seed=self.args.seed)
         with torch.no_grad():
             for tensor in self.model.state_dict().values():
                 tensor.copy_(broadcast(tensor.contiguous()))
@@ -267,10 +269,10 @@ class CLVQTrainer(HubTrainer):
 
     @torch.no_grad()
     def _sample_states(
-        self,
-        names: Sequence[str] = ("hidden_states", "target_hidden_states"),
-        description: str = "Sampling states for the codebook",
+        self, names: Sequence[str], description: str = "Sampling states for the codebook"
     ) -> dict[str, torch.Tensor]:
+        needs_sensitivity = "sensitivity" in names
+        names = [name for name in names if name != "sensitivity"]
         wanted = self.args.init_tokens or 100 * self.model.config.codebook_size
         wanted = max(wanted, self.model.config.codebook_size)
         generator = np.random.default_rng(self.args.seed)
@@ -286,12 +288,30 @@ class CLVQTrainer(HubTrainer):
         )
         sample: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         for batch in logging.tqdm(loader, desc=description, disable=self.args.disable_tqdm):
-            states = self._prepare_inputs(batch)
+            states = self.add_states(batch)
+            check_states(states, "the sample")
             for name in names:
-                sample[name].append(states[name][states["token_mask"].bool()])
+                sample[name].append(states[name][states["token_mask"].bool()].to(self.args.device))
         joined = {name: torch.cat(parts) for name, parts in sample.items()}
         chosen = torch.from_numpy(generator.permutation(len(joined["hidden_states"]))[:wanted])
-        return {name: states[chosen.to(states.device)] for name, states in joined.items()}
+        drawn = {name: states[chosen.to(states.device)] for name, states in joined.items()}
+        return drawn | ({"sensitivity": self._sensitivity(order)} if needs_sensitivity else {})
+
+    def _sensitivity(self, rows: np.ndarray) -> torch.Tensor:
+        """Of the states at `upper_layer` to those at `lower_layer`, of some of the texts `rows`."""
+        if isinstance(self.train_dataset, ActivationCache):
+            return self.train_dataset.sensitivity
+        config, texts = self.model.config, self.train_dataset.select(rows)
+        return upper_sensitivity(
+            self.host,
+            self.tokenizer,
+            texts,
+            config.lower_layer,
+            config.upper_layer,
+            stack=config.stack,
+            batch_size=self.args.per_device_eval_batch_size,
+            seed=self.args.seed,
+        )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -483,6 +503,8 @@ class CodebookCallback(TrainerCallback):
         self.trainer.record_distances()
 
 
+# What batches of states hold besides the arguments of a model's `forward`.
+_NOT_OF_FORWARD = {"text_index", "input_ids", "sink_mask", "prediction"}
 _SHARDING_REFUSED = (
     "FSDP and DeepSpeed split parameters and buffers over processes; a concept model is small and its codebook is "
     "updated as a whole. Use plain DDP: accelerate launch --multi_gpu --num_processes N train.py (the host may be "
@@ -546,15 +568,6 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields:
                 f"{name}={found.get(name)} (not {getattr(config, name, None)})" for name in differing
             )
         raise ValueError(f"{folder} holds a checkpoint of {what}. Choose another folder, or remove it.")
-
-
-def _check_cache(cache: ActivationCache, config: Any, args: CLVQTrainingArguments) -> None:
-    if args.train_special_tokens:
-        raise ValueError(
-            "train_special_tokens needs the texts; an activation cache counts none. Train on texts and the host, or "
-            "leave this argument out."
-        )
-    cache.check_layers(config)
 
 
 def _column(dataset: Dataset | ActivationCache, name: str) -> np.ndarray:

@@ -49,13 +49,13 @@ class TestCache:
         assert cache.num_counted.tolist() == [length - 2 for length in lengths]
 
     def test_is_sharded_and_opened_again(self, cache):
-        assert len(list(cache.path.glob("*.safetensors"))) == 3
+        assert len(list(cache.path.glob("shard-*.safetensors"))) == 3
         again = ActivationCache.load(cache.path)
         assert torch.equal(again[30]["hidden_states"], cache[30]["hidden_states"])
         assert again.metadata["hidden_size"] == 32
 
     def test_stores_no_padding(self, cache):
-        tokens = sum(len(load_file(path)["hidden_states"]) for path in cache.path.glob("*.safetensors"))
+        tokens = sum(len(load_file(path)["hidden_states"]) for path in cache.path.glob("shard-*.safetensors"))
         assert tokens == cache.lengths.sum()
 
     def test_out_of_range(self, cache):
@@ -142,7 +142,7 @@ class TestTokenIds:
         tensors = load_file(path)
         del tensors["input_ids"]
         save_file(tensors, path)
-        with pytest.raises(ValueError, match="older version, without token ids"):
+        with pytest.raises(ValueError, match="older version, without input_ids"):
             ActivationCache.load(cache.path)
 
 

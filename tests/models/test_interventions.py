@@ -178,7 +178,6 @@ class TestAblate:
             ({"codes": 1, "how": "delete"}, "how must be one of"),
             ({"codes": 1, "positions": "first"}, "positions must be one of"),
             ({"codes": 1, "positions": torch.ones(2, 6)}, "must be bool"),
-            ({"codes": 1, "how": "swap"}, r"Pass mean=members.mean and member_mean=members.means\[code\]"),
             (
                 {"codes": [1, 2], "how": "swap", "mean": torch.zeros(32), "member_mean": torch.zeros(32)},
                 "swap replaces the vector of one code",
@@ -189,6 +188,11 @@ class TestAblate:
         with pytest.raises(ValueError, match=message):
             encoder_model.ablate(host, **arguments)
         assert count_hooks(host) == 0
+
+    def test_a_model_that_has_not_tracked_its_members_needs_their_means(self, make_model, host):
+        model = make_model(track_members=False)
+        with pytest.raises(ValueError, match=r"Pass mean=members.mean and member_mean=members.means\[code\]"):
+            model.ablate(host, 1, how="swap")
 
     def test_codes_of_another_number_of_texts(self, encoder_model, host, inputs):
         with (

@@ -28,9 +28,11 @@ def write_cache(folder: Path, states, targets=None, input_ids=None, token_mask=N
         "hidden_states": states,
         "target_hidden_states": targets.contiguous().clone(),
         "token_mask": torch.ones(len(states), dtype=torch.uint8) if token_mask is None else token_mask,
+        "sink_mask": torch.zeros(len(states), dtype=torch.uint8),
         "input_ids": torch.arange(len(states), dtype=torch.int32) if input_ids is None else input_ids.int(),
         "lengths": torch.tensor([len(states)]),
         "text_index": torch.tensor([0]),
+        "prediction": torch.tensor([-1]),
     }
     folder.mkdir()
     save_file(tensors, folder / "shard-00000.safetensors")

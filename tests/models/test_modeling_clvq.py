@@ -56,7 +56,7 @@ class TestForward:
         output = model(states, mask, target)
         real = mask.bool()
         reconstruction = F.mse_loss(output.reconstruction[real], target[real])
-        commitment = F.mse_loss(output.encoder_states[real], model.codebook[output.codes[real]])
+        commitment = F.mse_loss(output.encoder_states[real], model.quantizer.codebook[output.codes[real]])
         assert output.reconstruction_loss.item() == pytest.approx(reconstruction.item(), rel=1e-5)
         assert output.commitment_loss.item() == pytest.approx(commitment.item(), rel=1e-5)
         assert output.loss.item() == pytest.approx((reconstruction + 0.3 * commitment).item(), rel=1e-5)
@@ -309,8 +309,11 @@ class TestConceptModel:
         model.initialize_codebook(states, seed=3)
         assert model.is_initialized
         encoded = model.encoder(states)
-        distances = (model.codebook[:, None] - encoded).norm(dim=-1).min(dim=1).values
-        assert distances.max() < 1e-4, "random codes are states of the sample"
+        distances = (model.quantizer.codebook[:, None] - encoded).norm(dim=-1)
+        assert distances.amin(1).max() < 1e-4, "random codes are states of the sample"
+        nearest = distances.argmin(0)
+        means = torch.stack([states[nearest == code].mean(0) for code in range(12)])
+        torch.testing.assert_close(model.codebook, means, msg="what a code is in the host: the mean of its members")
 
     def test_a_method_of_buffers_only_can_be_saved(self, make_config, tmp_path):
         model = BuffersOnly(make_config())
@@ -336,12 +339,19 @@ class TestCentredStates:
         states = torch.randn(200, 32) + 5
         model.initialize_codebook(states)
         torch.testing.assert_close(model.encoder.center, states.mean(0))
-        # In the host's space again, where swaps and tables of vectors look for them.
+        # Interventions are about the members' states, from the same mean.
+        expected = torch.nn.functional.normalize(model.member_means - states.mean(0), dim=-1)[:, None]
+        torch.testing.assert_close(model.directions(torch.arange(12)), expected)
+
+    def test_in_a_model_that_has_not_tracked_its_members_the_codebook_is_the_encoders(self, make_model):
+        model = make_model(center_states=True, codebook_init="random", track_members=False).eval()
+        states = torch.randn(200, 32) + 5
+        model.initialize_codebook(states)
+        assert model.member_means is None
         torch.testing.assert_close(model.codebook, model.quantizer.codebook + states.mean(0))
         torch.testing.assert_close(model.mean_state, model.quantizer.codebook.mean(0) + states.mean(0))
-        codes = torch.arange(12)
         expected = torch.nn.functional.normalize(model.quantizer.codebook, dim=-1)[:, None]
-        torch.testing.assert_close(model.directions(codes), expected)
+        torch.testing.assert_close(model.directions(torch.arange(12)), expected)
 
     def test_a_common_shift_changes_nothing(self, make_model):
         states = torch.randn(2, 9, 32)

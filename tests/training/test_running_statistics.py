@@ -30,7 +30,7 @@ def test_figures_are_those_of_all_tokens_at_once(batches):
         statistics.update(output, target, mask, mask.sum())
         targets.append(target[mask].double())
         residuals.append((output.reconstruction[mask] - target[mask]).double())
-        commitments.append((output.encoder_states[mask] - model.codebook[output.codes[mask]]).double())
+        commitments.append((output.encoder_states[mask] - model.quantizer.codebook[output.codes[mask]]).double())
         codes.append(output.codes[mask])
     target, residual, code = torch.cat(targets), torch.cat(residuals), torch.cat(codes)
     variance = (target - target.mean(0)).square().sum()
@@ -50,7 +50,7 @@ def test_variance_survives_a_large_mean(make_model):
     statistics = RunningStatistics(NAMES, 12, 32, torch.device("cpu"))
     for part in range(4):
         output = model(states[part : part + 1], None, target[part : part + 1])
-        output.reconstruction_loss = torch.tensor(0.25)
+        output.reconstruction = target[part : part + 1] + 0.5
         mask = torch.ones(1, 50)
         statistics.update(output, target[part : part + 1], mask, 50)
     flat = target.flatten(0, 1).double()

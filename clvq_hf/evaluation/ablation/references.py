@@ -1,14 +1,15 @@
 """What ablations are compared with, estimated on training texts: class directions, LEACE, means of states and words."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from concept_erasure import LeaceEraser, LeaceFitter
 from datasets import Dataset
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,7 +25,12 @@ from ...hosts.identity import check_identity, host_identity
 from ...hosts.readout import Readout
 from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows
-from .words import MeansById, WordMeans, word_identity
+from ..code_statistics import CodeCounter, CodeStatistics
+from ..means import MeansById
+from .words import WordMeans, word_identity
+
+# Texts that random tokens are drawn from.
+NUM_SAMPLED = 256
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class AblationReferences:
             a token's state predicts the class of its text; `None` without labels.
         members ([`MemberMeans`][clvq_hf.evaluation.MemberMeans] or `None`): Mean state of each code's tokens, for
             `how="swap"`; `None` for methods whose codes are directions.
+        statistics ([`CodeStatistics`][clvq_hf.evaluation.CodeStatistics]): What codes, words and classes say, for
+            [`fidelity_texts`][clvq_hf.evaluation.fidelity_texts].
         text_hashes (`frozenset[str]`): Of all these texts, so that nothing is measured on them.
         identity (`dict`): The host and its layers.
     """
@@ -80,6 +88,7 @@ class AblationReferences:
     class_basis: torch.Tensor | None
     eraser: LeaceEraser | None
     members: MemberMeans | None
+    statistics: CodeStatistics
     text_hashes: frozenset[str]
     identity: dict[str, Any] = field(default_factory=dict)
 
@@ -167,22 +176,24 @@ def fit_references(
             f"All {int((labels >= 0).sum())} labelled training texts have one label, so classes have no directions. "
             "Provide texts of every class, or drop the label column."
         )
-    batches, rows = _states(model, host, tokenizer, dataset, text_column, max_length, batch_size, cache)
+    data = _TrainingStates(model, host, tokenizer, dataset, text_column, max_length, batch_size, cache, readout)
+    counter = CodeCounter(model, data.random_states(config.codebook_size), data.num_classes)
     sums = torch.zeros(num_classes + 1, config.hidden_size, dtype=torch.float64)
     counts = torch.zeros(num_classes + 1, dtype=torch.float64)
     upper_sum = torch.zeros(config.target_hidden_size, dtype=torch.float64)
     own_words = None if words is not None else MeansById(config.hidden_size)
     members = MeansById(config.hidden_size) if model.codes_are_states else None
     fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
-    for number, states in enumerate(tqdm(batches, desc="Reading the training texts", unit="batch")):
+    for number, states in enumerate(tqdm(data.batches(None), desc="Reading the training texts", unit="batch")):
         check_states(states, f"batch {number} of the training texts")
         mask = states["token_mask"].bool()
         lower = states["hidden_states"][mask].double()
         if own_words is not None:
             own_words.add(states["input_ids"][mask], lower)
+        codes = model.encode(*(states[name].to(model.device) for name in ("hidden_states", "attention_mask"))).cpu()
+        counter.add(states, codes)
         if members is not None:
-            read = (states[name].to(model.device) for name in ("hidden_states", "attention_mask"))
-            members.add(model.encode(*read).cpu()[mask], lower)
+            members.add(codes[mask], lower)
         upper_sum += states["target_hidden_states"][mask].double().sum(0)
         owners = labels[states["text_index"]][:, None].expand_as(mask)[mask]
         # The last row is of the texts without a label.
@@ -195,9 +206,9 @@ def fit_references(
         seen = counts[:-1] > 0
         center = sums[:-1].sum(0) / counts[:-1].sum()
         class_basis = orthonormal_rows(sums[:-1][seen] / counts[:-1][seen, None] - center)
-    hashes = frozenset(text_hash(dataset[row][text_column]) for row in rows)
+    hashes = frozenset(text_hash(dataset[row][text_column]) for row in data.rows)
     if own_words is not None:
-        words = own_words.of_words(hashes, word_identity(host, config.lower_layer, config.stack))
+        words = WordMeans(*own_words.means(), hashes, word_identity(host, config.lower_layer, config.stack))
     return AblationReferences(
         mean=(sums.sum(0) / counts.sum()).float(),
         words=words,
@@ -205,6 +216,7 @@ def fit_references(
         class_basis=class_basis,
         eraser=None if fitter is None else fitter.eraser,
         members=None if members is None else MemberMeans.of(model, members),
+        statistics=counter.statistics(),
         text_hashes=hashes | words.text_hashes,
         identity={**_identity(model, host), "readout": _classes_of(readout)},
     )
@@ -222,36 +234,62 @@ def _identity(model: ConceptModel, host: PreTrainedModel) -> dict[str, Any]:
     return {"host": host_identity(host, head=False), **layers}
 
 
-def _states(
-    model: ConceptModel,
-    host: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    text_column: str,
-    max_length: int | None,
-    batch_size: int,
-    cache: ActivationCache | None,
-) -> tuple[Iterable[dict[str, torch.Tensor]], list[int]]:
-    """Batches of states, and the rows of `dataset` that they are of."""
-    config = model.config
-    if cache is not None:
-        cache.check_layers(config)
-        cache.check_source(host, tokenizer, dataset, text_column)
-        rows = [int(text["text_index"]) for text in cache]
-        return DataLoader(cache, batch_size=batch_size, collate_fn=_with_ids), rows
-    tokenized = tokenize_texts(dataset, tokenizer, text_column, hooks.max_length(host, tokenizer, max_length))
-    extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
-    device = torch.device("cpu")
-    batches = (
-        {**extract(batch, device=device), "input_ids": batch["input_ids"]}
-        for _, batch in batches_by_length(tokenized, TextCollator(tokenizer), batch_size)
-    )
-    return batches, tokenized["text_index"][:]
+class _TrainingStates:
+    """States of training texts, batch by batch: from a cache, or from the host.
 
+    Attributes:
+        rows (`list[int]`): The texts that they are of.
+        num_classes (`int`): Classes that the host predicts for them; 0 if it chooses none.
+        batches (`Callable`): From rows, or `None` for all, to batches of
+            [`HiddenStateExtractor`][clvq_hf.data.HiddenStateExtractor], on the CPU.
+    """
 
-def _with_ids(texts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    input_ids = torch.nn.utils.rnn.pad_sequence([text["input_ids"] for text in texts], batch_first=True)
-    return {**StateCollator()(texts), "input_ids": input_ids}
+    def __init__(
+        self,
+        model: ConceptModel,
+        host: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        text_column: str,
+        max_length: int | None,
+        batch_size: int,
+        cache: ActivationCache | None,
+        readout: Readout | None,
+    ) -> None:
+        config = model.config
+        self.num_classes = 0 if readout is None else readout.num_classes
+        self.batches: Callable[[Sequence[int] | None], Iterable[dict[str, torch.Tensor]]]
+        if cache is not None:
+            cache.check_layers(config)
+            cache.check_source(host, tokenizer, dataset, text_column)
+            self.rows = [int(text["text_index"]) for text in cache]
+            if cache.predictions is None or readout is None or readout.kind != "classification":
+                self.num_classes = 0
+
+            def from_cache(rows: Sequence[int] | None) -> Iterable[dict[str, torch.Tensor]]:
+                part = cache if rows is None else Subset(cache, rows)
+                return DataLoader(part, batch_size=batch_size, collate_fn=StateCollator())
+
+            self.batches = from_cache
+            return
+        asked = readout if self.num_classes else None
+        extract = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack, asked)
+        length = hooks.max_length(host, tokenizer, max_length)
+        tokenized = tokenize_texts(dataset, tokenizer, text_column, length)
+        self.rows = tokenized["text_index"][:]
+
+        def from_host(rows: Sequence[int] | None) -> Iterable[dict[str, torch.Tensor]]:
+            read = batches_by_length(tokenized, TextCollator(tokenizer), batch_size, rows)
+            return (extract(batch, device=torch.device("cpu")) for _, batch in read)
+
+        self.batches = from_host
+
+    def random_states(self, number: int) -> torch.Tensor:
+        """States `(number, d)` of random tokens, or of all if there are fewer, from at most 256 texts."""
+        rng = np.random.default_rng(0)
+        rows = rng.permutation(len(self.rows))[:NUM_SAMPLED].tolist()
+        states = torch.cat([each["hidden_states"][each["token_mask"].bool()] for each in self.batches(rows)])
+        return states[rng.permutation(len(states))[:number]].float()
 
 
 __all__ = ["AblationReferences", "MemberMeans", "fit_references"]
