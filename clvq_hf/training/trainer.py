@@ -295,22 +295,15 @@ class CLVQTrainer(HubTrainer):
         joined = {name: torch.cat(parts) for name, parts in sample.items()}
         chosen = torch.from_numpy(generator.permutation(len(joined["hidden_states"]))[:wanted])
         drawn = {name: states[chosen.to(states.device)] for name, states in joined.items()}
-        return drawn | ({"sensitivity": self._sensitivity(order)} if needs_sensitivity else {})
+        return drawn | ({"sensitivity": self._sensitivity()} if needs_sensitivity else {})
 
-    def _sensitivity(self, rows: np.ndarray) -> torch.Tensor:
-        """Of the states at `upper_layer` to those at `lower_layer`, of some of the texts `rows`."""
+    def _sensitivity(self) -> torch.Tensor:
         if isinstance(self.train_dataset, ActivationCache):
             return self.train_dataset.sensitivity
-        config, texts = self.model.config, self.train_dataset.select(rows)
+        config, size = self.model.config, self.args.per_device_eval_batch_size
+        layers = config.lower_layer, config.upper_layer
         return upper_sensitivity(
-            self.host,
-            self.tokenizer,
-            texts,
-            config.lower_layer,
-            config.upper_layer,
-            stack=config.stack,
-            batch_size=self.args.per_device_eval_batch_size,
-            seed=self.args.seed,
+            self.host, self.tokenizer, self.train_dataset, *layers, stack=config.stack, batch_size=size
         )
 
     def get_batch_samples(
