@@ -58,9 +58,9 @@ def upper_sensitivity(
     if lower_layer == upper_layer:
         return torch.eye(width)
     order = np.random.default_rng(seed).permutation(len(tokenized))[:num_texts].tolist()
-    runner, generator = HostRunner(host, stack), torch.Generator().manual_seed(seed)
+    runner = HostRunner(host, stack)
     usual_norms = hooks.residual_stream(host, stack).usual_norms
-    batches = [batch for _, batch in batches_by_length(tokenized, TextCollator(tokenizer), batch_size, order)]
+    batches = list(batches_by_length(tokenized, TextCollator(tokenizer), batch_size, order))
 
     def upper_states(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         states = hooks.run(host, runner.inputs(batch), [upper_layer], stack=stack)[upper_layer]
@@ -70,9 +70,9 @@ def upper_sensitivity(
     gram, count = torch.zeros(width, width, dtype=torch.float64), 0
     with hooks.evaluation_mode(host), without_parameter_gradients(host), torch.enable_grad():
         with torch.no_grad():
-            parts = [states[mask].double().cpu() for states, mask in map(upper_states, batches)]
+            parts = [states[mask].double().cpu() for states, mask in (upper_states(batch) for _, batch in batches)]
         deviation = torch.cat(parts).std(0).clamp(min=1e-6).float()
-        for batch in batches:
+        for rows, batch in batches:
             with torch.no_grad():
                 lower = hooks.run(host, runner.inputs(batch), [lower_layer], stack=stack)[lower_layer]
             start = lower.clone().requires_grad_()
@@ -84,13 +84,19 @@ def upper_sensitivity(
                 upper, mask = upper_states(batch)
             sinks = attention_sinks(lower, batch["attention_mask"].bool().to(lower.device), usual_norms[lower_layer])
             counted = batch["token_mask"].bool().to(sinks.device) & ~sinks
+            lengths = batch["attention_mask"].sum(-1)
+            generators = [torch.Generator().manual_seed(seed + 2**20 * row) for row in rows]
             for _ in range(num_draws):
-                noise = torch.randn(upper.shape, generator=generator) / deviation
+                # Of each text its own, whatever the batch.
+                each = [
+                    torch.randn(int(n), len(deviation), generator=g) for n, g in zip(lengths, generators, strict=True)
+                ]
+                noise = torch.nn.utils.rnn.pad_sequence(each, batch_first=True) / deviation
                 projection = (upper.float() * noise.to(upper.device) * mask[..., None]).sum()
                 (gradients,) = torch.autograd.grad(projection, start, retain_graph=True)
-                rows = gradients[counted].double().cpu()
-                gram += rows.T @ rows
-                count += len(rows)
+                found = gradients[counted].double().cpu()
+                gram += found.T @ found
+                count += len(found)
     return (gram / max(count, 1)).float()
 
 
