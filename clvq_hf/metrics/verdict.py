@@ -23,7 +23,7 @@ def measured_protocol(results: Mapping[str, Any] | None) -> str | None:
 
 
 def verdict(results: Mapping[str, Any]) -> list[str]:
-    """Say in words what removing the salient concept costs, and what of it is the class or the word.
+    """Say in words what codes keep of a text, what removing the salient concept costs, and what is the class or word.
 
     Two effects differ only if the interval of their difference excludes 0 and its corrected p-value is at most 0.05;
     otherwise they "cannot be told apart". What has no such test is compared by its intervals.
@@ -34,11 +34,36 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     Returns:
         `list[str]`: Sentences, to be joined by spaces. They contain no text from data.
     """
-    protocol = measured_protocol(results)
+    protocol, coded = measured_protocol(results), fidelity_verdict(results.get("fidelity", {}).get("codes", {}))
     if protocol is None:
-        return ["What removing a concept costs was not measured."]
+        return [*coded, "What removing a concept costs was not measured."]
     is_number = (results.get("readout") or {}).get("kind") == "regression"
-    return ablation_verdict(results["ablation"][protocol], protocol, "units of the output" if is_number else "logits")
+    unit = "units of the output" if is_number else "logits"
+    return [*coded, *ablation_verdict(results["ablation"][protocol], protocol, unit)]
+
+
+def fidelity_verdict(figures: Mapping[str, Any]) -> list[str]:
+    """Say what codes keep of what the model reads, beside the class and random states, from what measured it."""
+    fidelity = figures.get("code_fidelity")
+    if fidelity is None:
+        return []
+    sentence = (
+        f"With every token replaced by the mean state of its concept, the model keeps {fidelity:.0%} of what it reads "
+        "in the tokens"
+    )
+    random = figures.get("random_fidelity")
+    beside = "" if random is None else f" ({random:.0%} with as many random states for concepts)"
+    beyond, low, high = (figures.get(f"fidelity_beyond_class{end}") for end in ("", "_low", "_high"))
+    if beyond is None:
+        return [f"{sentence}{beside}."]
+    said = (
+        "more than"
+        if low > 0
+        else "less than"
+        if high < 0
+        else f"which cannot be told apart on {figures['num_texts']} texts from"
+    )
+    return [f"{sentence}{beside}, {said} the predicted class alone would keep ({figures['class_fidelity']:.0%})."]
 
 
 def ablation_verdict(figures: Mapping[str, Any], protocol: str = "code", unit: str = "logits") -> list[str]:
@@ -289,4 +314,4 @@ def _amount(cost: float) -> str:
     return f"−{text}" if cost < 0 else text
 
 
-__all__ = ["ablation_verdict", "measured_protocol", "verdict", "wilson_interval"]
+__all__ = ["ablation_verdict", "fidelity_verdict", "measured_protocol", "verdict", "wilson_interval"]

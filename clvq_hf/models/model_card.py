@@ -251,6 +251,9 @@ def _eval_results(results: dict[str, Any], repo_id: str) -> list[EvalResult]:
         labels_permuted=purity.get("null_purity"),
         token_types=purity.get("token_purity"),
     )
+    codes = results.get("fidelity", {}).get("codes", {})
+    add(codes, "code_fidelity", "code_fidelity", "Code fidelity", class_alone=codes.get("class_fidelity"))
+    add(codes, "fidelity_beyond_class", "code_fidelity", "Code fidelity beyond the class")
     add(results.get("bottleneck", {}).get("splice", {}), "splice_fidelity", "splice_fidelity", "Splice fidelity")
     return entries
 

@@ -6,7 +6,7 @@ from helpers.report_fixtures import ablation_rows
 
 from clvq_hf.metrics.ablation_drop.numerics import ablation_drop
 from clvq_hf.metrics.results_tables import results_markdown
-from clvq_hf.metrics.verdict import ablation_verdict, measured_protocol, verdict
+from clvq_hf.metrics.verdict import ablation_verdict, fidelity_verdict, measured_protocol, verdict
 
 NUM_TEXTS = 100
 
@@ -305,3 +305,42 @@ def test_it_is_on_top_of_the_results():
     results["texts"] = {"num_texts": 100, "dataset": "d", "split": "test", "num_left_out": 0}
     lines = results_markdown(results, []).splitlines()
     assert lines[0] == "# Results" and lines[2] == " ".join(verdict(results))
+
+
+class TestCodes:
+    FIGURES = {"code_fidelity": 0.93, "random_fidelity": 0.88, "class_fidelity": 0.9, "num_texts": 300}
+    START = (
+        "With every token replaced by the mean state of its concept, the model keeps 93% of what it reads in the "
+        "tokens"
+    )
+
+    @pytest.mark.parametrize(
+        ("low", "high", "said"),
+        [
+            (0.1, 0.5, "more than"),
+            (-0.5, -0.1, "less than"),
+            (-0.1, 0.5, "which cannot be told apart on 300 texts from"),
+        ],
+    )
+    def test_beside_the_class(self, low, high, said):
+        beyond = {
+            "fidelity_beyond_class": (low + high) / 2,
+            "fidelity_beyond_class_low": low,
+            "fidelity_beyond_class_high": high,
+        }
+        assert fidelity_verdict(self.FIGURES | beyond) == [
+            f"{self.START} (88% with as many random states for concepts), {said} the predicted class alone would keep "
+            "(90%)."
+        ]
+
+    def test_without_classes(self):
+        figures = self.FIGURES | {"fidelity_beyond_class": None}
+        assert fidelity_verdict(figures) == [f"{self.START} (88% with as many random states for concepts)."]
+
+    def test_comes_first(self):
+        results = {"fidelity": {"codes": self.FIGURES}, "ablation": {}}
+        first, second = verdict(results)
+        assert first.startswith(self.START) and second == "What removing a concept costs was not measured."
+
+    def test_what_was_not_measured_is_not_said(self):
+        assert fidelity_verdict({}) == [] == fidelity_verdict({"code_fidelity": None})
