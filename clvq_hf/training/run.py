@@ -129,11 +129,6 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     if len(held_out):
         figures = trainer.evaluate()
         trainer.log_metrics("eval", figures)
-        if (explained := figures["eval_explained_variance"]) <= 0:
-            say(
-                f"The concepts explain no more of the upper layer than its mean does (explained variance "
-                f"{explained:.2f}): train longer (--epochs), or on more texts."
-            )
     trainer.save_model()
     trainer.save_state()
     if not trainer.is_world_process_zero():

@@ -366,10 +366,11 @@ class CLVQTrainer(HubTrainer):
                 logs["revived_codes"], self._revived = self._revived, 0
         super().log(logs, start_time)
 
-    def _new_statistics(self) -> RunningStatistics:
+    def _new_statistics(self, by_code: bool = False) -> RunningStatistics:
         config = self.model.config
         names = ("loss", *self.model.loss_names)
-        return RunningStatistics(names, config.codebook_size, config.target_hidden_size, self.args.device)
+        by_code = by_code and self.model.codes_are_states
+        return RunningStatistics(names, config.codebook_size, config.target_hidden_size, self.args.device, by_code)
 
     # ---- Evaluation and saving --------------------------------------------------------------------------------------
 
@@ -389,7 +390,7 @@ class CLVQTrainer(HubTrainer):
                 "The codebook is not initialised yet: train first, or call trainer.initialize_codebook()."
             )
         self.callback_handler.eval_dataloader = dataloader
-        statistics = self._new_statistics()
+        statistics = self._new_statistics(by_code=True)
         for batch in dataloader:
             for piece in self._split(batch):
                 inputs = self._prepare_inputs(piece)
@@ -398,6 +399,12 @@ class CLVQTrainer(HubTrainer):
                 statistics.update(outputs, inputs["target_hidden_states"], inputs["token_mask"], tokens)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         figures = statistics.compute()
+        explained, by_code = figures.get("explained_variance"), figures.get("code_explained_variance")
+        if by_code is not None and explained < by_code and not self.is_in_train and self.args.should_log:
+            logger.warning(
+                f"The decoder explains {explained:.1%} of the variance at the upper layer, less than the mean state of "
+                f"each code does ({by_code:.1%}): train longer (num_train_epochs, --epochs), or on more texts."
+            )
         held_out = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         if model.config.training is not None and any(dataloader.dataset is each for each in held_out):
             name = metric_key_prefix.removeprefix("eval").removeprefix("_")

@@ -80,3 +80,20 @@ def test_figures_of_any_name_are_means_over_tokens(make_sparse):
 
 def test_nothing_seen_gives_nothing():
     assert RunningStatistics(NAMES, 12, 32, torch.device("cpu")).compute() == {}
+
+
+def test_what_the_mean_of_each_code_explains(batches):
+    model, batches = batches
+    statistics = RunningStatistics(NAMES, 12, 32, torch.device("cpu"), by_code=True)
+    targets, codes = [], []
+    for states, mask, target in batches:
+        output = model(states, mask, target)
+        statistics.update(output, target, mask, mask.sum())
+        targets.append(target[mask].double())
+        codes.append(output.codes[mask])
+    target, code = torch.cat(targets), torch.cat(codes)
+    used = code.unique()
+    means = torch.stack([target[code == each].mean(0) if each in used else target.mean(0) for each in range(12)])
+    within = (target - means[code]).square().sum() / (len(code) - len(used))
+    whole = (target - target.mean(0)).square().sum() / (len(code) - 1)
+    assert statistics.compute()["code_explained_variance"] == pytest.approx(float(1 - within / whole), abs=1e-5)

@@ -258,6 +258,14 @@ class TestTraining:
         squared = found.T @ found
         torch.testing.assert_close(squared / squared.trace(), sensitivity / sensitivity.trace(), atol=1e-4, rtol=1e-2)
 
+    def test_a_decoder_that_says_less_than_its_codes_is_told(self, make_trainer, texts, caplog):
+        trainer = make_trainer(max_steps=1, eval_dataset=texts.select(range(20)), eval_strategy="steps", eval_steps=1)
+        trainer.train()
+        assert "less than the mean state of each code" not in caplog.text, "not while it is trained"
+        figures = trainer.evaluate()
+        assert figures["eval_explained_variance"] < figures["eval_code_explained_variance"]
+        assert "less than the mean state of each code" in caplog.text
+
     def test_frozen_codes_stay_where_they_start(self, make_trainer, make_model):
         trainer = make_trainer(make_model(encoder="frozen", codebook_space="predictive"), max_steps=4)
         trainer.initialize_codebook()
