@@ -1,0 +1,289 @@
+"""How well the codes of concept tables agree with the known senses, and which other figures agree with that."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import adjusted_mutual_info_score
+
+from clvq_hf import ConceptTable
+from clvq_hf.comparison.summary import Summary
+from clvq_hf.rendering.text_tables import ReportTable
+
+# The figures by which methods are ranked, and how each is called in tables.
+TRUTH = {"ami": "AMI", "ami_within": "AMI within the word", "purity_gain": "purity gain", "f1": "F1 of the decision"}
+NUM_SPLITS = 10
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """The words of all texts of a table, with their truth.
+
+    Attributes:
+        text (`np.ndarray`): `(N,)`, int64: the row of the text.
+        word (`np.ndarray`): `(N,)`, int64: a number per word.
+        ambiguous (`np.ndarray`): `(N,)`, bool: whether the word has several senses.
+        sense (`np.ndarray`): `(N,)`, int64: the number of the sense that it has here.
+        vote (`np.ndarray`): `(N,)`, int64: what it adds to the label here, -1, 0 or 1.
+        code (`np.ndarray`): `(N,)`, int64: its code.
+        salient (`np.ndarray`): `(N,)`, bool: whether it is the salient token of its text.
+        predicted (`np.ndarray`): `(N,)`, int64: the sign of the label that the host predicts of its text.
+    """
+
+    text: np.ndarray
+    word: np.ndarray
+    ambiguous: np.ndarray
+    sense: np.ndarray
+    vote: np.ndarray
+    code: np.ndarray
+    salient: np.ndarray
+    predicted: np.ndarray
+
+
+class Truth:
+    """The truth of one world: a folder that `make` has written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        words = json.loads((folder / "truth" / "words.json").read_text(encoding="utf-8"))
+        self.words = {word: number for number, word in enumerate(words)}
+        self.ambiguous = np.array([max(word["senses"]) > 0 for word in words.values()])
+        files = [folder / "truth" / f"{part}.jsonl" for part in ("train", "test")]
+        lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        self.texts = {row["text"]: row for row in map(json.loads, lines)}
+
+    def occurrences(self, table: ConceptTable) -> Occurrences:
+        """Join a table with the truth.
+
+        Raises:
+            ValueError: If a text of the table is not of this world.
+        """
+        tokens, texts = table.to_pandas()
+        if unknown := sorted(set(texts["text"]) - set(self.texts)):
+            raise ValueError(f"The world {self.name} has no text {unknown[0]!r}. Name the world of this table.")
+        tokens = tokens[~tokens["special"]].merge(
+            texts[["text_id", "text", "prediction", "salient_position"]], on="text_id"
+        )
+        truths = [self.texts[text] for text in tokens["text"]]
+        places = tokens["word_id"].tolist()
+        word = np.array([self.words[t["text"].split()[p]] for t, p in zip(truths, places, strict=True)])
+        sense, vote = (
+            np.array([t[name][p] for t, p in zip(truths, places, strict=True)]) for name in ("senses", "votes")
+        )
+        return Occurrences(
+            text=tokens["text_id"].to_numpy(),
+            word=word,
+            ambiguous=self.ambiguous[word],
+            sense=sense,
+            vote=vote,
+            code=tokens["code"].to_numpy(dtype=np.int64),
+            salient=(tokens["position"] == tokens["salient_position"]).to_numpy(),
+            predicted=np.sign(2 * tokens["prediction"].to_numpy() - 1),
+        )
+
+
+def score(found: Occurrences) -> dict[str, float | None]:
+    """All figures of one table.
+
+    Returns:
+        `dict[str, float]`: Those of [`ami`], [`sense_purity`] and [`decision`].
+    """
+    return {**ami(found), **sense_purity(found), **decision(found)}
+
+
+def ami(found: Occurrences) -> dict[str, float]:
+    """Adjusted mutual information of codes and senses.
+
+    Returns:
+        `dict[str, float]`: Over the occurrences of words with several senses: `ami` of codes with word and sense
+            together; `ami_within`, that of codes with senses within a word, averaged over words by their occurrences.
+            Words with one sense in these texts are left out of the latter.
+    """
+    chosen = found.ambiguous
+    word, sense, code = found.word[chosen], found.sense[chosen], found.code[chosen]
+    total = weight = 0.0
+    for each in np.unique(word):
+        own = word == each
+        if len(np.unique(sense[own])) > 1:
+            total += own.sum() * adjusted_mutual_info_score(sense[own], code[own])
+            weight += own.sum()
+    return {
+        "ami": float(adjusted_mutual_info_score(_numbered(word, sense), code)),
+        "ami_within": total / weight if weight else float("nan"),
+    }
+
+
+def sense_purity(found: Occurrences, num_splits: int = NUM_SPLITS) -> dict[str, float]:
+    """How often the code of a word tells its sense, learned on other texts.
+
+    In each of `num_splits` random halves of the texts, every pair of word and code gets its most frequent sense; where
+    the pair does not occur, and for `purity_word`, the word does. The sense is then predicted in the other half, and
+    the other way round. Of equally frequent senses the first is taken.
+
+    Returns:
+        `dict[str, float]`: `purity` and `purity_word`, the share of right predictions over occurrences of words with
+            several senses; `purity_gain`, the share of what the word leaves open that the code adds.
+    """
+    chosen = found.ambiguous
+    word, sense = found.word[chosen], found.sense[chosen]
+    pair = _numbered(word, found.code[chosen])
+    texts, owner = np.unique(found.text[chosen], return_inverse=True)
+    rng = np.random.default_rng(0)
+    right, right_word = [], []
+    for _ in range(num_splits):
+        half = rng.permutation(len(texts)) < len(texts) / 2
+        for fit in (half[owner], ~half[owner]):
+            of_word, of_pair = (_majority(key, sense, fit) for key in (word, pair))
+            by_word = of_word[word]
+            by_pair = np.where(of_pair[pair] < 0, by_word, of_pair[pair])
+            right.append((by_pair == sense)[~fit])
+            right_word.append((by_word == sense)[~fit])
+    purity, baseline = (float(np.concatenate(each).mean()) for each in (right, right_word))
+    return {"purity": purity, "purity_word": baseline, "purity_gain": (purity - baseline) / (1 - baseline)}
+
+
+def decision(found: Occurrences) -> dict[str, float | None]:
+    """How well the concept behind a prediction, the code of the salient token, is the sense that it should be.
+
+    For each text with a salient token of code c, in all *other* texts: `precision` is the share of the tokens with c
+    that vote for the predicted label; `recall` is the share of the tokens with the salient token's word and sense that
+    have c. Both are 0 if the salient token itself does not vote for the predicted label, or if there are no such
+    tokens.
+
+    Returns:
+        `dict[str, float]`: Means over texts, `f1`, their harmonic mean, and `salient_votes`, the share of texts whose
+            salient token votes for the predicted label. `None` without salience.
+    """
+    rows = np.flatnonzero(found.salient)
+    if not len(rows):
+        return dict.fromkeys(("precision", "recall", "f1", "salient_votes"))
+    precision, recall = np.zeros((2, len(rows)))
+    meaning = _numbered(found.word, found.sense)
+    for place, row in enumerate(rows):
+        label = found.predicted[row]
+        if found.vote[row] != label:
+            continue
+        others = found.text != found.text[row]
+        same_code, same_sense = others & (found.code == found.code[row]), others & (meaning == meaning[row])
+        if same_code.any():
+            precision[place] = (found.vote[same_code] == label).mean()
+        if same_sense.any():
+            recall[place] = (found.code[same_sense] == found.code[row]).mean()
+    p, r = float(precision.mean()), float(recall.mean())
+    votes = float((found.vote[rows] == found.predicted[rows]).mean())
+    return {"precision": p, "recall": r, "f1": 2 * p * r / (p + r) if p + r else 0.0, "salient_votes": votes}
+
+
+def _numbered(*columns: np.ndarray) -> np.ndarray:
+    """A number for each different row of several columns."""
+    return np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _majority(key: np.ndarray, sense: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The most frequent sense by key among the chosen; -1 where there is none."""
+    counts = np.zeros((key.max() + 1, sense.max() + 1), dtype=np.int64)
+    np.add.at(counts, (key[chosen], sense[chosen]), 1)
+    return np.where(counts.any(axis=1), counts.argmax(axis=1), -1)
+
+
+# ---------------------------------------------------------------------------------------------------- tables and cells
+
+
+def score_paths(paths: Iterable[Path], worlds: Iterable[Path]) -> list[dict[str, Any]]:
+    """The figures of concept tables, of cells, and of all cells of grids.
+
+    Args:
+        paths (`Iterable[Path]`): Folders: of a table, of a cell, or what `clvq-hf compare` wrote.
+        worlds (`Iterable[Path]`): The worlds that their texts are from.
+
+    Returns:
+        `list[dict]`: `world`, `method`, `seed`, the figures, and `cell`, the content of a cell's JSON, or `None`.
+
+    Raises:
+        ValueError: If a folder holds none of these, or texts of none of the worlds.
+    """
+    truths = [Truth(world) for world in worlds]
+    rows = []
+    for path in paths:
+        for folder in sorted(path.glob("cells/[!.]*/cell.json")) or [path / "cell.json"]:
+            cell = json.loads(folder.read_text(encoding="utf-8")) if folder.is_file() else None
+            place = path if cell is None else folder.parent / "evaluation" / "concept_table"
+            table = ConceptTable.load_from_disk(place)
+            first = table.texts[0]["text"]
+            truth = next((each for each in truths if first in each.texts), None)
+            if truth is None:
+                names = ", ".join(each.name for each in truths)
+                raise ValueError(f"The texts of {place} are of none of the worlds {names}: add theirs with --world.")
+            named = {"method": path.name, "seed": None} if cell is None else cell["cell"]
+            figures = score(truth.occurrences(table))
+            known = {name: named[name] for name in ("method", "seed")}
+            rows.append({"world": truth.name, **known, "codes": len(table.active_codes), **figures, "cell": cell})
+    return rows
+
+
+def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
+    """A table per world, seeds averaged, with the rank of each method by each figure of [`TRUTH`]."""
+    tables = []
+    frame = pd.DataFrame(rows).drop(columns="cell")
+    for world, own in frame.groupby("world"):
+        means = own.drop(columns=["world", "seed"]).groupby("method", sort=False).mean(numeric_only=False)
+        means = means.astype(float)
+        ranks = means[list(TRUTH)].rank(ascending=False)
+        means = means.assign(seeds=own.groupby("method").size(), rank=ranks.mean(axis=1)).sort_values("rank")
+        columns: dict[str, Any] = {"method": "method", "seeds": "seeds", "codes": lambda row: f"{row['codes']:.0f}"}
+        columns |= {
+            f"{title} (rank)": lambda row, name=name: _ranked(row[name], ranks.loc[row["method"], name])
+            for name, title in TRUTH.items()
+        }
+        columns |= {name: name for name in ("purity", "purity_word", "precision", "recall", "salient_votes")}
+        columns["mean rank"] = lambda row: f"{row['rank']:.1f}"
+        tables.append(ReportTable.from_rows(f"Truth of the world {world}", means.reset_index(), columns))
+    return tables
+
+
+def _ranked(value: float, rank: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.3f} ({rank:g})"
+
+
+def metric_table(rows: Sequence[Mapping[str, Any]], min_methods: int = 5) -> ReportTable:
+    """Which figures of cells rank methods as the truth does.
+
+    For each world, Spearman's correlation over methods (means over seeds) of a figure with each figure of [`TRUTH`];
+    then the mean over worlds. Figures that are not numbers, the same for all methods of a world, or known of fewer
+    than `min_methods` methods in every world are left out.
+    """
+    cells = [row for row in rows if row["cell"] is not None]
+    records = Summary([row["cell"] for row in cells]).records
+    numbers = [{k: v for k, v in record.items() if isinstance(v, int | float)} for record in records]
+    frame = pd.DataFrame(numbers).astype(float)
+    frame = frame.drop(columns=[name for name in frame if name.startswith(_NO_METRICS)])
+    keys = pd.DataFrame([{name: row[name] for name in ("world", "method")} for row in cells])
+    truth = pd.DataFrame([{name: row[name] for name in TRUTH} for row in cells]).astype(float)
+    figures = defaultdict(list)
+    truth.columns = [("truth", name) for name in TRUTH]
+    joined = pd.concat([keys, truth, frame], axis=1)
+    for _, own in joined.groupby("world"):
+        means = own.drop(columns="world").groupby("method").mean()
+        for metric in frame.columns:
+            known = means[means[metric].notna()]
+            if len(known) >= min_methods and known[metric].nunique() > 1:
+                by_truth = {n: known[metric].corr(known[("truth", n)], method="spearman") for n in TRUTH}
+                figures[metric].append({**by_truth, "methods": len(known)})
+    found = [{"metric": m, "worlds": len(f), **pd.DataFrame(f).mean().to_dict()} for m, f in figures.items()]
+    found.sort(key=lambda row: -np.nanmean([abs(row[name]) for name in TRUTH]))
+    columns = {"metric": "metric", **{title: name for name, title in TRUTH.items()}, "worlds": "worlds"}
+    columns["methods"] = lambda row: f"{row['methods']:.1f}"
+    note = (
+        "Spearman's correlation over methods, averaged over worlds. Methods are the same in each world, so worlds are "
+        "no independent trials; among so many metrics some agree with the truth by chance."
+    )
+    return ReportTable.from_rows("Metrics that rank methods as the truth does", found, columns, note)
+
+
+# What is no metric of the codes: settings, sizes, times, and what all methods of a host share.
+_NO_METRICS = ("settings.", "cell.", "host.", "seconds.", "library_versions.", "identity.", "first_seed", "texts")
