@@ -259,9 +259,8 @@ def metric_table(rows: Sequence[Mapping[str, Any]], min_methods: int = 5) -> Rep
     """
     cells = [row for row in rows if row["cell"] is not None]
     records = Summary([row["cell"] for row in cells]).records
-    numbers = [{k: v for k, v in record.items() if isinstance(v, int | float)} for record in records]
+    numbers = [{name: value for name, value in record.items() if _is_metric(name, value)} for record in records]
     frame = pd.DataFrame(numbers).astype(float)
-    frame = frame.drop(columns=[name for name in frame if name.startswith(_NO_METRICS)])
     keys = pd.DataFrame([{name: row[name] for name in ("world", "method")} for row in cells])
     truth = pd.DataFrame([{name: row[name] for name in TRUTH} for row in cells]).astype(float)
     figures = defaultdict(list)
@@ -286,4 +285,11 @@ def metric_table(rows: Sequence[Mapping[str, Any]], min_methods: int = 5) -> Rep
 
 
 # What is no metric of the codes: settings, sizes, times, and what all methods of a host share.
-_NO_METRICS = ("settings.", "cell.", "host.", "seconds.", "library_versions.", "identity.", "first_seed", "texts")
+_OTHERS = ("settings.", "cell.", "host.", "seconds.", "codebook_size", "first_seed", "texts")
+_ENDS = ("_low", "_high", "_p_value", "_p_holm")
+
+
+def _is_metric(name: str, value: object) -> bool:
+    """Whether a figure is a number that says something about codes; not counts, bounds of intervals and p-values."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and not name.startswith(_OTHERS) and not name.endswith(_ENDS) and "num_" not in name

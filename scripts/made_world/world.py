@@ -1,6 +1,7 @@
 """A world whose concepts are known: its vocabulary, its texts, and a host that is trained on them."""
 
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,15 @@ from transformers import (
     set_seed,
 )
 
-from clvq_hf.training.finetuning import fine_tune, predict
+from clvq_hf.training.finetuning import predict
 
 LABELS = ["minus", "plus"]
 # How many voting words a text has: odd, so that words with two senses never tie.
 VOTERS = (1, 3, 5)
 # How many words of the other kinds a text has, from least to most.
 CUES, OTHER_CUES, DISTRACTORS, FUNCTION_WORDS = (3, 5), (0, 1), (1, 3), (2, 5)
+# The host sees each text once, and training ends when this share of the latest 50 batches is right.
+ENOUGH, BATCH, LEARNING_RATE, WARMUP = 0.99, 64, 1e-3, 100
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 
 
@@ -57,7 +60,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(topics=4, pairs=12, cues=6, distractors=20, function_words=10, width=64, host_texts=60_000),
+    "small": Size(topics=4, pairs=12, cues=6, distractors=40, function_words=16, width=64, host_texts=60_000),
     "medium": Size(topics=6, pairs=24, cues=8, distractors=60, function_words=20, width=96, host_texts=100_000),
     "large": Size(topics=8, pairs=48, cues=10, distractors=150, function_words=30, width=128, host_texts=150_000),
 }
@@ -198,7 +201,9 @@ def make_world(folder: Path, size: Size, seed: int, train_texts: int = 12_000, t
         texts[part] = world.texts(number, rng, known)
         known += [row["text"] for row in texts[part]]
     for part in ("train", "test"):
-        _write(folder / "texts" / f"{part}.jsonl", [{key: row[key] for key in ("text", "label")} for row in texts[part]])
+        _write(
+            folder / "texts" / f"{part}.jsonl", [{key: row[key] for key in ("text", "label")} for row in texts[part]]
+        )
         kept = ("text", "topic", "senses", "votes")
         _write(folder / "truth" / f"{part}.jsonl", [{key: row[key] for key in kept} for row in texts[part]])
     (folder / "truth" / "words.json").write_text(json.dumps(world.truth(), indent=1) + "\n", encoding="utf-8")
@@ -229,7 +234,10 @@ def bag_of_words(train: Sequence[dict[str, Any]], test: Sequence[dict[str, Any]]
 def train_host(
     world: World, texts: Sequence[dict[str, Any]], seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A BERT of four blocks with a tokenizer that knows all words, trained on the labels of texts only."""
+    """A BERT of four blocks with a tokenizer that knows all words.
+
+    It is trained to predict the label, and, as language models are, other words of the text; never senses or topics.
+    """
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *world.words])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -255,9 +263,37 @@ def train_host(
     )
     # The order of the words means nothing here: random positions would only be noise that the host has to unlearn.
     torch.nn.init.zeros_(host.bert.embeddings.position_embeddings.weight)
-    dataset = Dataset.from_list([{"text": row["text"], "label": row["label"]} for row in texts])
-    fine_tune(host, tokenizer, dataset, num_train_epochs=1, learning_rate=1e-3, per_device_train_batch_size=64, seed=seed)
-    return host, tokenizer
+    optimizer = torch.optim.AdamW(host.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    recent: deque[float] = deque(maxlen=50)
+    for step, start in enumerate(range(0, len(texts) - BATCH + 1, BATCH)):
+        rows = texts[start : start + BATCH]
+        batch = tokenizer([row["text"] for row in rows], return_tensors="pt", padding=True)
+        labels = torch.tensor([LABELS.index(row["label"]) for row in rows])
+        output = host(**batch, labels=labels, output_hidden_states=True)
+        loss = output.loss + 0.5 * _neighbour_loss(host, batch["input_ids"], output.hidden_states[-1])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(host.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, (step + 1) / WARMUP)
+        optimizer.step()
+        optimizer.zero_grad()
+        recent.append(float((output.logits.argmax(1) == labels).float().mean()))
+        if step % 100 == 99:
+            print(f"Step {step + 1}: {np.mean(recent):.1%} of the latest texts are classified correctly.", flush=True)
+        if len(recent) == recent.maxlen and np.mean(recent) >= ENOUGH:
+            break
+    return host.eval(), tokenizer
+
+
+def _neighbour_loss(host: PreTrainedModel, ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of predicting another word of the text, at random, from the last state of each word."""
+    real = ids >= len(SPECIAL)
+    number = real.sum(dim=1, keepdim=True)
+    place = torch.arange(ids.shape[1])[None]
+    distance = 1 + (torch.rand(len(ids), 1) * (number - 1)).long()
+    # The words are at the places 1 to `number`, after [CLS].
+    other = ids.gather(1, (place - 1 + distance) % number + 1)
+    logits = states[real] @ host.bert.embeddings.word_embeddings.weight.T
+    return torch.nn.functional.cross_entropy(logits, other[real])
 
 
 @torch.no_grad()
