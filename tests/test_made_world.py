@@ -158,7 +158,7 @@ def occurrences(rows, predicted=None):
     """From (text, word, sense, vote, code, is salient); words from 10 on have one sense."""
     text, word, sense, vote, code, salient = (np.array(column) for column in zip(*rows, strict=True))
     predicted = np.ones(len(text), dtype=int) if predicted is None else np.array(predicted)[text]
-    return score.Occurrences(text, word, word < 10, sense, vote, code, salient.astype(bool), predicted)
+    return score.Occurrences(text, word, word < 10, sense, vote, 0 * text, code, salient.astype(bool), predicted)
 
 
 def rows_of(word, senses, codes, text=None):
@@ -256,13 +256,17 @@ def test_scores_of_folders_as_tables(made, table, tmp_path):
     for name in ("votes", "again"):
         table[0].save_to_disk(tmp_path / name)
     rows = score.score_paths([tmp_path / "votes", tmp_path / "again"], [made[0]])
-    assert [(row["world"], row["method"], row["seed"], row["codes"]) for row in rows] == [
-        ("tiny", "votes", None, 3),
-        ("tiny", "again", None, 3),
-    ]
+    known = ["(word and sense)", "(vote)", "(topic)", "(word)", "(predicted label)"]
+    assert [row["method"] for row in rows] == [*known, "votes", "again"]
+    assert all(row["world"] == "tiny" and row["seed"] is None and row["cell"] is None for row in rows)
     (report,) = score.score_tables(rows)
-    assert report.title == "Truth of the world tiny" and len(report.rows) == 2
-    assert all(row[report.header.index("AMI within the word (rank)")] == "1.000 (1.5)" for row in report.rows)
+    assert report.title == "Truth of the world tiny"
+    within = {row[0]: row[report.header.index("AMI within the word (rank)")] for row in report.rows}
+    # Those that are made from the truth have no rank.
+    assert within["(vote)"] == within["(word and sense)"] == "1.000" and within["(word)"] == "0.000"
+    assert within["votes"] == within["again"] == "1.000 (1.5)"
+    with pytest.raises(ValueError, match="folders of one name"):
+        score.score_paths([], [made[0], made[0]])
 
 
 def test_metrics_that_rank_as_the_truth_does():
@@ -297,6 +301,6 @@ def made_cell(place, name):
         "cell": {"host": "world", "dataset": "senses", "method": str(place), "seed": 0},
         "host": {"layers": [2, 4], "linear_explained_variance": 0.5},
         "first_seed": 0,
-        "table": figures | {"good_low": place},
+        "table": figures | {"good_low": place, "constant": 1, "num_tokens": place},
         "seconds": {"fit": place},
     }

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from clvq_hf import ConceptTable
 from clvq_hf.comparison.summary import Summary
-from clvq_hf.rendering.text_tables import ReportTable
+from clvq_hf.rendering.text_tables import ReportTable, number
 
 # The figures by which methods are ranked, and how each is called in tables.
 TRUTH = {"ami": "AMI", "ami_within": "AMI within the word", "purity_gain": "purity gain", "f1": "F1 of the decision"}
@@ -30,6 +30,7 @@ class Occurrences:
         ambiguous (`np.ndarray`): `(N,)`, bool: whether the word has several senses.
         sense (`np.ndarray`): `(N,)`, int64: the number of the sense that it has here.
         vote (`np.ndarray`): `(N,)`, int64: what it adds to the label here, -1, 0 or 1.
+        topic (`np.ndarray`): `(N,)`, int64: the topic of its text.
         code (`np.ndarray`): `(N,)`, int64: its code.
         salient (`np.ndarray`): `(N,)`, bool: whether it is the salient token of its text.
         predicted (`np.ndarray`): `(N,)`, int64: the sign of the label that the host predicts of its text.
@@ -40,6 +41,7 @@ class Occurrences:
     ambiguous: np.ndarray
     sense: np.ndarray
     vote: np.ndarray
+    topic: np.ndarray
     code: np.ndarray
     salient: np.ndarray
     predicted: np.ndarray
@@ -81,10 +83,22 @@ class Truth:
             ambiguous=self.ambiguous[word],
             sense=sense,
             vote=vote,
+            topic=np.array([truth["topic"] for truth in truths]),
             code=tokens["code"].to_numpy(dtype=np.int64),
             salient=(tokens["position"] == tokens["salient_position"]).to_numpy(),
             predicted=np.sign(2 * tokens["prediction"].to_numpy() - 1),
         )
+
+
+def known_codes(found: Occurrences) -> dict[str, np.ndarray]:
+    """Codes that are made from the truth, `(N,)` each: they show what each figure gives to codes that know only this."""
+    return {
+        "(word and sense)": _numbered(found.word, found.sense),
+        "(vote)": found.vote,
+        "(topic)": found.topic,
+        "(word)": found.word,
+        "(predicted label)": found.predicted,
+    }
 
 
 def score(found: Occurrences) -> dict[str, float | None]:
@@ -202,13 +216,16 @@ def score_paths(paths: Iterable[Path], worlds: Iterable[Path]) -> list[dict[str,
         worlds (`Iterable[Path]`): The worlds that their texts are from.
 
     Returns:
-        `list[dict]`: `world`, `method`, `seed`, the figures, and `cell`, the content of a cell's JSON, or `None`.
+        `list[dict]`: `world`, `method`, `seed`, the figures, and `cell`, the content of a cell's JSON, or `None`. The
+            methods in parentheses are the [`known_codes`] of the first table of a world.
 
     Raises:
-        ValueError: If a folder holds none of these, or texts of none of the worlds.
+        ValueError: If a folder holds none of these, or texts of none of the worlds, or two worlds share a name.
     """
     truths = [Truth(world) for world in worlds]
-    rows = []
+    if len({truth.name for truth in truths}) < len(truths):
+        raise ValueError(f"Two worlds are folders of one name: {sorted(truth.name for truth in truths)}. Rename one.")
+    rows: list[dict[str, Any]] = []
     for path in paths:
         for folder in sorted(path.glob("cells/[!.]*/cell.json")) or [path / "cell.json"]:
             cell = json.loads(folder.read_text(encoding="utf-8")) if folder.is_file() else None
@@ -220,9 +237,17 @@ def score_paths(paths: Iterable[Path], worlds: Iterable[Path]) -> list[dict[str,
                 names = ", ".join(each.name for each in truths)
                 raise ValueError(f"The texts of {place} are of none of the worlds {names}: add theirs with --world.")
             named = {"method": path.name, "seed": None} if cell is None else cell["cell"]
-            figures = score(truth.occurrences(table))
-            known = {name: named[name] for name in ("method", "seed")}
-            rows.append({"world": truth.name, **known, "codes": len(table.active_codes), **figures, "cell": cell})
+            found = truth.occurrences(table)
+            tried = {} if any(row["world"] == truth.name for row in rows) else known_codes(found)
+            for method, codes in (tried | {named["method"]: found.code}).items():
+                about = {
+                    "world": truth.name,
+                    "method": method,
+                    "seed": None if method in tried else named["seed"],
+                    "codes": len(np.unique(codes)),
+                }
+                figures = score(replace(found, code=codes))
+                rows.append({**about, **figures, "cell": None if method in tried else cell})
     return rows
 
 
@@ -233,21 +258,24 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
     for world, own in frame.groupby("world"):
         means = own.drop(columns=["world", "seed"]).groupby("method", sort=False).mean(numeric_only=False)
         means = means.astype(float)
-        ranks = means[list(TRUTH)].rank(ascending=False)
+        # Not of codes that are made from the truth.
+        is_method = ~means.index.str.startswith("(")
+        ranks = means.loc[is_method, list(TRUTH)].rank(ascending=False).reindex(means.index)
         means = means.assign(seeds=own.groupby("method").size(), rank=ranks.mean(axis=1)).sort_values("rank")
+        rows_of_world = [
+            {**row, **{title: _ranked(row[name], ranks.loc[row["method"], name]) for name, title in TRUTH.items()}}
+            for row in means.reset_index().to_dict("records")
+        ]
         columns: dict[str, Any] = {"method": "method", "seeds": "seeds", "codes": lambda row: f"{row['codes']:.0f}"}
-        columns |= {
-            f"{title} (rank)": lambda row, name=name: _ranked(row[name], ranks.loc[row["method"], name])
-            for name, title in TRUTH.items()
-        }
+        columns |= {f"{title} (rank)": title for title in TRUTH.values()}
         columns |= {name: name for name in ("purity", "purity_word", "precision", "recall", "salient_votes")}
         columns["mean rank"] = lambda row: f"{row['rank']:.1f}"
-        tables.append(ReportTable.from_rows(f"Truth of the world {world}", means.reset_index(), columns))
+        tables.append(ReportTable.from_rows(f"Truth of the world {world}", rows_of_world, columns))
     return tables
 
 
 def _ranked(value: float, rank: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.3f} ({rank:g})"
+    return number(value, 3) + ("" if np.isnan(rank) else f" ({rank:g})")
 
 
 def metric_table(rows: Sequence[Mapping[str, Any]], min_methods: int = 5) -> ReportTable:
