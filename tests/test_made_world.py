@@ -147,7 +147,7 @@ def test_folder_of_a_world(made, tmp_path, monkeypatch):
 def test_the_small_host_learns_its_world(tmp_path):
     checks = world.make_world(tmp_path / "small", SMALL, seed=5)
     assert checks["host_accuracy"] > 0.95 and checks["bag_of_words_accuracy"] < 0.6
-    embeddings, _, lower, *_ = checks["probe"]
+    embeddings, lower, *_ = checks["probe"]
     assert lower["accuracy"] > 0.9 > embeddings["accuracy"]
 
 
@@ -177,13 +177,14 @@ def test_ami_within_words_is_weighted_by_their_occurrences():
 def test_codes_of_words_tell_no_senses_and_codes_of_senses_need_not_tell_words():
     senses = rows_of(0, [0, 1, 0, 1], [0, 0, 0, 0]) + rows_of(1, [0, 1, 0, 1], [1, 1, 1, 1])
     both = score.ami(occurrences(senses))
-    assert both["ami_within"] == pytest.approx(0) and 0 < both["ami"] < 1
+    assert both["ami_within"] == pytest.approx(0) and 0 < both["ami"] < 1 and both["agreement"] == pytest.approx(0)
     # Two codes for the votes of all words are perfect within words, and not the senses of the words.
     votes = rows_of(0, [0, 1, 0, 1], [0, 1, 0, 1]) + rows_of(1, [0, 1, 0, 1], [0, 1, 0, 1])
     both = score.ami(occurrences(votes))
     assert both["ami_within"] == pytest.approx(1) and 0 < both["ami"] < 1
+    assert both["agreement"] == pytest.approx(2 * both["ami"] / (1 + both["ami"]))
     exact = rows_of(0, [0, 1, 0, 1], [0, 1, 0, 1]) + rows_of(1, [0, 1, 0, 1], [2, 3, 2, 3])
-    assert score.ami(occurrences(exact)) == {"ami": pytest.approx(1), "ami_within": pytest.approx(1)}
+    assert score.ami(occurrences(exact)) == dict.fromkeys(("agreement", "ami", "ami_within"), pytest.approx(1))
 
 
 def test_purity_of_senses():

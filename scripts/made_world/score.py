@@ -16,7 +16,13 @@ from clvq_hf.comparison.summary import Summary
 from clvq_hf.rendering.text_tables import ReportTable, number
 
 # The figures by which methods are ranked, and how each is called in tables.
-TRUTH = {"ami": "AMI", "ami_within": "AMI within the word", "purity_gain": "purity gain", "f1": "F1 of the decision"}
+TRUTH = {
+    "agreement": "agreement",
+    "ami": "AMI",
+    "ami_within": "AMI within the word",
+    "purity_gain": "purity gain",
+    "f1": "F1 of the decision",
+}
 NUM_SPLITS = 10
 
 
@@ -91,7 +97,7 @@ class Truth:
 
 
 def known_codes(found: Occurrences) -> dict[str, np.ndarray]:
-    """Codes that are made from the truth, `(N,)` each: they show what each figure gives to codes that know only this."""
+    """Codes that are made from the truth, `(N,)` each, to show what each figure gives to codes that know only this."""
     return {
         "(word and sense)": _numbered(found.word, found.sense),
         "(vote)": found.vote,
@@ -116,7 +122,8 @@ def ami(found: Occurrences) -> dict[str, float]:
     Returns:
         `dict[str, float]`: Over the occurrences of words with several senses: `ami` of codes with word and sense
             together; `ami_within`, that of codes with senses within a word, averaged over words by their occurrences.
-            Words with one sense in these texts are left out of the latter.
+            Words with one sense in these texts are left out of the latter. `agreement` is the harmonic mean of the two
+            (0 if either is not positive): codes for words have none, and codes for topics or votes have little.
     """
     chosen = found.ambiguous
     word, sense, code = found.word[chosen], found.sense[chosen], found.code[chosen]
@@ -126,10 +133,9 @@ def ami(found: Occurrences) -> dict[str, float]:
         if len(np.unique(sense[own])) > 1:
             total += own.sum() * adjusted_mutual_info_score(sense[own], code[own])
             weight += own.sum()
-    return {
-        "ami": float(adjusted_mutual_info_score(_numbered(word, sense), code)),
-        "ami_within": total / weight if weight else float("nan"),
-    }
+    whole = float(adjusted_mutual_info_score(_numbered(word, sense), code))
+    within = float(total / weight) if weight else float("nan")
+    return {"agreement": _harmonic_mean(whole, within), "ami": whole, "ami_within": within}
 
 
 def sense_purity(found: Occurrences, num_splits: int = NUM_SPLITS) -> dict[str, float]:
@@ -190,7 +196,12 @@ def decision(found: Occurrences) -> dict[str, float | None]:
             recall[place] = (found.code[same_sense] == found.code[row]).mean()
     p, r = float(precision.mean()), float(recall.mean())
     votes = float((found.vote[rows] == found.predicted[rows]).mean())
-    return {"precision": p, "recall": r, "f1": 2 * p * r / (p + r) if p + r else 0.0, "salient_votes": votes}
+    return {"precision": p, "recall": r, "f1": _harmonic_mean(p, r), "salient_votes": votes}
+
+
+def _harmonic_mean(first: float, second: float) -> float:
+    """Of two shares; 0 if either is not positive, beyond rounding."""
+    return 2 * first * second / (first + second) if min(first, second) > 1e-9 else 0.0
 
 
 def _numbered(*columns: np.ndarray) -> np.ndarray:
@@ -269,7 +280,7 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
         columns: dict[str, Any] = {"method": "method", "seeds": "seeds", "codes": lambda row: f"{row['codes']:.0f}"}
         columns |= {f"{title} (rank)": title for title in TRUTH.values()}
         columns |= {name: name for name in ("purity", "purity_word", "precision", "recall", "salient_votes")}
-        columns["mean rank"] = lambda row: f"{row['rank']:.1f}"
+        columns["mean rank"] = lambda row: number(row["rank"], 1)
         tables.append(ReportTable.from_rows(f"Truth of the world {world}", rows_of_world, columns))
     return tables
 
