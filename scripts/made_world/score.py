@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student_t
 from sklearn.metrics import adjusted_mutual_info_score
 
 from clvq_hf import ConceptTable
@@ -263,7 +264,7 @@ def score_paths(paths: Iterable[Path], worlds: Iterable[Path]) -> list[dict[str,
 
 
 def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
-    """A table per world, seeds averaged, with the rank of each method by each figure of [`TRUTH`]."""
+    """A table per world, seeds averaged, by `agreement`, with the rank of each method by each figure of [`TRUTH`]."""
     tables = []
     frame = pd.DataFrame(rows).drop(columns="cell")
     for world, own in frame.groupby("world"):
@@ -272,7 +273,8 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
         # Not of codes that are made from the truth.
         is_method = ~means.index.str.startswith("(")
         ranks = means.loc[is_method, list(TRUTH)].rank(ascending=False).reindex(means.index)
-        means = means.assign(seeds=own.groupby("method").size(), rank=ranks.mean(axis=1)).sort_values("rank")
+        means = means.assign(seeds=own.groupby("method").size(), is_method=is_method)
+        means = means.sort_values(["is_method", "agreement"], ascending=False)
         rows_of_world = [
             {**row, **{title: _ranked(row[name], ranks.loc[row["method"], name]) for name, title in TRUTH.items()}}
             for row in means.reset_index().to_dict("records")
@@ -280,7 +282,6 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
         columns: dict[str, Any] = {"method": "method", "seeds": "seeds", "codes": lambda row: f"{row['codes']:.0f}"}
         columns |= {f"{title} (rank)": title for title in TRUTH.values()}
         columns |= {name: name for name in ("purity", "purity_word", "precision", "recall", "salient_votes")}
-        columns["mean rank"] = lambda row: number(row["rank"], 1)
         tables.append(ReportTable.from_rows(f"Truth of the world {world}", rows_of_world, columns))
     return tables
 
@@ -293,13 +294,14 @@ def metric_table(rows: Sequence[Mapping[str, Any]], min_methods: int = 5) -> Rep
     """Which figures of cells rank methods as the truth does.
 
     For each world, Spearman's correlation over methods (means over seeds) of a figure with each figure of [`TRUTH`];
-    then the mean over worlds. Figures that are not numbers, the same for all methods of a world, or known of fewer
-    than `min_methods` methods in every world are left out.
+    then the mean over worlds. Figures that are not numbers, the same for all methods of a world, known of fewer than
+    `min_methods` methods in every world, or equal to another figure in every cell are left out.
     """
     cells = [row for row in rows if row["cell"] is not None]
     records = Summary([row["cell"] for row in cells]).records
     numbers = [{name: value for name, value in record.items() if _is_metric(name, value)} for record in records]
     frame = pd.DataFrame(numbers).astype(float)
+    frame = frame.loc[:, ~frame.T.duplicated()]
     keys = pd.DataFrame([{name: row[name] for name in ("world", "method")} for row in cells])
     truth = pd.DataFrame([{name: row[name] for name in TRUTH} for row in cells]).astype(float)
     figures = defaultdict(list)
@@ -313,22 +315,32 @@ def metric_table(rows: Sequence[Mapping[str, Any]], min_methods: int = 5) -> Rep
                 by_truth = {n: known[metric].corr(known[("truth", n)], method="spearman") for n in TRUTH}
                 figures[metric].append({**by_truth, "methods": len(known)})
     found = [{"metric": m, "worlds": len(f), **pd.DataFrame(f).mean().to_dict()} for m, f in figures.items()]
-    found.sort(key=lambda row: -np.nanmean([abs(row[name]) for name in TRUTH]))
+    found.sort(key=lambda row: -abs(row["agreement"]))
+    most = max((row["methods"] for row in found), default=min_methods)
+    t = student_t.ppf(0.975, most - 2)
     columns = {"metric": "metric", **{title: name for name, title in TRUTH.items()}, "worlds": "worlds"}
     columns["methods"] = lambda row: f"{row['methods']:.1f}"
     note = (
-        "Spearman's correlation over methods, averaged over worlds. Methods are the same in each world, so worlds are "
-        "no independent trials; among so many metrics some agree with the truth by chance."
+        "Spearman's correlation over methods, averaged over worlds. Negative: the larger the figure, the worse the "
+        "codes, as it should be for a change of the margin. In one world, a single figure that has nothing to do with "
+        f"the truth stays below {t / np.sqrt(most - 2 + t**2):.2f} in 95 % of cases. The methods are the same in each "
+        "world, so worlds are no independent trials; among so many metrics, some agree with the truth by chance."
     )
     return ReportTable.from_rows("Metrics that rank methods as the truth does", found, columns, note)
 
 
 # What is no metric of the codes: settings, sizes, times, and what all methods of a host share.
 _OTHERS = ("settings.", "cell.", "host.", "seconds.", "codebook_size", "first_seed", "texts")
-_ENDS = ("_low", "_high", "_p_value", "_p_holm")
+_ENDS = ("_low", "_high", "p_value", "_p_holm")
 
 
 def _is_metric(name: str, value: object) -> bool:
-    """Whether a figure is a number that says something about codes; not counts, bounds of intervals and p-values."""
+    """Whether a figure is a number that says something about codes; not counts, bounds, nulls and p-values."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and not name.startswith(_OTHERS) and not name.endswith(_ENDS) and "num_" not in name
+    return (
+        is_number
+        and not name.startswith(_OTHERS)
+        and not name.endswith(_ENDS)
+        and "num_" not in name
+        and "null_" not in name
+    )
