@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,7 @@ def table(made):
         [int(sum(row["votes"]) > 0) for row in rows],
         {},
         salient_positions=[int(np.flatnonzero(row["votes"])[0]) for row in rows],
+        label_names=["minus", "plus"],
     )
     codes = [vote + 1 for row in rows for vote in row["votes"]]
     table.tokens = table.tokens.remove_columns("code").add_column("code", codes)
@@ -245,6 +247,15 @@ def test_a_table_meets_its_truth(made, table):
     assert found.predicted[found.salient].tolist() == [np.sign(sum(row["votes"])) for row in rows]
     # Codes that are the votes are the senses, given the word.
     assert score.ami(found)["ami_within"] == pytest.approx(1)
+
+
+def test_predictions_are_read_by_name_and_may_be_missing(made, table):
+    text = table[1][0]["text"]
+    for names, prediction, sign in ((["minus", "plus"], 1, 1), (["plus", "minus"], 1, -1), (["minus", "plus"], -1, 0)):
+        found = score.Truth(made[0]).occurrences(made_table([text], [prediction], {}, label_names=names))
+        assert set(found.predicted.tolist()) == {sign}
+    # The salience of a host that predicts nothing decides nothing.
+    assert score.decision(replace(found, salient=np.arange(len(found.text)) == 0))["f1"] is None
 
 
 def test_tables_of_another_world_are_refused(made, tmp_path):

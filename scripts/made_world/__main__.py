@@ -38,6 +38,9 @@ def make(
             f"Layer {layer['layer']}: a linear probe reads the sense of a word from {layer['accuracy']:.1%} of its "
             f"states; the most frequent sense is right in {layer['majority']:.1%}."
         )
+    if checks["host_accuracy"] <= 0.95 or checks["bag_of_words_accuracy"] >= 0.6:
+        print("The host does not know this world, or words reveal the label: do not use it. Try another seed.")
+        raise typer.Exit(1)
 
 
 @app.command()

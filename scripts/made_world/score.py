@@ -40,7 +40,8 @@ class Occurrences:
         topic (`np.ndarray`): `(N,)`, int64: the topic of its text.
         code (`np.ndarray`): `(N,)`, int64: its code.
         salient (`np.ndarray`): `(N,)`, bool: whether it is the salient token of its text.
-        predicted (`np.ndarray`): `(N,)`, int64: the sign of the label that the host predicts of its text.
+        predicted (`np.ndarray`): `(N,)`, int64: the sign of the label that the host predicts of its text, 0 if it
+            predicts neither.
     """
 
     text: np.ndarray
@@ -84,6 +85,9 @@ class Truth:
         sense, vote = (
             np.array([t[name][p] for t, p in zip(truths, places, strict=True)]) for name in ("senses", "votes")
         )
+        prediction, names = tokens["prediction"].to_numpy(), table.label_names
+        # No prediction is -1, the last.
+        signs = np.array([*(1 if name == "plus" else -1 for name in names), 0])
         return Occurrences(
             text=tokens["text_id"].to_numpy(),
             word=word,
@@ -93,7 +97,7 @@ class Truth:
             topic=np.array([truth["topic"] for truth in truths]),
             code=tokens["code"].to_numpy(dtype=np.int64),
             salient=(tokens["position"] == tokens["salient_position"]).to_numpy(),
-            predicted=np.sign(2 * tokens["prediction"].to_numpy() - 1),
+            predicted=signs[np.where(prediction < len(names), prediction, -1)],
         )
 
 
@@ -171,16 +175,17 @@ def sense_purity(found: Occurrences, num_splits: int = NUM_SPLITS) -> dict[str, 
 def decision(found: Occurrences) -> dict[str, float | None]:
     """How well the concept behind a prediction, the code of the salient token, is the sense that it should be.
 
-    For each text with a salient token of code c, in all *other* texts: `precision` is the share of the tokens with c
+    For each text with a prediction and a salient token, of code c, in all *other* texts: `precision` is the share of the tokens with c
     that vote for the predicted label; `recall` is the share of the tokens with the salient token's word and sense that
     have c. Both are 0 if the salient token itself does not vote for the predicted label, or if there are no such
     tokens.
 
     Returns:
         `dict[str, float]`: Means over texts, `f1`, their harmonic mean, and `salient_votes`, the share of texts whose
-            salient token votes for the predicted label. `None` without salience.
+            salient token votes for the predicted label. `None` without salience or
+            predictions.
     """
-    rows = np.flatnonzero(found.salient)
+    rows = np.flatnonzero(found.salient & (found.predicted != 0))
     if not len(rows):
         return dict.fromkeys(("precision", "recall", "f1", "salient_votes"))
     precision, recall = np.zeros((2, len(rows)))
