@@ -175,15 +175,14 @@ def sense_purity(found: Occurrences, num_splits: int = NUM_SPLITS) -> dict[str, 
 def decision(found: Occurrences) -> dict[str, float | None]:
     """How well the concept behind a prediction, the code of the salient token, is the sense that it should be.
 
-    For each text with a prediction and a salient token, of code c, in all *other* texts: `precision` is the share of the tokens with c
-    that vote for the predicted label; `recall` is the share of the tokens with the salient token's word and sense that
-    have c. Both are 0 if the salient token itself does not vote for the predicted label, or if there are no such
-    tokens.
+    For each text with a prediction and a salient token, of code c, in all *other* texts: `precision` is the share of
+    the tokens with c that vote for the predicted label; `recall` is the share of the tokens with the salient token's
+    word and sense that have c. Both are 0 if the salient token itself does not vote for the predicted label, or if
+    there are no such tokens.
 
     Returns:
         `dict[str, float]`: Means over texts, `f1`, their harmonic mean, and `salient_votes`, the share of texts whose
-            salient token votes for the predicted label. `None` without salience or
-            predictions.
+            salient token votes for the predicted label. `None` without salience or predictions.
     """
     rows = np.flatnonzero(found.salient & (found.predicted != 0))
     if not len(rows):
