@@ -433,7 +433,7 @@ def _fooled_table(summary: Summary) -> ReportTable:
     settings = [
         setting for setting in summary.settings() if all(summary.record(*setting, method) for method in controls)
     ]
-    rows = []
+    rows, spreads = [], summary.over_seeds(*_QUALITY)
     for figure, (title, sign) in _QUALITY.items():
         means = {}
         for method in titles:
@@ -443,12 +443,19 @@ def _fooled_table(summary: Summary) -> ReportTable:
         rivals = [sign * value for method, value in means.items() if method not in controls]
         if not rivals or not controls.keys() & means.keys():
             continue
-        fooled = [controls[method] for method in controls if sign * means.get(method, -np.inf) >= np.median(rivals)]
+        deviations = [group[f"{figure}_sd"] for group in spreads.values() if group[f"{figure}_count"] > 1]
+        spread = float(np.sqrt(np.mean(np.square(deviations)))) if deviations else 0.0
+        # A mean over several settings varies less.
+        bar = np.median(rivals) - 2 * spread / np.sqrt(len(settings))
+        fooled = [controls[method] for method in controls if sign * means.get(method, -sign * np.inf) >= bar]
         row = {name: number(means.get(method), 3) for method, name in titles.items()}
+        row["sd over seeds"] = number(spread, 3) if deviations else NOTHING
         rows.append({"figure": title, **row, "as good as the median method": ", ".join(fooled) or "no control"})
     note = (
-        "Means over the hosts and datasets that have all of these controls, of the first seed. A figure that a control "
-        "reaches says little of a dictionary: the control knows no more than random states, words, or the class."
+        "Means over the hosts and datasets that have all of these controls, of the first seed; the deviation over "
+        "seeds of one host and dataset, pooled over all methods. A control that comes within two deviations of the "
+        "median method is named: such a figure says little of a dictionary, as the control knows no more than random "
+        "states, words, or the class."
     )
     return ReportTable.from_rows("Which figures can be fooled", rows, note=note)
 
