@@ -133,6 +133,13 @@ TOKEN_TABLES = [
         "by text and split, with a 95 % interval.",
     ),
     CellTable(
+        "Label purity beyond the word",
+        "table.label_purity.within_word_gain",
+        "{within_word_gain:[]} of {within_word_coverage:%}",
+        "Cross-fitted purity of pairs of code and token type, less that of types alone, on the tokens of types with "
+        "two frequent codes or more, and their share.",
+    ),
+    CellTable(
         "Routing: does a word go elsewhere under another label?",
         "table.routing_divergence.excess_jsd",
         "{excess_jsd:[]}",

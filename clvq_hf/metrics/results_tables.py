@@ -187,6 +187,7 @@ SPECIFICITY: list[tuple[str, str, Cell]] = [
     ),
     ("… of token types instead of codes", "label_purity", _number("token_purity", 3)),
     ("lexical gain: codes − token types, same tokens", "label_purity", _interval("lexical_gain")),
+    ("gain within words: codes and token types − token types", "label_purity", _interval("within_word_gain")),
     ("label purity, plain", "label_purity", _number("purity", 3)),
     ("… cross-fitted, special tokens too", "label_purity_with_special_tokens", _number("cross_fitted_purity", 3)),
     ("share of tokens under the most frequent label", "label_purity", _number("majority_share", 3)),
