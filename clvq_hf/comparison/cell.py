@@ -218,6 +218,7 @@ class _Trial:
             "table": {name: _shortened(values) for name, values in results["table"].items()},
             "ablation": {name: _shortened(values) for name, values in results.get("ablation", {}).items()},
             "bottleneck": splice,
+            "words": {name: _shortened(values) for name, values in results.get("words", {}).items()},
         }
         if "code" in settings.protocols:
             # Also without a sweep: its first entry holds the differences that methods are compared by.

@@ -152,6 +152,13 @@ TOKEN_TABLES = [
         "Pairs with the same label ÷ pairs with different ones, of like TF-IDF similarity.",
     ),
     CellTable(
+        "Senses: does a code say what another context of its word does?",
+        "words.senses.sense_share",
+        "{sense_share:[]}; {exchanged_share:[]} of {num_exchanged:.0f}/{num_tokens:.0f}",
+        "Share of what another occurrence of a word does to the answer that an exchange of codes does too; the same "
+        "for the tokens whose code was exchanged, and their number.",
+    ),
+    CellTable(
         "Cosine of the codes in use",
         "table.codebook_similarity.active_mean_cosine",
         "{active_mean_cosine:.3f} ({active_mean_centred_cosine:.3f})",

@@ -11,17 +11,22 @@ from .ablation import AblationReferences, MemberMeans, WordMeans, ablate_texts, 
 from .ablation.probe import probe_texts
 from .bottleneck import bottleneck_figures, splice_texts
 from .evaluate import EvaluationSettings, evaluate_concepts
+from .occurrences import Occurrences
+from .senses import exchange_senses, sense_figures
 
 __all__ = [
     "AblationReferences",
     "EvaluationSettings",
     "MemberMeans",
+    "Occurrences",
     "WordMeans",
     "ablate_texts",
     "bottleneck_figures",
     "evaluate_concepts",
+    "exchange_senses",
     "fit_references",
     "fit_words",
     "probe_texts",
+    "sense_figures",
     "splice_texts",
 ]

@@ -38,6 +38,7 @@ from .ablation.outcomes import excluded_shares
 from .ablation.references import AblationReferences, fit_references
 from .ablation.words import fit_words
 from .bottleneck import bottleneck_figures, splice_texts
+from .senses import exchange_senses, sense_figures
 
 logger = logging.get_logger(__name__)
 
@@ -150,7 +151,13 @@ class Evaluation:
     def _clear(self) -> None:
         for name in (RESULTS_NAME, "results.md"):
             (self.output_dir / name).unlink(missing_ok=True)
-        for name in ("concept_table", "salience", "splice", *(f"ablation-{protocol}" for protocol in PROTOCOLS)):
+        for name in (
+            "concept_table",
+            "salience",
+            "splice",
+            "senses",
+            *(f"ablation-{protocol}" for protocol in PROTOCOLS),
+        ):
             shutil.rmtree(self.output_dir / name, ignore_errors=True)
 
     def step(self, section: str, name: str, compute: Callable[[], dict[str, Any]]) -> None:
@@ -225,7 +232,7 @@ def evaluate_concepts(
 
     Returns:
         `dict[str, Any]`: What `results.json` holds: `texts`, `table` (one entry per metric), `ablation` (one per
-        protocol), `bottleneck`, and what they were made with.
+        protocol), `bottleneck`, `words` (`senses`), and what they were made with.
 
     Raises:
         ValueError: If the host, the texts or the folder do not fit.
@@ -291,6 +298,7 @@ def evaluate_concepts(
             ),
         )
         evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome))
+        _measure_senses(evaluation, model, host, tokenizer, table, references)
     evaluation.save()
     return evaluation.results
 
@@ -402,6 +410,21 @@ def _measure_ablation(
         evaluation.step(
             "ablation", name, lambda outcome=outcome, name=name: _ablation_figures(outcome, name, settings)
         )
+
+
+def _measure_senses(
+    evaluation: Evaluation,
+    model: ConceptModel,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    table: ConceptTable,
+    references: AblationReferences,
+) -> None:
+    sizes = {"batch_size": evaluation.settings.batch_size, "seed": evaluation.settings.seed}
+    outcome = evaluation.outcome(
+        "senses", lambda: exchange_senses(model, host, tokenizer, table, references.occurrences, **sizes)
+    )
+    evaluation.step("words", "senses", lambda: sense_figures(outcome))
 
 
 def _ablation_figures(outcome: Dataset, name: str, settings: EvaluationSettings) -> dict[str, Any]:

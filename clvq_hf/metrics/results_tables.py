@@ -53,7 +53,7 @@ def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]]
     is_number = (results.get("readout") or {}).get("kind") == "regression"
     for protocol, figures in results.get("ablation", {}).items():
         tables += ablation_tables(protocol, figures, is_number)
-    sections = {**results.get("table", {}), **results.get("bottleneck", {})}
+    sections = {**results.get("table", {}), **results.get("bottleneck", {}), **results.get("words", {})}
     if "label_purity" in sections:
         sections.setdefault("label_purity_with_special_tokens", {})
         tables.append(_list_figures("Specificity", SPECIFICITY, sections))
@@ -211,6 +211,13 @@ CODEBOOK: list[tuple[str, str, Cell]] = [
     ("splice fidelity", "splice", _interval("splice_fidelity")),
     ("leak (codes permuted)", "splice", _interval("leak")),
     ("accuracy with the splice", "splice", _percent("splice_accuracy")),
+    ("share of a word's context that its code carries", "senses", _interval("sense_share")),
+    ("… of the words whose code was exchanged", "senses", _interval("exchanged_share")),
+    (
+        "… words whose code was exchanged",
+        "senses",
+        lambda figures: f"{figures['num_exchanged']} of {figures['num_tokens']}",
+    ),
 ]
 
 

@@ -24,6 +24,7 @@ from ...hosts.identity import check_identity, host_identity
 from ...hosts.readout import Readout
 from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows
+from ..occurrences import OccurrenceDraw, Occurrences
 from .words import MeansById, WordMeans, word_identity
 
 
@@ -70,6 +71,8 @@ class AblationReferences:
             a token's state predicts the class of its text; `None` without labels.
         members ([`MemberMeans`][clvq_hf.evaluation.MemberMeans] or `None`): Mean state of each code's tokens, for
             `how="swap"`; `None` for methods whose codes are directions.
+        occurrences ([`Occurrences`][clvq_hf.evaluation.Occurrences]): Real occurrences of words, for
+            [`exchange_senses`][clvq_hf.evaluation.exchange_senses].
         text_hashes (`frozenset[str]`): Of all these texts, so that nothing is measured on them.
         identity (`dict`): The host and its layers.
     """
@@ -80,6 +83,7 @@ class AblationReferences:
     class_basis: torch.Tensor | None
     eraser: LeaceEraser | None
     members: MemberMeans | None
+    occurrences: Occurrences
     text_hashes: frozenset[str]
     identity: dict[str, Any] = field(default_factory=dict)
 
@@ -173,6 +177,7 @@ def fit_references(
     upper_sum = torch.zeros(config.target_hidden_size, dtype=torch.float64)
     own_words = None if words is not None else MeansById(config.hidden_size)
     members = MeansById(config.hidden_size) if model.codes_are_states else None
+    occurrences = OccurrenceDraw()
     fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
     for number, states in enumerate(tqdm(batches, desc="Reading the training texts", unit="batch")):
         check_states(states, f"batch {number} of the training texts")
@@ -180,9 +185,10 @@ def fit_references(
         lower = states["hidden_states"][mask].double()
         if own_words is not None:
             own_words.add(states["input_ids"][mask], lower)
+        codes = model.encode(*(states[name].to(model.device) for name in ("hidden_states", "attention_mask"))).cpu()
         if members is not None:
-            read = (states[name].to(model.device) for name in ("hidden_states", "attention_mask"))
-            members.add(model.encode(*read).cpu()[mask], lower)
+            members.add(codes[mask], lower)
+        occurrences.add(states["input_ids"][mask], codes[mask], lower)
         upper_sum += states["target_hidden_states"][mask].double().sum(0)
         owners = labels[states["text_index"]][:, None].expand_as(mask)[mask]
         # The last row is of the texts without a label.
@@ -205,6 +211,7 @@ def fit_references(
         class_basis=class_basis,
         eraser=None if fitter is None else fitter.eraser,
         members=None if members is None else MemberMeans.of(model, members),
+        occurrences=occurrences.occurrences(),
         text_hashes=hashes | words.text_hashes,
         identity={**_identity(model, host), "readout": _classes_of(readout)},
     )
