@@ -152,6 +152,13 @@ TOKEN_TABLES = [
         "Pairs with the same label ÷ pairs with different ones, of like TF-IDF similarity.",
     ),
     CellTable(
+        "The host's prediction from five codes",
+        "table.bag_of_codes.prediction_codes_5",
+        "{prediction_codes_5:.3f}; {prediction_gain_5:[]} (dense {prediction_dense:.3f})",
+        "Balanced accuracy of a logistic regression on how often five codes occur in a text, cross-fitted; less "
+        "that of five token types; that of the mean state.",
+    ),
+    CellTable(
         "Senses: does a code say what another context of its word does?",
         "words.senses.sense_share",
         "{sense_share:[]}; {exchanged_share:[]} of {num_exchanged:.0f}/{num_tokens:.0f}",

@@ -9,6 +9,7 @@ require("An evaluation", "evaluation")
 
 from .ablation import AblationReferences, MemberMeans, WordMeans, ablate_texts, fit_references, fit_words
 from .ablation.probe import probe_texts
+from .bag_of_codes import mean_states, probe_bags
 from .bottleneck import bottleneck_figures, splice_texts
 from .evaluate import EvaluationSettings, evaluate_concepts
 from .occurrences import Occurrences
@@ -26,6 +27,8 @@ __all__ = [
     "exchange_senses",
     "fit_references",
     "fit_words",
+    "mean_states",
+    "probe_bags",
     "probe_texts",
     "sense_figures",
     "splice_texts",

@@ -37,6 +37,7 @@ from .ablation.conditions import CONDITIONS, WORD_CONDITIONS, check_conditions
 from .ablation.outcomes import excluded_shares
 from .ablation.references import AblationReferences, fit_references
 from .ablation.words import fit_words
+from .bag_of_codes import mean_states, probe_bags
 from .bottleneck import bottleneck_figures, splice_texts
 from .senses import exchange_senses, sense_figures
 
@@ -283,6 +284,11 @@ def evaluate_concepts(
             words = fit_words(host, tokenizer, others, config.lower_layer, stack=config.stack, **sizes)
         references = fit_references(model, host, tokenizer, train, words=words, readout=readout, **sizes)
     _measure_table(evaluation, model, table)
+    evaluation.step(
+        "table",
+        "bag_of_codes",
+        lambda: probe_bags(table, mean_states(model, host, tokenizer, table, settings.batch_size), seed=settings.seed),
+    )
     _measure_ablation(evaluation, model, host, tokenizer, table, references)
     if references is not None:
         outcome = evaluation.outcome(

@@ -59,6 +59,8 @@ def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]]
         tables.append(_list_figures("Specificity", SPECIFICITY, sections))
     if examples := sections.get("routing_divergence", {}).get("examples"):
         tables.append(_routing(examples, results["texts"]["label_names"], words))
+    if bags := sections.get("bag_of_codes"):
+        tables.append(_bags(bags))
     if overlap := sections.get("codebook_overlap"):
         tables.append(_tabulate("Overlap of the codes of two texts", OVERLAP, [overlap, *overlap["strata"]]))
     return [*tables, _list_figures("Codebook and bottleneck", CODEBOOK, sections)]
@@ -253,6 +255,21 @@ def _overview(results: dict[str, Any]) -> ReportTable:
         rows.append(["accuracy of the host", percent(in_model["accuracy"])])
         rows.append(["always the most frequent label", percent(in_model["majority_accuracy"])])
     return ReportTable("What was measured", ["", ""], rows)
+
+
+def _bags(figures: Figures) -> ReportTable:
+    targets = {"prediction": "the host's prediction", "label": "the label"}
+    sizes = [name.rpartition("_")[2] for name in figures if name.startswith("prediction_codes_")]
+    rows = []
+    for target, title in targets.items():
+        if f"{target}_classes" not in figures:
+            continue
+        for size in sizes:
+            codes, words = (number(figures[f"{target}_{kind}_{size}"], 3) for kind in ("codes", "words"))
+            rows.append([f"{title}, {size}", codes, words, interval(dict(figures), f"{target}_gain_{size}")])
+        rows.append([f"{title}, dense states", number(figures.get(f"{target}_dense"), 3), "", ""])
+    note = "Balanced accuracy of logistic regressions, cross-fitted."
+    return ReportTable("What a few codes of a text tell", ["of", "codes", "token types", "codes − types"], rows, note)
 
 
 def removal_table(figures: dict[str, Any]) -> ReportTable:
