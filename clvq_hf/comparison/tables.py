@@ -178,6 +178,13 @@ TOKEN_TABLES = [
         "Splice fidelity / leak (the same with permuted codes; for methods of one code a token) / explained variance "
         "at the upper layer, for single-layer methods at the lower one.",
     ),
+    CellTable(
+        "What passes the bottleneck, with the same decoder for all methods",
+        "equal_splice.splice_fidelity",
+        "{splice_fidelity:[]} / {leak:.3f} / {explained_variance:.3f}",
+        "The same figures with one decoder that is trained on the frozen codes of each method, as long, at the upper "
+        "layer for all.",
+    ),
 ]
 
 

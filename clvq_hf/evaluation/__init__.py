@@ -11,12 +11,14 @@ from .ablation import AblationReferences, MemberMeans, WordMeans, ablate_texts, 
 from .ablation.probe import probe_texts
 from .bag_of_codes import mean_states, probe_bags
 from .bottleneck import bottleneck_figures, splice_texts
+from .code_decoder import CodeDecoder, fit_code_decoder
 from .evaluate import EvaluationSettings, evaluate_concepts
 from .occurrences import Occurrences
 from .senses import exchange_senses, sense_figures
 
 __all__ = [
     "AblationReferences",
+    "CodeDecoder",
     "EvaluationSettings",
     "MemberMeans",
     "Occurrences",
@@ -25,6 +27,7 @@ __all__ = [
     "bottleneck_figures",
     "evaluate_concepts",
     "exchange_senses",
+    "fit_code_decoder",
     "fit_references",
     "fit_words",
     "mean_states",
