@@ -15,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..evaluation.ablation.ablate import ablate_texts
 from ..evaluation.ablation.references import AblationReferences, fit_references
+from ..evaluation.bottleneck import bottleneck_figures, splice_texts
+from ..evaluation.code_decoder import fit_code_decoder
 from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
 from ..hosts.identity import check_identity
 from ..hub.provenance import library_versions
@@ -219,9 +221,13 @@ class _Trial:
             "ablation": {name: _shortened(values) for name, values in results.get("ablation", {}).items()},
             "fidelity": results.get("fidelity", {}).get("codes", {}),
             "bottleneck": splice,
+            "words": {name: _shortened(values) for name, values in results.get("words", {}).items()},
         }
         if figures["fidelity"]:
             figures["coded"] = _coded(load_from_disk(evaluation / "fidelity"))
+        if self.ablates:
+            figures["equal_splice"] = self._equal_splice(evaluation)
+            self.clock.lap("equal_splice")
         if "code" in settings.protocols:
             # Also without a sweep: its first entry holds the differences that methods are compared by.
             figures["sweep"] = self._sweep(evaluation, references)
@@ -229,6 +235,23 @@ class _Trial:
             if "word_residual" in settings.conditions:
                 figures["beyond_word"] = _beyond_word(load_from_disk(evaluation / "ablation-code"))
         return figures
+
+    def _equal_splice(self, evaluation: Path) -> dict[str, Any]:
+        """The splice with a decoder that is the same for all methods, at the host's upper layer."""
+        model, settings = self.model, self.settings
+        decoder = fit_code_decoder(model, self.host, self.prepared.cache("train"), seed=settings.seed)
+        outcome = splice_texts(
+            model,
+            self.host,
+            self.tokenizer,
+            ConceptTable.load_from_disk(evaluation / "concept_table"),
+            upper_mean=decoder.upper_mean,
+            decoder=decoder,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+        )
+        outcome.save_to_disk(evaluation / "equal_splice")
+        return _shortened(bottleneck_figures(outcome))
 
     def _texts(self) -> Dataset:
         """The test texts; their labels permuted for the control that asks for it."""

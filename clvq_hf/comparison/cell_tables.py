@@ -142,6 +142,13 @@ TOKEN_TABLES = [
         "by text and split, with a 95 % interval.",
     ),
     CellTable(
+        "Label purity beyond the word",
+        "table.label_purity.within_word_gain",
+        "{within_word_gain:[]} of {within_word_coverage:%}",
+        "Cross-fitted purity of pairs of code and token type, less that of types alone, on the tokens of types with "
+        "two frequent codes or more, and their share.",
+    ),
+    CellTable(
         "Routing: does a word go elsewhere under another label?",
         "table.routing_divergence.excess_jsd",
         "{excess_jsd:[]}",
@@ -152,6 +159,20 @@ TOKEN_TABLES = [
         "table.codebook_overlap.ratio",
         "{ratio:[]}",
         "Pairs with the same label ÷ pairs with different ones, of like TF-IDF similarity.",
+    ),
+    CellTable(
+        "The host's prediction from five codes",
+        "table.bag_of_codes.prediction_codes_5",
+        "{prediction_codes_5:.3f}; {prediction_gain_5:[]} (dense {prediction_dense:.3f})",
+        "Balanced accuracy of a logistic regression on how often five codes occur in a text, cross-fitted; less "
+        "that of five token types; that of the mean state.",
+    ),
+    CellTable(
+        "Senses: does a code say what another context of its word does?",
+        "words.senses.sense_share",
+        "{sense_share:[]}; {exchanged_share:[]} of {num_exchanged:.0f}/{num_tokens:.0f}",
+        "Share of what another occurrence of a word does to the answer that an exchange of codes does too; the same "
+        "for the tokens whose code was exchanged, and their number.",
     ),
     CellTable(
         "Cosine of the codes in use",
@@ -165,6 +186,13 @@ TOKEN_TABLES = [
         "{splice_fidelity:.3f} / {code_leak:.3f} / {explained_variance:.3f}",
         "Splice fidelity / leak (the same with permuted codes; for methods of one code a token) / explained variance "
         "at the upper layer, for single-layer methods at the lower one.",
+    ),
+    CellTable(
+        "What passes the bottleneck, with the same decoder for all methods",
+        "equal_splice.splice_fidelity",
+        "{splice_fidelity:[]} / {leak:.3f} / {explained_variance:.3f}",
+        "The same figures with one decoder that is trained on the frozen codes of each method, as long, at the upper "
+        "layer for all.",
     ),
 ]
 

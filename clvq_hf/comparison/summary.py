@@ -22,7 +22,7 @@ CELL = [*SETTING, "cell.method"]
 # Two figures that are looked at from several sides, and the parts of a cell's time.
 SPECIFICITY = "ablation.code.token_specificity_matched"
 PURITY = "table.label_purity.cross_fitted_purity"
-SECONDS = ("load", "fit", "table", "references", "evaluate", "sweep", "stability")
+SECONDS = ("load", "fit", "table", "references", "evaluate", "equal_splice", "sweep", "stability")
 # Every figure of a cell by its path, such as "table.label_purity.null_purity", and what tables derive from them.
 Record = dict[str, Any]
 # A dictionary that explains less of the variance than this, or that is less sparse, carries a mark.

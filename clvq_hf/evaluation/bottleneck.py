@@ -19,6 +19,7 @@ from ..hosts.runner import HostRunner
 from ..models.interventions import spliced_positions
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
+from .code_decoder import CodeDecoder
 
 
 def splice_texts(
@@ -28,6 +29,7 @@ def splice_texts(
     table: ConceptTable,
     *,
     upper_mean: torch.Tensor,
+    decoder: CodeDecoder | None = None,
     readout: Readout | None = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -41,6 +43,8 @@ def splice_texts(
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts.
         upper_mean (`torch.Tensor` of shape `(d',)`): Mean state at `upper_layer`, of training texts; see
             [`fit_references`][clvq_hf.evaluation.fit_references].
+        decoder ([`CodeDecoder`][clvq_hf.evaluation.CodeDecoder], *optional*): Reconstructs in place of the model, at
+            its own upper layer, of which `upper_mean` then must be.
         readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): What the host is asked; what the table's
             predictions answer if not given.
         batch_size (`int`): Texts per host forward.
@@ -63,6 +67,8 @@ def splice_texts(
     readout = readout or table.readout or Readout.of(host)
     ensure_pad_token(tokenizer)
     config = model.config
+    upper_layer = config.upper_layer if decoder is None else decoder.upper_layer
+    reconstruct = model.reconstruct if decoder is None else decoder.reconstruct
     runner = HostRunner(host, config.stack, readout)
     ids, labels = (np.asarray(table.texts[name][:]) for name in ("text_id", "label"))
     if not readout.predicts_labels:
@@ -75,18 +81,18 @@ def splice_texts(
         for _, batch in tqdm(batches, desc="Splicing", unit="batch", total=-(-len(tokenized) // batch_size)):
             mask = batch["attention_mask"].bool()
             with hooks.capture(host, [config.lower_layer], stack=config.stack) as states:
-                upper = resume(host, runner.inputs(batch), config.upper_layer, config.stack)
+                upper = resume(host, runner.inputs(batch), upper_layer, config.stack)
             device, width = upper.state.device, mask.shape[1]
             lower, target = states[config.lower_layer][:, :width].to(model.device), upper.state[:, :width]
             inside = mask.to(model.device)
-            where = spliced_positions(model, host, lower, target, mask.to(device))
+            where = spliced_positions(model, host, lower, target, mask.to(device), upper_layer)
             codes = model.encode(lower, inside)
             permuted = codes.clone()
             permuted[inside] = codes[inside][torch.randperm(int(mask.sum()), generator=generator).to(codes.device)]
             replaced = {
-                "splice": model.reconstruct(lower, inside),
+                "splice": reconstruct(lower, inside),
                 "mean": upper_mean.expand(target.shape),
-                "permuted": model.reconstruct(lower, inside, codes=permuted),
+                "permuted": reconstruct(lower, inside, codes=permuted),
             }
             plain = readout(upper.output, mask, batch["token_mask"]).cpu().double()
             rows = batch["text_index"].numpy()

@@ -37,8 +37,10 @@ from .ablation.conditions import CONDITIONS, WORD_CONDITIONS, check_conditions
 from .ablation.outcomes import excluded_shares
 from .ablation.references import AblationReferences, fit_references
 from .ablation.words import fit_words
+from .bag_of_codes import mean_states, probe_bags
 from .bottleneck import bottleneck_figures, splice_texts
 from .fidelity import fidelity_figures, fidelity_texts
+from .senses import exchange_senses, sense_figures
 
 logger = logging.get_logger(__name__)
 
@@ -156,6 +158,7 @@ class Evaluation:
             "salience",
             "fidelity",
             "splice",
+            "senses",
             *(f"ablation-{protocol}" for protocol in PROTOCOLS),
         ):
             shutil.rmtree(self.output_dir / name, ignore_errors=True)
@@ -232,7 +235,7 @@ def evaluate_concepts(
 
     Returns:
         `dict[str, Any]`: What `results.json` holds: `texts`, `table` (one entry per metric), `ablation` (one per
-        protocol), `bottleneck`, and what they were made with.
+        protocol), `bottleneck`, `words` (`senses`), and what they were made with.
 
     Raises:
         ValueError: If the host, the texts or the folder do not fit.
@@ -284,6 +287,11 @@ def evaluate_concepts(
             words = fit_words(host, tokenizer, others, config.lower_layer, stack=config.stack, **sizes)
         references = fit_references(model, host, tokenizer, train, words=words, readout=readout, **sizes)
     _measure_table(evaluation, model, table)
+    evaluation.step(
+        "table",
+        "bag_of_codes",
+        lambda: probe_bags(table, mean_states(model, host, tokenizer, table, settings.batch_size), seed=settings.seed),
+    )
     _measure_ablation(evaluation, model, host, tokenizer, table, references)
     if references is not None:
         coded = evaluation.outcome(
@@ -306,6 +314,7 @@ def evaluate_concepts(
             ),
         )
         evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome))
+        _measure_senses(evaluation, model, host, tokenizer, table, references)
     evaluation.save()
     return evaluation.results
 
@@ -417,6 +426,21 @@ def _measure_ablation(
         evaluation.step(
             "ablation", name, lambda outcome=outcome, name=name: _ablation_figures(outcome, name, settings)
         )
+
+
+def _measure_senses(
+    evaluation: Evaluation,
+    model: ConceptModel,
+    host: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    table: ConceptTable,
+    references: AblationReferences,
+) -> None:
+    sizes = {"batch_size": evaluation.settings.batch_size, "seed": evaluation.settings.seed}
+    outcome = evaluation.outcome(
+        "senses", lambda: exchange_senses(model, host, tokenizer, table, references.occurrences, **sizes)
+    )
+    evaluation.step("words", "senses", lambda: sense_figures(outcome))
 
 
 def _ablation_figures(outcome: Dataset, name: str, settings: EvaluationSettings) -> dict[str, Any]:

@@ -53,7 +53,11 @@ def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]]
     is_number = (results.get("readout") or {}).get("kind") == "regression"
     for protocol, figures in results.get("ablation", {}).items():
         tables += ablation_tables(protocol, figures, is_number)
-    sections = {**results.get("table", {}), **results.get("bottleneck", {}), **results.get("fidelity", {})}
+    sections = {
+        section: figures
+        for name in ("table", "bottleneck", "fidelity", "words")
+        for section, figures in results.get(name, {}).items()
+    }
     if "codes" in sections:
         tables.insert(1, _tabulate("What codes say", FIDELITY, _fidelity_rows(sections["codes"]), FIDELITY_NOTE))
     if "label_purity" in sections:
@@ -61,6 +65,8 @@ def report_tables(results: dict[str, Any], words: Callable[[int], Sequence[str]]
         tables.append(_list_figures("Specificity", SPECIFICITY, sections))
     if examples := sections.get("routing_divergence", {}).get("examples"):
         tables.append(_routing(examples, results["texts"]["label_names"], words))
+    if bags := sections.get("bag_of_codes"):
+        tables.append(_bags(bags))
     if overlap := sections.get("codebook_overlap"):
         tables.append(_tabulate("Overlap of the codes of two texts", OVERLAP, [overlap, *overlap["strata"]]))
     return [*tables, _list_figures("Codebook and bottleneck", CODEBOOK, sections)]
@@ -189,6 +195,7 @@ SPECIFICITY: list[tuple[str, str, Cell]] = [
     ),
     ("… of token types instead of codes", "label_purity", _number("token_purity", 3)),
     ("lexical gain: codes − token types, same tokens", "label_purity", _interval("lexical_gain")),
+    ("gain within words: codes and token types − token types", "label_purity", _interval("within_word_gain")),
     ("label purity, plain", "label_purity", _number("purity", 3)),
     ("… cross-fitted, special tokens too", "label_purity_with_special_tokens", _number("cross_fitted_purity", 3)),
     ("share of tokens under the most frequent label", "label_purity", _number("majority_share", 3)),
@@ -233,6 +240,13 @@ CODEBOOK: list[tuple[str, str, Cell]] = [
     ("splice fidelity", "splice", _interval("splice_fidelity")),
     ("leak (codes permuted)", "splice", _interval("leak")),
     ("accuracy with the splice", "splice", _percent("splice_accuracy")),
+    ("share of a word's context that its code carries", "senses", _interval("sense_share")),
+    ("… of the words whose code was exchanged", "senses", _interval("exchanged_share")),
+    (
+        "… words whose code was exchanged",
+        "senses",
+        lambda figures: f"{figures['num_exchanged']} of {figures['num_tokens']}",
+    ),
 ]
 
 
@@ -268,6 +282,21 @@ def _overview(results: dict[str, Any]) -> ReportTable:
         rows.append(["accuracy of the host", percent(in_model["accuracy"])])
         rows.append(["always the most frequent label", percent(in_model["majority_accuracy"])])
     return ReportTable("What was measured", ["", ""], rows)
+
+
+def _bags(figures: Figures) -> ReportTable:
+    targets = {"prediction": "the host's prediction", "label": "the label"}
+    sizes = [name.rpartition("_")[2] for name in figures if name.startswith("prediction_codes_")]
+    rows = []
+    for target, title in targets.items():
+        if f"{target}_classes" not in figures:
+            continue
+        for size in sizes:
+            codes, words = (number(figures[f"{target}_{kind}_{size}"], 3) for kind in ("codes", "words"))
+            rows.append([f"{title}, {size}", codes, words, interval(dict(figures), f"{target}_gain_{size}")])
+        rows.append([f"{title}, dense states", number(figures.get(f"{target}_dense"), 3), "", ""])
+    note = "Balanced accuracy of logistic regressions, cross-fitted."
+    return ReportTable("What a few codes of a text tell", ["of", "codes", "token types", "codes − types"], rows, note)
 
 
 def removal_table(figures: dict[str, Any]) -> ReportTable:

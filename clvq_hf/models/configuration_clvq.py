@@ -44,7 +44,10 @@ class CLVQConfig(ConceptConfig):
         ema_decay (`float`): `γ` of the codebook's exponential moving averages.
         ema_epsilon (`float`): `ε` of the Laplace smoothing of the code counts.
         commitment_cost (`float`): `β`, the weight of the commitment loss.
-        codebook_init (`str`): `"spherical-kmeans++"`, `"kmeans++"` or `"random"`, see [`clvq_hf.models.codebook_init`].
+        codebook_init (`str`, *optional*): `"spherical-kmeans++"`, `"kmeans++"` or `"random"`, see
+            [`clvq_hf.models.codebook_init`]. If not given the first, which is the paper's, for the residual encoder,
+            and the second for the others, which centre the states: directions from their mean say little without
+            lengths.
         revive_after (`int`, *optional*): Codes without a token for this many codebook updates are replaced by random
             recent encoder states. `None` (the paper's setting) never does.
         encoder (`str`): `"residual"` is the paper's: it stays close to the identity. `"linear"` is a full linear map
@@ -93,7 +96,7 @@ class CLVQConfig(ConceptConfig):
     ema_decay: float = 0.99
     ema_epsilon: float = 1e-5
     commitment_cost: float = 0.1
-    codebook_init: str = "spherical-kmeans++"
+    codebook_init: str | None = None
     revive_after: int | None = None
     encoder: str = "residual"
     codebook_space: str = "states"
@@ -149,6 +152,11 @@ class CLVQConfig(ConceptConfig):
         "clvq-frozen": Preset("CLVQ-VAE, frozen codes", config={"encoder": "frozen", "codebook_space": "functional"}),
         "vqvae": Preset("VQ-VAE, single layer", single_layer=True),
     }
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.codebook_init is None:
+            self.codebook_init = "spherical-kmeans++" if self.encoder == "residual" else "kmeans++"
+        super().__post_init__(**kwargs)
 
     def model_bytes(self) -> int:
         width, target = self.hidden_size, self.target_hidden_size

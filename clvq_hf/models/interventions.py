@@ -224,17 +224,24 @@ def find_sinks(
 
 
 def spliced_positions(
-    model: BaseConceptModel, host: nn.Module, lower: torch.Tensor, upper: torch.Tensor, mask: torch.Tensor
+    model: BaseConceptModel,
+    host: nn.Module,
+    lower: torch.Tensor,
+    upper: torch.Tensor,
+    mask: torch.Tensor,
+    upper_layer: int | None = None,
 ) -> torch.Tensor:
     """Where a reconstruction replaces the states `upper` `(B, S, d')`: at real tokens that are sinks at neither layer.
 
-    `lower` `(B, P + S, d)` and `mask` `(B, P + S)` may begin earlier, with what is in the host's cache.
+    `lower` `(B, P + S, d)` and `mask` `(B, P + S)` may begin earlier, with what is in the host's cache;
+    `upper` is the model's `upper_layer` unless another one is given.
     """
     config, length = model.config, upper.shape[1]
+    upper_layer = config.upper_layer if upper_layer is None else upper_layer
     inside = mask.to(lower.device)
     low = find_sinks(host, config.stack, config.lower_layer, lower, inside)[:, -length:].to(upper.device)
     inside = mask[:, -length:].to(upper.device)
-    return inside & ~low & ~find_sinks(host, config.stack, config.upper_layer, upper, inside)
+    return inside & ~low & ~find_sinks(host, config.stack, upper_layer, upper, inside)
 
 
 __all__ = ["Splice", "ablate", "find_sinks", "select_positions", "spliced_positions", "steer"]

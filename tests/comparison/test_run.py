@@ -106,6 +106,17 @@ class TestAFinishedGrid:
         assert beyond["position_share"] == pytest.approx(figures["word_residual_position_share"])
         assert len(beyond["differences"]) == round(40 * beyond["text_share"]) > 20
 
+    def test_every_method_is_spliced_with_the_same_decoder_and_measured_beyond_its_words(self, finished):
+        for cell in cells(finished[1]).values():
+            assert -1 < cell["equal_splice"]["explained_variance"] < 1 and "splice_fidelity" in cell["equal_splice"]
+            assert cell["seconds"]["equal_splice"] > 0
+            assert cell["words"]["senses"]["num_tokens"] > 0 and "sense_share" in cell["words"]["senses"]
+            assert 0 <= cell["table"]["bag_of_codes"]["prediction_codes_5"] <= 1
+            assert "within_word_gain" in cell["table"]["label_purity"]
+        report = write_report(finished[1]).read_text()
+        for title in ("with the same decoder for all methods", "from five codes"):
+            assert title in report
+
     def test_words_are_read_from_every_text_that_is_not_measured(self, finished, reviews):
         folder = finished[1] / "hosts" / "tiny_reviews_fine-tuned"
         every = {

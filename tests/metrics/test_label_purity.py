@@ -372,3 +372,39 @@ def test_metric_takes_arrays_and_empty_rows():
     columns["codes"] = [np.array(row, int) for row in columns["codes"]]
     results = LabelPurity(keep_in_memory=True).compute(**columns, min_count=2, min_texts=2, **QUICK)
     assert results == {**compute(SIX_TEXTS, min_count=2, min_texts=2), "num_empty": 1}
+
+
+class TestWithinWords:
+    def test_what_a_code_knows_that_its_word_does_not(self):
+        # "bank" has code 1 in texts of label 0 and code 2 in those of label 1; "the" has one code, and is left out.
+        columns = by_parity(120, lambda number, label: [1 + label, 7], lambda number, label: ["bank", "the"])
+        results = compute(columns)
+        words = {**columns, "tokens": [["bank"] for _ in columns["texts"]]}
+        expected = 1 - purity_by_loops(words, "tokens", 10)
+        assert results["within_word_gain"] == pytest.approx(expected.mean())
+        assert results["within_word_gain"] > 0.45
+        assert results["within_word_gain_low"] < results["within_word_gain"] < results["within_word_gain_high"]
+        assert results["within_word_coverage"] == 0.5
+
+    def test_codes_that_are_drawn_within_words_know_nothing(self):
+        generator = np.random.default_rng(0)
+        columns = by_parity(
+            200,
+            lambda number, label: generator.integers(2, size=4).tolist(),
+            lambda number, label: ["a", "b", "a", "b"],
+        )
+        assert abs(compute(columns)["within_word_gain"]) < 0.03
+
+    def test_one_code_per_word(self):
+        columns = by_parity(60, lambda number, label: [3, 4], lambda number, label: ["a", "b"])
+        results = compute(columns)
+        assert results["within_word_gain"] is results["within_word_gain_low"] is None
+        assert results["within_word_coverage"] == 0
+
+    def test_words_that_tell_as_much_as_their_codes(self):
+        # The label follows from the word; the two codes of each add nothing.
+        columns = by_parity(
+            240, lambda number, label: [number // 2 % 2], lambda number, label: ["good" if label else "bad"]
+        )
+        results = compute(columns)
+        assert results["within_word_gain"] == 0 and results["within_word_coverage"] == 1

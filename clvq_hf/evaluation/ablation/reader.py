@@ -16,10 +16,10 @@ from ...hosts.resume import Resume, resume
 from ...hosts.runner import HostRunner
 from ...models.interventions import find_sinks
 from ...models.modeling_concepts import ConceptModel
+from ..means import MeansById
 from .conditions import Source
 from .references import AblationReferences, MemberMeans
 from .texts import TextsOfTable
-from .words import MeansById
 
 
 class Reader:

@@ -27,6 +27,7 @@ from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows
 from ..code_statistics import CodeCounter, CodeStatistics
 from ..means import MeansById
+from ..occurrences import OccurrenceDraw, Occurrences
 from .words import WordMeans, word_identity
 
 # Texts that random tokens are drawn from.
@@ -78,6 +79,8 @@ class AblationReferences:
             `how="swap"`; `None` for methods whose codes are directions.
         statistics ([`CodeStatistics`][clvq_hf.evaluation.CodeStatistics]): What codes, words and classes say, for
             [`fidelity_texts`][clvq_hf.evaluation.fidelity_texts].
+        occurrences ([`Occurrences`][clvq_hf.evaluation.Occurrences]): Real occurrences of words, for
+            [`exchange_senses`][clvq_hf.evaluation.exchange_senses].
         text_hashes (`frozenset[str]`): Of all these texts, so that nothing is measured on them.
         identity (`dict`): The host and its layers.
     """
@@ -89,6 +92,7 @@ class AblationReferences:
     eraser: LeaceEraser | None
     members: MemberMeans | None
     statistics: CodeStatistics
+    occurrences: Occurrences
     text_hashes: frozenset[str]
     identity: dict[str, Any] = field(default_factory=dict)
 
@@ -183,6 +187,7 @@ def fit_references(
     upper_sum = torch.zeros(config.target_hidden_size, dtype=torch.float64)
     own_words = None if words is not None else MeansById(config.hidden_size)
     members = MeansById(config.hidden_size) if model.codes_are_states else None
+    occurrences = OccurrenceDraw()
     fitter = LeaceFitter(config.hidden_size, num_classes, dtype=torch.float64) if num_classes else None
     for number, states in enumerate(tqdm(data.batches(None), desc="Reading the training texts", unit="batch")):
         check_states(states, f"batch {number} of the training texts")
@@ -194,6 +199,7 @@ def fit_references(
         counter.add(states, codes)
         if members is not None:
             members.add(codes[mask], lower)
+        occurrences.add(states["input_ids"][mask], codes[mask], lower)
         upper_sum += states["target_hidden_states"][mask].double().sum(0)
         owners = labels[states["text_index"]][:, None].expand_as(mask)[mask]
         # The last row is of the texts without a label.
@@ -217,6 +223,7 @@ def fit_references(
         eraser=None if fitter is None else fitter.eraser,
         members=None if members is None else MemberMeans.of(model, members),
         statistics=counter.statistics(),
+        occurrences=occurrences.occurrences(),
         text_hashes=hashes | words.text_hashes,
         identity={**_identity(model, host), "readout": _classes_of(readout)},
     )

@@ -4,7 +4,7 @@ Pure functions on arrays. The text is the unit of every split, permutation, inte
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -163,8 +163,12 @@ def label_purity(
           From −1 to 1; above 0, codes know more of the label than the words do.
         - **lexical_gain_unmatched**, **lexical_gain_unmatched_low**, **lexical_gain_unmatched_high** (`float`): The
           same, each over the tokens that it can score.
-        - **coverage**, **token_coverage**, **common_coverage** (`float`): Share of all tokens that enter
-          `cross_fitted_purity`, `token_purity` and `lexical_gain`.
+        - **within_word_gain**, **within_word_gain_low**, **within_word_gain_high** (`float`): Purity of pairs of code
+          and token type − purity of types alone, cross-fitted, over the tokens of types with at least two frequent
+          codes (in `min_texts` texts and 2 · `min_count` tokens each): what a code knows of the label that its word
+          does not. None for codes that follow from the type.
+        - **coverage**, **token_coverage**, **common_coverage**, **within_word_coverage** (`float`): Share of all tokens
+          that enter `cross_fitted_purity`, `token_purity`, `lexical_gain` and `within_word_gain`.
         - **exclusive_share**, **null_exclusive_share** (`float`): Share of eligible codes all of whose tokens have one
           label, and its mean over permutations.
         - **rare_purity** (`float`): `purity` of the rare codes.
@@ -189,6 +193,7 @@ def label_purity(
     own_parts, common_parts = np.moveaxis(rules.score_parts(), 1, 0)
     null, null_exclusive = _null(table, rules, num_permutations, np.random.default_rng(seed))
     purity = mean(own[0])
+    within, within_parts, within_coverage = _within_words(table, halves, min_count, min_texts)
     own_tokens, common_tokens = own_tokens.mean(axis=-1) / len(table.text), common_tokens.mean() / len(table.text)
 
     counts = count_labels(codes, table.label, len(table.label_names), halves[:, :1])[0].sum(axis=0)
@@ -208,9 +213,11 @@ def label_purity(
             "token_purity": mean(own[1]),
             **_with_interval("lexical_gain", common[0] - common[1], common_parts[:, 0] - common_parts[:, 1]),
             **_with_interval("lexical_gain_unmatched", own[0] - own[1], own_parts[:, 0] - own_parts[:, 1]),
+            **_with_interval("within_word_gain", within, within_parts),
             "coverage": own_tokens[0],
             "token_coverage": own_tokens[1],
             "common_coverage": common_tokens,
+            "within_word_coverage": within_coverage,
             "exclusive_share": exclusive_share(counts[eligible]),
             "null_exclusive_share": mean(null_exclusive),
             "rare_purity": majority_share(counts[rare]),
@@ -369,6 +376,35 @@ def lean_p_values(table: TokenTable, codes: csr_array) -> tuple[np.ndarray, np.n
     texts = np.stack([texts_of(codes, table.label == label) for label in range(num_labels)], axis=-1).astype(np.int64)
     tails = hypergeom.sf(texts - 1, len(table.label), np.bincount(table.label), texts.sum(axis=1, keepdims=True))
     return np.minimum(1.0, num_labels * tails.min(axis=1)), texts
+
+
+def _within_words(
+    table: TokenTable, halves: np.ndarray, min_count: int, min_texts: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Purity of pairs of type and code − purity of types, where a type has several codes.
+
+    Returns:
+        `tuple` of two `np.ndarray` of shapes `(s,)` and `(parts, s)`, the gain in each split, and without each part of
+        the texts, NaN if no type has several codes; and the share of all tokens that enter.
+    """
+    num_texts = len(table.label)
+    pairs, pair = np.unique(np.stack([table.type, table.code]), axis=1, return_inverse=True)
+    pair = pair.ravel()
+    counts = count_tokens(table.text, pair, num_texts)
+    # In both halves there are as many as a vote needs.
+    frequent = (counts.sum(axis=1) >= 2 * min_count) & (texts_of(counts) >= min_texts)
+    several = np.bincount(pairs[0][frequent], minlength=len(table.type_names)) >= 2
+    kept = several[table.type] & frequent[pair]
+    if not kept.any():
+        undefined = np.full(halves.shape[1], np.nan)
+        return undefined, np.full((min(num_texts, NUM_PARTS), len(undefined)), np.nan), 0.0
+    tokens = replace(table, text=table.text[kept], code=table.code[kept], type=table.type[kept])
+    rules = Rules.of(
+        tokens, [np.unique(pair[kept], return_inverse=True)[1], tokens.type], halves, min_count, min_texts
+    )
+    (_, purity), (_, entering) = rules.score(np.ones(num_texts, bool))
+    parts = rules.score_parts()[:, 1]
+    return purity[0] - purity[1], parts[:, 0] - parts[:, 1], entering.mean() / len(table.text)
 
 
 def _null(
