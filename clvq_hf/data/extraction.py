@@ -9,6 +9,8 @@ from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
 
+# Of what an extractor returns, the arguments of a concept model's `forward`.
+MODEL_INPUTS = ("hidden_states", "attention_mask", "target_hidden_states", "token_mask")
 # In median norms of a text's states. Attention sinks have 100 to 1,000, other tokens up to 3.
 MASSIVE_NORM = 10
 # Of fewer tokens the median says nothing: half of them may be sinks.
@@ -60,7 +62,8 @@ class HiddenStateExtractor:
         Returns:
             `dict[str, torch.Tensor]`: `hidden_states` `(B, S, d)`, `target_hidden_states` `(B, S, d')`, `input_ids`,
             `attention_mask`, `token_mask` and `sink_mask` `(B, S)`, `text_index` `(B,)`, and with a readout
-            `prediction` `(B,)`. `sink_mask` is 1 on attention sinks of either layer, `token_mask` 0.
+            `prediction` `(B,)`. `sink_mask` is 1 on attention sinks of either layer, `token_mask` 0. `MODEL_INPUTS`
+            are those that a concept model's `forward` takes.
         """
         runner, width = self._runner, batch["attention_mask"].shape[1]
         layers = [self.lower_layer, self.upper_layer]
@@ -138,4 +141,4 @@ def check_states(states: Mapping[str, torch.Tensor], batch_name: str) -> None:
         check_finite(states[name], states["text_index"], f"{name} of {batch_name}", states["attention_mask"].bool())
 
 
-__all__ = ["HiddenStateExtractor", "attention_sinks", "check_finite", "check_states"]
+__all__ = ["MODEL_INPUTS", "HiddenStateExtractor", "attention_sinks", "check_finite", "check_states"]

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..data.activation_cache import ActivationCache, StateCollator
 from ..data.batching import split_batch
-from ..data.extraction import HiddenStateExtractor, check_states
+from ..data.extraction import MODEL_INPUTS, HiddenStateExtractor, check_states
 from ..data.labels import host_labels
 from ..data.sensitivity import upper_sensitivity
 from ..data.text_source import TextSource
@@ -229,7 +229,7 @@ class CLVQTrainer(HubTrainer):
         """A collated batch → the arguments of [`CLVQModel.forward`], on the device."""
         states = dict(super()._prepare_inputs(self.add_states(inputs)))
         check_states(states, f"the batch after step {self.state.global_step}")
-        return {name: value for name, value in states.items() if name not in _NOT_OF_FORWARD}
+        return {name: states[name] for name in MODEL_INPUTS}
 
     # ---- Training ---------------------------------------------------------------------------------------------------
 
@@ -503,8 +503,6 @@ class CodebookCallback(TrainerCallback):
         self.trainer.record_distances()
 
 
-# What batches of states hold besides the arguments of a model's `forward`.
-_NOT_OF_FORWARD = {"text_index", "input_ids", "sink_mask", "prediction"}
 _SHARDING_REFUSED = (
     "FSDP and DeepSpeed split parameters and buffers over processes; a concept model is small and its codebook is "
     "updated as a whole. Use plain DDP: accelerate launch --multi_gpu --num_processes N train.py (the host may be "
