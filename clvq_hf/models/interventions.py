@@ -19,16 +19,18 @@ from .modeling_base import BaseConceptModel
 from .projections import orthonormal_rows, project, swap
 
 POSITIONS = ("code", "all", "cls", "last")
+# Ways to remove a concept; a live host can also get another one in its place.
 HOW = ("project", "swap")
+INTERCHANGE = "interchange"
 
 
-def check_how(model: BaseConceptModel, how: str) -> None:
+def check_how(model: BaseConceptModel, how: str, allowed: Sequence[str] = HOW) -> None:
     """Refuse ways of removal that do not exist, or mean nothing for a model."""
-    if how not in HOW:
-        raise ValueError(f"how must be one of {HOW}, got {how!r}.")
-    if how == "swap" and not model.codes_are_states:
+    if how not in allowed:
+        raise ValueError(f"how must be one of {tuple(allowed)}, got {how!r}.")
+    if how != "project" and not model.codes_are_states:
         raise ValueError(
-            f"swap replaces a concept's state, but the concepts of a {type(model).__name__} are directions: "
+            f"{how} replaces a concept's state, but the concepts of a {type(model).__name__} are directions: "
             "use how='project'."
         )
 
@@ -41,16 +43,29 @@ def ablate(
     how: str = "project",
     mean: torch.Tensor | None = None,
     member_mean: torch.Tensor | None = None,
+    with_code: int | torch.Tensor | None = None,
 ) -> hooks.Edit:
     """See [`ConceptModel.ablate`][clvq_hf.ConceptModel.ablate]."""
     model.check_host(host)
-    check_how(model, how)
+    check_how(model, how, (*HOW, INTERCHANGE))
     _check_positions(positions)
+    if (with_code is None) != (how != INTERCHANGE):
+        raise ValueError(
+            "with_code names the concept that takes the place: give it with how='interchange', only then."
+        )
     codes, per_row = _checked_codes(model, codes)
     basis = orthonormal_rows(model.directions(codes.flatten()).flatten(1, 2).unflatten(0, codes.shape))
-    if how == "swap" and codes.shape[-1] > 1:
-        raise ValueError("swap replaces the vector of one code: pass one, or use how='project' for several.")
-    if how == "swap":
+    if how != "project" and codes.shape[-1] > 1:
+        raise ValueError(f"{how} replaces the vector of one code: pass one, or use how='project' for several.")
+    if how == INTERCHANGE:
+        if model.member_means is None:
+            raise ValueError(
+                f"This {type(model).__name__} does not know the mean states of its codes' tokens. Use how='swap' with "
+                "mean=members.means[with_code] and member_mean=members.means[code] of fit_references(…).members."
+            )
+        other, _ = _checked_codes(model, with_code)
+        mean = F.embedding(other[..., 0], model.member_means)
+    if how != "project":
         mean, vectors = _swapped(model, codes[..., 0], mean, member_mean)
     centre = model.projection_centre
 

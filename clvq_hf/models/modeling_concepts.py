@@ -719,6 +719,7 @@ class ConceptModel(BaseConceptModel):
         how: str = "project",
         mean: torch.Tensor | None = None,
         member_mean: torch.Tensor | None = None,
+        with_code: int | torch.Tensor | None = None,
     ) -> hooks.Edit:
         """Remove concepts from `host` at `lower_layer`, until the returned handle is removed or its `with` block ends.
 
@@ -733,12 +734,13 @@ class ConceptModel(BaseConceptModel):
             how (`str`): `"project"`: off the span of the concepts' vectors, `x ← x - QᵀQ(x - c)`, where `c` is the
                 [`projection_centre`][clvq_hf.ConceptModel.projection_centre], zero for most methods. `"swap"`: the
                 mean state of the concept's tokens makes way for that of all tokens, `x ← x - e + μ`; for one code and
-                methods with a codebook.
+                methods with a codebook. `"interchange"`: it makes way for that of the tokens of `with_code`.
             mean (`torch.Tensor` of shape `(d,)`, *optional*): `μ`;
                 [`mean_state`][clvq_hf.ConceptModel.mean_state] if not given.
             member_mean (`torch.Tensor` of shape `(d,)` or `(B, d)`, *optional*): `e`, of all texts or of each, as in
-                [`MemberMeans`][clvq_hf.evaluation.MemberMeans]. Clusters know it and `μ`; for methods with an encoder
-                give both.
+                [`MemberMeans`][clvq_hf.evaluation.MemberMeans]; `member_means` if not given. Models of before 0.2 that
+                have an encoder do not know them: give both.
+            with_code (`int` or `torch.Tensor` of shape `(B,)`, *optional*): For `"interchange"`.
 
         Returns:
             [`Edit`][clvq_hf.hosts.hooks.Edit]: A context manager with `remove()`.
@@ -752,7 +754,7 @@ class ConceptModel(BaseConceptModel):
                 host(**inputs).logits
             ```
         """
-        return ablate(self, host, codes, positions, how, mean, member_mean)
+        return ablate(self, host, codes, positions, how, mean, member_mean, with_code)
 
     def steer(self, host: Any, code: int, strength: float, positions: str | torch.Tensor = "all") -> hooks.Edit:
         """Push `host` towards a concept: `x ← x + strength · ê · ‖x‖` at `lower_layer`.

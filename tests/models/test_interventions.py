@@ -133,6 +133,17 @@ class TestAblate:
         torch.testing.assert_close(changed[:, 0], expected)
         assert torch.equal(changed[:, 1:], plain[:, 1:])
 
+    def test_interchange_puts_another_concept_in_its_place(self, encoder_model, host, inputs):
+        means = encoder_model.member_means
+        handle = lambda: encoder_model.ablate(host, 5, positions="cls", how="interchange", with_code=7)  # noqa: E731
+        _, plain, changed = states_with(handle, encoder_model, host, inputs)
+        torch.testing.assert_close(changed[:, 0], plain[:, 0] - means[5] + means[7])
+        assert torch.equal(changed[:, 1:], plain[:, 1:])
+        own = torch.tensor([7, 2])
+        handle = lambda: encoder_model.ablate(host, 5, positions="cls", how="interchange", with_code=own)  # noqa: E731
+        _, plain, changed = states_with(handle, encoder_model, host, inputs)
+        torch.testing.assert_close(changed[:, 0], plain[:, 0] - means[5] + means[own])
+
     @pytest.mark.parametrize(("positions", "expected"), [("cls", [0, 0]), ("last", [5, 2])])
     def test_first_and_last_token(self, encoder_model, host, inputs, positions, expected):
         handle = lambda: encoder_model.ablate(host, 5, positions=positions)  # noqa: E731
@@ -176,6 +187,9 @@ class TestAblate:
             ({"codes": 12}, "Codes run from 0 to 11"),
             ({"codes": []}, "codes must be"),
             ({"codes": 1, "how": "delete"}, "how must be one of"),
+            ({"codes": 1, "how": "interchange"}, "with_code names the concept that takes the place"),
+            ({"codes": 1, "how": "swap", "with_code": 2}, "with_code names the concept that takes the place"),
+            ({"codes": 1, "how": "interchange", "with_code": 12}, "Codes run from 0 to 11"),
             ({"codes": 1, "positions": "first"}, "positions must be one of"),
             ({"codes": 1, "positions": torch.ones(2, 6)}, "must be bool"),
             (
