@@ -1,5 +1,6 @@
 """Code fidelity: what a host still says when each token is no more than its code."""
 
+import sys
 from collections import defaultdict
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy.stats import entropy
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.batching import batches_by_length
+from ..data.batching import batches_by_length, split_batch
 from ..data.tokenization import TextCollator, ensure_pad_token, tokenize_texts
 from ..hosts import hooks
 from ..hosts.readout import Readout
@@ -23,6 +24,8 @@ from ..tables.concept_table import ConceptTable
 from .bottleneck import ratio_interval
 from .code_statistics import CodeStatistics, nearest_vectors
 
+# Tokens whose logits over a vocabulary are held at once: 200 MB in float32 for one of 50,000, a few times over.
+MAX_VOCABULARY_TOKENS = 1024
 # What stands in for a token: see `fidelity_texts`.
 CONDITIONS = ("coded", "coded_all", "word", "random", "class", "mean")
 # What estimates a token's upper state.
@@ -83,9 +86,15 @@ def fidelity_texts(
     ids = np.asarray(table.texts["text_id"][:])
     tokenized = tokenize_texts(table.texts, tokenizer, "text", table.metadata["max_length"])
     columns: dict[str, list] = defaultdict(list)
-    batches = batches_by_length(tokenized, TextCollator(tokenizer), batch_size)
-    with torch.no_grad(), hooks.evaluation_mode(host):
-        for _, batch in tqdm(batches, desc="Coding texts", unit="batch", total=-(-len(tokenized) // batch_size)):
+    whole = (batch for _, batch in batches_by_length(tokenized, TextCollator(tokenizer), batch_size))
+    limit = MAX_VOCABULARY_TOKENS if readout.kind == "next_token" else sys.maxsize
+    batches = (piece for batch in whole for piece in split_batch(batch, limit))
+    with (
+        torch.no_grad(),
+        hooks.evaluation_mode(host),
+        tqdm(desc="Coding texts", unit="text", total=len(tokenized)) as bar,
+    ):
+        for batch in batches:
             mask, token_mask = batch["attention_mask"].bool(), batch["token_mask"].bool()
             width = mask.shape[1]
             with hooks.capture(host, [config.upper_layer], stack=config.stack) as captured:
@@ -123,6 +132,7 @@ def fidelity_texts(
                 new[f"residual_{name}"] = (errors.double() * counted).sum(-1).tolist()
             for name, values in new.items():
                 columns[name] += values
+            bar.update(len(mask))
     return Dataset.from_dict(columns).sort("text_id")
 
 

@@ -6,9 +6,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from clvq_hf.data import ActivationCache
+from clvq_hf.data import ActivationCache, TextCollator, tokenize_texts
 from clvq_hf.evaluation import fidelity_figures, fidelity_texts, fit_references
 from clvq_hf.hosts import hooks
+from clvq_hf.hosts.readout import Readout
 from clvq_hf.models import ClassOnlyConfig, ClassOnlyModel, ClusterConfig, ClusterModel
 from tests.helpers.evaluated_hosts import balanced_classifier, clvq_on_states
 
@@ -223,3 +224,31 @@ def test_a_cache_and_a_pass_of_the_host_give_the_same(measured, tokenizer, tmp_p
         assert np.array_equal(first.ids, second.ids)
         torch.testing.assert_close(first.lower, second.lower, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(first.upper, second.upper, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_is_asked_for_the_next_token_is_compared_after_every_token(causal_host, tokenizer, all_texts):
+    host, train, test = causal_host.eval(), all_texts.select(range(20)), all_texts.select(range(60, 66))
+    config = ClusterConfig.from_host(host, 1, 3, codebook_size=6, algorithm="random_states")
+    model = ClusterModel(config)
+    model.centroids.vectors.copy_(torch.randn(6, config.hidden_size, generator=torch.Generator().manual_seed(0)))
+    model.centroids.initialized.fill_(True)
+    texts = [dataset.remove_columns("label") for dataset in (train, test)]
+    references = fit_references(model, host, tokenizer, texts[0])
+    table = model.concept_table(host, tokenizer, texts[1])
+    outcome = fidelity_texts(model, host, tokenizer, table, references.statistics, readout=Readout("next_token"))
+    means = references.statistics.codes
+    text, row = test["text"][0], outcome[0]
+    encoded = TextCollator(tokenizer)(tokenize_texts(test.select([0]), tokenizer).to_list())
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        plain = host(**inputs).logits[0]
+        lower = hooks.run(host, inputs, [1])[1]
+        codes = model.encode(lower)
+        counted = encoded["token_mask"].bool()
+        changed = torch.where(counted[..., None], means.lower_of(codes), lower)
+        with hooks.edit(host, 1, lambda _: changed):
+            coded = host(**inputs).logits[0]
+    expected = np.mean([divergence(first, second) for first, second in zip(plain, coded, strict=True)])
+    assert row["kl_coded"] == pytest.approx(expected, rel=1e-3), text
+    assert row["kl_class"] is None
+    assert fidelity_figures(outcome)["fidelity_beyond_class"] is None
