@@ -1,5 +1,6 @@
 """What an Explorer says of a text is what model and host say, asked one by one."""
 
+import copy
 import sys
 import threading
 from time import sleep
@@ -172,16 +173,29 @@ class TestChange:
     def test_ablation_is_that_of_the_model(self, minilm, positions, how):
         code = minilm.read(TEXT).tokens[2].code
         plain = logits_of(minilm)
-        means = {}
-        if how == "swap":
-            means = {"mean": self.mean_state(minilm), "member_mean": self.mean_state(minilm, code)}
-        with minilm.model.ablate(minilm.host, code, positions, how, **means):
+        with minilm.model.ablate(minilm.host, code, positions, how):
             changed = logits_of(minilm)
         effect = minilm.ablate(TEXT, code, positions, how)
         self.check(effect, plain, changed)
         count = sum(token.code == code for token in effect.reading.tokens)
         assert effect.num_tokens == {"code": count, "all": len(effect.reading.tokens)}.get(positions, 1)
         assert effect.continuations is None
+
+    @pytest.fixture
+    def untracked(self, minilm):
+        """The same with a model of earlier versions, which does not know the mean states of its codes' tokens."""
+        model = copy.deepcopy(minilm.model)
+        model.quantizer.member_sums = None
+        return lambda table=minilm.table: Explorer(model, minilm.host, minilm.tokenizer, table=table)
+
+    def test_a_swap_takes_means_that_a_model_does_not_know_from_the_table(self, untracked):
+        explorer = untracked()
+        code = explorer.read(TEXT).tokens[2].code
+        plain = logits_of(explorer)
+        means = {"mean": self.mean_state(explorer), "member_mean": self.mean_state(explorer, code)}
+        with explorer.model.ablate(explorer.host, code, "code", "swap", **means):
+            changed = logits_of(explorer)
+        self.check(explorer.ablate(TEXT, code, "code", "swap"), plain, changed)
 
     def mean_state(self, explorer, code=None):
         """Of the content tokens of the first 32 texts of the table, or of those of a concept."""
@@ -198,9 +212,10 @@ class TestChange:
             states.append(found[torch.from_numpy(chosen.to_numpy(copy=True))])
         return torch.cat(states).mean(0)
 
-    def test_a_swap_needs_a_table(self, minilm):
-        alone = Explorer(minilm.model, minilm.host, minilm.tokenizer)
-        assert minilm.swaps and not alone.swaps
+    def test_a_swap_needs_the_means_or_a_table(self, minilm, untracked):
+        alone = untracked(table=None)
+        assert minilm.swaps and untracked().swaps and not alone.swaps
+        assert Explorer(minilm.model, minilm.host, minilm.tokenizer).swaps
         with pytest.raises(ValueError, match="--table"):
             alone.ablate(TEXT, 3, how="swap")
 
