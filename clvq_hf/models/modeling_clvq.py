@@ -194,7 +194,7 @@ class CLVQModel(ConceptModel):
     config_class = CLVQConfig
     _keep_in_fp32_modules_strict = ["encoder", "quantizer"]
     _no_split_modules = ["CLVQDecoderLayer"]
-    _not_in_fingerprint = ("decoder.", "quantizer.updates_since_use")
+    _not_in_fingerprint = ("decoder.", "quantizer.updates_since_use", "quantizer.member_sums")
     _in_fingerprint = ("encoder_max_mix", "ema_epsilon")
     loss_names = ("reconstruction_loss", "commitment_loss")
 
