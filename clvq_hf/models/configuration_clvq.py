@@ -58,9 +58,9 @@ class CLVQConfig(ConceptConfig):
         track_members (`bool`): Whether the mean host state of each code's tokens is averaged in training. It is what
             `codebook` holds, and what interventions remove. False in models of earlier versions, whose `codebook` is
             the encoder's.
-        scale_targets (`bool`): Whether the decoder predicts the states of `upper_layer` in units of each dimension's
-            mean and standard deviation, and is trained on the error in these units. False in the paper, and in
-            models of earlier versions.
+        scale_targets (`bool`, *optional*): Whether the decoder predicts the states of `upper_layer` in units of each
+            dimension's mean and standard deviation, and is trained on the error in these units. If not given, not with
+            the residual encoder, as in the paper, but with the others.
         encoder_max_mix (`float`): `m_max`, the upper bound of the encoder's mixing weight.
         encoder_mix_logit (`float`): Start of `a`; the mixing weight is `m_max·sigmoid(a)`.
         center_states (`bool`): Whether the residual encoder first subtracts the mean of the states that the codebook is
@@ -101,7 +101,7 @@ class CLVQConfig(ConceptConfig):
     encoder: str = "residual"
     codebook_space: str = "states"
     track_members: bool = True
-    scale_targets: bool = True
+    scale_targets: bool | None = None
     encoder_max_mix: float = 0.5
     encoder_mix_logit: float = 0.2
     center_states: bool = False
@@ -156,6 +156,8 @@ class CLVQConfig(ConceptConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.codebook_init is None:
             self.codebook_init = "spherical-kmeans++" if self.encoder == "residual" else "kmeans++"
+        if self.scale_targets is None:
+            self.scale_targets = self.encoder != "residual"
         super().__post_init__(**kwargs)
 
     def model_bytes(self) -> int:

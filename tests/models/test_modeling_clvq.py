@@ -401,3 +401,59 @@ def test_a_decoder_without_layers_is_a_linear_map_of_each_code(make_model):
     model.initialize_codebook(torch.randn(100, 32))
     output = model(torch.randn(2, 5, 32))
     torch.testing.assert_close(output.reconstruction, model.decoder.head(output.quantized))
+
+
+class TestLinearEncoder:
+    def test_defaults_follow_the_encoder(self, make_config):
+        residual, linear = make_config(), make_config(encoder="linear")
+        assert (residual.codebook_init, residual.scale_targets) == ("spherical-kmeans++", False)
+        assert (linear.codebook_init, linear.scale_targets) == ("kmeans++", True)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"codebook_space": "functional"}, "needs encoder='linear'"),
+            ({"encoder": "linear", "center_states": True}, "a linear one always centres"),
+            ({"encoder": "mlp"}, "encoder must be one of"),
+            ({"encoder": "linear", "codebook_space": "fisher"}, "codebook_space must be one of"),
+        ],
+    )
+    def test_what_does_not_go_together(self, make_config, fields, message):
+        with pytest.raises(ValueError, match=message):
+            make_config(**fields)
+
+    def test_the_loss_is_in_units_of_each_dimensions_deviation(self, make_model):
+        model = make_model(encoder="linear", commitment_cost=0.0).eval()
+        scale = torch.logspace(-1, 3, 32)
+        states, targets = torch.randn(300, 32), torch.randn(300, 32) * scale + 7
+        model.initialize_codebook(states, targets)
+        output = model(states[None, :50], None, targets[None, :50])
+        deviation = targets.std(0)
+        expected = ((output.reconstruction[0] - targets[:50]) / deviation).square().mean()
+        assert output.loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        head = (output.reconstruction[0] - targets.mean(0)) / deviation
+        assert head.std() < 3, "what the decoder's last layer gives is of the size of one"
+
+    def test_codes_are_the_nearest_in_its_space(self, make_model):
+        model = make_model(encoder="linear", codebook_space="functional").eval()
+        states = torch.randn(400, 32) + 3
+        model.initialize_codebook(states, states, sensitivity=torch.diag(torch.linspace(0, 1, 32)))
+        mapped = (states - states.mean(0)) @ model.encoder.weight.T
+        expected = torch.cdist(mapped, model.quantizer.codebook).argmin(-1)
+        assert torch.equal(model.encode(states[None])[0], expected)
+        members = torch.stack([states[expected == code].mean(0) for code in range(12)])
+        torch.testing.assert_close(model.codebook, members, atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("encoder", ["linear", "frozen"])
+    def test_is_saved_with_its_members(self, make_model, tmp_path, encoder):
+        model = make_model(encoder=encoder).eval()
+        states = torch.randn(400, 32)
+        model.initialize_codebook(states, 100 * states)
+        model.save_pretrained(tmp_path)
+        again = CLVQModel.from_pretrained(tmp_path)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+        assert again.fingerprint() == model.fingerprint()
+        few = model.codebook_only()
+        assert torch.equal(few.encode(states[None]), model.encode(states[None]))
+        assert torch.equal(few.codebook, model.codebook)
