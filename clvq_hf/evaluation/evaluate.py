@@ -174,7 +174,10 @@ class Evaluation:
         """Rows from an earlier run, or computed now and saved."""
         folder = self.output_dir / name
         if not (folder / "state.json").is_file():  # which is written last
-            compute().save_to_disk(folder)
+            found = compute()
+            if len(found) == 0:  # datasets cannot load one without rows
+                return found
+            found.save_to_disk(folder)
         return load_from_disk(folder)
 
     def save(self) -> None:

@@ -98,12 +98,12 @@ class TopKQuantizer(Float32Module):
         self.initialized.fill_(True)
 
     def _members(self, encoder_states: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        codes = self.nearest(encoder_states, 1)[:, 0]
-        sums = torch.zeros_like(self.ema_sums).index_add_(0, codes, hidden_states.to(self.ema_sums))
-        counts = torch.bincount(codes, minlength=self.codebook_size)
-        alone = torch.cdist(self.codebook[counts == 0], encoder_states.float()).argmin(-1)
-        sums[counts == 0] = hidden_states[alone].to(sums)
-        return sums / counts.clamp(min=1)[:, None]
+        distances = torch.cdist(encoder_states.float(), self.codebook)
+        codes, nearest = distances.argmin(1), distances.argmin(0)
+        hidden_states = hidden_states.to(self.ema_sums)
+        sums = torch.zeros_like(self.ema_sums).index_add_(0, codes, hidden_states)
+        counts = torch.zeros_like(self.ema_counts).index_add_(0, codes, torch.ones_like(hidden_states[:, 0]))
+        return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], hidden_states[nearest])
 
     def forward(
         self,

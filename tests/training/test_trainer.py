@@ -445,7 +445,7 @@ class TestInitialisation:
             encoded = tokenizer(text, return_tensors="pt")
             states.append(host(**encoded, output_hidden_states=True).hidden_states[1][0, 1:-1])
         encoded = trainer.model.encoder(torch.cat(states))
-        distances = (trainer.model.codebook[:, None] - encoded).norm(dim=-1).min(1).values
+        distances = (trainer.model.quantizer.codebook[:, None] - encoded).norm(dim=-1).min(1).values
         assert distances.max() < 1e-4, "and special tokens are not among them"
 
     def test_is_seeded_and_leaves_the_global_generator_alone(self, make_trainer):
