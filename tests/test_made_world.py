@@ -144,7 +144,7 @@ def test_folder_of_a_world(made, tmp_path, monkeypatch):
     assert len(grid.methods) >= 8 and len(grid.datasets["senses"].load("test")) == 100
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_small_host_learns_its_world(tmp_path):
     checks = world.make_world(tmp_path / "small", SMALL, seed=5)
     assert checks["host_accuracy"] > 0.95 and checks["bag_of_words_accuracy"] < 0.6
