@@ -61,7 +61,7 @@ def fidelity_verdict(figures: Mapping[str, Any]) -> list[str]:
         if low > 0
         else "less than"
         if high < 0
-        else f"which cannot be told apart on {figures['num_texts']} texts from"
+        else f"which cannot be told apart on {figures['num_texts']} texts from what"
     )
     return [f"{sentence}{beside}, {said} the predicted class alone would keep ({figures['class_fidelity']:.0%})."]
 

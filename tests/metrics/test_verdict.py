@@ -319,7 +319,7 @@ class TestCodes:
         [
             (0.1, 0.5, "more than"),
             (-0.5, -0.1, "less than"),
-            (-0.1, 0.5, "which cannot be told apart on 300 texts from"),
+            (-0.1, 0.5, "which cannot be told apart on 300 texts from what"),
         ],
     )
     def test_beside_the_class(self, low, high, said):
