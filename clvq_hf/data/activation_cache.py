@@ -14,17 +14,22 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..files import read_json, write_whole
 from ..hosts import hooks
+from ..hosts.host import UnsupportedHostError
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hosts.residual_stream import check_layer_order
+from ..hosts.runner import check_head
 from .batching import batches_by_length, in_order
 from .extraction import HiddenStateExtractor, check_states
 from .sensitivity import upper_sensitivity
 from .texts import text_numbers, texts_fingerprint
 from .tokenization import TextCollator, check_texts, ensure_pad_token, occurs_between, tokenize_texts
+
+logger = logging.get_logger(__name__)
 
 METADATA_NAME = "activations.json"
 SENSITIVITY_NAME = "sensitivity.safetensors"
@@ -126,6 +131,12 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         tokenized = tokenize_texts(dataset, tokenizer, text_column, max_length)
         readout = Readout.of_or_none(host)
         readout = readout if readout is not None and readout.kind == "classification" else None
+        if readout is not None and batch_size > 1:
+            try:
+                check_head(hooks.unwrap(host))
+            except UnsupportedHostError as error:  # its states are right all the same
+                logger.warning(f"The activation cache holds no predictions. {error}")
+                readout = None
         extractor = HiddenStateExtractor(host, lower_layer, upper_layer, stack, readout)
         # In a subfolder: an earlier cache remains until the new one is complete.
         path.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ class HostRunner:
         """
         if self._readout is not None:
             if self._readout.of_texts and len(batch["input_ids"]) > 1:
-                _check_head(unwrap(self.host))
+                check_head(unwrap(self.host))
             batch = self._readout.append(batch)
         inputs: dict[str, Any] = {
             name: tensor.to(self.device) for name, tensor in self.pad(batch).items() if name in self._accepted
@@ -110,7 +110,7 @@ def _padding_id(model: PreTrainedModel) -> int:
 _CHECKED: weakref.WeakKeyDictionary[nn.Module, int | None] = weakref.WeakKeyDictionary()
 
 
-def _check_head(model: PreTrainedModel) -> None:
+def check_head(model: PreTrainedModel) -> None:
     """Refuse a head for texts that reads a position of padding: changed states there must not change its logits."""
     named = getattr(model.config.get_text_config(), "pad_token_id", None)
     if model in _CHECKED and _CHECKED[model] == named:
@@ -164,4 +164,4 @@ def _reads_padding(model: PreTrainedModel, reason: str) -> UnsupportedHostError:
     )
 
 
-__all__ = ["HostRunner"]
+__all__ = ["HostRunner", "check_head"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from clvq_hf import ActivationCache
 from clvq_hf.data.activation_cache import StateCollator
@@ -123,6 +124,13 @@ class TestCache:
             host.bert.embeddings.word_embeddings.weight[tokenizer(texts[11]["text"])["input_ids"][1]] = float("nan")
         with pytest.raises(ValueError, match=r"NaN or Inf in hidden_states of batch \d+, .*11"):
             ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+
+
+def test_a_classifier_that_reads_padding_gives_states_without_predictions(tokenizer, texts, tmp_path):
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=3, n_head=4, n_positions=128, pad_token_id=None)
+    host = GPT2ForSequenceClassification(config).eval()
+    cache = ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+    assert len(cache) == len(texts) and cache.predictions is None
 
 
 class TestTokenIds:

@@ -34,7 +34,7 @@ from clvq_hf import (
     SparseDictionary,
     salient_tokens,
 )
-from clvq_hf.hosts.runner import _check_head as check_head
+from clvq_hf.hosts.runner import check_head
 from clvq_hf.models import projections
 
 TESTS = Path(__file__).parents[1]
