@@ -1,36 +1,58 @@
 """clvq-hf: find the discrete concepts that a language model uses, the Hugging Face way."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .models import (
-    AdaptiveResidualEncoder,
-    ClusterConfig,
-    ClusterModel,
-    CLVQConfig,
-    CLVQModel,
-    CLVQOutput,
-    ConceptModel,
-    SparseConfig,
-    SparseDictionary,
-    SparseOutput,
-    TopKQuantizer,
-    register_method,
-)
+from .auto_types import register_types
 from .version import __version__
 
-# The rest is imported at first use: the trainer alone costs seconds.
-_LAZY = {
-    "CLVQTrainer": ".training",
-    "CLVQTrainingArguments": ".training",
-    "ActivationCache": ".data",
-    "ConceptTable": ".tables",
-    "salient_tokens": ".tables",
-    "ablate_texts": ".evaluation",
-    "load_texts": ".data",
-    "list_codebooks": ".hub",
+if TYPE_CHECKING:
+    from .data import ActivationCache, load_texts
+    from .evaluation import ablate_texts
+    from .hub import list_codebooks
+    from .models import (
+        AdaptiveResidualEncoder,
+        ClusterConfig,
+        ClusterModel,
+        CLVQConfig,
+        CLVQModel,
+        CLVQOutput,
+        ConceptModel,
+        SparseConfig,
+        SparseDictionary,
+        SparseOutput,
+        TopKQuantizer,
+        register_method,
+    )
+    from .tables import ConceptTable, salient_tokens
+    from .training import CLVQTrainer, CLVQTrainingArguments
+
+# Everything is imported at first use: torch and transformers cost seconds.
+_HOMES = {
+    ".data": ("ActivationCache", "load_texts"),
+    ".evaluation": ("ablate_texts",),
+    ".hub": ("list_codebooks",),
+    ".models": (
+        "AdaptiveResidualEncoder",
+        "CLVQConfig",
+        "CLVQModel",
+        "CLVQOutput",
+        "ClusterConfig",
+        "ClusterModel",
+        "ConceptModel",
+        "SparseConfig",
+        "SparseDictionary",
+        "SparseOutput",
+        "TopKQuantizer",
+        "register_method",
+    ),
+    ".tables": ("ConceptTable", "salient_tokens"),
+    ".training": ("CLVQTrainer", "CLVQTrainingArguments"),
 }
+_LAZY = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = {"hooks": ".hosts.hooks", "metrics": ".metrics"}
+
+register_types()
 
 
 def __getattr__(name: str) -> Any:

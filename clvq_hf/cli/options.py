@@ -113,8 +113,8 @@ SendToken = Annotated[
 ]
 
 
-# Where a context keeps the names of the parameters of the command that runs.
-_PARAMETERS = "clvq_hf.parameters"
+# Where a context keeps the names of the parameters of the command that runs, and whether it only shows its help.
+_PARAMETERS, _HELPS = "clvq_hf.parameters", "clvq_hf.helps"
 
 
 class ReadableErrors(TyperGroup):
@@ -132,6 +132,11 @@ class ReadableErrors(TyperGroup):
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         return super().main(*args, **kwargs)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the command, and note whether help is all that is wanted."""
+        ctx.meta[_HELPS] = "--help" in args
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command, and note the names of its parameters for messages."""
         found = super().resolve_command(ctx, args)
@@ -145,6 +150,10 @@ class ReadableErrors(TyperGroup):
             parameters = ctx.meta.get(_PARAMETERS, ())
             return re.sub(r"\b([a-z_]+)=…", lambda match: _option(match, parameters), message)
 
+        if ctx.meta[_HELPS]:  # nothing is loaded, so there is nothing to quieten
+            return super().invoke(ctx)
+        if sys.stderr.isatty():
+            typer.secho("Loading torch and transformers …", dim=True, err=True)
         try:
             with _only_what_matters(in_options):
                 return super().invoke(ctx)

@@ -1,0 +1,56 @@
+"""`import clvq_hf` is light, and AutoConfig and AutoModel know our types all the same."""
+
+import subprocess
+import sys
+
+import pytest
+
+from clvq_hf.auto_types import TYPES
+from clvq_hf.models import ClassOnlyModel, ClusterModel, CLVQModel, SparseDictionary
+
+
+def run(code, *args):
+    result = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout.strip()
+
+
+def test_all_types_of_the_package_are_listed():
+    configs = [each.config_class for each in (CLVQModel, ClusterModel, SparseDictionary, ClassOnlyModel)]
+    assert {config.model_type: config.__name__ for config in configs} == TYPES
+
+
+def test_importing_the_package_loads_no_library():
+    heavy = ("torch", "transformers", "datasets", "numpy")
+    assert run(f"import sys, clvq_hf; print([name for name in {heavy} if name in sys.modules])") == "[]"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import clvq_hf; from transformers import AutoConfig, AutoModel",
+        "from transformers import AutoModel; import clvq_hf; from transformers import AutoConfig",
+        "import clvq_hf; from transformers import AutoTokenizer; from transformers import AutoConfig, AutoModel",
+    ],
+)
+def test_auto_classes_load_a_saved_model_in_any_order_of_imports(tmp_path, first):
+    from clvq_hf import CLVQConfig
+
+    CLVQModel(CLVQConfig(hidden_size=16, codebook_size=4, num_decoder_layers=1)).save_pretrained(tmp_path)
+    code = (
+        f"import sys; {first};"
+        "assert 'clvq_hf.models' not in sys.modules;"
+        "config = AutoConfig.from_pretrained(sys.argv[1]); model = AutoModel.from_pretrained(sys.argv[1]);"
+        "print(type(config).__name__, type(model).__name__, type(AutoConfig.for_model('concept_clusters')).__name__)"
+    )
+    assert run(code, str(tmp_path)) == "CLVQConfig CLVQModel ClusterConfig"
+
+
+def test_starting_loads_nothing_that_is_slow():
+    code = (
+        "import sys; from transformers import AutoConfig; import clvq_hf; AutoConfig.for_model('clvq');"
+        "import clvq_hf.metrics; from clvq_hf.cli import app;"
+        "slow = ('clvq_hf.training.trainer', 'datasets', 'evaluate', 'gradio', 'matplotlib', 'pandas', 'sklearn');"
+        "print([name for name in slow if name in sys.modules])"
+    )
+    assert run(code) == "[]"
