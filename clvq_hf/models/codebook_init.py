@@ -1,17 +1,13 @@
 """Where a codebook starts: `K` vectors chosen from a sample of encoder states.
 
-The three ways share one signature and one seed, and run on one thread: with several, the order of floating-point sums,
-and so the codebook, would depend on the machine's cores and on the number of processes.
+The three ways share one signature and one seed, and give the same codebook for any number of threads and processes.
 """
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from sklearn.cluster import MiniBatchKMeans
+from .kmeans import kmeans
 
 
 def initial_codebook(
@@ -20,7 +16,7 @@ def initial_codebook(
     """Choose the first codebook from a sample of encoder states `(N, d)`: `(K, d)`, float32, on the CPU.
 
     - `"random"`: distinct states of the sample, drawn without replacement.
-    - `"kmeans++"`: mini-batch k-means with k-means++ seeding; a code is the mean of its members.
+    - `"kmeans++"`: K-means with k-means++ seeding; a code is the mean of its members.
     - `"spherical-kmeans++"` (the paper's): the same on unit vectors; each centroid is renormalised, then scaled by the
       mean norm of its members.
 
@@ -34,40 +30,29 @@ def initial_codebook(
             f"codebook_size={codebook_size} is larger than the number of available states ({len(states)}). "
             "Choose a smaller codebook or give more text."
         )
-    sample = states.detach().to("cpu", torch.float32).numpy()
-    if not np.isfinite(sample).all():
+    states = states.detach().to("cpu", torch.float32)
+    if not torch.isfinite(states).all():
         raise ValueError("The sample of encoder states contains NaN or Inf; a codebook cannot start from it.")
     if method == "random":
-        chosen = np.random.default_rng(seed).choice(len(sample), codebook_size, replace=False)
-        return torch.from_numpy(sample[chosen])
+        chosen = np.random.default_rng(seed).choice(len(states), codebook_size, replace=False)
+        return states[torch.from_numpy(chosen)]
     if method == "kmeans++":
-        return torch.from_numpy(_cluster(sample, codebook_size, seed).cluster_centers_.astype(np.float32))
+        return kmeans(states, codebook_size, seed)[0]
     if method == "spherical-kmeans++":
-        return torch.from_numpy(_spherical(sample, codebook_size, seed))
+        return _spherical(states, codebook_size, seed)
     raise ValueError(f"Unknown method {method!r}; choose 'spherical-kmeans++', 'kmeans++' or 'random'.")
 
 
-def _cluster(sample: np.ndarray, codebook_size: int, seed: int) -> "MiniBatchKMeans":
-    from sklearn.cluster import MiniBatchKMeans  # at use: it takes longer to import than all of this package
-
-    kmeans = MiniBatchKMeans(
-        codebook_size, init="k-means++", n_init=1, batch_size=4096, max_iter=50, random_state=seed, compute_labels=True
-    )
-    with threadpool_limits(limits=1):
-        return kmeans.fit(sample)
-
-
-def _spherical(sample: np.ndarray, codebook_size: int, seed: int) -> np.ndarray:
-    norms = np.linalg.norm(sample, axis=1)
-    unit = _unit(sample)
-    kmeans = _cluster(unit, codebook_size, seed)
-    members = np.bincount(kmeans.labels_, minlength=codebook_size)
-    summed_norms = np.bincount(kmeans.labels_, weights=norms, minlength=codebook_size)
+def _spherical(states: torch.Tensor, codebook_size: int, seed: int) -> torch.Tensor:
+    norms = torch.linalg.vector_norm(states, dim=1).double()
+    centroids, codes = kmeans(_unit(states), codebook_size, seed)
+    counts = torch.bincount(codes, minlength=codebook_size)
+    lengths = norms.new_zeros(codebook_size).index_add_(0, codes, norms) / counts.clamp(min=1)
     # A centroid that lost all its members keeps its direction, at the length of an average state.
-    lengths = np.where(members > 0, summed_norms / np.maximum(members, 1), norms.mean())
-    return (_unit(kmeans.cluster_centers_) * lengths[:, None]).astype(np.float32)
+    lengths = torch.where(counts > 0, lengths, norms.mean())
+    return _unit(centroids) * lengths[:, None].float()
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _unit(rows: torch.Tensor) -> torch.Tensor:
     """Rows of length one; a zero row has no direction and stays zero."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return F.normalize(rows, dim=1, eps=torch.finfo(torch.float32).tiny)

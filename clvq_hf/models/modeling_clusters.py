@@ -12,6 +12,7 @@ from transformers import initialization as init
 from .codebook_init import initial_codebook
 from .configuration_clusters import ClusterConfig
 from .configuration_concepts import ConceptConfig
+from .kmeans import kmeans
 from .modeling_base import distances_to_vectors
 from .modeling_concepts import ConceptModel
 from .quantizer import Float32Module, nearness
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # Tokens whose distances to all centroids are held at once.
 CHUNK = 8192
-# Starts of K-means, of which the best is kept, and the most steps of one; about 30 are usual.
+# Starts of K-means, of which the best goes on, and the most steps; fewer than 100 are usual.
 NUM_STARTS, MAX_STEPS = 3, 1000
 
 
@@ -166,7 +167,8 @@ class ClusterModel(ConceptModel):
         chosen = np.random.default_rng(seed).permutation(num_tokens)[:clustered]
         points = self._points(states)
         if config.algorithm == "kmeans_upper":
-            groups = nearness(targets, converged_centroids(targets[chosen], config.codebook_size, seed)).argmax(-1)
+            centroids = find_centroids("kmeans", targets[chosen], ids[chosen], config.codebook_size, seed)
+            groups = nearness(targets, centroids).argmax(-1)
             centroids = group_means(points, groups, config.codebook_size)
         else:
             centroids = find_centroids(config.algorithm, points[chosen], ids[chosen], config.codebook_size, seed)
@@ -225,7 +227,7 @@ def find_centroids(
 ) -> torch.Tensor:
     """Centroids `(K, d)` of states `(N, d)`, float32, by an algorithm of [`ClusterConfig`]."""
     if algorithm == "kmeans":
-        return converged_centroids(states, num_clusters, seed)
+        return kmeans(states, num_clusters, seed, num_starts=NUM_STARTS, max_steps=MAX_STEPS)[0]
     if algorithm == "random_states":
         return initial_codebook(states, num_clusters, "random", seed)
     if algorithm == "agglomerative":
@@ -240,19 +242,6 @@ def find_centroids(
         )
     frequent = counts.argsort(descending=True, stable=True)[:num_clusters]
     return group_means(states, groups, len(types))[frequent]
-
-
-def converged_centroids(states: torch.Tensor, num_clusters: int, seed: int) -> torch.Tensor:
-    """Centroids `(K, d)` of K-means (Lloyd's algorithm from k-means++), of the best of three starts.
-
-    Each start goes on until no assignment changes. Float64 keeps rounding, which differs between machines and numbers
-    of threads, from changing one unless two centroids are equally near: the same states and seed give the same
-    clusters. States that a host computes elsewhere differ by more, and may end in another optimum about as good.
-    """
-    from sklearn.cluster import KMeans  # at use: it takes long to import
-
-    kmeans = KMeans(num_clusters, n_init=NUM_STARTS, tol=0, max_iter=MAX_STEPS, random_state=seed, copy_x=False)
-    return torch.from_numpy(kmeans.fit(states.double().numpy()).cluster_centers_).float()
 
 
 def check_distances(num_tokens: int) -> None:

@@ -1,0 +1,172 @@
+"""K-means, exact and the same for any number of threads: Lloyd's algorithm that skips tokens which cannot change.
+
+Distances are computed in float32, and again in float64 where two centroids are so near that rounding could decide.
+Bounds after Hamerly (SDM 2010): a token is looked at again only if its centroid has moved away, or another could have
+come nearer, by as much as the gap between its nearest two.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+# Tokens among which starts are tried, at least, and per centroid.
+MIN_SAMPLE, SAMPLE_PER_CENTROID = 8192, 8
+# Scores that a thread holds at once: 16 MiB.
+BLOCK_SCORES = 2**22
+# A float32 squared distance is wrong by no more than this share of (|x| + |c|)².
+ROUNDING = 2e-6
+
+
+def kmeans(
+    states: torch.Tensor, num_clusters: int, seed: int = 0, *, num_starts: int = 1, max_steps: int = 300
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cluster states by squared distance.
+
+    Starts are seeded by greedy k-means++ and run to their end on a sample; the best goes on with all states until no
+    assignment changes, or for `max_steps`. The same states and seed give the same clusters for any number of threads.
+
+    Args:
+        states (`torch.Tensor` of shape `(N, d)`): On the CPU.
+        num_clusters (`int`): `K`, at most `N`.
+        seed (`int`): Of the sample and the starts.
+        num_starts (`int`): How many starts are tried.
+        max_steps (`int`): Steps at most, on the sample and on all states.
+
+    Returns:
+        `tuple`: centroids `(K, d)`, float32, and the cluster of each state `(N,)`, int64.
+    """
+    center = states.mean(0, dtype=torch.float64)
+    states = (states - center.to(states.dtype)).float()
+    generator = np.random.default_rng(seed)
+    size = max(MIN_SAMPLE, SAMPLE_PER_CENTROID * num_clusters)
+    sample = states
+    if len(states) > size:
+        sample = states[torch.from_numpy(generator.choice(len(states), size, replace=False))]
+    with _workers() as run:
+        starts = [_Lloyd(sample, _plus_plus(sample, num_clusters, generator), run) for _ in range(num_starts)]
+        for start in starts:
+            start.converge(max_steps)
+        search = min(starts, key=_Lloyd.inertia)
+        if sample is not states:
+            search = _Lloyd(states, search.centroids, run)
+            search.converge(max_steps)
+    return (search.centroids + center).float(), search.labels
+
+
+class _Lloyd:
+    """Lloyd's algorithm from given centroids.
+
+    Args:
+        states (`torch.Tensor` of shape `(N, d)`): Float32, about their mean.
+        centroids (`torch.Tensor` of shape `(K, d)`): Float64.
+        run: Applies a function to each of a list, in several threads.
+    """
+
+    def __init__(self, states: torch.Tensor, centroids: torch.Tensor, run: Callable[..., list[Any]]) -> None:
+        self.states, self.centroids, self._run = states, centroids, run
+        self._lengths = torch.linalg.vector_norm(states, dim=1).double()
+        self.labels = states.new_full((len(states),), -1, dtype=torch.int64)
+        # Distance to the own centroid at most, and to any other at least.
+        self._upper, self._lower = self._lengths.new_full((2, len(states)), torch.inf)
+        self._lower.fill_(-torch.inf)
+        self._sums, self._counts = torch.zeros_like(centroids), centroids.new_zeros(len(centroids))
+        rows = max(256, min(8192, BLOCK_SCORES // len(centroids)))
+        self._blocks = [slice(start, start + rows) for start in range(0, len(states), rows)]
+
+    def converge(self, max_steps: int) -> None:
+        """Step until no assignment changes."""
+        for _ in range(max_steps):
+            changes = self._run(self._assign, self._blocks)
+            rows, before = (torch.cat(parts) for parts in zip(*changes, strict=True))
+            if len(rows) == 0:
+                return
+            self._move(rows, before)
+
+    def inertia(self) -> float:
+        """Sum of squared distances to the centroids."""
+        return sum(
+            float((self.states[part].double() - self.centroids[self.labels[part]]).square().sum())
+            for part in self._blocks
+        )
+
+    def _assign(self, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Look at those of a block that may have changed; their rows that have, and where these were."""
+        rows = (self._upper[block] >= self._lower[block]).nonzero()[:, 0] + block.start
+        states, lengths = self.states[rows], self._lengths[rows]
+        centroids, squares = self.centroids.float(), self.centroids.square().sum(1)
+        scores = torch.addmm(squares.float(), states, centroids.T, alpha=-2)
+        near, order = scores.topk(min(2, len(centroids)), dim=1, largest=False)
+        near = near.double()
+        errors = ROUNDING * (lengths + squares.max().sqrt()).square()
+        labels = order[:, 0]
+        gap = near[:, -1] - near[:, 0]
+        if (unsure := (gap <= 2 * errors).nonzero()[:, 0]).numel():
+            exact = squares - 2 * states[unsure].double() @ self.centroids.T
+            near[unsure], order = exact.topk(near.shape[1], dim=1, largest=False)
+            labels[unsure] = order[:, 0]
+        distances = near + lengths.square()[:, None]
+        self._upper[rows] = (distances[:, 0] + errors).clamp(min=0).sqrt()
+        self._lower[rows] = (distances[:, -1] - errors).clamp(min=0).sqrt() if len(centroids) > 1 else torch.inf
+        before = self.labels[rows]
+        self.labels[rows] = labels
+        changed = labels != before
+        return rows[changed], before[changed]
+
+    def _move(self, rows: torch.Tensor, before: torch.Tensor) -> None:
+        """Move the centroids to their members' means; one without members stays."""
+        states, weights = self.states[rows].double(), self._lengths.new_ones(len(rows))
+        old = before >= 0
+        for clusters, part, sign in ((self.labels[rows], slice(None), 1), (before[old], old, -1)):
+            self._sums.index_add_(0, clusters, states[part], alpha=sign)
+            self._counts.index_add_(0, clusters, weights[part], alpha=sign)
+        means = self._sums / self._counts.clamp(min=1)[:, None]
+        moved = torch.where(self._counts[:, None] > 0, means, self.centroids)
+        steps = torch.linalg.vector_norm(moved - self.centroids, dim=1)
+        self.centroids = moved
+        self._upper += steps[self.labels]
+        # Of the centroid that has moved farthest, members have to fear the second farthest.
+        far, which = steps.topk(min(2, len(steps)))
+        self._lower -= torch.where(self.labels == which[0], far[-1], far[0])
+
+
+def _plus_plus(states: torch.Tensor, num_clusters: int, generator: np.random.Generator) -> torch.Tensor:
+    """Centroids `(K, d)`, float64, by greedy k-means++: each the best of a few states drawn by squared distance."""
+    num_trials = 2 + int(np.log(num_clusters))
+    squares = states.square().sum(1)
+
+    def distances(rows: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(squares[:, None], states, states[rows].T, alpha=-2).add_(squares[rows]).clamp_(min=0)
+
+    chosen = torch.from_numpy(generator.choice(len(states), 1))
+    nearest, rows = distances(chosen)[:, 0], [chosen]
+    for _ in range(num_clusters - 1):
+        # A race of exponential waiting times: a little noise changes no draw, as it would in a cumulative sum.
+        waiting = torch.from_numpy(generator.standard_exponential((num_trials, len(states)), dtype=np.float32))
+        trials = (nearest / waiting.clamp_(min=1e-30)).argmax(1)
+        found = torch.minimum(distances(trials), nearest[:, None])
+        best = found.sum(0, dtype=torch.float64).argmin()
+        nearest = found[:, best]
+        rows.append(trials[best, None])
+    return states[torch.cat(rows)].double()
+
+
+@contextmanager
+def _workers() -> Iterator[Callable[..., list[Any]]]:
+    """A `map` over blocks, in as many threads as torch has, of which each works alone.
+
+    So sums and products are of the same blocks in the same order, whatever the number of threads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield lambda function, blocks: list(pool.map(function, blocks))
+    finally:
+        torch.set_num_threads(threads)
+
+
+__all__ = ["kmeans"]
