@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..models.modeling_concepts import ConceptModel
-from ..models.quantizer import nearness
+from ..models.nearest_codes import nearest_codes
 from .means import MeansById
 
 # Tokens of the class's mean that are mixed into the mean of a code within a class, which may have few of its own.
@@ -142,7 +142,7 @@ class CodeCounter:
 
 def nearest_vectors(states: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """Number of the vector of `(K, d)` that is nearest to each state of `(…, d)`: `(…)`, int64."""
-    return nearness(states.float(), vectors.to(states.device)).argmax(-1)
+    return nearest_codes(states.float(), vectors.to(states.device))
 
 
 __all__ = ["CodeCounter", "CodeStatistics", "Means", "nearest_vectors"]

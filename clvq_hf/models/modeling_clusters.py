@@ -15,7 +15,8 @@ from .configuration_concepts import ConceptConfig
 from .kmeans import kmeans
 from .modeling_base import distances_to_vectors
 from .modeling_concepts import ConceptModel
-from .quantizer import Float32Module, nearness
+from .nearest_codes import nearest_codes
+from .quantizer import Float32Module
 from .spaces import NEEDS, AffineSpace
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class ClusterModel(ConceptModel):
         points = self._points(states)
         if config.algorithm == "kmeans_upper":
             centroids = find_centroids("kmeans", targets[chosen], ids[chosen], config.codebook_size, seed)
-            groups = nearness(targets, centroids).argmax(-1)
+            groups = nearest_codes(targets, centroids)
             centroids = group_means(points, groups, config.codebook_size)
         else:
             centroids = find_centroids(config.algorithm, points[chosen], ids[chosen], config.codebook_size, seed)
@@ -197,7 +198,9 @@ class ClusterModel(ConceptModel):
     @torch.no_grad()
     def nearest(self, hidden_states: torch.Tensor, k: int = 1) -> torch.Tensor:
         with self.centroids.full_precision(hidden_states.device):
-            return nearness(self._points(hidden_states), self.centroids.vectors).topk(k, dim=-1).indices
+            return nearest_codes(
+                self._points(hidden_states), self.centroids.vectors, lambda scores: scores.topk(k, dim=-1).indices
+            )
 
     @torch.no_grad()
     def distances(

@@ -4,12 +4,14 @@ Paper: CLVQ-VAE, arXiv 2506.20040. Equations are named as in `docs/method.md`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .configuration_clvq import CLVQConfig
+from .nearest_codes import nearest_codes
 
 
 class Float32Module(nn.Module):
@@ -129,33 +131,28 @@ class TopKQuantizer(Float32Module):
         with self.full_precision(encoder_states.device):
             encoder_states = encoder_states.float()
             codebook = self.codebook
-            with torch.no_grad():
-                scores = nearness(encoder_states, codebook)
-                codes = self._draw(scores) if self.training else scores.argmax(-1)
-            vectors = F.embedding(codes, codebook) * mask[..., None]
+            codebook = codebook.detach()
+            codes = nearest_codes(encoder_states.detach(), codebook, self._draw if self.training else None)
+            # A row of zeros for padding, as the last one.
+            rows = torch.where(mask, codes, self.codebook_size)
+            vectors = F.embedding(rows, F.pad(codebook, (0, 0, 0, 1)))
             if self.training and not self.is_frozen:
                 counted = mask if count_mask is None else count_mask & mask
-                averaged = encoder_states.detach()
-                if self.member_sums is not None:
-                    members = averaged if hidden_states is None else hidden_states.float()
-                    averaged = torch.cat([averaged, members], dim=-1)
-                self._accumulate(averaged, codes, counted)
-            # Exactly the code's vector, with the gradient of the state: z + (e - z) would carry z in its rounding.
-            quantized = vectors + (encoder_states - encoder_states.detach()) * mask[..., None]
+                self._accumulate(encoder_states.detach(), hidden_states, codes, counted)
+            quantized = _StraightThrough.apply(encoder_states, vectors, mask)
             return quantized, vectors, codes.masked_fill(~mask, -1)
 
     @torch.no_grad()
     def encode(self, encoder_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Nearest codes `(B, S)`, int64, `-1` where `mask` is false; the same in training and evaluation."""
         with self.full_precision(encoder_states.device):
-            scores = nearness(encoder_states.float(), self.codebook)
-            return scores.argmax(-1).masked_fill(~mask, -1)
+            return nearest_codes(encoder_states.float(), self.codebook).masked_fill(~mask, -1)
 
     @torch.no_grad()
     def nearest(self, encoder_states: torch.Tensor, k: int) -> torch.Tensor:
         """The `k` nearest codes of states `(…, d)`, int64 `(…, k)`, nearest first."""
         with self.full_precision(encoder_states.device):
-            return nearness(encoder_states.float(), self.codebook).topk(k, dim=-1).indices
+            return nearest_codes(encoder_states.float(), self.codebook, lambda scores: scores.topk(k, dim=-1).indices)
 
     def discard_pending(self) -> None:
         """Forget what training forwards have added up since the last update, as after a step that was broken off."""
@@ -196,18 +193,25 @@ class TopKQuantizer(Float32Module):
         noise = -torch.empty_like(top).exponential_().log()
         return candidates.gather(-1, (top / self.temperature + noise).argmax(-1, keepdim=True)).squeeze(-1)
 
-    def _accumulate(self, states: torch.Tensor, codes: torch.Tensor, mask: torch.Tensor) -> None:
+    def _accumulate(
+        self, encoder_states: torch.Tensor, hidden_states: torch.Tensor | None, codes: torch.Tensor, mask: torch.Tensor
+    ) -> None:
         # A bucket of its own for tokens that do not count: boolean indexing would break torch.compile.
         buckets = torch.where(mask, codes, self.codebook_size).flatten()
-        flat = torch.where(mask[..., None], states, 0).flatten(0, 1)
-        counts = flat.new_zeros(self.codebook_size + 1).index_add_(0, buckets, flat.new_ones(len(flat)))
-        sums = flat.new_zeros(self.codebook_size + 1, flat.shape[-1]).index_add_(0, buckets, flat)
-        counts, sums = counts[:-1], sums[:-1]
+        averaged = [encoder_states]
+        if self.member_sums is not None:
+            averaged.append(encoder_states if hidden_states is None else hidden_states.float())
+        # Sums of the rows of each bucket, side by side once they are sorted: many times as fast as adding row by row.
+        order = buckets.argsort(stable=True)
+        counts = buckets.new_zeros(self.codebook_size + 1).index_add_(0, buckets, torch.ones_like(buckets))
+        starts = counts.cumsum(0) - counts
+        sums = torch.cat([F.embedding_bag(order, each.flatten(0, -2), starts, mode="sum") for each in averaged], dim=1)
+        counts, sums = counts[:-1].to(sums.dtype), sums[:-1]
         if self._pending is not None:
             counts, sums = self._pending[0] + counts, self._pending[1] + sums
         self._pending = (counts, sums)
         if self.revive_after is not None:
-            self._recent = (states, mask)
+            self._recent = (torch.cat(averaged, dim=-1), mask)
 
     def _revive(self) -> int:
         dead = (self.updates_since_use >= self.revive_after).nonzero().flatten()
@@ -233,15 +237,18 @@ class TopKQuantizer(Float32Module):
         return f"codebook_size={self.codebook_size}, dim={self.ema_sums.shape[1]}, top_k={self.top_k}"
 
 
-def nearness(states: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """`||z||² - D` of states `(…, d)` to each row of a codebook `(K, d)`: larger is nearer, `(…, K)`.
+class _StraightThrough(torch.autograd.Function):
+    """The codes' vectors, with the gradient of the states where `mask` is true."""
 
-    The same order and softmax as `-D`, the negative squared distance. Both sides are centred on the mean code: hidden
-    states share a large common mean, in whose squares the differences between codes would drown in float32.
-    """
-    center = codebook.mean(0)
-    states, codebook = states - center, codebook - center
-    return 2 * states @ codebook.T - codebook.square().sum(-1)
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(mask)
+        return vectors.view_as(vectors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (mask,) = ctx.saved_tensors
+        return torch.where(mask[..., None], gradient, 0), None, None
 
 
 def is_distributed() -> bool:
