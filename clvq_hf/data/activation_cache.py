@@ -118,13 +118,65 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         Raises:
             ValueError: If a layer is out of range, a state is not finite, or `path` contains other files.
         """
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _cache_files(path))):
-            raise ValueError(f"{path} exists and is not an activation cache; choose another folder.")
+        pair = (lower_layer, upper_layer)
+        options = {"text_column": text_column, "max_length": max_length, "batch_size": batch_size}
+        return cls._build(
+            {pair: Path(path)}, host, tokenizer, dataset, stack=stack, texts_per_shard=texts_per_shard, **options
+        )[pair]
+
+    @classmethod
+    def build_pairs(
+        cls,
+        path: str | Path,
+        host: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        pairs: Sequence[tuple[int, int]],
+        **options: Any,
+    ) -> dict[tuple[int, int], "ActivationCache"]:
+        """Build the caches of several pairs of layers in one pass over the host, such as for a sweep.
+
+        Args:
+            path (`str` or `Path`): A folder, created if needed: the cache of the layers 3 and 6 is in `3-6`.
+            host (`PreTrainedModel`): The model whose states are extracted.
+            tokenizer (`PreTrainedTokenizerBase`): The host's tokenizer.
+            dataset (`datasets.Dataset`): The texts.
+            pairs (`Sequence[tuple[int, int]]`): Lower and upper layers.
+            **options: `stack`, `text_column`, `max_length`, `batch_size`, `texts_per_shard` of
+                [`ActivationCache.build`]; one shard of each pair is in memory while it is built.
+
+        Returns:
+            `dict[tuple[int, int], ActivationCache]`: By pair.
+
+        Raises:
+            ValueError: As of [`ActivationCache.build`]; or if there are no pairs.
+        """
+        if not pairs:
+            raise ValueError("Name at least one pair of layers, such as pairs=[(3, 6)].")
+        paths = {(lower, upper): Path(path) / f"{lower}-{upper}" for lower, upper in pairs}
+        return cls._build(paths, host, tokenizer, dataset, **options)
+
+    @classmethod
+    def _build(
+        cls,
+        paths: Mapping[tuple[int, int], Path],
+        host: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        *,
+        stack: str | None = None,
+        text_column: str = "text",
+        max_length: int | None = None,
+        batch_size: int = 32,
+        texts_per_shard: int = 4096,
+    ) -> dict[tuple[int, int], "ActivationCache"]:
         stream = hooks.residual_stream(host, stack)
-        for layer in (lower_layer, upper_layer):
-            stream.check_layer(layer)
-        check_layer_order(lower_layer, upper_layer)
+        for (lower, upper), path in paths.items():
+            if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _cache_files(path))):
+                raise ValueError(f"{path} exists and is not an activation cache; choose another folder.")
+            stream.check_layer(lower)
+            stream.check_layer(upper)
+            check_layer_order(lower, upper)
         check_texts(dataset, text_column)
         ensure_pad_token(tokenizer)
         max_length = hooks.max_length(host, tokenizer, max_length)
@@ -137,50 +189,56 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             except UnsupportedHostError as error:  # its states are right all the same
                 logger.warning(f"The activation cache holds no predictions. {error}")
                 readout = None
-        extractor = HiddenStateExtractor(host, lower_layer, upper_layer, stack, readout)
-        # In a subfolder: an earlier cache remains until the new one is complete.
-        path.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=path))
+        pairs = list(paths)
+        extractor = HiddenStateExtractor(host, *pairs[0], stack, readout)
+        identity = {
+            "host": host_identity(host, head=False),
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "max_length": max_length,
+            "texts": texts_fingerprint(dataset, [text_column]),
+        }
+        # In subfolders: earlier caches remain until the new ones are complete.
+        building: dict[tuple[int, int], Path] = {}
         shards: list[str] = []
         try:
+            for pair, path in paths.items():
+                path.mkdir(parents=True, exist_ok=True)
+                building[pair] = Path(tempfile.mkdtemp(prefix=".building-", dir=path))
             with tqdm(total=len(tokenized), desc="Extracting hidden states", unit="text") as bar:
                 for start in range(0, len(tokenized), texts_per_shard):
                     part = tokenized.select(range(start, min(start + texts_per_shard, len(tokenized))))
                     shards.append(f"shard-{len(shards):05d}.safetensors")
-                    tensors = _extract_shard(part, extractor, TextCollator(tokenizer), batch_size, bar.update)
                     texts = dataset.select(part["text_index"][:])[text_column]
-                    tensors["text_number"] = torch.from_numpy(text_numbers(texts))
-                    save_file(tensors, building / shards[-1])
-            sensitivity = upper_sensitivity(
-                host, tokenizer, tokenized, lower_layer, upper_layer, stack=stack, batch_size=batch_size
-            )
-            save_file({"sensitivity": sensitivity}, building / SENSITIVITY_NAME)
+                    numbers = torch.from_numpy(text_numbers(texts))
+                    found = _extract_shard(part, extractor, pairs, TextCollator(tokenizer), batch_size, bar.update)
+                    for folder, tensors in zip(building.values(), found, strict=True):
+                        save_file({**tensors, "text_number": numbers}, folder / shards[-1])
+            for pair, folder in building.items():
+                sensitivity = upper_sensitivity(host, tokenizer, tokenized, *pair, stack=stack, batch_size=batch_size)
+                save_file({"sensitivity": sensitivity}, folder / SENSITIVITY_NAME)
         except BaseException:
-            shutil.rmtree(building)
+            for folder in building.values():
+                shutil.rmtree(folder)
             raise
-        metadata = {
-            "shards": shards,
-            "lower_layer": lower_layer,
-            "upper_layer": upper_layer,
-            "stack": stream.stack,
-            "hidden_size": stream.hidden_sizes[lower_layer],
-            "target_hidden_size": stream.hidden_sizes[upper_layer],
-            "host_name_or_path": hooks.unwrap(host).config._name_or_path,
-            "identity": {
-                "host": host_identity(host, head=False),
-                "tokenizer": tokenizer_fingerprint(tokenizer),
-                "max_length": max_length,
-                "texts": texts_fingerprint(dataset, [text_column]),
-            },
-        }
-        for file in _cache_files(path):
-            file.unlink()
-        for name in (*shards, SENSITIVITY_NAME):
-            (building / name).rename(path / name)
-        building.rmdir()
-        # Last: without this file the cache is incomplete.
-        write_whole(path / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
-        return cls(path)
+        for (lower, upper), path in paths.items():
+            metadata = {
+                "shards": shards,
+                "lower_layer": lower,
+                "upper_layer": upper,
+                "stack": stream.stack,
+                "hidden_size": stream.hidden_sizes[lower],
+                "target_hidden_size": stream.hidden_sizes[upper],
+                "host_name_or_path": hooks.unwrap(host).config._name_or_path,
+                "identity": identity,
+            }
+            for file in _cache_files(path):
+                file.unlink()
+            for name in (*shards, SENSITIVITY_NAME):
+                (building[lower, upper] / name).rename(path / name)
+            building[lower, upper].rmdir()
+            # Last: without this file the cache is incomplete.
+            write_whole(path / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
+        return {pair: cls(path) for pair, path in paths.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For the workers of a data loader, which map the files themselves.
@@ -349,29 +407,35 @@ def _cache_files(path: Path) -> list[Path]:
 def _extract_shard(
     tokenized: Dataset,
     extractor: HiddenStateExtractor,
+    pairs: Sequence[tuple[int, int]],
     collate: TextCollator,
     batch_size: int,
     progress: Callable[[int], object],
-) -> dict[str, torch.Tensor]:
+) -> list[dict[str, torch.Tensor]]:
     """Extract the states of the real tokens of `tokenized`, in its order; report the number of texts per batch."""
-    by_row: dict[int, dict[str, torch.Tensor]] = {}
+    by_row: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in pairs]
     none = torch.full((1,), -1).expand(len(tokenized))
     for number, (rows, batch) in enumerate(batches_by_length(tokenized, collate, batch_size)):
-        states = extractor(batch, device=torch.device("cpu"))
-        check_states(states, f"batch {number}")
-        states |= {name: states[name].to(torch.uint8) for name in ("token_mask", "sink_mask")}
-        states["input_ids"] = states["input_ids"].int()
-        predictions = states.get("prediction", none)
-        for place, (row, mask) in enumerate(zip(rows, states["attention_mask"].bool(), strict=True)):
-            by_row[row] = {name: states[name][place][mask] for name in TOKEN_COLUMNS}
-            by_row[row]["prediction"] = predictions[place]
+        of_pairs = extractor.of_pairs(batch, pairs, device=torch.device("cpu"))
+        for found, states in zip(by_row, of_pairs, strict=True):
+            check_states(states, f"batch {number}")
+            states |= {name: states[name].to(torch.uint8) for name in ("token_mask", "sink_mask")}
+            states["input_ids"] = states["input_ids"].int()
+            predictions = states.get("prediction", none)
+            for place, (row, mask) in enumerate(zip(rows, states["attention_mask"].bool(), strict=True)):
+                found[row] = {name: states[name][place][mask] for name in TOKEN_COLUMNS}
+                found[row]["prediction"] = predictions[place]
         progress(len(rows))
-    texts = in_order(by_row)
+    fixed = {"text_index": torch.tensor(tokenized["text_index"][:])}
+    return [_joined(in_order(found)) | fixed for found in by_row]
+
+
+def _joined(texts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Texts one after the other, and how long each is."""
     return {
         **{name: torch.cat([text[name] for text in texts]) for name in TOKEN_COLUMNS},
         "lengths": torch.tensor([len(text["token_mask"]) for text in texts]),
         "prediction": torch.stack([text["prediction"] for text in texts]),
-        "text_index": torch.tensor(tokenized["text_index"][:]),
     }
 
 

@@ -48,7 +48,6 @@ class HiddenStateExtractor:
         self._readout = readout
         self._runner = HostRunner(host, stack, readout)
 
-    @torch.no_grad()
     def __call__(
         self, batch: Mapping[str, torch.Tensor], device: torch.device | None = None
     ) -> dict[str, torch.Tensor]:
@@ -65,10 +64,17 @@ class HiddenStateExtractor:
             `prediction` `(B,)`. `sink_mask` is 1 on attention sinks of either layer, `token_mask` 0. `MODEL_INPUTS`
             are those that a concept model's `forward` takes.
         """
+        return self.of_pairs(batch, [(self.lower_layer, self.upper_layer)], device)[0]
+
+    @torch.no_grad()
+    def of_pairs(
+        self, batch: Mapping[str, torch.Tensor], pairs: Sequence[tuple[int, int]], device: torch.device | None = None
+    ) -> list[dict[str, torch.Tensor]]:
+        """Extract the states of several pairs of lower and upper layer in one pass: for each what a call returns."""
         runner, width = self._runner, batch["attention_mask"].shape[1]
-        layers = [self.lower_layer, self.upper_layer]
+        layers = sorted({layer for pair in pairs for layer in pair})
         mask = batch["attention_mask"].bool()
-        result = {name: batch[name] for name in ("input_ids", "attention_mask", "text_index")}
+        shared = {name: batch[name] for name in ("input_ids", "attention_mask", "text_index")}
         with hooks.evaluation_mode(runner.host):
             if self._readout is None:
                 states = hooks.run(runner.host, runner.inputs(batch), layers, stack=runner.stack)
@@ -77,18 +83,23 @@ class HiddenStateExtractor:
                     logits = self._readout(runner.host(**runner.inputs(batch)), mask, batch["token_mask"])
                     # A continuation that is asked about follows the text.
                     states = {layer: captured[layer][:, :width] for layer in layers}
-                result["prediction"] = self._readout.predict(logits)
+                shared["prediction"] = self._readout.predict(logits)
         usual_norms = hooks.residual_stream(runner.host, runner.stack).usual_norms
-        sinks = torch.zeros_like(mask)
-        for layer, state in states.items():
-            sinks |= attention_sinks(state, mask.to(state.device), usual_norms[layer]).to(sinks.device)
-        result |= {
-            "hidden_states": states[self.lower_layer],
-            "target_hidden_states": states[self.upper_layer],
-            "token_mask": batch["token_mask"] * ~sinks,
-            "sink_mask": sinks.to(batch["token_mask"].dtype),
+        sinks = {
+            layer: attention_sinks(state, mask.to(state.device), usual_norms[layer]).to(mask.device)
+            for layer, state in states.items()
         }
-        return result if device is None else {name: tensor.to(device) for name, tensor in result.items()}
+        results = []
+        for lower, upper in pairs:
+            either = sinks[lower] | sinks[upper]
+            result = shared | {
+                "hidden_states": states[lower],
+                "target_hidden_states": states[upper],
+                "token_mask": batch["token_mask"] * ~either,
+                "sink_mask": either.to(batch["token_mask"].dtype),
+            }
+            results.append(result if device is None else {name: tensor.to(device) for name, tensor in result.items()})
+        return results
 
 
 def attention_sinks(states: torch.Tensor, mask: torch.Tensor, usual_norms: Sequence[float] = ()) -> torch.Tensor:

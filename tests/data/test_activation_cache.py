@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from clvq_hf import ActivationCache
 from clvq_hf.data.activation_cache import StateCollator
+from clvq_hf.data.extraction import HiddenStateExtractor
 from clvq_hf.data.tokenization import filter_by_occurrence, tokenize_texts
 from clvq_hf.hosts import hooks
 
@@ -124,6 +125,40 @@ class TestCache:
             host.bert.embeddings.word_embeddings.weight[tokenizer(texts[11]["text"])["input_ids"][1]] = float("nan")
         with pytest.raises(ValueError, match=r"NaN or Inf in hidden_states of batch \d+, .*11"):
             ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+
+
+class TestPairs:
+    def test_one_pass_gives_what_each_pair_gives(self, host, tokenizer, texts, tmp_path, monkeypatch):
+        pairs = [(1, 3), (0, 2), (2, 3)]
+        alone = {
+            pair: ActivationCache.build(
+                tmp_path / f"alone-{pair}", host, tokenizer, texts, lower_layer=pair[0], upper_layer=pair[1]
+            )
+            for pair in pairs
+        }
+        passes = []
+        inner = HiddenStateExtractor.of_pairs
+        monkeypatch.setattr(
+            HiddenStateExtractor, "of_pairs", lambda *args, **kwargs: passes.append(1) or inner(*args, **kwargs)
+        )
+        found = ActivationCache.build_pairs(
+            tmp_path / "all", host, tokenizer, texts, pairs, batch_size=len(texts), texts_per_shard=len(texts)
+        )
+        assert list(found) == pairs and len(passes) == 1
+        for pair, cache in found.items():
+            assert cache.path == tmp_path / "all" / f"{pair[0]}-{pair[1]}"
+            assert torch.allclose(cache.sensitivity, alone[pair].sensitivity, rtol=1e-3, atol=1e-5)
+            assert cache.metadata["identity"] == alone[pair].metadata["identity"]
+            for row in range(len(cache)):
+                for name, tensor in alone[pair][row].items():
+                    assert torch.allclose(cache[row][name], tensor, atol=1e-5), (pair, name)
+
+    def test_bad_pairs_leave_nothing(self, host, tokenizer, texts, tmp_path):
+        with pytest.raises(ValueError, match="at least one pair"):
+            ActivationCache.build_pairs(tmp_path, host, tokenizer, texts, [])
+        with pytest.raises(ValueError):
+            ActivationCache.build_pairs(tmp_path, host, tokenizer, texts, [(1, 3), (1, 99)])
+        assert not any(tmp_path.iterdir())
 
 
 def test_a_classifier_that_reads_padding_gives_states_without_predictions(tokenizer, texts, tmp_path):
