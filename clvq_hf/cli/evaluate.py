@@ -84,7 +84,7 @@ def run_evaluate(
         str, typer.Option(help="*project* the concept out, or *swap* its states for the mean state.")
     ] = "project",
     directions: Annotated[int, typer.Option(help="Number of directions that are removed (k).")] = 1,
-    draws: Annotated[int, typer.Option(help="Draws per text, for each random control.")] = 20,
+    draws: Annotated[int, typer.Option(help="Draws per text, for each random control.")] = 5,
     attribution: Annotated[
         str, typer.Option(help="*integrated_gradients*, *gradient_x_input* or *occlusion*.")
     ] = "integrated_gradients",
@@ -109,7 +109,7 @@ def run_evaluate(
     Examples:
 
     - `clvq-hf evaluate out -o results`
-    - `clvq-hf evaluate out --dataset fancyzhx/ag_news -o quick --max-texts 200 --draws 5 --protocol code`
+    - `clvq-hf evaluate out --dataset fancyzhx/ag_news -o quick --max-texts 200 --draws 1 --protocol code`
     - `clvq-hf evaluate out --dataset new.csv --train-dataset old.csv -o results-new`
     - `clvq-hf evaluate out --dataset comments.csv --target insult -o results-insult`
     """

@@ -29,7 +29,7 @@ class Means:
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of ids `(…)`: `(…)`, int64; the last row for those that do not occur."""
-        place = torch.searchsorted(self.ids, ids).clamp(max=len(self.ids) - 1)
+        place = torch.searchsorted(self.ids, ids.contiguous()).clamp(max=len(self.ids) - 1)
         return torch.where(self.ids[place] == ids, place, len(self.ids))
 
     def lower_of(self, ids: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ class EvaluationSettings:
     protocols: tuple[str, ...] = PROTOCOLS
     how: str = "project"
     k: int = 1
-    num_draws: int = 20
+    num_draws: int = 5
     attribution: str = "integrated_gradients"
     n_steps: int = 32
     max_steps: int = 500
@@ -221,7 +221,8 @@ def evaluate_concepts(
         output_dir (`str` or `Path`): Where `results.json`, the table and the outcomes go.
         train (`datasets.Dataset`, *optional*): Training texts, for the class directions and mean states. Texts that
             occur among them, or that the model was trained on, are removed from `texts`, and counted. Without `train`,
-            the references that need it and the bottleneck are left out.
+            the references that need it and the bottleneck are left out; of a codebook without its decoder the latter
+            always is.
         word_texts (`datasets.Dataset`, *optional*): All texts that there are, for the mean states of words, which
             need many: `train` if not given. Those of `texts` are left out; of more than 20,000 as many are drawn.
         split (`str`): Name of the split of `texts`.
@@ -281,7 +282,7 @@ def evaluate_concepts(
     evaluation.results["texts"]["label_names"] = table.label_names
     evaluation.results["texts"]["median_salience_error"] = float(np.median(error)) if len(error) else None
     wanted = [name for name in settings.protocols if name != "probe"]
-    measured = {"fidelity", "bottleneck"} <= set(evaluation.results)
+    measured = {"fidelity", *(["bottleneck"] if model.config.has_decoder else [])} <= set(evaluation.results)
     if references is None and train is not None and (wanted or not measured):
         sizes = {"max_length": settings.max_length, "batch_size": settings.batch_size}
         words, config = None, model.config
@@ -304,19 +305,20 @@ def evaluate_concepts(
             ),
         )
         evaluation.step("fidelity", "codes", lambda: fidelity_figures(coded))
-        outcome = evaluation.outcome(
-            "splice",
-            lambda: splice_texts(
-                model,
-                host,
-                tokenizer,
-                table,
-                upper_mean=references.upper_mean,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-            ),
-        )
-        evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome))
+        if model.config.has_decoder:
+            outcome = evaluation.outcome(
+                "splice",
+                lambda: splice_texts(
+                    model,
+                    host,
+                    tokenizer,
+                    table,
+                    upper_mean=references.upper_mean,
+                    batch_size=settings.batch_size,
+                    seed=settings.seed,
+                ),
+            )
+            evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome))
         _measure_senses(evaluation, model, host, tokenizer, table, references)
     evaluation.save()
     return evaluation.results

@@ -74,6 +74,19 @@ class TestEvaluate:
             assert title in markdown
         assert "nan" not in markdown.lower()
 
+    @pytest.mark.slow
+    def test_a_codebook_without_its_decoder_is_measured_but_for_the_splice(
+        self, model, host, tokenizer, texts, test_texts, tmp_path
+    ):
+        whole = evaluate_concepts(model, host, tokenizer, test_texts, tmp_path / "whole", train=texts, settings=QUICK)
+        bare = model.codebook_only()
+        arguments = (bare, host, tokenizer, test_texts, tmp_path / "bare")
+        results = evaluate_concepts(*arguments, train=texts, settings=QUICK)
+        assert "bottleneck" in whole and "bottleneck" not in results
+        assert results["fidelity"] == whole["fidelity"] and results["table"] == whole["table"]
+        assert evaluate_concepts(*arguments, train=texts, settings=QUICK) == results
+        assert report_tables(results) and verdict(results)
+
     def test_takes_out_what_was_trained_on(self, model, host, tokenizer, texts, test_texts, tmp_path):
         results = evaluate_concepts(
             model,

@@ -63,7 +63,7 @@ def ablate_texts(
     conditions: Sequence[str] = tuple(CONDITIONS),
     k: int = 1,
     variant: str | None = None,
-    num_draws: int = 20,
+    num_draws: int = 5,
     batch_size: int = 32,
     seed: int = 0,
 ) -> Dataset:

@@ -41,7 +41,7 @@ def probe_texts(
     table: ConceptTable,
     *,
     k: int = 1,
-    num_draws: int = 20,
+    num_draws: int = 5,
     batch_size: int = 32,
     seed: int = 0,
 ) -> Dataset:
