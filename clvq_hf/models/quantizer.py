@@ -131,7 +131,6 @@ class TopKQuantizer(Float32Module):
         with self.full_precision(encoder_states.device):
             encoder_states = encoder_states.float()
             codebook = self.codebook
-            codebook = codebook.detach()
             codes = nearest_codes(encoder_states.detach(), codebook, self._draw if self.training else None)
             # A row of zeros for padding, as the last one.
             rows = torch.where(mask, codes, self.codebook_size)
