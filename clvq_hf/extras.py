@@ -6,7 +6,7 @@ from collections.abc import Iterable
 # The names under which the packages of each extra are imported.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "evaluation": ("captum", "concept_erasure", "evaluate", "scipy"),
-    "comparison": ("yaml", "filelock", "matplotlib"),
+    "comparison": ("yaml", "matplotlib"),
     "report": ("matplotlib", "PIL", "wordcloud"),
     "judging": ("krippendorff", "scipy"),
     "app": ("captum", "gradio"),

@@ -1,6 +1,8 @@
-"""Text files that are complete or absent, and checks of JSON and file names from elsewhere."""
+"""Text files that are complete or absent, folders that one process works in, and checks of JSON and file names."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -22,6 +24,33 @@ def write_whole(file: str | Path, text: str) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False, remedy: str = "or wait for it") -> Generator[None]:
+    """Keep other processes out of a folder, which is created if needed: its file `.lock` is held.
+
+    Args:
+        folder (`Path`): The folder.
+        wait (`bool`): Whether to wait for another process that is at work there.
+        remedy (`str`): What to do besides choosing another folder.
+
+    Raises:
+        ValueError: If another process is at work there.
+    """
+    import filelock  # at use: most commands lock nothing
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # The system lets go of it when a process dies, however it dies.
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout:
+        raise ValueError(f"Another run is at work in {folder}. Choose another folder, {remedy}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_file_names(names: list[Any], source: Path) -> None:
@@ -50,4 +79,4 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-__all__ = ["check_file_names", "read_json", "write_whole"]
+__all__ = ["check_file_names", "locked", "read_json", "write_whole"]

@@ -69,7 +69,7 @@ def test_commands_name_their_extras_before_they_do_anything(tmp_path):
     # One process for all: without any package that setup.cfg has only in extras.
     code = f"""
 import sys
-for name in {sorted({name for names in PACKAGES.values() for name in names} - {"scipy", "yaml", "filelock"})}:
+for name in {sorted({name for names in PACKAGES.values() for name in names} - {"scipy", "yaml"})}:
     sys.modules[name] = None
 from typer.testing import CliRunner
 from clvq_hf.cli import app

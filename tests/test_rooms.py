@@ -17,6 +17,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         "files": ("whole files, JSON with suspicion", set()),
         "version": ("the version", set()),
         "extras": ("what must be installed for what", set()),
+        "auto_types": ("AutoModel knows our types before they are loaded", set()),
     },
     {
         "hosts": ("find, read, edit, resume and identify a host", {"files", "version"}),
@@ -102,7 +103,7 @@ ALLOWED = {room: allowed for floor in FLOORS for room, (_, allowed) in floor.ite
 RESULTS_TABLES = "metrics.results_tables"
 # Metrics run where this package may not be installed.
 METRIC_FOLDERS = sorted(folder.name for folder in (PACKAGE / "metrics").iterdir() if (folder / "README.md").exists())
-MAX_LINES_OF_INIT = 80
+MAX_LINES_OF_INIT = 100
 
 
 def read_package(folder: Path = PACKAGE) -> dict[str, str]:

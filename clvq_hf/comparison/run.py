@@ -13,11 +13,11 @@ from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import filelock
 import torch
 from rich.console import Console
 
 from ..data.labels import host_labels, label_names
+from ..files import locked
 from ..models.registry import import_methods
 from .cell import cell_folder, open_cell, run_cell
 from .grid import Cell, Grid
@@ -77,7 +77,7 @@ def run_grid(
                     label_names(texts)
             except Exception as error:
                 raise ValueError(f"The split {split} of the dataset {name} cannot be used: {error}") from error
-    with _lock(output_dir, wait_for_lock):
+    with locked(output_dir, wait=wait_for_lock, remedy="or wait for it (--wait)"):
         run = _Run(grid, output_dir, processes, console, overwrite)
         for folder in ("hosts", "cells"):
             for left_over in (output_dir / folder).glob(".*.partial"):
@@ -100,23 +100,6 @@ def _environment(**variables: str) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-@contextmanager
-def _lock(output_dir: Path, wait_for_lock: bool) -> Iterator[None]:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    # The system lets go of it when a process dies, however it dies.
-    lock = filelock.FileLock(output_dir / ".lock")
-    try:
-        lock.acquire(timeout=-1 if wait_for_lock else 0)
-    except filelock.Timeout:
-        raise ValueError(
-            f"Another run is at work in {output_dir}. Choose another folder, or wait for it (--wait)."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Run:

@@ -1,22 +1,20 @@
 """Hidden states of a set of texts, extracted once and cached in memory-mapped shards."""
 
 import copy
-import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..files import read_json, write_whole
+from ..files import read_json
 from ..hosts import hooks
 from ..hosts.host import UnsupportedHostError
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
@@ -24,6 +22,7 @@ from ..hosts.readout import Readout
 from ..hosts.residual_stream import check_layer_order
 from ..hosts.runner import check_head
 from .batching import batches_by_length, in_order
+from .cache_draft import METADATA_NAME, CacheDraft, is_cache_folder
 from .extraction import HiddenStateExtractor, check_states
 from .sensitivity import upper_sensitivity
 from .texts import text_numbers, texts_fingerprint
@@ -31,7 +30,7 @@ from .tokenization import TextCollator, check_texts, ensure_pad_token, occurs_be
 
 logger = logging.get_logger(__name__)
 
-METADATA_NAME = "activations.json"
+# What it was called in caches of earlier versions, which do not name it.
 SENSITIVITY_NAME = "sensitivity.safetensors"
 TOKEN_COLUMNS = ("hidden_states", "target_hidden_states", "token_mask", "sink_mask", "input_ids")
 
@@ -95,12 +94,14 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     ) -> "ActivationCache":
         """Extract the states of all texts and write them to `path`, in the host's dtype.
 
+        What was interrupted goes on at its last whole shard if it is built again from the same host and texts.
+
         Of a host that chooses classes its predictions are kept too, and of a few texts how far the states of
         `upper_layer` depend on each direction of `lower_layer`
         ([`upper_sensitivity`][clvq_hf.data.upper_sensitivity]).
 
         Args:
-            path (`str` or `Path`): A folder, created if needed. An earlier cache in it is replaced.
+            path (`str` or `Path`): A folder, created if needed. An earlier cache in it is replaced, at the end.
             host (`PreTrainedModel`): The model whose states are extracted.
             tokenizer (`PreTrainedTokenizerBase`): The host's tokenizer.
             dataset (`datasets.Dataset`): The texts.
@@ -116,7 +117,8 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             [`ActivationCache`]: The cache, in the order of `dataset`, without empty texts.
 
         Raises:
-            ValueError: If a layer is out of range, a state is not finite, or `path` contains other files.
+            ValueError: If a layer is out of range, a state is not finite, `path` contains other files, or another
+                process builds a cache there.
         """
         pair = (lower_layer, upper_layer)
         options = {"text_column": text_column, "max_length": max_length, "batch_size": batch_size}
@@ -172,7 +174,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     ) -> dict[tuple[int, int], "ActivationCache"]:
         stream = hooks.residual_stream(host, stack)
         for (lower, upper), path in paths.items():
-            if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _cache_files(path))):
+            if path.exists() and (not path.is_dir() or not is_cache_folder(path)):
                 raise ValueError(f"{path} exists and is not an activation cache; choose another folder.")
             stream.check_layer(lower)
             stream.check_layer(upper)
@@ -189,55 +191,49 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             except UnsupportedHostError as error:  # its states are right all the same
                 logger.warning(f"The activation cache holds no predictions. {error}")
                 readout = None
-        pairs = list(paths)
-        extractor = HiddenStateExtractor(host, *pairs[0], stack, readout)
         identity = {
             "host": host_identity(host, head=False),
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "max_length": max_length,
             "texts": texts_fingerprint(dataset, [text_column]),
         }
-        # In subfolders: earlier caches remain until the new ones are complete.
-        building: dict[tuple[int, int], Path] = {}
-        shards: list[str] = []
-        try:
-            for pair, path in paths.items():
-                path.mkdir(parents=True, exist_ok=True)
-                building[pair] = Path(tempfile.mkdtemp(prefix=".building-", dir=path))
+        starts = range(0, len(tokenized), texts_per_shard)
+        drafts = {
+            (lower, upper): CacheDraft(
+                path,
+                {
+                    "lower_layer": lower,
+                    "upper_layer": upper,
+                    "stack": stream.stack,
+                    "hidden_size": stream.hidden_sizes[lower],
+                    "target_hidden_size": stream.hidden_sizes[upper],
+                    "host_name_or_path": hooks.unwrap(host).config._name_or_path,
+                    "identity": identity,
+                },
+                f"{texts_per_shard} texts, {host.dtype}, {'with' if readout else 'without'} predictions",
+                len(starts),
+            )
+            for (lower, upper), path in paths.items()
+        }
+        with ExitStack() as locks:
+            for draft in drafts.values():
+                locks.enter_context(draft)
+            extractor = HiddenStateExtractor(host, *next(iter(paths)), stack, readout)
             with tqdm(total=len(tokenized), desc="Extracting hidden states", unit="text") as bar:
-                for start in range(0, len(tokenized), texts_per_shard):
+                for number, start in enumerate(starts):
                     part = tokenized.select(range(start, min(start + texts_per_shard, len(tokenized))))
-                    shards.append(f"shard-{len(shards):05d}.safetensors")
+                    if all(draft.has_shard(number) for draft in drafts.values()):
+                        bar.update(len(part))
+                        continue
                     texts = dataset.select(part["text_index"][:])[text_column]
                     numbers = torch.from_numpy(text_numbers(texts))
-                    found = _extract_shard(part, extractor, pairs, TextCollator(tokenizer), batch_size, bar.update)
-                    for folder, tensors in zip(building.values(), found, strict=True):
-                        save_file({**tensors, "text_number": numbers}, folder / shards[-1])
-            for pair, folder in building.items():
-                sensitivity = upper_sensitivity(host, tokenizer, tokenized, *pair, stack=stack, batch_size=batch_size)
-                save_file({"sensitivity": sensitivity}, folder / SENSITIVITY_NAME)
-        except BaseException:
-            for folder in building.values():
-                shutil.rmtree(folder)
-            raise
-        for (lower, upper), path in paths.items():
-            metadata = {
-                "shards": shards,
-                "lower_layer": lower,
-                "upper_layer": upper,
-                "stack": stream.stack,
-                "hidden_size": stream.hidden_sizes[lower],
-                "target_hidden_size": stream.hidden_sizes[upper],
-                "host_name_or_path": hooks.unwrap(host).config._name_or_path,
-                "identity": identity,
-            }
-            for file in _cache_files(path):
-                file.unlink()
-            for name in (*shards, SENSITIVITY_NAME):
-                (building[lower, upper] / name).rename(path / name)
-            building[lower, upper].rmdir()
-            # Last: without this file the cache is incomplete.
-            write_whole(path / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
+                    found = _extract_shard(
+                        part, extractor, list(paths), TextCollator(tokenizer), batch_size, bar.update
+                    )
+                    for draft, tensors in zip(drafts.values(), found, strict=True):
+                        draft.add_shard(number, {**tensors, "text_number": numbers})
+            for pair, draft in drafts.items():
+                draft.finish(upper_sensitivity(host, tokenizer, tokenized, *pair, stack=stack, batch_size=batch_size))
         return {pair: cls(path) for pair, path in paths.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -270,7 +266,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """
         if self.metadata["lower_layer"] == self.metadata["upper_layer"]:
             return torch.eye(self.metadata["hidden_size"])
-        return load_file(self.path / SENSITIVITY_NAME)["sensitivity"]
+        return load_file(self.path / self.metadata.get("sensitivity", SENSITIVITY_NAME))["sensitivity"]
 
     @property
     def max_length(self) -> int | None:
@@ -397,11 +393,6 @@ def _reopen(path: Path, views: list[_View]) -> ActivationCache:
     for name, args in views:
         cache = getattr(cache, name)(*args)
     return cache
-
-
-def _cache_files(path: Path) -> list[Path]:
-    """The files of a cache in a folder that may contain others."""
-    return [*path.glob("shard-*.safetensors"), *path.glob(SENSITIVITY_NAME), *path.glob(METADATA_NAME)]
 
 
 def _extract_shard(

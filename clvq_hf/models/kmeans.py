@@ -5,7 +5,7 @@ Bounds after Hamerly (SDM 2010): a token is looked at again only if its centroid
 come nearer, by as much as the gap between its nearest two.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -155,7 +155,7 @@ def _plus_plus(states: torch.Tensor, num_clusters: int, generator: np.random.Gen
 
 
 @contextmanager
-def _workers() -> Iterator[Callable[..., list[Any]]]:
+def _workers() -> Generator[Callable[..., list[Any]]]:
     """A `map` over blocks, in as many threads as torch has, of which each works alone.
 
     So sums and products are of the same blocks in the same order, whatever the number of threads.

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from clvq_hf import ActivationCache
 from clvq_hf.data.activation_cache import StateCollator
 from clvq_hf.data.extraction import HiddenStateExtractor
 from clvq_hf.data.tokenization import filter_by_occurrence, tokenize_texts
+from clvq_hf.files import locked
 from clvq_hf.hosts import hooks
 
 
@@ -113,6 +115,81 @@ class TestCache:
             ActivationCache.build(cache.path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
         assert sorted(cache.path.iterdir()) == before
 
+    def test_an_interrupted_build_goes_on_at_its_last_whole_shard(self, host, tokenizer, texts, tmp_path, monkeypatch):
+        build = {"lower_layer": 1, "upper_layer": 3, "texts_per_shard": 20, "batch_size": 20}
+        whole = ActivationCache.build(tmp_path / "whole", host, tokenizer, texts, **build)
+        inner, read = HiddenStateExtractor.of_pairs, []
+
+        def until(number):
+            def of_pairs(self, batch, *args, **kwargs):
+                if len(read) == number:
+                    raise KeyboardInterrupt
+                read.append(sorted(batch["text_index"].tolist()))
+                return inner(self, batch, *args, **kwargs)
+
+            monkeypatch.setattr(HiddenStateExtractor, "of_pairs", of_pairs)
+
+        until(2)
+        with pytest.raises(KeyboardInterrupt):
+            ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, **build)
+        with pytest.raises(ValueError, match="no complete activation cache"):
+            ActivationCache.load(tmp_path / "cache")
+        until(None)
+        cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, **build)
+        assert read == [list(range(20)), list(range(20, 40)), list(range(40, 60))], "each text once"
+        for row in range(len(texts)):
+            assert all(torch.equal(tensor, whole[row][name]) for name, tensor in cache[row].items())
+        assert sorted(file.name for file in cache.path.iterdir()) == sorted(file.name for file in whole.path.iterdir())
+
+    def test_shards_of_something_else_are_not_taken(self, host, tokenizer, texts, tmp_path, monkeypatch):
+        build = {"lower_layer": 1, "upper_layer": 3, "texts_per_shard": 20, "batch_size": 20}
+        inner, number = HiddenStateExtractor.of_pairs, []
+
+        def of_pairs(self, batch, *args, **kwargs):
+            number.append(1)
+            if len(number) == 3:
+                raise KeyboardInterrupt
+            return inner(self, batch, *args, **kwargs)
+
+        monkeypatch.setattr(HiddenStateExtractor, "of_pairs", of_pairs)
+        with pytest.raises(KeyboardInterrupt):
+            ActivationCache.build(tmp_path, host, tokenizer, texts, **build)
+        others = texts.select(range(30, 60))
+        cache = ActivationCache.build(tmp_path, host, tokenizer, others, **build)
+        fresh = ActivationCache.build(tmp_path / "fresh", host, tokenizer, others, **build)
+        assert len(cache) == 30 and not list(tmp_path.glob(".building-*"))
+        assert torch.equal(cache[3]["hidden_states"], fresh[3]["hidden_states"])
+
+    @pytest.mark.parametrize("operation", range(6))
+    def test_killed_while_the_new_one_takes_its_place(self, cache, host, tokenizer, texts, monkeypatch, operation):
+        build = {"lower_layer": 0, "upper_layer": 2, "texts_per_shard": 20, "batch_size": 20}
+        inner, done = Path.replace, []
+
+        def replace(self, target):
+            if not str(target).endswith(".partial") and Path(target).parent == cache.path:
+                done.append(target)
+                if len(done) > operation:
+                    raise KeyboardInterrupt
+            return inner(self, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+        before = {name: tensor.clone() for name, tensor in cache[30].items()}
+        if operation < 5:  # three shards, the sensitivity and the metadata
+            with pytest.raises(KeyboardInterrupt):
+                ActivationCache.build(cache.path, host, tokenizer, texts, **build)
+            left = ActivationCache.load(cache.path)
+            assert all(torch.equal(left[30][name], tensor) for name, tensor in before.items())
+            assert left.sensitivity.shape == (32, 32)
+        monkeypatch.setattr(Path, "replace", inner)
+        again = ActivationCache.build(cache.path, host, tokenizer, texts, **build)
+        assert again.metadata["lower_layer"] == 0 and len(again) == len(texts)
+        assert len(list(cache.path.glob("*.safetensors"))) == 4
+
+    def test_two_builders_of_one_folder(self, host, tokenizer, texts, tmp_path):
+        with locked(tmp_path), pytest.raises(ValueError, match="Another run is at work"):
+            ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+        ActivationCache.build(tmp_path, host, tokenizer, texts, lower_layer=1, upper_layer=3)
+
     def test_travels_to_workers_as_its_path(self, cache, monkeypatch, tmp_path):
         monkeypatch.chdir(cache.path.parent)
         pickled = pickle.dumps(ActivationCache.load(cache.path.name))
@@ -181,7 +258,7 @@ class TestTokenIds:
             assert torch.equal(cache.counted(name), expected)
 
     def test_an_older_cache_has_none(self, cache):
-        path = cache.path / "shard-00001.safetensors"
+        path = cache.path / cache.metadata["shards"][1]
         tensors = load_file(path)
         del tensors["input_ids"]
         save_file(tensors, path)
