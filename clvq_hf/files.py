@@ -1,6 +1,8 @@
 """Text files that are complete or absent, folders that one process works in, and checks of JSON and file names."""
 
 import json
+import os
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -18,9 +20,13 @@ def write_whole(file: str | Path, text: str) -> None:
         OSError: If the folder does not exist or the disk is full.
     """
     file = Path(file)
-    partial = file.with_name(f".{file.name}.partial")
+    # A name of its own: two writers do not mix, and a link that somebody has planted is not followed ("x").
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", errors="replace")
+        with partial.open("x", encoding="utf-8", errors="replace") as draft:
+            draft.write(text)
+            draft.flush()
+            os.fsync(draft.fileno())  # or a crash of the machine could leave the new name with nothing in it
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,10 +1,14 @@
 """A text file is whole or not there; JSON and file names from elsewhere are not trusted."""
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from clvq_hf.files import check_file_names, read_json, write_whole
+from clvq_hf.files import check_file_names, locked, read_json, write_whole
 
 
 class TestWriteWhole:
@@ -30,9 +34,55 @@ class TestWriteWhole:
         assert (tmp_path / "file.txt").read_text() == "one"
         assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 
+    def test_writers_at_once_leave_one_of_their_texts_whole(self, tmp_path):
+        texts = [character * 1_000_000 for character in "abcdefgh"]
+        with ThreadPoolExecutor(len(texts)) as pool:
+            list(pool.map(lambda text: write_whole(tmp_path / "file.txt", text), texts))
+        assert (tmp_path / "file.txt").read_text() in texts
+        assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+    def test_a_planted_link_is_not_followed(self, tmp_path, monkeypatch):
+        (tmp_path / "precious").write_text("mine")
+        monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
+        (tmp_path / ".file.txt.00000000.partial").symlink_to(tmp_path / "precious")
+        with pytest.raises(FileExistsError):
+            write_whole(tmp_path / "file.txt", "text")
+        assert (tmp_path / "precious").read_text() == "mine"
+
+    def test_others_may_read_it_as_the_umask_says(self, tmp_path):
+        before = os.umask(0o027)
+        try:
+            write_whole(tmp_path / "file.txt", "text")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
+
     def test_a_missing_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             write_whole(tmp_path / "missing" / "file.txt", "one")
+
+
+class TestLocked:
+    def test_one_at_a_time(self, tmp_path):
+        folder = tmp_path / "new"
+        with locked(folder), pytest.raises(ValueError, match=r"at work in .*new\. Choose another folder, or wait"):
+            locked(folder).__enter__()
+        with locked(folder):
+            pass
+
+    def test_a_process_that_dies_lets_go(self, tmp_path):
+        code = (
+            "import sys, time; from pathlib import Path; from clvq_hf.files import locked\n"
+            "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="at work"):
+            locked(tmp_path).__enter__()
+        process.kill()
+        process.wait()
+        with locked(tmp_path):
+            pass
 
 
 class TestReadJson:
