@@ -7,8 +7,10 @@ from .auto_types import register_types
 from .version import __version__
 
 if TYPE_CHECKING:
+    from . import metrics
     from .data import ActivationCache, load_texts
     from .evaluation import ablate_texts
+    from .hosts import hooks
     from .hub import list_codebooks
     from .models import (
         AdaptiveResidualEncoder,
@@ -50,7 +52,8 @@ _HOMES = {
     ".training": ("CLVQTrainer", "CLVQTrainingArguments"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = {"hooks": ".hosts.hooks", "metrics": ".metrics"}
+_ROOMS = ("data", "evaluation", "explanations", "hosts", "hub", "metrics", "models", "tables", "training")
+_MODULES = {"hooks": ".hosts.hooks", **{name: f".{name}" for name in _ROOMS}}
 
 register_types()
 

@@ -1,6 +1,6 @@
 """`AutoConfig` and `AutoModel` know our types right after `import clvq_hf`, which loads neither them nor our models."""
 
-import importlib.util
+import importlib
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -16,22 +16,28 @@ TYPES = {
 _AUTO = "transformers.models.auto.configuration_auto"
 
 
+def _config_class(model_type: str) -> Any:
+    importlib.import_module("clvq_hf.models")  # which registers the class in the place of the one that waits
+    return importlib.import_module(_AUTO).CONFIG_MAPPING[model_type]
+
+
 class _ConfigInWaiting:
-    """Stands for a config class in the mapping of transformers until somebody uses it."""
+    """Stands for a config class in the mapping of transformers until somebody uses it. It is no class itself."""
 
     def __init__(self, model_type: str) -> None:
         self._model_type = model_type
         self.__name__ = TYPES[model_type]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._class()(*args, **kwargs)
+        return _config_class(self._model_type)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._class(), name)
+        if name == "_model_type":  # of one that is not made yet
+            raise AttributeError(name)
+        return getattr(_config_class(self._model_type), name)
 
-    def _class(self) -> Any:
-        importlib.import_module("clvq_hf.models")  # which registers the class in its place
-        return sys.modules[_AUTO].CONFIG_MAPPING[self._model_type]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _config_class, (self._model_type,)
 
 
 class _Finder(MetaPathFinder):
@@ -40,14 +46,17 @@ class _Finder(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname != _AUTO:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((each for each in found if each is not None), None)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def load_and_add(module: Any) -> None:
                 load(module)
                 _add_types(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
 
             spec.loader.exec_module = load_and_add
         return spec
@@ -62,7 +71,7 @@ def _add_types(module: Any) -> None:
 def register_types() -> None:
     """Make the types known now, or once transformers loads its own."""
     if _AUTO in sys.modules:
-        _add_types(sys.modules[_AUTO])
+        _add_types(importlib.import_module(_AUTO))  # waits for another thread that is about to load it
     else:
         sys.meta_path.insert(0, _Finder())
 

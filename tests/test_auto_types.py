@@ -46,6 +46,32 @@ def test_auto_classes_load_a_saved_model_in_any_order_of_imports(tmp_path, first
     assert run(code, str(tmp_path)) == "CLVQConfig CLVQModel ClusterConfig"
 
 
+def test_stand_ins_can_be_copied_and_do_not_load_for_a_look():
+    code = (
+        "import clvq_hf, copy, pickle, sys; from transformers.models.auto.configuration_auto import CONFIG_MAPPING;"
+        "[getattr(each, '__name__') for each in CONFIG_MAPPING._extra_content.values()];"
+        "assert 'clvq_hf.models' not in sys.modules;"
+        "copies = [copy.deepcopy(CONFIG_MAPPING), pickle.loads(pickle.dumps(CONFIG_MAPPING))];"
+        "print([each['clvq'].__name__ for each in copies])"
+    )
+    assert run(code) == "['CLVQConfig', 'CLVQConfig']"
+
+
+def test_somebody_looks_for_the_module_first():
+    code = (
+        "import clvq_hf, importlib.util, sys; import transformers.models.auto;"
+        "found = importlib.util.find_spec('transformers.models.auto.configuration_auto'); assert found is not None;"
+        "from transformers import AutoConfig; print(type(AutoConfig.for_model('clvq')).__name__);"
+        "print([each for each in sys.meta_path if 'clvq' in type(each).__module__])"
+    )
+    assert run(code) == "CLVQConfig\n[]"
+
+
+def test_rooms_are_attributes():
+    rooms = ("data", "evaluation", "hosts", "hub", "models", "tables", "training")
+    assert run(f"import clvq_hf; print(all(getattr(clvq_hf, name).__name__ == 'clvq_hf.' + name for name in {rooms}))")
+
+
 def test_starting_loads_nothing_that_is_slow():
     code = (
         "import sys; from transformers import AutoConfig; import clvq_hf; AutoConfig.for_model('clvq');"

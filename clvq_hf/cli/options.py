@@ -150,7 +150,7 @@ class ReadableErrors(TyperGroup):
             parameters = ctx.meta.get(_PARAMETERS, ())
             return re.sub(r"\b([a-z_]+)=…", lambda match: _option(match, parameters), message)
 
-        if ctx.meta[_HELPS]:  # nothing is loaded, so there is nothing to quieten
+        if ctx.meta.get(_HELPS):  # nothing is loaded, so there is nothing to quieten
             return super().invoke(ctx)
         if sys.stderr.isatty():
             typer.secho("Loading torch and transformers …", dim=True, err=True)

@@ -14,13 +14,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..files import read_json
+from ..files import locked, read_json
 from ..hosts import hooks
 from ..hosts.host import UnsupportedHostError
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hosts.residual_stream import check_layer_order
 from ..hosts.runner import check_head
+from ..version import __version__
 from .batching import batches_by_length, in_order
 from .cache_draft import METADATA_NAME, CacheDraft, is_cache_folder
 from .extraction import HiddenStateExtractor, check_states
@@ -198,10 +199,12 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             "texts": texts_fingerprint(dataset, [text_column]),
         }
         starts = range(0, len(tokenized), texts_per_shard)
-        drafts = {
-            (lower, upper): CacheDraft(
-                path,
-                {
+        # Predictions are of the head, states are not.
+        form = [texts_per_shard, str(host.dtype), None if readout is None else host_identity(host), __version__]
+        drafts: dict[tuple[int, int], CacheDraft] = {}
+        with ExitStack() as locks:
+            for (lower, upper), path in paths.items():
+                metadata = {
                     "lower_layer": lower,
                     "upper_layer": upper,
                     "stack": stream.stack,
@@ -209,15 +212,10 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
                     "target_hidden_size": stream.hidden_sizes[upper],
                     "host_name_or_path": hooks.unwrap(host).config._name_or_path,
                     "identity": identity,
-                },
-                f"{texts_per_shard} texts, {host.dtype}, {'with' if readout else 'without'} predictions",
-                len(starts),
-            )
-            for (lower, upper), path in paths.items()
-        }
-        with ExitStack() as locks:
-            for draft in drafts.values():
-                locks.enter_context(draft)
+                }
+                locks.enter_context(locked(path))
+                drafts[lower, upper] = CacheDraft(path, metadata, form, len(starts))
+                locks.callback(drafts[lower, upper].tidy)
             extractor = HiddenStateExtractor(host, *next(iter(paths)), stack, readout)
             with tqdm(total=len(tokenized), desc="Extracting hidden states", unit="text") as bar:
                 for number, start in enumerate(starts):

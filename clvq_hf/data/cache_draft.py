@@ -4,12 +4,12 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from ..files import locked, write_whole
+from ..files import write_whole
 
 METADATA_NAME = "activations.json"
 
@@ -21,32 +21,27 @@ class CacheDraft:
     folder says of which host, texts and layers its shards are.
 
     Args:
-        path (`Path`): The cache's folder; other processes are kept out of it.
+        path (`Path`): The cache's folder, which this process has locked.
         metadata (`dict`): What is written beside the shards.
-        form (`str`): What else the shards depend on.
+        form (`list`): What else the shards depend on, as JSON.
         num_shards (`int`): How many there will be.
     """
 
-    def __init__(self, path: Path, metadata: dict[str, Any], form: str, num_shards: int) -> None:
+    def __init__(self, path: Path, metadata: dict[str, Any], form: list[Any], num_shards: int) -> None:
         self.path, self._metadata = path, metadata
         content = json.dumps({**metadata, "host_name_or_path": None, "form": form}, sort_keys=True)
         self._key = hashlib.sha256(content.encode()).hexdigest()[:12]
         self._building = path / f".building-{self._key}"
         self._shards = [f"shard-{self._key}-{number:05d}.safetensors" for number in range(num_shards)]
-        self._lock = locked(path)
-
-    def __enter__(self) -> Self:
-        self._lock.__enter__()
-        for left_over in self.path.glob(".building-*"):
+        for left_over in path.glob(".building-*"):
             if left_over != self._building:
                 shutil.rmtree(left_over)
         self._building.mkdir(exist_ok=True)
-        return self
 
-    def __exit__(self, *error: Any) -> None:
+    def tidy(self) -> None:
+        """Leave nothing behind that holds no shard."""
         if self._building.exists() and not any(self._building.glob("shard-*")):
             shutil.rmtree(self._building)
-        self._lock.__exit__(*error)
 
     def has_shard(self, number: int) -> bool:
         """Whether the shard is there from an earlier attempt."""

@@ -89,16 +89,21 @@ class HiddenStateExtractor:
             layer: attention_sinks(state, mask.to(state.device), usual_norms[layer]).to(mask.device)
             for layer, state in states.items()
         }
+        if device is not None:
+            states = {layer: state.to(device) for layer, state in states.items()}
+            shared = {name: tensor.to(device) for name, tensor in shared.items()}
         results = []
         for lower, upper in pairs:
             either = sinks[lower] | sinks[upper]
-            result = shared | {
-                "hidden_states": states[lower],
-                "target_hidden_states": states[upper],
-                "token_mask": batch["token_mask"] * ~either,
-                "sink_mask": either.to(batch["token_mask"].dtype),
-            }
-            results.append(result if device is None else {name: tensor.to(device) for name, tensor in result.items()})
+            masks = {"token_mask": batch["token_mask"] * ~either, "sink_mask": either.to(batch["token_mask"].dtype)}
+            results.append(
+                {
+                    **shared,
+                    "hidden_states": states[lower],
+                    "target_hidden_states": states[upper],
+                    **{name: mask if device is None else mask.to(device) for name, mask in masks.items()},
+                }
+            )
         return results
 
 

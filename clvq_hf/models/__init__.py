@@ -18,7 +18,7 @@ from .registry import register_method
 from .tap import Tap
 from .verification import Reference, Verification
 
-# One line per method. At import, so that AutoModel knows these types right after `import clvq_hf`.
+# One line per method. `auto_types.py` imports this room as soon as AutoModel meets one of these types.
 register_method(CLVQModel)
 register_method(ClusterModel)
 register_method(SparseDictionary)

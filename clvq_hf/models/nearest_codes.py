@@ -33,11 +33,12 @@ def nearest_codes(
         `torch.Tensor` of shape `(…, …)`, int64.
     """
     choose = choose or (lambda scores: scores.argmax(-1))
-    flat = states.flatten(0, -2)
+    flat = states.reshape(-1, states.shape[-1])
     rows = max(1, (CPU_SCORES if states.device.type == "cpu" else DEVICE_SCORES) // len(codebook))
     # A graph would be compiled again for every number of blocks.
     blocks = [flat] if torch.compiler.is_compiling() or len(flat) <= rows else flat.split(rows)
-    return torch.cat([choose(nearness(block, codebook)) for block in blocks]).unflatten(0, states.shape[:-1])
+    found = torch.cat([choose(nearness(block, codebook)) for block in blocks])
+    return found.reshape(states.shape[:-1] + found.shape[1:])
 
 
 __all__ = ["nearest_codes", "nearness"]

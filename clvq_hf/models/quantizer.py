@@ -201,11 +201,18 @@ class TopKQuantizer(Float32Module):
         if self.member_sums is not None:
             averaged.append(encoder_states if hidden_states is None else hidden_states.float())
         # Sums of the rows of each bucket, side by side once they are sorted: many times as fast as adding row by row.
+        # The last offset ends the last code's rows; what does not count comes after it, and is not read.
         order = buckets.argsort(stable=True)
-        counts = buckets.new_zeros(self.codebook_size + 1).index_add_(0, buckets, torch.ones_like(buckets))
-        starts = counts.cumsum(0) - counts
-        sums = torch.cat([F.embedding_bag(order, each.flatten(0, -2), starts, mode="sum") for each in averaged], dim=1)
-        counts, sums = counts[:-1].to(sums.dtype), sums[:-1]
+        counts = buckets.new_zeros(self.codebook_size + 1).index_add_(0, buckets, torch.ones_like(buckets))[:-1]
+        ends = F.pad(counts.cumsum(0), (1, 0))
+        sums = torch.cat(
+            [
+                F.embedding_bag(order, each.flatten(0, -2), ends, mode="sum", include_last_offset=True)
+                for each in averaged
+            ],
+            dim=1,
+        )
+        counts = counts.to(sums.dtype)
         if self._pending is not None:
             counts, sums = self._pending[0] + counts, self._pending[1] + sums
         self._pending = (counts, sums)
@@ -237,7 +244,7 @@ class TopKQuantizer(Float32Module):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The codes' vectors, with the gradient of the states where `mask` is true."""
+    """The codes' vectors, in the same memory, with the gradient of the states where `mask` is true."""
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -160,6 +160,25 @@ class TestCache:
         assert len(cache) == 30 and not list(tmp_path.glob(".building-*"))
         assert torch.equal(cache[3]["hidden_states"], fresh[3]["hidden_states"])
 
+    def test_shards_with_predictions_of_another_head_are_not_taken(
+        self, host, tokenizer, texts, tmp_path, monkeypatch
+    ):
+        build = {"lower_layer": 1, "upper_layer": 3, "texts_per_shard": 20, "batch_size": 20}
+        inner, number = HiddenStateExtractor.of_pairs, []
+
+        def of_pairs(self, batch, *args, **kwargs):
+            number.append(1)
+            if len(number) == 3:
+                raise KeyboardInterrupt
+            return inner(self, batch, *args, **kwargs)
+
+        monkeypatch.setattr(HiddenStateExtractor, "of_pairs", of_pairs)
+        with pytest.raises(KeyboardInterrupt):
+            ActivationCache.build(tmp_path, host, tokenizer, texts, **build)
+        with torch.no_grad():
+            host.classifier.bias += torch.tensor([100.0, 0.0])
+        assert (ActivationCache.build(tmp_path, host, tokenizer, texts, **build).predictions == 0).all()
+
     @pytest.mark.parametrize("operation", range(6))
     def test_killed_while_the_new_one_takes_its_place(self, cache, host, tokenizer, texts, monkeypatch, operation):
         build = {"lower_layer": 0, "upper_layer": 2, "texts_per_shard": 20, "batch_size": 20}

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,6 +63,55 @@ def test_threads_change_nothing():
         torch.set_num_threads(before)
     for centroids, labels in found[1:]:
         assert torch.equal(centroids, found[0][0]) and torch.equal(labels, found[0][1])
+
+
+def test_callers_modes_and_settings_change_nothing_and_stay():
+    states = make_states(2000, 6)
+    plain = kmeans(states, 20)
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    with torch.inference_mode():
+        inferred = kmeans(states, 20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = kmeans(states, 20)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        coarse = kmeans(states, 20)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before[1])
+    for found in (inferred, cast, coarse, kmeans(states.clone().requires_grad_(), 20)):
+        assert torch.equal(found[0], plain[0]) and torch.equal(found[1], plain[1])
+        assert not found[0].is_inference() and not found[0].requires_grad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        kmeans(torch.cat([states, torch.full((1, 6), torch.nan)]), 20)
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
+
+
+def test_several_callers_at_once():
+    states, before = make_states(MIN_SAMPLE + 2000, 6), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda seed: kmeans(states, 15, seed)[1], [0, 0, 0, 0]))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(labels, found[0]) for labels in found)
+
+
+def test_clusters_that_nothing_is_near_to_are_given_states():
+    # Two thousand states of which most are copies: the sample does not hold as many as there are clusters.
+    few, many = make_states(1500, 4), make_states(400, 4, seed=1)
+    states = torch.cat([few, many[torch.randint(40, (MIN_SAMPLE * 6,), generator=torch.Generator().manual_seed(0))]])
+    centroids, labels = kmeans(states, 700, max_steps=1000)
+    assert len(labels.unique()) == 700
+    check_fixed_point(states, centroids, labels)
+
+
+def test_labels_are_of_the_nearest_also_when_it_is_stopped():
+    states = make_states(1500, 6)
+    centroids, labels = kmeans(states, 30, max_steps=1)
+    assert torch.equal(torch.cdist(states.double(), centroids.double()).argmin(1), labels)
 
 
 def test_a_large_common_mean_drowns_no_difference():

@@ -35,5 +35,11 @@ def test_blocks_change_nothing(monkeypatch, rows):
     assert max(sizes) == min(rows, 100) and sum(sizes) == 100
 
 
+def test_a_single_state():
+    state, codebook = torch.randn(6), torch.randn(9, 6)
+    assert nearest_codes(state, codebook) == torch.cdist(state[None], codebook).argmin()
+    assert nearest_codes(state, codebook, lambda scores: scores.topk(2).indices).shape == (2,)
+
+
 def test_no_states_have_no_codes():
     assert nearest_codes(torch.zeros(2, 0, 6), torch.randn(9, 6)).shape == (2, 0)
