@@ -72,7 +72,7 @@ class Setting:
 
 
 # How often a quick task and a slow one are repeated.
-MANY, FEW = 9, 3
+MANY, FEW = 7, 2
 
 
 def quantizer(setting: Setting) -> Iterator[Task]:
@@ -226,7 +226,7 @@ def activations(setting: Setting) -> Iterator[Task]:
 def salience(setting: Setting) -> Iterator[Task]:
     """Integrated gradients at half depth: adaptive steps on the upper blocks, against captum with 50 steps."""
     host, tokenizer = load_host(setting)
-    texts, _, batches = host_batches(setting, texts=setting[4, 64], batch_size=setting[4, 32])
+    texts, _, batches = host_batches(setting, texts=setting[4, 32], batch_size=setting[4, 32])
     layer = hooks.residual_stream(host).num_blocks // 2
     inputs = [{name: batch[name] for name in ("input_ids", "attention_mask")} for batch in batches]
 
@@ -300,9 +300,9 @@ def table(setting: Setting) -> Iterator[Task]:
 
 
 def metrics(setting: Setting) -> Iterator[Task]:
-    """Label purity of a million tokens; codebook overlap of 100,000 pairs."""
+    """Label purity and codebook overlap of texts of 100 tokens."""
     generator = np.random.default_rng(0)
-    number, length = setting[40, 10_000], 100
+    number, length = setting[40, 1000], 100
     texts = [f"text {row}" for row in range(number)]
     codes = generator.integers(400, size=(number, length)).tolist()
     words = np.char.add("w", generator.zipf(1.3, size=(number, length)).clip(max=5000).astype(str)).tolist()

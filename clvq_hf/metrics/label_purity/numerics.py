@@ -96,7 +96,9 @@ class Rules:
             tokens, and of those that all rules know. NaN where there are none.
         """
         halves = np.stack([present[:, None] * (self.halves == half) for half in range(2)], axis=-1)
-        cells = np.moveaxis((self.cells @ halves.reshape(len(present), -1)).reshape(-1, *halves.shape[1:]), 0, -1)
+        cells = (self.cells @ halves.reshape(len(present), -1)).reshape(-1, *halves.shape[1:])
+        # Side by side in memory, as all that follows sums over them.
+        cells = np.ascontiguousarray(np.moveaxis(cells, 0, -1))
         right, known, votes = [], [], []
         common = cells
         for groups, group in zip(self.groups, self.cell_groups, strict=True):
