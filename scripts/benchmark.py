@@ -75,13 +75,20 @@ class Setting:
 MANY, FEW = 7, 2
 
 
-def quantizer(setting: Setting) -> Iterator[Task]:
-    """Training step of the codebook: draw codes, pass gradients through, move the averages."""
+def quantizers(setting: Setting) -> Iterator[tuple[str, TopKQuantizer, torch.Tensor, torch.Tensor]]:
+    """Codebooks and states of several sizes: size, quantizer, its codebook `(K, d)`, states `(1, N, d)`."""
     for number, codes, width in setting[[(256, 16, 32)], [(8192, 400, 384), (8192, 400, 768), (32768, 1024, 768)]]:
         codebook, states = torch.randn(codes, width), torch.randn(1, number, width)
-        ours = TopKQuantizer(CLVQConfig(hidden_size=width, codebook_size=codes, num_decoder_layers=0)).train()
+        ours = TopKQuantizer(CLVQConfig(hidden_size=width, codebook_size=codes, num_decoder_layers=0))
         ours.set_codebook(codebook)
-        mask = torch.ones(1, number, dtype=torch.bool)
+        yield f"{number:,} × {width}, K = {codes:,}", ours, codebook, states
+
+
+def quantizer(setting: Setting) -> Iterator[Task]:
+    """Training step of the codebook: draw codes, pass gradients through, move the averages."""
+    for size, ours, codebook, states in quantizers(setting):
+        mask = torch.ones(states.shape[:2], dtype=torch.bool)
+        ours.train()
 
         def step(states: torch.Tensor = states, mask: torch.Tensor = mask, ours: TopKQuantizer = ours) -> None:
             given = states.clone().requires_grad_()
@@ -92,6 +99,7 @@ def quantizer(setting: Setting) -> Iterator[Task]:
         if importlib.util.find_spec("vector_quantize_pytorch"):
             from vector_quantize_pytorch import VectorQuantize
 
+            codes, width = codebook.shape
             other = VectorQuantize(
                 width, codes, stochastic_sample_codes=True, sample_codebook_temp=1.0, rotation_trick=False
             )
@@ -100,21 +108,19 @@ def quantizer(setting: Setting) -> Iterator[Task]:
                 other(states.clone().requires_grad_())[0].sum().backward()
 
             ways["vector-quantize-pytorch"] = other_step
-        yield Task(f"{number:,} × {width}, K = {codes:,}", ways)
+        yield Task(size, ways)
 
 
 def encode(setting: Setting) -> Iterator[Task]:
     """Nearest code of each state."""
-    for number, codes, width in setting[[(256, 16, 32)], [(8192, 400, 384), (8192, 400, 768), (32768, 1024, 768)]]:
-        codebook, states = torch.randn(codes, width), torch.randn(1, number, width)
-        ours = TopKQuantizer(CLVQConfig(hidden_size=width, codebook_size=codes, num_decoder_layers=0)).eval()
-        ours.set_codebook(codebook)
-        mask = torch.ones(1, number, dtype=torch.bool)
+    for size, ours, codebook, states in quantizers(setting):
+        mask = torch.ones(states.shape[:2], dtype=torch.bool)
+        ours.eval()
         ways = {
             "ours": lambda ours=ours, states=states, mask=mask: ours.encode(states, mask),
             "floor: distances": lambda states=states, codebook=codebook: states[0] @ codebook.T,
         }
-        yield Task(f"{number:,} × {width}, K = {codes:,}", ways)
+        yield Task(size, ways)
 
 
 def clusters(setting: Setting) -> Iterator[Task]:

@@ -25,6 +25,21 @@ def original(tmp_path_factory):
     return tmp_path_factory.mktemp("original") / "cache"
 
 
+def interrupt_at(monkeypatch, number):
+    """Interrupt the host once, when it has read so many batches; the rows of those that it has read."""
+    inner, read, interrupts = HiddenStateExtractor.of_pairs, [], []
+
+    def of_pairs(self, batch, *args, **kwargs):
+        if len(read) == number and not interrupts:
+            interrupts.append(number)
+            raise KeyboardInterrupt
+        read.append(sorted(batch["text_index"].tolist()))
+        return inner(self, batch, *args, **kwargs)
+
+    monkeypatch.setattr(HiddenStateExtractor, "of_pairs", of_pairs)
+    return read
+
+
 @pytest.fixture
 def cache(host, tokenizer, texts, tmp_path, original):
     """A cache of the first host and texts, built once; each test has its own copy."""
@@ -118,23 +133,11 @@ class TestCache:
     def test_an_interrupted_build_goes_on_at_its_last_whole_shard(self, host, tokenizer, texts, tmp_path, monkeypatch):
         build = {"lower_layer": 1, "upper_layer": 3, "texts_per_shard": 20, "batch_size": 20}
         whole = ActivationCache.build(tmp_path / "whole", host, tokenizer, texts, **build)
-        inner, read = HiddenStateExtractor.of_pairs, []
-
-        def until(number):
-            def of_pairs(self, batch, *args, **kwargs):
-                if len(read) == number:
-                    raise KeyboardInterrupt
-                read.append(sorted(batch["text_index"].tolist()))
-                return inner(self, batch, *args, **kwargs)
-
-            monkeypatch.setattr(HiddenStateExtractor, "of_pairs", of_pairs)
-
-        until(2)
+        read = interrupt_at(monkeypatch, 2)
         with pytest.raises(KeyboardInterrupt):
             ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, **build)
         with pytest.raises(ValueError, match="no complete activation cache"):
             ActivationCache.load(tmp_path / "cache")
-        until(None)
         cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, **build)
         assert read == [list(range(20)), list(range(20, 40)), list(range(40, 60))], "each text once"
         for row in range(len(texts)):
@@ -143,15 +146,7 @@ class TestCache:
 
     def test_shards_of_something_else_are_not_taken(self, host, tokenizer, texts, tmp_path, monkeypatch):
         build = {"lower_layer": 1, "upper_layer": 3, "texts_per_shard": 20, "batch_size": 20}
-        inner, number = HiddenStateExtractor.of_pairs, []
-
-        def of_pairs(self, batch, *args, **kwargs):
-            number.append(1)
-            if len(number) == 3:
-                raise KeyboardInterrupt
-            return inner(self, batch, *args, **kwargs)
-
-        monkeypatch.setattr(HiddenStateExtractor, "of_pairs", of_pairs)
+        interrupt_at(monkeypatch, 2)
         with pytest.raises(KeyboardInterrupt):
             ActivationCache.build(tmp_path, host, tokenizer, texts, **build)
         others = texts.select(range(30, 60))
@@ -164,15 +159,7 @@ class TestCache:
         self, host, tokenizer, texts, tmp_path, monkeypatch
     ):
         build = {"lower_layer": 1, "upper_layer": 3, "texts_per_shard": 20, "batch_size": 20}
-        inner, number = HiddenStateExtractor.of_pairs, []
-
-        def of_pairs(self, batch, *args, **kwargs):
-            number.append(1)
-            if len(number) == 3:
-                raise KeyboardInterrupt
-            return inner(self, batch, *args, **kwargs)
-
-        monkeypatch.setattr(HiddenStateExtractor, "of_pairs", of_pairs)
+        interrupt_at(monkeypatch, 2)
         with pytest.raises(KeyboardInterrupt):
             ActivationCache.build(tmp_path, host, tokenizer, texts, **build)
         with torch.no_grad():
