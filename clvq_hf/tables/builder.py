@@ -256,19 +256,18 @@ def _check_salience(salience: Dataset, tokenized: Dataset) -> None:
 def _token_columns(
     chunk: Dataset, codes: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase, salience: Dataset | None
 ) -> dict[str, Any]:
-    lengths = np.asarray(chunk["length"])
-    ids = _joined(chunk["input_ids"], np.int32)
+    columns = chunk.with_format("arrow")[:]
+    lengths, ids = columns["length"].to_numpy(), _joined(columns["input_ids"], np.int32)
+    scores = None if salience is None else salience.with_format("arrow")[:]["scores"]
     return {
-        "text_id": np.repeat(np.asarray(chunk["text_index"], dtype=np.int64), lengths),
+        "text_id": np.repeat(columns["text_index"].to_numpy().astype(np.int64), lengths),
         "position": np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
         "token": tokenizer.convert_ids_to_tokens(ids.tolist()),
         "token_id": ids,
-        "special": _joined(chunk["token_mask"], np.int8) == 0,
-        "word_id": _joined(chunk["word_id"], np.int32),
-        "start": _joined(chunk["start"], np.int32),
-        "end": _joined(chunk["end"], np.int32),
+        "special": _joined(columns["token_mask"], np.int8) == 0,
+        **{name: _joined(columns[name], np.int32) for name in ("word_id", "start", "end")},
         "code": np.concatenate(codes).astype(np.int32),
-        "salience": [None] * int(lengths.sum()) if salience is None else _joined(salience["scores"], np.float32),
+        "salience": [None] * int(lengths.sum()) if scores is None else _joined(scores, np.float32),
     }
 
 
@@ -293,8 +292,9 @@ def _text_columns(
     }
 
 
-def _joined(rows: Any, dtype: type) -> np.ndarray:
-    return np.concatenate([np.asarray(row, dtype=dtype) for row in rows])
+def _joined(rows: pa.ChunkedArray, dtype: type) -> np.ndarray:
+    """The values of all lists, one after the other."""
+    return rows.combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
 
 
 __all__ = ["SourceTexts", "TableWriter", "build_table", "host_codes", "write_rows"]

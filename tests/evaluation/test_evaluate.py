@@ -153,7 +153,7 @@ class TestEvaluate:
     def test_refuses_a_folder_of_something_else(self, model, host, tokenizer, texts, test_texts, tmp_path):
         settings = EvaluationSettings(protocols=(), attribution="gradient_x_input", num_bootstrap=10)
         evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=settings)
-        with pytest.raises(ValueError, match=r"settings: num draws 20, not 1.*overwrite=True \(--overwrite\)"):
+        with pytest.raises(ValueError, match=r"settings: num draws 5, not 1.*overwrite=True \(--overwrite\)"):
             evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=QUICK)
 
     def test_goes_on_with_the_same_host_alone(self, model, host, tokenizer, test_texts, tmp_path, monkeypatch):

@@ -113,7 +113,8 @@ class TestTokens:
                     row = outputs(host, tokenizer, TEXTS[0])[1 + explanation.token]
                 target = ["O", "PER", "LOC"].index(explanation.target)
                 others = torch.cat([row[:target], row[target + 1 :]])
-                assert explanation.salient.margin == pytest.approx(float(row[target] - others.max()), abs=1e-4)
+                # Both project in float32, in other orders, and the head's weights are twenty times as large as usual.
+                assert explanation.salient.margin == pytest.approx(float(row[target] - others.max()), abs=3e-4)
 
 
 class TestLanguageModels:
