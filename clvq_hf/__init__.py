@@ -29,29 +29,10 @@ if TYPE_CHECKING:
     from .tables import ConceptTable, salient_tokens
     from .training import CLVQTrainer, CLVQTrainingArguments
 
-# Everything is imported at first use: torch and transformers cost seconds.
-_HOMES = {
-    ".data": ("ActivationCache", "load_texts"),
-    ".evaluation": ("ablate_texts",),
-    ".hub": ("list_codebooks",),
-    ".models": (
-        "AdaptiveResidualEncoder",
-        "CLVQConfig",
-        "CLVQModel",
-        "CLVQOutput",
-        "ClusterConfig",
-        "ClusterModel",
-        "ConceptModel",
-        "SparseConfig",
-        "SparseDictionary",
-        "SparseOutput",
-        "TopKQuantizer",
-        "register_method",
-    ),
-    ".tables": ("ConceptTable", "salient_tokens"),
-    ".training": ("CLVQTrainer", "CLVQTrainingArguments"),
-}
-_LAZY = {name: home for home, names in _HOMES.items() for name in names}
+# Everything is imported at first use: torch and transformers cost seconds. What is not named here is in `models`.
+_HOMES = {"ActivationCache": ".data", "load_texts": ".data", "ablate_texts": ".evaluation", "list_codebooks": ".hub"}
+_HOMES |= {"ConceptTable": ".tables", "salient_tokens": ".tables"}
+_HOMES |= {"CLVQTrainer": ".training", "CLVQTrainingArguments": ".training"}
 _ROOMS = ("data", "evaluation", "explanations", "hosts", "hub", "metrics", "models", "tables", "training")
 _MODULES = {"hooks": ".hosts.hooks", **{name: f".{name}" for name in _ROOMS}}
 
@@ -61,13 +42,13 @@ register_types()
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(_MODULES[name], __name__)
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+    if name in __all__:
+        return getattr(importlib.import_module(_HOMES.get(name, ".models"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, *_MODULES])
+    return sorted({*globals(), *__all__, *_MODULES})
 
 
 __all__ = [

@@ -103,7 +103,7 @@ ALLOWED = {room: allowed for floor in FLOORS for room, (_, allowed) in floor.ite
 RESULTS_TABLES = "metrics.results_tables"
 # Metrics run where this package may not be installed.
 METRIC_FOLDERS = sorted(folder.name for folder in (PACKAGE / "metrics").iterdir() if (folder / "README.md").exists())
-MAX_LINES_OF_INIT = 100
+MAX_LINES_OF_INIT = 80
 
 
 def read_package(folder: Path = PACKAGE) -> dict[str, str]:
