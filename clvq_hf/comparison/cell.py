@@ -326,6 +326,15 @@ def _coded(outcome: Dataset) -> dict[str, Any]:
     """What each text loses when its tokens are their codes, so that methods can be compared in pairs."""
     names = [name for name in outcome.column_names if name.startswith(("kl_coded", "squared_change_coded"))]
     columns = {name: outcome[name][:] for name in ("text_id", *names)}
+    # In units of what the mean leaves of a text on average, so that 1 - their mean is the explained variance.
+    for name, residual, reference in (
+        ("unexplained", "residual_code", "residual_mean"),
+        ("unexplained_within_class", "residual_cell", "residual_class"),
+    ):
+        known = outcome[reference][:]
+        scale = None if None in known else np.mean(known)
+        if scale:
+            columns[name] = [value / scale for value in outcome[residual][:]]
     return {
         name: [value if isinstance(value, int) else round(value, 6) for value in values]
         for name, values in columns.items()

@@ -17,8 +17,6 @@ from ..training.training_args import CLVQTrainingArguments
 
 # The method that the others are compared with.
 OURS = "clvq"
-# The simplest one, which a dictionary has to beat.
-BASELINE = "kmeans"
 HOSTS = ("fine-tuned", "pretrained", "reinitialised")
 
 

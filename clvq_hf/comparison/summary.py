@@ -204,11 +204,6 @@ class Summary:
         entries = (swept(cell, k) for cell in self.seeds(host, dataset, method))
         return [entry for entry in entries if entry is not None]
 
-    def coded(self, host: str, dataset: str, method: str) -> list[dict[str, Any]]:
-        """Return what each text loses when its tokens are their codes, for each seed that was measured."""
-        records = self.seed_records(host, dataset, method)
-        return [record["source"]["coded"] for record in records if "kl_coded" in record["source"].get("coded", {})]
-
     def beyond_word(self, host: str, dataset: str, method: str) -> list[dict[str, Any]]:
         """Return what the concepts of each seed say beyond the word, with `beside`, the same less the control's."""
         records = (cell.get("beyond_word") for cell in self.seeds(host, dataset, method))

@@ -8,8 +8,9 @@ import pandas as pd
 from ..metrics.ablation_drop.statistics import ALPHA, MIN_TEXTS
 from ..rendering.text_tables import NOTHING, ReportTable, interval, number, percent, with_range
 from .cell_tables import ABLATION_TABLES, FIDELITY_TABLES, TEXT_SPECIFICITY_TABLE, TOKEN_TABLES, fill, setting_table
+from .coded import coded_tables
 from .duels import by_method, paired_difference
-from .methods import BASELINE, OURS
+from .methods import OURS
 from .summary import (
     CELL,
     MAX_ACTIVE,
@@ -56,7 +57,7 @@ def report_tables(summary: Summary, studies: dict[str, Sequence[str]] | None = N
     tables = [
         _hosts_table(summary),
         *(table.build(summary) for table in FIDELITY_TABLES),
-        _coded_table(summary),
+        *coded_tables(summary),
         *(_study_table(summary, title, methods, reference) for title, methods in studies.items()),
         *(_token_specificity_table(summary, k, matched) for k in summary.looks() for matched in (True, False)),
         TEXT_SPECIFICITY_TABLE.build(summary),
@@ -277,21 +278,6 @@ def _beyond_word_table(summary: Summary) -> ReportTable:
     return setting_table(summary, title, text, note, controls=True)
 
 
-def _coded_table(summary: Summary) -> ReportTable:
-    def text(record: Record) -> str | None:
-        host, dataset, method = (record[name] for name in CELL)
-        sides = [summary.coded(host, dataset, each) for each in (method, BASELINE)]
-        difference = None if method == BASELINE or not all(sides) else paired_difference(*sides, "kl_coded")
-        return None if difference is None else with_range(difference.mean, *difference.interval)
-
-    note = (
-        "KL between the host's answers to the plain and the coded text, in nats, minus that of K-means on the states; "
-        "negative: codes lose less. Paired by text, 95 % bootstrap-t intervals over texts and training seeds, not "
-        "corrected for their number."
-    )
-    return setting_table(summary, "What codes lose: the methods minus K-means", text, note, controls=True)
-
-
 def _k_sweep_table(summary: Summary) -> ReportTable:
     records = []
     for record in summary.first_records(summary.methods()):
@@ -390,14 +376,26 @@ def _stability_table(summary: Summary) -> ReportTable:
 
 
 def _seeds_table(summary: Summary) -> ReportTable:
-    means = summary.over_seeds(SPECIFICITY, PURITY)
-    records = [record for record in summary.labelled(means) if record[f"{SPECIFICITY}_count"] > 1]
-    columns = {
-        **LABELS,
-        "seeds": f"{{{SPECIFICITY}_count:.0f}}",
-        "token specificity": f"{{{SPECIFICITY}:±}}",
-        "label purity": f"{{{PURITY}:±}}",
+    figures = {
+        "code fidelity": "fidelity.code_fidelity",
+        "explained by codes": "fidelity.explained_variance",
+        "… within the class": "fidelity.explained_variance_within_class",
+        "token specificity": SPECIFICITY,
+        "label purity": PURITY,
+        "share of the sense": "words.senses.sense_share",
     }
+    means = summary.over_seeds(*figures.values())
+    records = []
+    for record in summary.labelled(means):
+        seeds = max(record[f"{figure}_count"] for figure in figures.values())
+        if seeds > 1:
+            records.append({**record, "seeds": seeds})
+    known = {
+        title: f"{{{figure}:±}}"
+        for title, figure in figures.items()
+        if any(record[f"{figure}_count"] for record in records)
+    }
+    columns = {**LABELS, "seeds": "{seeds:.0f}", **known}
     note = "Mean ± standard deviation over seeds of the concepts; host and texts are the same."
     return _record_table("Spread over seeds", columns, records, note)
 

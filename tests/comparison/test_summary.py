@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from clvq_hf.comparison.cell import _beyond_word
+from clvq_hf.comparison.cell import _beyond_word, _coded
 from clvq_hf.comparison.duels import by_method
 from clvq_hf.comparison.report import _shareable
 from clvq_hf.comparison.summary import Summary, effect, load_cells, mean_and_spread, study_cells, swept
@@ -368,18 +368,62 @@ def test_a_study_is_ranked_by_token_specificity():
     assert [row[0] for row in table.rows] == ["CLVQ-50", "CLVQ"]
 
 
-def coded(method, values, seed=0, control=False, **fidelity):
+def coded(method, values, seed=0, control=False, unexplained=None, family="clusters", space="states", **fidelity):
     """A cell with what each text loses when its tokens are their codes."""
-    made = cell(method, [-1.0] * 30, seed=seed, coded={"text_id": list(range(len(values))), "kl_coded": list(values)})
+    texts = {"text_id": list(range(len(values))), "kl_coded": list(values)}
+    if unexplained is not None:
+        texts |= {key: list(unexplained) for key in ("unexplained", "unexplained_within_class")}
+    settings = {"method": {"family": family, "config": {"codebook_space": space}}}
+    made = cell(method, [-1.0] * 30, seed=seed, coded=texts, settings=settings)
     return made | {"control": control, "fidelity": fidelity}
 
 
+PLAIN = np.linspace(0, 1, 30)
+
+
 def test_what_codes_lose_is_compared_with_kmeans_in_pairs():
-    plain = np.linspace(0, 1, 30)
-    cells = [coded("kmeans", plain, code_fidelity=0.9), coded("clvq", plain - 0.1, code_fidelity=0.95)]
-    table = next(table for table in report_tables(Summary(cells)) if "minus K-means" in table.title)
-    assert table.header == ["host, dataset", "CLVQ"]
-    assert table.rows == [["bert, news", "-0.100 [-0.100, -0.100]"]]
+    cells = [
+        coded("kmeans", PLAIN, unexplained=PLAIN + 0.5, code_fidelity=0.9),
+        coded("clvq", PLAIN - 0.1, unexplained=PLAIN + 0.3, family="clvq", code_fidelity=0.95),
+    ]
+    tables = {table.title: table for table in report_tables(Summary(cells))}
+    for title, difference in (
+        ("What codes lose less than those of K-means", "0.100 [0.100, 0.100]"),
+        ("Upper layer explained by codes: more than by K-means", "0.200 [0.200, 0.200]"),
+        ("Upper layer explained within the class: more than by K-means", "0.200 [0.200, 0.200]"),
+    ):
+        assert tables[title].header == ["host, dataset", "CLVQ"]
+        assert tables[title].rows == [["bert, news", difference]]
+
+
+def test_what_training_adds_is_compared_in_the_space_it_starts_in():
+    cells = [
+        coded("kmeans", PLAIN, unexplained=PLAIN),
+        coded("kmeans-functional", PLAIN - 0.2, unexplained=PLAIN - 0.2, space="functional"),
+        coded("clvq-functional", PLAIN - 0.3, unexplained=PLAIN - 0.1, family="clvq", space="functional"),
+        # With fewer codes nothing is like it.
+        {**coded("clvq-50", PLAIN - 0.3, unexplained=PLAIN, family="clvq"), "codebook_size": 50},
+    ]
+    [table] = [table for table in report_tables(Summary(cells)) if table.title == "What training adds to the space"]
+    assert table.header == ["host, dataset", "CLVQ-FUNCTIONAL"]
+    assert table.rows == [["bert, news", "0.100 [0.100, 0.100] / -0.100 [-0.100, -0.100] / -0.100 [-0.100, -0.100]"]]
+
+
+def test_a_cell_keeps_what_codes_leave_unexplained_of_each_text():
+    rows = {
+        "text_id": [0, 1],
+        "kl_coded": [0.1, 0.3],
+        "residual_code": [1.0, 4.0],
+        "residual_mean": [4.0, 6.0],
+        "residual_cell": [1.0, 1.0],
+        "residual_class": [2.0, 2.0],
+    }
+    kept = _coded(Dataset.from_dict(rows))
+    # In units of 5 and of 2: together 1 - 5 / 10 and 1 - 2 / 4 are explained.
+    assert kept["unexplained"] == [0.2, 0.8]
+    assert kept["unexplained_within_class"] == [0.5, 0.5]
+    rows |= {key: [None, None] for key in ("residual_cell", "residual_class")}
+    assert "unexplained_within_class" not in _coded(Dataset.from_dict(rows))
 
 
 def test_a_figure_that_a_control_reaches_is_told():
