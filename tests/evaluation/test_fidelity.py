@@ -12,6 +12,7 @@ from clvq_hf.hosts import hooks
 from clvq_hf.hosts.readout import Readout
 from clvq_hf.models import ClassOnlyConfig, ClassOnlyModel, ClusterConfig, ClusterModel
 from tests.helpers.evaluated_hosts import balanced_classifier, clvq_on_states
+from tests.helpers.headed_hosts import bert_with
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,37 @@ def test_each_token_is_replaced_by_a_mean_of_training_tokens(measured, tokenizer
         errors = upper[1:-1] - torch.stack([sums.mean(key, 1) for key in keys])
         assert row[f"residual_{estimate}"] == pytest.approx(float((errors / deviation).square().sum()), rel=1e-3)
         assert row["codes"] == codes[1:-1].tolist() and row["num_tokens"] == len(keys)
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_of_one_label_and_of_a_number(tokenizer, all_texts, kind):
+    train, test = (all_texts.select(rows).remove_columns("label") for rows in (range(40), range(60, 72)))
+    host = bert_with(kind, tokenizer, all_texts["text"][:40])
+    readout = Readout.of(host, target="insult") if kind == "multi_label" else None
+    model = clvq_on_states(host, tokenizer, train["text"])
+    references = fit_references(model, host, tokenizer, train, readout=readout)
+    table = model.concept_table(host, tokenizer, test)
+    outcome = fidelity_texts(model, host, tokenizer, table, references.statistics, readout=readout)
+    sums = Sums(host, model, tokenizer, train["text"], IDS["coded"])
+    for row, text in zip(outcome, test["text"], strict=True):
+        encoded, lower, _, logits = states_of(host, tokenizer, text)
+        changed = lower.clone()
+        codes = model.encode(lower[None])[0][1:-1].tolist()
+        changed[1:-1] = torch.stack([sums.mean(code, 0) for code in codes])
+        with torch.no_grad(), hooks.edit(host, 1, lambda _, changed=changed: changed[None]):
+            coded = host(**encoded).logits[0]
+        if kind == "regression":
+            expected = float((coded - logits).square().sum())
+            assert row["squared_change_coded"] == pytest.approx(expected, rel=1e-2, abs=1e-6)
+            assert row["kl_coded"] is None
+        else:
+            # Of the label, yes or no: the other labels of the head do not count.
+            with_no = [torch.stack([torch.zeros(()), each[readout.target]]) for each in (logits, coded)]
+            assert row["kl_coded"] == pytest.approx(divergence(*with_no), rel=1e-2, abs=1e-6)
+    figures = fidelity_figures(outcome)
+    lost = "kl" if kind == "multi_label" else "squared_change"
+    rows = outcome.to_pandas()
+    assert figures["code_fidelity"] == pytest.approx(1 - rows[f"{lost}_coded"].sum() / rows[f"{lost}_mean"].sum())
 
 
 def test_all_tokens_are_coded_with_the_means_of_all(measured, tokenizer):

@@ -65,6 +65,8 @@ CLVQ = {
     "num_attention_heads": 4,
     "intermediate_size": 48,
 }
+# An encoder that starts from a sample of the host's gradients, and then learns.
+FUNCTIONAL = {"encoder": "linear", "codebook_space": "functional"}
 # In the middle of the second epoch: there the order of texts depends on the epoch having reached the sampler.
 # Dropout and sampling on: every process gets its own generator's state back. So is revival: if the processes had other
 # codebooks, the resumed run, which starts from one, would differ.
@@ -137,7 +139,12 @@ def launch(folder: Path, runs: list[list[str]], *options: str) -> None:
 def one(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process learns."""
     folder = tmp_path_factory.mktemp("one")
-    start(folder, [clvq(inputs, folder / "clvq", 8), sparse(inputs, folder / "sparse", 8)])
+    runs = [
+        clvq(inputs, folder / "clvq", 8),
+        clvq(inputs, folder / "functional", 8, **FUNCTIONAL),
+        sparse(inputs, folder / "sparse", 8),
+    ]
+    start(folder, runs)
     return folder
 
 
@@ -152,10 +159,20 @@ def two(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         clvq(inputs, folder / "2-2", 2, gradient_accumulation_steps=2),
         # One process splits its batch into more passes than the other.
         clvq(inputs, folder / "split", 4, max_forward_tokens=60),
+        clvq(inputs, folder / "functional", 4, **FUNCTIONAL),
         sparse(inputs, folder / "sparse", 2, gradient_accumulation_steps=2),
         sparse(inputs, folder / "reviving", 4, reviving),
         clvq(inputs, folder / "whole", 4, **RESUMED),
         clvq(inputs, folder / "resumed", 4, **RESUMED, resume_from_checkpoint=checkpoint),
+        clvq(inputs, folder / "functional-whole", 4, **RESUMED, **FUNCTIONAL),
+        clvq(
+            inputs,
+            folder / "functional-resumed",
+            4,
+            **RESUMED,
+            **FUNCTIONAL,
+            resume_from_checkpoint=folder / "functional-whole" / "checkpoint-10",
+        ),
         clvq(inputs, folder / "fsdp", 4, fsdp="full_shard"),
     ]
     launch(folder, runs, "--multi_gpu")
@@ -208,6 +225,12 @@ def test_two_processes_learn_what_one_does(one, two, batch_and_accumulation):
             assert log[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-4), name
 
 
+def test_two_processes_start_in_the_space_that_one_does_and_learn_the_same(one, two):
+    expected, got = model_of(one / "functional"), model_of(two / "functional")
+    assert_same(expected, got)
+    assert not torch.equal(expected["encoder.weight"], torch.eye(32))
+
+
 def test_two_processes_train_the_sparse_dictionary_that_one_does(one, two):
     [expected] = processes_of(one / "sparse")
     assert expected["encoder.initialized"] and expected["encoder.input_scale"] != 1
@@ -230,10 +253,12 @@ def test_two_processes_revive_the_same_neurons(two):
     assert (first["encoder.weight"].norm(dim=-1) > 0).all()
 
 
-def test_two_processes_resume_in_the_middle_of_an_epoch(two):
-    assert_same(model_of(two / "whole"), model_of(two / "resumed"))
+@pytest.mark.parametrize("encoder", ["", "functional-"])
+def test_two_processes_resume_in_the_middle_of_an_epoch(two, encoder):
+    whole, resumed = two / f"{encoder}whole", two / f"{encoder}resumed"
+    assert_same(model_of(whole), model_of(resumed))
     # It began behind the step at which the other saved.
-    assert (two / "whole" / "checkpoint-10").exists() and not (two / "resumed" / "checkpoint-10").exists()
+    assert (whole / "checkpoint-10").exists() and not (resumed / "checkpoint-10").exists()
 
 
 def test_fsdp_is_refused_with_the_command_that_works(two):
