@@ -19,6 +19,7 @@ from ..data.extraction import HiddenStateExtractor
 from ..data.tokenization import TextCollator, ensure_pad_token, tokenize_texts
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
+from .logistic import fit_logistic
 
 # Codes, or words, that a probe may use.
 SIZES = (1, 2, 5, 16)
@@ -109,7 +110,7 @@ def probe_bags(
                 values = (probe.balanced(of_codes), probe.balanced(of_words), *probe.interval(of_codes - of_words))
                 figures |= dict(zip(names, values, strict=True))
         if dense is not None:
-            figures[f"{name}_dense"] = None if probe is None else probe.balanced(*probe.right(dense[kept], [None]))
+            figures[f"{name}_dense"] = None if probe is None else probe.balanced(probe.right_from(dense[kept]))
     return figures | {"num_texts": len(rows)}
 
 
@@ -125,19 +126,31 @@ class _Probe:
         partitions = RepeatedStratifiedKFold(n_splits=NUM_FOLDS, n_repeats=NUM_REPEATS, random_state=seed)
         return cls(classes, list(partitions.split(np.zeros(len(classes)), classes)))
 
-    def right(self, features: csr_array | np.ndarray, sizes: Sequence[int | None]) -> list[np.ndarray]:
-        """How often each text's class was found from as many of the features, `None` for all, `(N,)`: from 0 to 1."""
-        right = np.zeros((len(sizes), len(self.classes)))
+    def right(self, features: csr_array, sizes: Sequence[int]) -> list[np.ndarray]:
+        """How often each text's class was found from as many of the features, `(N,)`: from 0 to 1."""
+        learned = np.ones((len(self.folds), len(self.classes)), bool)
+        for fold, (_, scored) in zip(learned, self.folds, strict=True):
+            fold[scored] = False
+        _, classes = np.unique(self.classes, return_inverse=True)
+        orders = [
+            np.argsort(-_between_share(features[rows], self.classes[rows]), kind="stable")[: max(sizes)]
+            for rows, _ in self.folds
+        ]
+        chosen = np.stack([features[:, order].toarray() for order in orders])
+        standard = np.stack(
+            [StandardScaler().fit(x[rows]).transform(x) for x, rows in zip(chosen, learned, strict=True)]
+        )
+        found = [fit_logistic(standard[..., :size], classes, learned).argmax(-1) for size in sizes]
+        return [((classes == each) & ~learned).sum(0) / NUM_REPEATS for each in found]
+
+    def right_from(self, states: np.ndarray) -> np.ndarray:
+        """The same from all dimensions of a dense state `(N, d)`."""
+        right = np.zeros(len(self.classes))
         for learned, scored in self.folds:
-            classes = self.classes[learned]
-            order = np.argsort(-_between_share(features[learned], classes), kind="stable")
-            for number, size in enumerate(sizes):
-                chosen = features[:, order[:size]]
-                chosen = chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
-                probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
-                probe.fit(chosen[learned], classes)
-                right[number, scored] += probe.predict(chosen[scored]) == self.classes[scored]
-        return list(right / NUM_REPEATS)
+            probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+            probe.fit(states[learned], self.classes[learned])
+            right[scored] += probe.predict(states[scored]) == self.classes[scored]
+        return right / NUM_REPEATS
 
     def balanced(self, values: np.ndarray) -> float:
         """Mean over classes of the mean over their texts."""
@@ -152,7 +165,7 @@ class _Probe:
         return centre, float(centre - half_width), float(centre + half_width)
 
 
-def _between_share(features: csr_array | np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _between_share(features: csr_array, classes: np.ndarray) -> np.ndarray:
     """Share of each feature's variance that is between classes, `(V,)`.
 
     It orders features as the F statistic does, which divides by rounding errors where classes have constant values.
