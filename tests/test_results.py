@@ -3,45 +3,28 @@
 # ruff: noqa: E501 - sentences of the page
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import pytest
+from helpers import claims_on_codes
+from helpers.results_page import CLAIMS, DATASETS, GRIDS, ROOT, claims, listed, plain, span, summary
 
 from clvq_hf.comparison.duels import Duel, by_method, paired_difference
 from clvq_hf.comparison.grid import load_grid
 from clvq_hf.comparison.report import write_report
-from clvq_hf.comparison.summary import CELL, MIN_EXPLAINED_VARIANCE, PURITY, SPECIFICITY, Record, Summary, load_cells
+from clvq_hf.comparison.summary import CELL, MIN_EXPLAINED_VARIANCE, PURITY, SPECIFICITY, Record
 from clvq_hf.comparison.tables import report_tables
 from clvq_hf.metrics.ablation_drop.statistics import MIN_TEXTS, holm
 from clvq_hf.rendering.text_tables import ReportTable
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-GRIDS = ROOT / "docs" / "grids"
 VARIABLES = {"CLVQ_DATA": "data", "CLVQ_MINILM": "m", "CLVQ_SMOLLM2": "s", "CLVQ_SMOLLM2_FILE": "f"}
-DATASETS = {"jigsaw": "Jigsaw", "eraser-movie": "ERASER-Movie", "ag-news": "AG News"}
 # What is no figure: blocks of code, code in a line, addresses, and names with digits.
 NO_FIGURES = re.compile(
     r"```.*?```|`[^`]*`|\]\([^)]*\)|\b(MiniLM-L6|SmolLM2(-135M)?|L0|gpt2-small|roberta-small)\b", re.DOTALL
 )
-
-CLAIMS: list[Callable[[], Iterator[str]]] = []
-
-
-def claims(function: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
-    """Add a function that yields sentences of the page, or parts of them."""
-    CLAIMS.append(function)
-    return function
-
-
-def plain(text: str) -> str:
-    """Text in one line, with ASCII minus signs and without bold type or italics."""
-    return " ".join(text.replace("−", "-").replace("*", "").split())
-
-
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
@@ -53,13 +36,14 @@ def test_the_page_says_what_the_cells_do(function):
 
 
 def test_the_readme_says_the_same():
-    """Its three findings, with the figures that this page is checked for."""
+    """Its findings, with the figures that this page is checked for."""
     said = plain((ROOT / "README.md").read_text(encoding="utf-8"))
     [shares] = re.findall(r"costs ([\d, and]+ %) of what removing the concept", plain(PAGE))
     for words in (
         f"mean state costs {shares} as much",
         f"tie in all {verdicts('kmeans').removesuffix(' ties')} settings",
         "in all nine settings",
+        claims_on_codes.the_readmes_sentence(),
     ):
         assert words in said, words
 
@@ -72,7 +56,7 @@ def test_no_figure_is_without_a_claim():
     assert not left, left
 
 
-@pytest.mark.parametrize("name", ["paper", "words", "studies"])
+@pytest.mark.parametrize("name", ["better", "paper", "words", "studies"])
 def test_reports_are_those_of_the_cells(name, tmp_path, monkeypatch):
     for variable, value in VARIABLES.items():
         monkeypatch.setenv(variable, value)
@@ -82,11 +66,6 @@ def test_reports_are_those_of_the_cells(name, tmp_path, monkeypatch):
     written = write_report(GRIDS / name / "cells.jsonl", tmp_path, grid).read_text(encoding="utf-8")
     committed = (GRIDS / name / "report.md").read_text(encoding="utf-8")
     assert written.partition("## Figures")[0] == committed.partition("## Figures")[0]
-
-
-@cache
-def summary(name: str) -> Summary:
-    return Summary(load_cells(GRIDS / name / "cells.jsonl"))
 
 
 @cache
@@ -105,16 +84,6 @@ def verdicts(rival: str, k: int | None = None, matched: bool = True, ours: str =
 def cells(name: str, figure: str, method: str, host: str = "minilm") -> list[float]:
     """A figure of the first seed on each dataset, in the order of the page."""
     return [summary(name).record(host, dataset, method)[figure] for dataset in DATASETS]
-
-
-def listed(values: list[float], digits: int = 2) -> str:
-    """Such as "0.15, 0.08 and 0.29"."""
-    texts = [f"{value:.{digits}f}" for value in values]
-    return f"{', '.join(texts[:-1])} and {texts[-1]}"
-
-
-def span(values: list[float], digits: int = 2) -> str:
-    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def percents(values: list[float]) -> str:

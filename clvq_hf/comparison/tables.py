@@ -33,9 +33,13 @@ _QUALITY = {
     "fidelity.fidelity_beyond_class": ("code fidelity beyond the class", 1),
     "fidelity.explained_variance": ("upper layer explained by codes", 1),
     "fidelity.explained_variance_within_class": ("… within the class", 1),
+    "words.senses.sense_share": ("share of the sense", 1),
     "bottleneck.splice_fidelity": ("splice fidelity", 1),
+    "equal_splice.splice_fidelity": ("splice fidelity, same decoder", 1),
     PURITY: ("label purity, cross-fitted", 1),
     "table.label_purity.lexical_gain": ("lexical gain", 1),
+    "table.label_purity.within_word_gain": ("purity beyond the word", 1),
+    "table.bag_of_codes.prediction_codes_5": ("prediction from five codes", 1),
     "table.routing_divergence.excess_jsd": ("excess routing", 1),
     "table.codebook_overlap.ratio": ("overlap of the codes of two texts", 1),
     "stability.ami": ("AMI over seeds", 1),
@@ -435,7 +439,7 @@ def _fooled_table(summary: Summary) -> ReportTable:
     for figure, (title, sign) in _QUALITY.items():
         means = {}
         for method in titles:
-            values = [(summary.record(*setting, method) or {}).get(figure) for setting in settings]
+            values = [spreads.get((*setting, method), {}).get(figure) for setting in settings]
             if values and not any(map(pd.isna, values)):
                 means[method] = float(np.mean(values))
         rivals = [sign * value for method, value in means.items() if method not in controls]
@@ -450,7 +454,7 @@ def _fooled_table(summary: Summary) -> ReportTable:
         row["sd over seeds"] = number(spread, 3) if deviations else NOTHING
         rows.append({"figure": title, **row, "as good as the median method": ", ".join(fooled) or "no control"})
     note = (
-        "Means over the hosts and datasets that have all of these controls, of the first seed; the deviation over "
+        "Means over seeds, and over the hosts and datasets that have all of these controls; the deviation over "
         "seeds of one host and dataset, pooled over all methods. A control that comes within two deviations of the "
         "median method is named: such a figure says little of a dictionary, as the control knows no more than random "
         "states, words, or the class."
