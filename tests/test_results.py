@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from helpers import claims_on_codes
+from helpers import claims_on_codes, claims_on_worlds  # noqa: F401 - the claims of the latter
 from helpers.results_page import CLAIMS, DATASETS, GRIDS, ROOT, claims, listed, plain, span, summary
 
 from clvq_hf.comparison.duels import Duel, by_method, paired_difference
