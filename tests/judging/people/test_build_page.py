@@ -306,7 +306,9 @@ def test_a_browser_that_keeps_nothing(come, context, key, tmp_path):
 def test_damaged_answers_in_the_browser_start_anew(state, come, key):
     state = state.replace("ID", key.of_group(0)[0].id)
     annotator = come()
-    annotator.page.evaluate(f"localStorage.setItem('clvq-hf-study:{key.study}:1', {json.dumps(state)})")
+    # In the new document itself: what another one has stored may arrive after it, if the browser is busy.
+    script = f"localStorage.setItem('clvq-hf-study:{key.study}:1', {json.dumps(state)})"
+    annotator.page.add_init_script(script)
     annotator.page.reload()
     annotator.start(1)
     assert annotator.page.locator("#broken").is_visible()
