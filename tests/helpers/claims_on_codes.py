@@ -210,5 +210,6 @@ def the_readmes_sentence() -> str:
     return (
         f"codes that are learned in the space of what the host reads preserve more of its answers than those of "
         f"K-means on its states (code fidelity {fidelity[0]} against {fidelity[1]} on three datasets; certain on one), "
-        f"mostly because of that space, and differ more from one training seed to the next (agreement {agreement[0]} against {agreement[1]})"
+        f"mostly because of that space, and differ more from one training seed to the next (agreement {agreement[0]} "
+        f"against {agreement[1]})"
     )
