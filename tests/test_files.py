@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clvq_hf.files import check_file_names, locked, read_json, write_whole
+from clvq_hf.files import check_file_names, locked, read_json, remove_folder, replaced, write_whole
 
 
 class TestWriteWhole:
@@ -83,6 +83,131 @@ class TestLocked:
         process.wait()
         with locked(tmp_path):
             pass
+
+
+# Builds or removes a folder where another one is, in processes that die by SIGKILL at their first, second, … change of
+# a name or file, and then once more undisturbed.
+KILLED = """
+import os, signal, sys
+from itertools import count
+from pathlib import Path
+from clvq_hf.files import remove_folder, replaced
+import filelock
+
+def work(folder, left):
+    def counted(event, args):
+        nonlocal left
+        if event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir") or event == "open" and args[1] in ("w", "rb+"):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(counted)
+    if sys.argv[2] == "remove":
+        remove_folder(folder)
+    else:
+        with replaced(folder) as building:
+            for name in ("a", "b"):
+                (building / name).write_text("new")
+
+for number in count(1):
+    folder = Path(sys.argv[1]) / str(number) / "folder"
+    folder.mkdir(parents=True)
+    for name in ("a", "c"):
+        (folder / name).write_text("old")
+    for left in (number, 0):
+        if (child := os.fork()) == 0:
+            work(folder, left)
+            os._exit(0)
+        killed = os.waitpid(child, 0)[1] == signal.SIGKILL
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        print(*(file.name + file.read_text() for file in found), sep=",", end=";")
+        if left:
+            was_killed = killed
+    print(*(path.name for path in folder.parent.iterdir()), sep=",")
+    if not was_killed:
+        break
+"""
+
+
+def content(folder: Path) -> list[str]:
+    return [f"{file.name}: {file.read_text()}" for file in sorted(folder.iterdir())] if folder.is_dir() else []
+
+
+class TestReplaced:
+    def test_a_folder_is_replaced_when_it_is_complete(self, tmp_path):
+        for text in ("old", "new"):
+            with replaced(tmp_path / "in" / "folder") as building:
+                (building / "a").write_text(text)
+                assert content(tmp_path / "in" / "folder") == ([] if text == "old" else ["a: old"])
+        assert content(tmp_path / "in" / "folder") == ["a: new"]
+        assert [path.name for path in (tmp_path / "in").iterdir()] == ["folder"]
+
+    @pytest.mark.parametrize("action", ["build", "remove"])
+    def test_a_process_that_dies_leaves_one_of_both_and_the_next_one_goes_on(self, tmp_path, action):
+        command = [sys.executable, "-c", KILLED, str(tmp_path), action]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        after_kill, after_next, names = zip(*(line.split(";") for line in lines), strict=True)
+        new, name = ("anew,bnew", "folder") if action == "build" else ("", "")
+        assert len(lines) > 6 and set(after_next) == {new} and set(names) == {name}
+        # Between two renames there is neither; the next process puts the old one back before it starts.
+        assert set(after_kill) == {"aold,cold", new, ""}
+        assert action == "remove" or after_kill.count("") == 1
+
+    def test_a_failure_leaves_the_earlier_folder(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "a").write_text("old")
+        with pytest.raises(OSError, match="No space"), replaced(tmp_path / "folder") as building:
+            (building / "a").write_text("new")
+            raise OSError("No space left on device")
+        assert content(tmp_path / "folder") == ["a: old"]
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+    def test_one_process_at_a_time(self, tmp_path):
+        with replaced(tmp_path / "folder"), pytest.raises(ValueError, match=r"at work in .*folder\. Choose another"):
+            replaced(tmp_path / "folder").__enter__()
+
+    def test_what_a_link_leads_to_is_replaced(self, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "folder")
+        for _ in range(2):
+            with replaced(tmp_path / "link") as building:
+                (building / "a").write_text("new")
+            assert (tmp_path / "link").is_symlink() and content(tmp_path / "elsewhere" / "folder") == ["a: new"]
+
+    def test_others_may_read_it_as_the_umask_or_the_earlier_folder_says(self, tmp_path):
+        before = os.umask(0o027)
+        try:
+            with replaced(tmp_path / "folder") as building:
+                assert building.parent.stat().st_mode & 0o777 == 0o700
+        finally:
+            os.umask(before)
+        assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+        (tmp_path / "folder").chmod(0o700)
+        with replaced(tmp_path / "folder"):
+            pass
+        assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
+
+    def test_what_cannot_be_replaced_is_refused_first(self, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("mine")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / ".planted.partial").symlink_to(tmp_path)
+        for folder, message in (
+            ("file", "is a file. Choose another"),
+            ("file/folder", "folder cannot be written"),
+            ("/", "root of a file system"),
+            (".", "a folder that you are in"),
+            ("planted", "is a link"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                replaced(folder).__enter__()
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(ValueError, match="is read-only"):
+            replaced("folder").__enter__()
+        assert content(tmp_path / "planted") == []
+
+    def test_removing_what_is_not_there(self, tmp_path):
+        remove_folder(tmp_path / "folder")
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestReadJson:

@@ -1,7 +1,6 @@
 """Everything that is measured about a concept model on a set of texts, step by step; each result is kept on disk."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers.utils import logging
 from ..data.labels import host_labels
 from ..data.readouts import host_question, text_readout
 from ..data.texts import texts_fingerprint, without_texts
+from ..files import remove_folder, replaced, write_whole
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hub.provenance import recorded_name
@@ -45,6 +45,9 @@ from .senses import exchange_senses, sense_figures
 logger = logging.get_logger(__name__)
 
 PROTOCOLS = ("code", "all", "probe")
+# Folders with rows, each complete or absent. Those that are described say themselves what they are of.
+DESCRIBED = ("concept_table", "salience")
+OUTCOMES = (*DESCRIBED, "fidelity", "splice", "senses", *(f"ablation-{protocol}" for protocol in PROTOCOLS))
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,14 @@ class Evaluation:
             ValueError: If it holds an evaluation of something else; the message names what differs.
         """
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        folders = [self.output_dir / name for name in OUTCOMES]
+        file = self.output_dir / RESULTS_NAME
         if overwrite:
-            self._clear()
+            # The file that says what the outcomes are of goes last: nobody may take them for those of something else.
+            for folder in folders:
+                remove_folder(folder)
+            for each in (self.output_dir / "results.md", file):
+                each.unlink(missing_ok=True)
         given = {
             "clvq_version": __version__,
             "model_fingerprint": model.fingerprint(),
@@ -141,27 +150,15 @@ class Evaluation:
             "settings": json.loads(json.dumps(asdict(self.settings))),
             "readout": None if readout is None else readout.to_dict(),
         }
-        file = self.output_dir / RESULTS_NAME
+        remedy = "Choose another folder, or start anew with overwrite=True (--overwrite)."
         if not file.is_file():
+            if strangers := [folder for folder in folders if folder.is_dir() and folder.name not in DESCRIBED]:
+                raise ValueError(f"{strangers[0]} is of an evaluation whose {RESULTS_NAME} is missing. {remedy}")
             self.results = given
             self.save()  # before anything is computed: whoever goes on here must know with what it began
             return
         self.results = json.loads(file.read_text(encoding="utf-8"))
-        remedy = "Choose another folder, or start anew with overwrite=True (--overwrite)."
         check_identity(self.results, given, f"The evaluation in {self.output_dir}", remedy)
-
-    def _clear(self) -> None:
-        for name in (RESULTS_NAME, "results.md"):
-            (self.output_dir / name).unlink(missing_ok=True)
-        for name in (
-            "concept_table",
-            "salience",
-            "fidelity",
-            "splice",
-            "senses",
-            *(f"ablation-{protocol}" for protocol in PROTOCOLS),
-        ):
-            shutil.rmtree(self.output_dir / name, ignore_errors=True)
 
     def step(self, section: str, name: str, compute: Callable[[], dict[str, Any]]) -> None:
         """Compute a part of the results, unless it exists, and write them all."""
@@ -173,19 +170,17 @@ class Evaluation:
     def outcome(self, name: str, compute: Callable[[], Dataset]) -> Dataset:
         """Rows from an earlier run, or computed now and saved."""
         folder = self.output_dir / name
-        if not (folder / "state.json").is_file():  # which is written last
+        if not folder.is_dir():
             found = compute()
             if len(found) == 0:  # datasets cannot load one without rows
                 return found
-            found.save_to_disk(folder)
+            with replaced(folder) as building:
+                found.save_to_disk(building)
         return load_from_disk(folder)
 
     def save(self) -> None:
         """Write `results.json`; if it crashes, the previous file remains."""
-        file = self.output_dir / RESULTS_NAME
-        draft = file.with_suffix(".tmp")
-        draft.write_text(json.dumps(self.results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        draft.replace(file)
+        write_whole(self.output_dir / RESULTS_NAME, json.dumps(self.results, indent=2, allow_nan=False) + "\n")
 
 
 def evaluate_concepts(

@@ -81,7 +81,7 @@ def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any
         of the text is removed, `None` if it has no other.
     """
     rows = Path(folder) / f"ablation-{protocol}"
-    if not (rows / "state.json").is_file():
+    if not rows.is_dir():
         return {}
     frame = load_from_disk(rows).to_pandas()
     change = frame["margin"] - frame["margin_plain"]

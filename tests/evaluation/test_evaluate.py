@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from clvq_hf import CLVQModel, ConceptTable
 from clvq_hf.cli import app
 from clvq_hf.data.texts import PARTS, load_texts, split_texts, text_numbers
-from clvq_hf.evaluation.evaluate import EvaluationSettings, evaluate_concepts
+from clvq_hf.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_concepts
 from clvq_hf.metrics.results_tables import report_tables
 from clvq_hf.metrics.verdict import verdict
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
@@ -44,6 +44,34 @@ def model(make_model, host, tokenizer, texts):
 @pytest.fixture
 def test_texts(all_texts):
     return all_texts.select(range(60, 110))
+
+
+class TestOutcome:
+    def test_what_was_written_in_part_is_computed_again(self, tmp_path, monkeypatch):
+        evaluation = Evaluation(tmp_path, QUICK)
+        rows = Dataset.from_dict({"margin": [1.0, 2.0]})
+
+        def fill_the_disk(self, folder):
+            (folder / "state.json").write_text("{}")  # which datasets write first
+            raise OSError("No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Dataset, "save_to_disk", fill_the_disk)
+            with pytest.raises(OSError, match="No space"):
+                evaluation.outcome("splice", lambda: rows)
+        assert evaluation.outcome("splice", lambda: rows)["margin"][:] == [1.0, 2.0]
+        assert [path.name for path in tmp_path.iterdir()] == ["splice"]
+
+    def test_those_of_an_evaluation_that_is_gone_are_not_taken(self, model, host, tokenizer, test_texts, tmp_path):
+        evaluation = Evaluation(tmp_path, QUICK)
+        evaluation.outcome("splice", lambda: Dataset.from_dict({"margin": [1.0]}))
+        arguments = (model, host, tokenizer, test_texts, None, None)
+        with pytest.raises(
+            ValueError, match=r"splice is of an evaluation whose results\.json is missing.*--overwrite"
+        ):
+            evaluation.begin(*arguments)
+        evaluation.begin(*arguments, overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 class TestEvaluate:
