@@ -84,7 +84,7 @@ def replaced(folder: str | Path) -> Generator[Path]:
         ValueError: If the folder cannot be replaced, or another process builds it.
     """
     folder = Path(folder).resolve()
-    _check_replaceable(folder)
+    check_replaceable(folder)
     with _beside(folder) as home:
         new = home / "new"
         new.mkdir()
@@ -108,8 +108,13 @@ def remove_folder(folder: Path) -> None:
                 folder.rename(home / "new")
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Find out before anything is computed."""
+def check_replaceable(folder: Path) -> None:
+    """Find out whether a folder could be [`replaced`], before anything is computed.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file. Choose another folder.")
     if os.path.ismount(folder) or Path.cwd().is_relative_to(folder):
@@ -119,6 +124,8 @@ def _check_replaceable(folder: Path) -> None:
         )
     if folder.exists() and not os.access(folder, os.W_OK):
         raise ValueError(f"{folder} is read-only. Choose another folder.")
+    with _beside(folder):
+        pass
 
 
 def _home(folder: Path) -> Path:
@@ -180,4 +187,4 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-__all__ = ["check_file_names", "locked", "read_json", "remove_folder", "replaced", "write_whole"]
+__all__ = ["check_file_names", "check_replaceable", "locked", "read_json", "remove_folder", "replaced", "write_whole"]

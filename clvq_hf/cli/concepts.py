@@ -92,8 +92,10 @@ def build_table(
     from ..data import host_labels, host_question, text_readout
     from ..hub.provenance import recorded_name
     from ..models.modeling_concepts import load_with_host
+    from ..tables.table_files import check_table_folder
     from ..training.run import salience_of
 
+    check_table_folder(output_dir)  # before the host runs for minutes
     source = find_texts(model, dataset, subset, text_column, label_column, label)
     if split is None and part is None:
         split, part = source.eval_split, source.eval_part

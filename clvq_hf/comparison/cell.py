@@ -18,6 +18,7 @@ from ..evaluation.ablation.references import AblationReferences, fit_references
 from ..evaluation.bottleneck import bottleneck_figures, splice_texts
 from ..evaluation.code_decoder import fit_code_decoder
 from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
+from ..files import replaced, write_whole
 from ..hosts.identity import check_identity
 from ..hub.provenance import library_versions
 from ..metrics.ablation_drop.numerics import ablation_drop
@@ -65,7 +66,7 @@ def open_cell(grid: Grid, cell: Cell, output_dir: Path, sources: Sources | None 
 
 
 def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
-    """Run a cell whose host is prepared, in a folder beside the final one that is moved there at the end.
+    """Run a cell whose host is prepared; its folder is there when it is complete.
 
     Args:
         grid ([`Grid`][clvq_hf.comparison.Grid]): The grid.
@@ -78,10 +79,11 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the method does not fit the host or its texts.
     """
-    folder = cell_folder(output_dir, cell)
-    building = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    with replaced(cell_folder(output_dir, cell)) as building:
+        return _run_in(building, grid, cell, output_dir)
+
+
+def _run_in(building: Path, grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
     set_seed(cell.seed)
     trial = _Trial.begin(grid, cell, output_dir, building)
     method, model, prepared, clock = trial.method, trial.model, trial.prepared, trial.clock
@@ -119,10 +121,7 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
         clock.lap("stability")
     result["seconds"] = clock.seconds
     result["settings"] = grid.cell_settings(cell)
-    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    (building / RESULT_NAME).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    building.rename(folder)
+    write_whole(building / RESULT_NAME, json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
 
 

@@ -1,7 +1,6 @@
 """A host of the grid on one of its datasets: made ready once, for all methods and seeds."""
 
 import json
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from ..data.labels import host_labels, label_names
 from ..data.texts import PARTS, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
 from ..evaluation.ablation.words import WordMeans, fit_words
+from ..files import replaced, write_whole
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.identity import check_identity, host_identity
@@ -118,7 +118,7 @@ def open_host(
 def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: Path) -> PreparedHost:
     """Load or train a host, extract its activations, find the salient tokens of the test texts and the words' means.
 
-    Everything is made in a folder beside the final one and moved there at the end.
+    Its folder is there when it is complete.
 
     Args:
         grid ([`Grid`][clvq_hf.comparison.Grid]): The grid.
@@ -132,13 +132,16 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
     """
     if (prepared := open_host(grid, host, dataset, variant, output_dir)) is not None:
         return prepared
+    folder = host_folder(output_dir, host, dataset, variant)
+    with replaced(folder) as building:
+        record = _prepare_in(building, grid, host, dataset, variant)
+    return PreparedHost(folder, record)
+
+
+def _prepare_in(building: Path, grid: Grid, host: str, dataset: str, variant: str) -> dict[str, Any]:
     started = time.monotonic()
     spec, sizes = grid.hosts[host], grid.sizes_of(host)
     settings = grid.evaluation_of(host)
-    folder = host_folder(output_dir, host, dataset, variant)
-    building = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
     parts, unmeasured, names = _texts(grid.datasets[dataset], sizes)
     set_seed(0)
     model, tokenizer = _host(spec, variant, parts["host_train"], names, sizes.max_length)
@@ -215,9 +218,8 @@ def prepare_host(grid: Grid, host: str, dataset: str, variant: str, output_dir: 
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "settings": made_with,
     }
-    (building / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    building.rename(folder)
-    return PreparedHost(folder, record)
+    write_whole(building / RECORD_NAME, json.dumps(record, indent=2) + "\n")
+    return record
 
 
 def _linear_explained_variance(train: ActivationCache, validation: ActivationCache) -> float:

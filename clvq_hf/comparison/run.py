@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from ..data.labels import host_labels, label_names
-from ..files import locked
+from ..files import locked, remove_folder
 from ..models.registry import import_methods
 from .cell import cell_folder, open_cell, run_cell
 from .grid import Cell, Grid
@@ -44,7 +44,8 @@ def run_grid(
     """Run every cell of a grid that is not finished yet.
 
     A host is made ready once for each dataset; then its cells run. Each writes into a folder of its own, which is moved
-    to its place when it is whole: a run may be killed at any time and started again. Cells share nothing that changes.
+    to its place when it is complete: a run may be killed at any time and started again. Cells share nothing that
+    changes.
     In a script, call it under `if __name__ == "__main__":`, for processes are spawned.
 
     Args:
@@ -115,7 +116,7 @@ class _Run:
             except ValueError:
                 if not overwrite:
                     raise
-                shutil.rmtree(folder)
+                remove_folder(folder)
                 return False
 
         keys = dict.fromkeys(self._host_of(cell) for cell in cells)
@@ -267,8 +268,6 @@ def _work(grid: Grid, task: Task, output_dir: Path) -> Failure | None:
         else:
             prepare_host(grid, *task, output_dir)
     except Exception as error:
-        for left_over in output_dir.glob(f"*/.{_name(task)}.partial"):
-            shutil.rmtree(left_over, ignore_errors=True)
         return f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc()
     return None
 

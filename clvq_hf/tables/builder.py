@@ -29,6 +29,7 @@ from ..version import __version__
 from .attribution import read_description
 from .concept_table import ConceptTable
 from .schema import FEATURES, FORMAT_VERSION, CodeModel
+from .table_files import table_folder
 
 # Texts whose codes are kept in memory until they are written in the order of the dataset.
 TEXTS_PER_CHUNK = 512
@@ -109,7 +110,16 @@ def host_codes(model: CodeModel, host: PreTrainedModel, readout: Readout | None)
     return run
 
 
-def build_table(
+def build_table(*args: Any, output_dir: str | Path | None, **options: Any) -> ConceptTable:
+    """See [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]."""
+    if output_dir is None:
+        return _temporary_table(*args, **options)
+    with table_folder(Path(output_dir)) as building:  # a folder that cannot be written is refused before the host runs
+        _temporary_table(*args, **options).save_to_disk(building)
+    return ConceptTable.load_from_disk(output_dir)
+
+
+def _temporary_table(
     model: CodeModel,
     host: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -125,9 +135,8 @@ def build_table(
     label_column: str,
     max_length: int | None,
     batch_size: int,
-    output_dir: str | Path | None,
 ) -> ConceptTable:
-    """See [`ConceptModel.concept_table`][clvq_hf.ConceptModel.concept_table]."""
+    """A table whose files exist as long as it does."""
     check_texts(dataset, text_column)
     ensure_pad_token(tokenizer)
     noted = None if salience is None else read_description(salience)[1]
@@ -175,10 +184,7 @@ def build_table(
     }
     table = ConceptTable(parts["tokens"], parts["texts"], metadata)
     table.folder = folder
-    if output_dir is None:
-        return table
-    table.save_to_disk(output_dir)
-    return ConceptTable.load_from_disk(output_dir)
+    return table
 
 
 def _label_names(texts: SourceTexts, readout: Readout | None) -> list[str]:

@@ -1,9 +1,9 @@
 """The files of a concept table: Arrow on disk, Parquet on the Hub. They are written whole or not at all."""
 
 import json
-import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import CommitInfo
 from huggingface_hub.utils import yaml_dump
 
-from ..files import check_file_names, read_json
+from ..files import check_file_names, check_replaceable, read_json, replaced, write_whole
 from ..hub.repositories import CARD_NAME, TABLE_NAME
 from ..hub.uploads import MARKER, TAGS, card_files, commit_files, full_repo_id, inspect_remote, repository_link
 from .names import NAMES_FILE, ConceptName, read_names, write_names
@@ -30,6 +30,29 @@ class TableParts(NamedTuple):
     names: Mapping[int, ConceptName]
 
 
+@contextmanager
+def table_folder(path: Path) -> Generator[Path]:
+    """A folder to write a table to, which replaces `path` once it is complete.
+
+    Raises:
+        ValueError: As of [`check_table_folder`].
+    """
+    check_table_folder(path)
+    with replaced(path) as building:
+        yield building
+
+
+def check_table_folder(path: Path) -> None:
+    """Find out whether a table can be written to a folder, before one is made.
+
+    Raises:
+        ValueError: If it contains something else, or cannot be written.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / TABLE_NAME).is_file():
+        raise ValueError(f"{path} exists and is no concept table; choose another folder.")
+    check_replaceable(path)
+
+
 def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None:
     """Write tokens, texts, `concept_table.json` and, if there are any, `concept_names.json` to a folder.
 
@@ -38,27 +61,16 @@ def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None
     Raises:
         ValueError: If the folder contains something else.
     """
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / TABLE_NAME).is_file())):
-        raise ValueError(f"{path} exists and is no concept table; choose another folder.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with table_folder(path) as building:
         for name in FEATURES:
             dataset = getattr(parts, name)
             if as_parquet:
-                dataset.to_parquet(partial / f"{name}.parquet")
+                dataset.to_parquet(building / f"{name}.parquet")
             else:
-                dataset.save_to_disk(partial / name)
-        (partial / TABLE_NAME).write_text(json.dumps(parts.metadata, indent=2) + "\n", encoding="utf-8")
+                dataset.save_to_disk(building / name)
+        write_whole(building / TABLE_NAME, json.dumps(parts.metadata, indent=2) + "\n")
         if parts.names:
-            write_names(partial, parts.names)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    if path.exists():
-        shutil.rmtree(path)
-    partial.chmod(0o755)  # mkdtemp creates folders that only their owner can read
-    partial.rename(path)
+            write_names(building, parts.names)
 
 
 def read_table(path: Path, cache_dir: str | Path | None = None) -> TableParts:
@@ -150,4 +162,4 @@ def _dataset_card(parts: TableParts) -> str:
     )
 
 
-__all__ = ["TableParts", "push_table", "read_table", "write_table"]
+__all__ = ["TableParts", "check_table_folder", "push_table", "read_table", "table_folder", "write_table"]

@@ -13,8 +13,10 @@ import torch
 from datasets import ClassLabel, Dataset, load_dataset, load_from_disk
 from huggingface_hub import HfApi
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
+from typer.testing import CliRunner
 
 from clvq_hf import ConceptTable, salient_tokens
+from clvq_hf.cli import app
 from clvq_hf.data.texts import text_numbers
 from clvq_hf.hub.requests import HubError
 from clvq_hf.hub.uploads import commit_files
@@ -286,6 +288,39 @@ class TestDisk:
         (tmp_path / "thesis.tex").write_text("years of work")
         with pytest.raises(ValueError, match="no concept table"):
             table.save_to_disk(tmp_path)
+
+    @pytest.mark.parametrize("name", ["occupied", "file", "file/table"])
+    def test_what_cannot_be_written_is_refused_before_the_host_runs(
+        self, model, host, tokenizer, dataset, tmp_path, monkeypatch, name
+    ):
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "occupied").mkdir()
+        (tmp_path / "occupied" / "thesis.tex").write_text("years of work")
+        monkeypatch.setattr(type(host), "forward", None)
+        with pytest.raises(ValueError, match=r"no concept table|is a file|cannot be written"):
+            model.concept_table(host, tokenizer, dataset, output_dir=tmp_path / name)
+        result = CliRunner().invoke(app, ["concepts", "build", "nowhere", "-o", str(tmp_path / name)])
+        assert result.exit_code == 1 and "hoose another folder" in " ".join(result.output.split())
+        assert {path.name for path in tmp_path.iterdir()} == {"file", "occupied"}
+
+    def test_a_failure_leaves_the_earlier_table(self, table, tmp_path, monkeypatch):
+        table.save_to_disk(tmp_path / "table")
+
+        def fill_the_disk(self, folder):
+            raise OSError("No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Dataset, "save_to_disk", fill_the_disk)
+            with pytest.raises(OSError, match="No space"):
+                table.save_to_disk(tmp_path / "table")
+        assert len(ConceptTable.load_from_disk(tmp_path / "table")) == len(table)
+        assert [path.name for path in tmp_path.iterdir()] == ["table"]
+
+    def test_the_folder_that_a_link_leads_to(self, table, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "disk")
+        for _ in range(2):
+            table.save_to_disk(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "concept_table.json").is_file()
 
     @pytest.mark.slow
     def test_written_where_asked(self, model, host, tokenizer, dataset, tmp_path):
