@@ -1,13 +1,20 @@
 """Files and folders that are complete or absent, folders that one process works in, checks of JSON and file names."""
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # importing the package does not load what only some files need
+    import numpy as np
+
+# Fields of the JSON that describes a folder: size and SHA-256 of its other files, and SHA-256 of the JSON itself.
+_FILES, _CHECKSUM = "files", "checksum"
 
 
 def write_whole(file: str | Path, text: str) -> None:
@@ -20,17 +27,72 @@ def write_whole(file: str | Path, text: str) -> None:
     Raises:
         OSError: If the folder does not exist or the disk is full.
     """
+    with drafted(file) as draft:
+        draft.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def drafted(file: str | Path) -> Generator[Path]:
+    """Write a file of any kind under another name; an earlier file remains until the new one is complete.
+
+    Yields:
+        `Path`: An empty file, which becomes `file` at the end.
+    """
     file = Path(file)
     # A name of its own: two writers do not mix, and a link that somebody has planted is not followed ("x").
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("x", encoding="utf-8", errors="replace") as draft:
-            draft.write(text)
-            draft.flush()
-            os.fsync(draft.fileno())  # or a crash of the machine could leave the new name with nothing in it
-        partial.replace(file)
+        draft.open("x").close()
+        yield draft
+        _sync(draft)
+        draft.replace(file)
     finally:
-        partial.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+
+
+def _sync(file: Path) -> None:
+    """Have a file on the disk, or a crash of the machine could leave its name with nothing in it."""
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
+
+
+def write_tensors(
+    file: str | Path, arrays: Mapping[str, "np.ndarray"], about: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file with a checksum; `about` describes it."""
+    from safetensors.numpy import save_file
+
+    about = dict(about or {})
+    with drafted(file) as draft:
+        save_file(dict(arrays), draft, metadata={**about, _CHECKSUM: _digest_of_arrays(arrays, about)})
+
+
+def read_tensors(file: Path, names: Iterable[str], remedy: str) -> tuple[dict[str, "np.ndarray"], dict[str, str]]:
+    """Read some tensors of a file of [`write_tensors`], in memory, and its description.
+
+    Raises:
+        ValueError: If it is damaged, or lacks a tensor.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as content:
+            arrays = {name: content.get_tensor(name) for name in names}
+            about = dict(content.metadata() or {})
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}). {remedy}") from error
+    noted = about.pop(_CHECKSUM, None)  # earlier versions wrote none
+    if noted not in (None, _digest_of_arrays(arrays, about)):
+        raise ValueError(f"{file} is damaged (its checksum differs). {remedy}")
+    return arrays, about
+
+
+def _digest_of_arrays(arrays: Mapping[str, "np.ndarray"], about: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -91,8 +153,7 @@ def replaced(folder: str | Path) -> Generator[Path]:
         yield new
         for file in new.rglob("*"):
             if file.is_file():
-                with file.open("rb+") as written:
-                    os.fsync(written.fileno())  # or a crash of the machine could leave the folder with empty files
+                _sync(file)
         if folder.is_dir():
             shutil.copymode(folder, new)
             folder.rename(home / "old")
@@ -187,4 +248,66 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-__all__ = ["check_file_names", "check_replaceable", "locked", "read_json", "remove_folder", "replaced", "write_whole"]
+def write_metadata(file: Path, metadata: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Write the JSON file that describes a folder, with checksums of its content and of other files of the folder."""
+    checksums = {name: file_checksum(file.parent / name) for name in names}
+    content = json.loads(json.dumps({**metadata, _FILES: checksums}))
+    write_whole(file, json.dumps({**content, _CHECKSUM: _digest_of_json(content)}, indent=2) + "\n")
+
+
+def read_metadata(file: Path, remedy: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a file of [`write_metadata`], and what it notes of the other files, for [`check_file`].
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    content = read_json(file)
+    noted = content.pop(_CHECKSUM, None)  # earlier versions wrote none
+    if noted not in (None, _digest_of_json(content)):
+        raise ValueError(
+            f"{file} is damaged: its checksum differs. {remedy} (If you have edited it, remove {_CHECKSUM} from it.)"
+        )
+    checksums = content.pop(_FILES, {})
+    return content, checksums if isinstance(checksums, dict) else {}
+
+
+def file_checksum(file: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+
+
+def check_file(file: Path, noted: Any, remedy: str) -> None:
+    """Compare a file with what was noted of it when it was written; `None` says nothing.
+
+    Raises:
+        ValueError: If it is missing or differs.
+    """
+    if noted is None:
+        return
+    if not file.is_file():
+        raise ValueError(f"{file.parent} is damaged: it lacks {file.name}. {remedy}")
+    if not isinstance(noted, dict) or file.stat().st_size != noted.get("size") or file_checksum(file) != noted:
+        raise ValueError(f"{file} is damaged: it is not what was written (its checksum differs). {remedy}")
+
+
+def _digest_of_json(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+__all__ = [
+    "check_file",
+    "check_file_names",
+    "check_replaceable",
+    "drafted",
+    "file_checksum",
+    "locked",
+    "read_json",
+    "read_metadata",
+    "read_tensors",
+    "remove_folder",
+    "replaced",
+    "write_metadata",
+    "write_tensors",
+    "write_whole",
+]

@@ -6,9 +6,23 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from clvq_hf.files import check_file_names, locked, read_json, remove_folder, replaced, write_whole
+from clvq_hf.files import (
+    check_file,
+    check_file_names,
+    locked,
+    read_json,
+    read_metadata,
+    read_tensors,
+    remove_folder,
+    replaced,
+    write_metadata,
+    write_tensors,
+    write_whole,
+)
 
 
 class TestWriteWhole:
@@ -224,6 +238,66 @@ class TestReadJson:
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             read_json(tmp_path / "file.json")
+
+
+class TestMetadata:
+    @pytest.fixture
+    def file(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "data").write_bytes(b"0123456789")
+        write_metadata(tmp_path / "about.json", {"layers": (3, 6), "names": ["a", "ü"], "size": 0.1}, ["in/data"])
+        return tmp_path / "about.json"
+
+    def test_comes_back_without_its_checksums(self, file):
+        metadata, noted = read_metadata(file, "Make it again.")
+        assert metadata == {"layers": [3, 6], "names": ["a", "ü"], "size": 0.1} and list(noted) == ["in/data"]
+        check_file(file.parent / "in/data", noted["in/data"], "Make it again.")
+
+    def test_every_flipped_bit_is_found_or_harmless(self, file):
+        whole, expected = file.read_bytes(), read_metadata(file, "")
+        for place in range(len(whole)):
+            file.write_bytes(bytes([*whole[:place], whole[place] ^ 1, *whole[place + 1 :]]))
+            try:
+                found = read_metadata(file, "Make it again.")
+            except ValueError as error:
+                assert "about.json is damaged" in str(error)
+            else:  # in white space, or in the name of the field with the checksum
+                assert found[1] == expected[1] and expected[0].items() <= found[0].items()
+
+    @pytest.mark.parametrize("content", [b"012345678", b"0123456788", b"", None])
+    def test_another_file(self, file, content):
+        noted = read_metadata(file, "")[1]["in/data"]
+        data = file.parent / "in" / "data"
+        data.unlink() if content is None else data.write_bytes(content)
+        with pytest.raises(ValueError, match=r"data is damaged|in is damaged: it lacks data.*Make it again\."):
+            check_file(data, noted, "Make it again.")
+
+    def test_earlier_versions_noted_nothing(self, file):
+        write_whole(file, '{"size": 1}')
+        assert read_metadata(file, "") == ({"size": 1}, {})
+        check_file(file.parent / "in/data", None, "")
+
+
+class TestTensors:
+    def test_a_flipped_bit_is_found(self, tmp_path):
+        file = tmp_path / "file.safetensors"
+        write_tensors(file, {"a": np.arange(4), "b": np.full((2, 3), np.nan)}, {"of": "mine"})
+        arrays, about = read_tensors(file, ["a", "b"], "Get it again.")
+        assert arrays["a"].tolist() == [0, 1, 2, 3] and np.isnan(arrays["b"]).all() and about == {"of": "mine"}
+        whole = file.read_bytes()
+        for place in range(len(whole)):
+            file.write_bytes(bytes([*whole[:place], whole[place] ^ 1, *whole[place + 1 :]]))
+            try:
+                found, about = read_tensors(file, ["a", "b"], "Get it again.")
+            except ValueError as error:
+                assert "file.safetensors is damaged" in str(error) and "Get it again." in str(error)
+            else:
+                assert all(np.array_equal(found[name], arrays[name], equal_nan=True) for name in arrays)
+                assert about["of"] == "mine"
+
+    def test_earlier_versions_wrote_no_checksum(self, tmp_path):
+        save_file({"a": np.arange(4)}, tmp_path / "file.safetensors", metadata={"of": "mine"})
+        assert read_tensors(tmp_path / "file.safetensors", ["a"], "")[1] == {"of": "mine"}
 
 
 class TestCheckFileNames:

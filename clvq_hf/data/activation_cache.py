@@ -1,7 +1,7 @@
 """Hidden states of a set of texts, extracted once and cached in memory-mapped shards."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..files import locked, read_json
+from ..files import check_file, locked, read_metadata
 from ..hosts import hooks
 from ..hosts.host import UnsupportedHostError
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
@@ -33,6 +33,7 @@ logger = logging.get_logger(__name__)
 
 # What it was called in caches of earlier versions, which do not name it.
 SENSITIVITY_NAME = "sensitivity.safetensors"
+REMEDY = "Build the cache again with ActivationCache.build."
 TOKEN_COLUMNS = ("hidden_states", "target_hidden_states", "token_mask", "sink_mask", "input_ids")
 
 
@@ -57,13 +58,15 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             raise ValueError(
                 f"{self.path} contains no complete activation cache. Build it with ActivationCache.build."
             )
-        self.metadata = read_json(self.path / METADATA_NAME)
+        self.metadata, self._checksums = read_metadata(self.path / METADATA_NAME, REMEDY)
         # Files are memory-mapped: a page is read from disk when one of its states is needed.
         self._shards = [load_file(self.path / name) for name in self.metadata["shards"]]
         if any(missing := {*TOKEN_COLUMNS, "prediction"} - set(shard) for shard in self._shards):
             raise ValueError(
                 f"{self.path} was built by an older version, without {', '.join(sorted(missing))}. Build it again."
             )
+        # Shards whose checksums were compared: when they are first read, for that reads all of a shard.
+        self._checked: set[int] = set()
         self._views: list[_View] = []
         self._first = np.cumsum([0, *(len(shard["lengths"]) for shard in self._shards)])
         self._offsets = [np.cumsum([0, *shard["lengths"].tolist()]) for shard in self._shards]
@@ -236,24 +239,37 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For the workers of a data loader, which map the files themselves.
-        return _reopen, (self.path.absolute(), self._views)
+        return _reopen, (self.path.absolute(), self._views, self._checked)
+
+    def _read(self) -> Iterator[dict[str, torch.Tensor]]:
+        for number in range(len(self._shards)):
+            yield self._shard(number)
+
+    def _shard(self, number: int) -> dict[str, torch.Tensor]:
+        if number not in self._checked:
+            self._check_file(self.metadata["shards"][number])
+            self._checked.add(number)
+        return self._shards[number]
+
+    def _check_file(self, name: str) -> None:
+        check_file(self.path / name, self._checksums.get(name), REMEDY)
 
     @property
     def lengths(self) -> np.ndarray:
         """`np.ndarray` of shape `(N,)`: number of tokens of each text."""
-        return np.concatenate([shard["lengths"].numpy() for shard in self._shards])
+        return np.concatenate([shard["lengths"].numpy() for shard in self._read()])
 
     @property
     def num_counted(self) -> np.ndarray:
         """`np.ndarray` of shape `(N,)`: number of tokens of each text that count, that is, with `token_mask` 1."""
         ends = [offsets[1:] for offsets in self._offsets]
-        sums = [np.cumsum(shard["token_mask"].numpy(), dtype=np.int64) for shard in self._shards]
+        sums = [np.cumsum(shard["token_mask"].numpy(), dtype=np.int64) for shard in self._read()]
         return np.concatenate([np.diff(total[end - 1], prepend=0) for total, end in zip(sums, ends, strict=True)])
 
     @property
     def predictions(self) -> torch.Tensor | None:
         """`torch.Tensor` of shape `(N,)`, int64: class that the host chooses for each text; `None` if it has none."""
-        predictions = torch.cat([shard["prediction"] for shard in self._shards])
+        predictions = torch.cat([shard["prediction"] for shard in self._read()])
         return None if bool((predictions < 0).all()) else predictions
 
     @property
@@ -264,7 +280,9 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """
         if self.metadata["lower_layer"] == self.metadata["upper_layer"]:
             return torch.eye(self.metadata["hidden_size"])
-        return load_file(self.path / self.metadata.get("sensitivity", SENSITIVITY_NAME))["sensitivity"]
+        name = self.metadata.get("sensitivity", SENSITIVITY_NAME)
+        self._check_file(name)
+        return load_file(self.path / name)["sensitivity"]
 
     @property
     def max_length(self) -> int | None:
@@ -276,7 +294,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """`np.ndarray` of shape `(N,)`, int64: what texts are recognised by; `None` in caches of earlier versions."""
         if not all("text_number" in shard for shard in self._shards):
             return None
-        return np.concatenate([shard["text_number"].numpy() for shard in self._shards])
+        return np.concatenate([shard["text_number"].numpy() for shard in self._read()])
 
     def check_layers(self, config: Any) -> None:
         """Check that these are the states of a config's layers.
@@ -344,7 +362,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """
         if minimum is None and maximum is None:
             return self
-        wanted = occurs_between([shard["input_ids"].numpy() for shard in self._shards], minimum, maximum)
+        wanted = occurs_between([shard["input_ids"].numpy() for shard in self._read()], minimum, maximum)
         filtered = self._view("filter_by_occurrence", minimum, maximum)
         filtered._shards = [
             {**shard, "token_mask": shard["token_mask"] * torch.from_numpy(wanted)[shard["input_ids"]]}
@@ -366,7 +384,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def counted(self, name: str) -> torch.Tensor:
         """Return `hidden_states` `(N, d)`, `target_hidden_states` `(N, d')` or `input_ids` `(N,)` of counted tokens."""
-        return torch.cat([shard[name][shard["token_mask"].bool()] for shard in self._shards])
+        return torch.cat([shard[name][shard["token_mask"].bool()] for shard in self._read()])
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -376,7 +394,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         if not 0 <= index < len(self):
             raise IndexError(f"text {index} of {len(self)}")
         number = int(np.searchsorted(self._first, index, side="right")) - 1
-        shard, row = self._shards[number], index - self._first[number]
+        shard, row = self._shard(number), index - self._first[number]
         tokens = slice(self._offsets[number][row], self._offsets[number][row + 1])
         of_text = {name: shard[name][row] for name in ("text_index", "prediction")}
         return {**{name: shard[name][tokens] for name in TOKEN_COLUMNS}, **of_text}
@@ -386,8 +404,9 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 _View = tuple[str, tuple[Any, ...]]
 
 
-def _reopen(path: Path, views: list[_View]) -> ActivationCache:
+def _reopen(path: Path, views: list[_View], checked: set[int]) -> ActivationCache:
     cache = ActivationCache(path)
+    cache._checked = checked
     for name, args in views:
         cache = getattr(cache, name)(*args)
     return cache

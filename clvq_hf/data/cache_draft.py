@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ..files import write_whole
+from ..files import drafted, write_metadata
 
 METADATA_NAME = "activations.json"
 
@@ -59,16 +59,15 @@ class CacheDraft:
         for each in names:
             (self._building / each).replace(self.path / each)
         metadata = {"shards": self._shards, "sensitivity": name, **self._metadata}
-        write_whole(self.path / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
+        write_metadata(self.path / METADATA_NAME, metadata, names)
         shutil.rmtree(self._building)
         for file in data_files(self.path):
             if file.name not in names:
                 file.unlink()
 
     def _write(self, tensors: dict[str, torch.Tensor], name: str) -> None:
-        partial = self._building / f".{name}.partial"
-        save_file(tensors, partial)
-        partial.replace(self._building / name)
+        with drafted(self._building / name) as draft:
+            save_file(tensors, draft)
 
 
 def data_files(path: Path) -> list[Path]:

@@ -1,9 +1,14 @@
 """Checks of a checkpoint before anything is loaded from it, and a description of what it contains."""
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..files import check_file_names, read_json
 from ..hub.repositories import (
@@ -21,6 +26,7 @@ from ..hub.repositories import (
     file_sizes,
     matches_any,
 )
+from .modeling_base import BaseConceptModel
 from .registry import method_class
 
 _TABLE_FILE, _RESULTS_FILE = f"{CONCEPTS_FOLDER}/{TABLE_NAME}", f"{EVALUATION_FOLDER}/{RESULTS_NAME}"
@@ -95,6 +101,57 @@ def class_of_checkpoint(folder: Path, name: str, wanted: Any) -> Any:
     return wanted
 
 
+def check_weights(model: BaseConceptModel, folder: Path, name: str) -> None:
+    """Refuse a checkpoint whose weights and layers were not saved together, or give no codes.
+
+    They are compared as they are in the files, so that another dtype and other settings may be asked for.
+
+    Raises:
+        ValueError: If a bit was flipped, the weights are of another model, or a weight is NaN or infinite.
+    """
+    config = type(model.config).from_dict(read_json(folder / CONFIG_NAME))
+    if config.fingerprint is not None:  # earlier versions recorded none
+        # Of weights that are shared the files have one copy.
+        tensors = dict(model.state_dict())
+        for file in _weight_files(folder):
+            tensors |= load_file(file)
+        own = {key: tensor for key, tensor in tensors.items() if key in model.state_dict()}
+        if model.fingerprint_of(config, own) != config.fingerprint or (
+            config.weights_checksum not in (None, weights_checksum(tensors))
+        ):
+            raise ValueError(
+                f"{name} is damaged, or its files are of different models: its weights and layers are not those that "
+                f"were saved together. Get it again. If you have changed it on purpose, remove fingerprint and "
+                f"weights_checksum from its {CONFIG_NAME}."
+            )
+    for key, tensor in model.state_dict().items():
+        if not (tensor.is_floating_point() and tensor.device.type != "meta"):
+            continue
+        if bool((tensor.isnan() if key.startswith(model._may_be_infinite) else ~tensor.isfinite()).any()):
+            raise ValueError(
+                f"{name} holds NaN or infinite numbers in {key} (as {tensor.dtype}): its codes would mean nothing. "
+                "Train it again, or load it in another dtype."
+            )
+
+
+def weights_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that transformers reads."""
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return [folder / SAFE_WEIGHTS_NAME]
+    if not (folder / INDEX_NAME).is_file():  # a variant
+        return []
+    return [folder / name for name in sorted(set(read_json(folder / INDEX_NAME)["weight_map"].values()))]
+
+
 def describe(source: Source) -> dict[str, Any]:
     """Config, results and files of a concept model, without downloading weights or tables.
 
@@ -118,4 +175,12 @@ def describe(source: Source) -> dict[str, Any]:
     }
 
 
-__all__ = ["check_checkpoint", "check_concept_type", "class_of_checkpoint", "describe", "read_config"]
+__all__ = [
+    "check_checkpoint",
+    "check_concept_type",
+    "check_weights",
+    "class_of_checkpoint",
+    "describe",
+    "read_config",
+    "weights_checksum",
+]

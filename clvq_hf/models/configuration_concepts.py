@@ -78,6 +78,7 @@ class ConceptConfig(PreTrainedConfig):
         concepts_revision (`str`, *optional*): Commit of it.
         fingerprint (`str`, *optional*): [`ConceptModel.fingerprint`][clvq_hf.ConceptModel.fingerprint] of the weights
             that this config was saved with.
+        weights_checksum (`str`, *optional*): SHA-256 of all of these weights, those of the decoder too.
         clvq_version (`str`): Version of clvq-hf that the model was made with.
         library_versions (`dict`, *optional*): Versions of the libraries that it was trained with.
 
@@ -103,6 +104,7 @@ class ConceptConfig(PreTrainedConfig):
     concepts_repo: str | None = None
     concepts_revision: str | None = None
     fingerprint: str | None = None
+    weights_checksum: str | None = None
     clvq_version: str = __version__
     library_versions: dict | None = None
 

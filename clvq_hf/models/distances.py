@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+
+from ..files import read_tensors, write_tensors
 
 # Shares of the training tokens that are nearer than the quantile.
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 # A code with fewer training tokens has no reliable quantiles of its own.
 MIN_TOKENS = 50
+_ARRAYS = ("levels", "quantiles", "overall", "counts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +102,7 @@ class DistanceQuantiles:
 
     def save(self, file: str | Path) -> None:
         """Write a safetensors file."""
-        arrays = {name: getattr(self, name) for name in ("levels", "quantiles", "overall", "counts")}
-        save_file(arrays, file, metadata={"fingerprint": self.fingerprint})
+        write_tensors(file, {name: getattr(self, name) for name in _ARRAYS}, {"fingerprint": self.fingerprint})
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
@@ -111,12 +111,11 @@ class DistanceQuantiles:
         Raises:
             ValueError: If it is damaged.
         """
-        try:
-            with safe_open(file, framework="numpy") as content:
-                arrays = {name: content.get_tensor(name) for name in ("levels", "quantiles", "overall", "counts")}
-                return cls(**arrays, fingerprint=content.metadata()["fingerprint"])
-        except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); delete it, or get it again.") from error
+        remedy = "Delete it, or get it again."
+        arrays, about = read_tensors(Path(file), _ARRAYS, remedy)
+        if "fingerprint" not in about:
+            raise ValueError(f"{file} is damaged (it does not say of which codes it is). {remedy}")
+        return cls(**arrays, fingerprint=about["fingerprint"])
 
 
 __all__ = ["LEVELS", "MIN_TOKENS", "DistanceQuantiles"]

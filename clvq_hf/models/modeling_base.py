@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..hosts import hooks
 from ..hub.provenance import public_name
+from .configuration_concepts import ConceptConfig
 from .projections import orthonormal_rows
 
 
@@ -38,6 +40,8 @@ class BaseConceptModel(PreTrainedModel):
     accepts_loss_kwargs = True
     # Beginnings of the names of tensors that no code depends on.
     _not_in_fingerprint: tuple[str, ...] = ()
+    # Beginnings of the names of tensors in which infinity means something.
+    _may_be_infinite: tuple[str, ...] = ()
     # Fields of the config that codes depend on, besides layers and weights.
     _in_fingerprint: tuple[str, ...] = ()
     # Fields of an output besides its loss, each a mean over the tokens that count. Empty: the method has no gradients,
@@ -259,14 +263,17 @@ class BaseConceptModel(PreTrainedModel):
 
     def fingerprint(self) -> str:
         """64 hexadecimal digits of what decides the codes: layers and weights, but not those of the decoder."""
-        config = self.config
+        return self.fingerprint_of(self.config, self.state_dict())
+
+    def fingerprint_of(self, config: ConceptConfig, tensors: Mapping[str, torch.Tensor]) -> str:
+        """The [`fingerprint`][clvq_hf.ConceptModel.fingerprint] of a config and weights of this class."""
         decisive = [config.model_type, config.lower_layer, config.upper_layer, config.stack]
         # Of settings only what is not the default, so that a new one does not change the fingerprints of old models.
         defaults = {field.name: field.default for field in dataclasses.fields(config)}
         settings = {name: getattr(config, name) for name in self._in_fingerprint}
         decisive += [[name, value] for name, value in settings.items() if value != defaults[name]]
         digest = hashlib.sha256(json.dumps(decisive).encode())
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in sorted(tensors.items()):
             if not name.startswith(self._not_in_fingerprint):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().to(torch.float64).contiguous().numpy().tobytes())

@@ -81,6 +81,7 @@ class ClassOnlyModel(ConceptModel):
     config_class = ClassOnlyConfig
     _keep_in_fp32_modules_strict = ["reader", "decoder"]
     _not_in_fingerprint = ("decoder.", "reader.members")
+    _may_be_infinite = ("reader.bias",)  # of a class that the host never chooses
 
     def __init__(self, config: ClassOnlyConfig) -> None:
         super().__init__(config)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..files import read_tensors, write_tensors
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.readout import Readout
@@ -21,7 +21,7 @@ from ..hub.provenance import is_hub_id, tokenizer_fingerprint
 from ..hub.repositories import CONCEPTS_FOLDER, DISTANCES_NAME, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
 from ..hub.requests import HubError
 from ..rendering.pages import render_summary
-from .checkpoints import check_checkpoint, class_of_checkpoint
+from .checkpoints import check_checkpoint, check_weights, class_of_checkpoint, weights_checksum
 from .distances import DistanceQuantiles
 from .interventions import Splice, ablate, steer
 from .modeling_base import BaseConceptModel
@@ -68,7 +68,8 @@ class ConceptModel(BaseConceptModel):
 
         Raises:
             HubError: If the repository or revision does not exist or may not be read, or the Hub is out of reach.
-            ValueError: If it holds no concept model, an incomplete one, a pickled one, or one of a newer major version.
+            ValueError: If it holds no concept model, an incomplete one, a damaged one (weights or layers have not the
+                fingerprint that was recorded, or a weight is NaN), a pickled one, or one of a newer major version.
         """
         if pretrained_model_name_or_path is None:  # with a state_dict of the caller's own
             return super().from_pretrained(None, *args, **kwargs)
@@ -92,6 +93,7 @@ class ConceptModel(BaseConceptModel):
                 f"{name} lacks {sorted(info['missing_keys'])}. The checkpoint is incomplete or of another model; save "
                 "it again with save_pretrained."
             )
+        check_weights(model, folder, name)
         model.name_or_path = model.config.name_or_path = name
         model._source = source
         return (model, info) if wants_info else model
@@ -100,7 +102,9 @@ class ConceptModel(BaseConceptModel):
         """Save config, weights (safetensors) and reference texts, if there are any; see `PreTrainedModel`."""
         if kwargs.pop("push_to_hub", False):
             raise ValueError("Save it first, and then call model.push_to_hub(repo_id).")
-        self.config.fingerprint = self.fingerprint()
+        tensors = kwargs.get("state_dict") or self.state_dict()
+        self.config.fingerprint = self.fingerprint_of(self.config, tensors)
+        self.config.weights_checksum = weights_checksum(tensors)
         super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
@@ -112,7 +116,7 @@ class ConceptModel(BaseConceptModel):
             logger.warning(f"The reference texts of this model could not be read, and are not saved: {error}")
         trained_on, texts_file = self.training_texts, Path(save_directory) / TRAINING_TEXTS_NAME
         if trained_on is not None:
-            save_file({"text_numbers": trained_on}, texts_file)
+            write_tensors(texts_file, {"text_numbers": trained_on})
         else:
             texts_file.unlink(missing_ok=True)
         self.save_distance_quantiles(save_directory)
@@ -376,7 +380,9 @@ class ConceptModel(BaseConceptModel):
         """
         if self._training_texts is None and self._source is not None and self._source.is_local:
             file = self._source.fetch() / TRAINING_TEXTS_NAME
-            self._training_texts = load_file(file)["text_numbers"] if file.is_file() else None
+            if file.is_file():
+                remedy = "Get it again, or remove it; then it is not known which texts were trained on."
+                self._training_texts = read_tensors(file, ["text_numbers"], remedy)[0]["text_numbers"]
         return self._training_texts
 
     def record_training_texts(self, numbers: np.ndarray | None) -> None:

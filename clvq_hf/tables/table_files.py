@@ -1,10 +1,9 @@
 """The files of a concept table: Arrow on disk, Parquet on the Hub. They are written whole or not at all."""
 
-import json
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -14,11 +13,13 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import CommitInfo
 from huggingface_hub.utils import yaml_dump
 
-from ..files import check_file_names, check_replaceable, read_json, replaced, write_whole
+from ..files import check_file, check_file_names, check_replaceable, read_json, read_metadata, replaced, write_metadata
 from ..hub.repositories import CARD_NAME, TABLE_NAME
 from ..hub.uploads import MARKER, TAGS, card_files, commit_files, full_repo_id, inspect_remote, repository_link
 from .names import NAMES_FILE, ConceptName, read_names, write_names
 from .schema import ADDED_LATER, FEATURES
+
+REMEDY = "Make the table again with `clvq-hf concepts build` or model.concept_table, or get it again."
 
 
 class TableParts(NamedTuple):
@@ -68,7 +69,8 @@ def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None
                 dataset.to_parquet(building / f"{name}.parquet")
             else:
                 dataset.save_to_disk(building / name)
-        write_whole(building / TABLE_NAME, json.dumps(parts.metadata, indent=2) + "\n")
+        files = sorted(file.relative_to(building).as_posix() for file in building.rglob("*") if file.is_file())
+        write_metadata(building / TABLE_NAME, parts.metadata, files)
         if parts.names:
             write_names(building, parts.names)
 
@@ -83,11 +85,18 @@ def read_table(path: Path, cache_dir: str | Path | None = None) -> TableParts:
         raise ValueError(
             f"{path} holds no concept table. Make one with `clvq-hf concepts build` or model.concept_table."
         )
-    metadata = read_json(path / TABLE_NAME)
-    if (path / "tokens.parquet").is_file():
+    is_parquet = (path / "tokens.parquet").is_file()
+    for name in () if is_parquet else FEATURES:
+        _check_arrow(path / name)
+    metadata, noted = read_metadata(path / TABLE_NAME, REMEDY)
+    for name, checksum in noted.items():
+        *folders, last = PurePosixPath(name).parts or ("",)
+        check_file_names([*folders, last], path / TABLE_NAME)
+        check_file(path / name, checksum, REMEDY)
+    if is_parquet:
         datasets = {name: _read_parquet(path / f"{name}.parquet", cache_dir) for name in FEATURES}
     else:
-        datasets = {name: _read_arrow(path / name) for name in FEATURES}
+        datasets = {name: load_from_disk(path / name) for name in FEATURES}
     return TableParts(datasets["tokens"], datasets["texts"], metadata, read_names(path))
 
 
@@ -100,7 +109,8 @@ def _read_parquet(file: Path, cache_dir: str | Path | None) -> Dataset:
         raise ValueError(f"{file} is damaged: {error}.") from error
 
 
-def _read_arrow(folder: Path) -> Dataset:
+def _check_arrow(folder: Path) -> None:
+    """Refuse files outside of the folder."""
     state = folder / "state.json"
     if not state.is_file():
         raise ValueError(f"{folder.parent} is damaged: it lacks {folder.name}/state.json.")
@@ -109,7 +119,6 @@ def _read_arrow(folder: Path) -> Dataset:
     except (TypeError, KeyError) as error:
         raise ValueError(f"{state} is damaged: {error}.") from error
     check_file_names(names, state)
-    return load_from_disk(folder)
 
 
 def push_table(

@@ -93,6 +93,44 @@ class TestCache:
         with pytest.raises(ValueError, match="no complete activation cache"):
             ActivationCache.load(cache.path)
 
+    @pytest.mark.parametrize("read", ["item", "counted", "lengths", "view", "worker"])
+    def test_a_flipped_bit_in_a_shard_is_found_when_it_is_read(self, cache, read):
+        shard = sorted(cache.path.glob("shard-*.safetensors"))[1]
+        damaged = bytearray(shard.read_bytes())
+        damaged[-1] ^= 1
+        shard.write_bytes(damaged)
+        cache = ActivationCache.load(cache.path)
+        cache[0]  # of another shard
+        with pytest.raises(ValueError, match=r"shard-\w+-00001\.safetensors is damaged.*Build the cache again"):
+            if read == "item":
+                cache[30]
+            elif read == "counted":
+                cache.counted("hidden_states")
+            elif read == "lengths":
+                len(cache.num_counted)
+            elif read == "view":
+                cache.with_special_tokens().single_layer()[30]
+            else:
+                pickle.loads(pickle.dumps(cache))[30]
+
+    def test_a_shard_is_checked_once(self, cache, monkeypatch):
+        cache = ActivationCache.load(cache.path)
+        cache[0], cache[30]
+        monkeypatch.setattr("clvq_hf.data.activation_cache.check_file", None)
+        cache[1], cache[31], cache.with_special_tokens()[2], pickle.loads(pickle.dumps(cache))[3]
+
+    def test_a_flipped_bit_in_the_other_files(self, cache):
+        [sensitivity] = cache.path.glob("sensitivity-*.safetensors")
+        for file in (sensitivity, cache.path / "activations.json"):
+            whole = file.read_bytes()
+            file.write_bytes(
+                whole.replace(b"1", b"2", 1) if file.suffix == ".json" else whole[:-1] + bytes([whole[-1] ^ 1])
+            )
+            with pytest.raises(ValueError, match=f"{file.name} is damaged"):
+                ActivationCache.load(cache.path).sensitivity.sum()
+            file.write_bytes(whole)
+        assert ActivationCache.load(cache.path).sensitivity.shape == (32, 32)
+
     def test_replaces_its_like_and_nothing_else(self, cache, host, tokenizer, texts, tmp_path):
         build = {"lower_layer": 0, "upper_layer": 2}
         rebuilt = ActivationCache.build(cache.path, host, tokenizer, texts.select(range(5)), **build)

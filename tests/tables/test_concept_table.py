@@ -535,6 +535,34 @@ class TestFiles:
             ConceptTable.load_from_disk(tmp_path / "table")
 
 
+class TestChecksums:
+    @pytest.mark.parametrize("form", ["save_to_disk", "save_as_parquet"])
+    def test_a_flipped_bit_anywhere_is_found_before_the_file_is_read(self, table, tmp_path, form):
+        getattr(table, form)(tmp_path / "table")
+        files = [file for file in sorted((tmp_path / "table").rglob("*")) if file.is_file()]
+        assert len(files) == (7 if form == "save_to_disk" else 3)
+        generator = np.random.default_rng(0)
+        for file in files:
+            whole = file.read_bytes()
+            for place in generator.integers(len(whole), size=3):
+                file.write_bytes(bytes([*whole[:place], whole[place] ^ 1, *whole[place + 1 :]]))
+                with pytest.raises(ValueError, match=rf"{file.name} is damaged"):
+                    ConceptTable.load_from_disk(tmp_path / "table", cache_dir=tmp_path / "cache")
+            file.write_bytes(whole)
+        assert ConceptTable.load_from_disk(tmp_path / "table").metadata == table.metadata
+
+    def test_a_table_of_an_earlier_version(self, table, tmp_path):
+        table.save_to_disk(tmp_path)
+        (tmp_path / "concept_table.json").write_text(json.dumps(table.metadata))
+        assert len(ConceptTable.load_from_disk(tmp_path)) == len(table)
+
+    def test_names_that_lead_elsewhere(self, table, tmp_path):
+        table.save_to_disk(tmp_path)
+        (tmp_path / "concept_table.json").write_text(json.dumps({**table.metadata, "files": {"tokens/../x": {}}}))
+        with pytest.raises(ValueError, match="not in its folder: this is refused"):
+            ConceptTable.load_from_disk(tmp_path)
+
+
 class TestRefusals:
     def test_a_table_of_another_model(self, table, model, make_model):
         table.check_model(model)

@@ -1,6 +1,5 @@
 """Mean states of token types: what a token says in any context."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,7 +15,7 @@ from ...data.batching import batches_by_length
 from ...data.extraction import HiddenStateExtractor, check_states
 from ...data.texts import text_hash, without_texts
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
-from ...files import read_json, write_whole
+from ...files import read_metadata, read_tensors, write_metadata, write_tensors
 from ...hosts import hooks
 from ...hosts.identity import host_identity
 from ..means import MeansById
@@ -26,6 +24,8 @@ from ..means import MeansById
 MIN_OCCURRENCES = 10
 # Of a type that is as rare as one in 50,000 tokens they hold some twenty occurrences, if they have 50 tokens each.
 MAX_TEXTS = 20_000
+WORDS_NAME = "words.safetensors"
+_TENSORS = ("ids", "means", "counts")
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,21 @@ class WordMeans:
     def save(self, folder: Path) -> None:
         """Write them into a folder, which is made."""
         folder.mkdir(parents=True)
-        save_file({name: getattr(self, name) for name in ("ids", "means", "counts")}, folder / "words.safetensors")
+        write_tensors(folder / WORDS_NAME, {name: getattr(self, name).numpy() for name in _TENSORS})
         record = {"identity": self.identity, "text_hashes": sorted(self.text_hashes)}
-        write_whole(folder / "words.json", json.dumps(record) + "\n")
+        write_metadata(folder / "words.json", record, [WORDS_NAME])
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` has written."""
-        record = read_json(folder / "words.json")
-        tensors = load_file(folder / "words.safetensors")
+        """Read what `save` has written.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        remedy = f"Remove {folder}, and run the same command again."
+        record, _ = read_metadata(folder / "words.json", remedy)
+        arrays, _ = read_tensors(folder / WORDS_NAME, _TENSORS, remedy)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return cls(**tensors, text_hashes=frozenset(record["text_hashes"]), identity=record["identity"])
 
 
