@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # importing the package does not load what only some files need
     import numpy as np
+    from datasets import Dataset
 
 # Fields of the JSON that describes a folder: size and SHA-256 of its other files, and SHA-256 of the JSON itself.
 _FILES, _CHECKSUM = "files", "checksum"
+# Beside the rows of a dataset.
+CHECKSUMS_NAME = "checksums.json"
 
 
 def write_whole(file: str | Path, text: str) -> None:
@@ -233,8 +236,13 @@ def check_file_names(names: list[Any], source: Path) -> None:
             raise ValueError(f"{source} names the file {name!r}, which is not in its folder: this is refused.")
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, fields: Mapping[str, type] | None = None, remedy: str = "") -> dict[str, Any]:
     """Read a JSON file that contains an object.
+
+    Args:
+        file (`Path`): The file.
+        fields (`Mapping[str, type]`, *optional*): Fields that it must have, and of what type.
+        remedy (`str`): What to do if it is damaged, in sentences.
 
     Raises:
         ValueError: If it is damaged or contains something else.
@@ -242,9 +250,23 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: {error}.") from error
+        raise ValueError(f"{file} is damaged: {error}. {remedy}".strip()) from error
+    return check_object(content, file, fields, remedy)
+
+
+def check_object(
+    content: Any, where: Path | str, fields: Mapping[str, type] | None = None, remedy: str = ""
+) -> dict[str, Any]:
+    """Check what was read as JSON from `where`, as [`read_json`] does.
+
+    Raises:
+        ValueError: If it is no object, or lacks a field.
+    """
     if not isinstance(content, dict):
-        raise ValueError(f"{file} is damaged: it contains no JSON object.")
+        raise ValueError(f"{where} is damaged: it contains no JSON object. {remedy}".strip())
+    for name, kind in (fields or {}).items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"{where} is damaged: its {name} is no {kind.__name__}. {remedy}".strip())
     return content
 
 
@@ -261,7 +283,7 @@ def read_metadata(file: Path, remedy: str) -> tuple[dict[str, Any], dict[str, An
     Raises:
         ValueError: If it is damaged.
     """
-    content = read_json(file)
+    content = read_json(file, remedy=remedy)
     noted = content.pop(_CHECKSUM, None)  # earlier versions wrote none
     if noted not in (None, _digest_of_json(content)):
         raise ValueError(
@@ -291,23 +313,67 @@ def check_file(file: Path, noted: Any, remedy: str) -> None:
         raise ValueError(f"{file} is damaged: it is not what was written (its checksum differs). {remedy}")
 
 
+def write_rows(rows: "Dataset", folder: Path) -> None:
+    """Save a dataset to a folder, which is complete or absent, with checksums; see [`replaced`]."""
+    with replaced(folder) as building:
+        rows.save_to_disk(building)
+        names = sorted(file.name for file in building.iterdir())
+        write_metadata(building / CHECKSUMS_NAME, {}, names)
+
+
+def read_rows(folder: Path, remedy: str) -> "Dataset":
+    """Open a folder of [`write_rows`], or of `save_to_disk`, memory-mapped.
+
+    Raises:
+        ValueError: If it is missing or damaged, or names files outside of it.
+    """
+    from datasets import load_from_disk  # at use: importing the package does not load datasets
+
+    for name in ("state.json", "dataset_info.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder.parent} is damaged: it lacks {folder.name}/{name}. {remedy}")
+    state = read_json(folder / "state.json", {"_data_files": list}, remedy)
+    try:
+        names = [file["filename"] for file in state["_data_files"]]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{folder / 'state.json'} is damaged: {error}. {remedy}") from error
+    check_file_names(names, folder / "state.json")
+    # Before anything else: Arrow trusts its files, and one with a flipped bit can end Python.
+    has_checksums = (folder / CHECKSUMS_NAME).is_file()
+    if has_checksums:
+        noted = read_metadata(folder / CHECKSUMS_NAME, remedy)[1]
+        for name in ("state.json", "dataset_info.json", *names):
+            check_file(folder / name, noted.get(name, {}), remedy)
+    try:
+        rows = load_from_disk(folder)
+        if not has_checksums:  # of an earlier version, or of somebody else
+            rows.data.validate(full=True)
+    except Exception as error:  # whatever the libraries make of bytes that are not theirs
+        raise ValueError(f"{folder} is damaged: {error}. {remedy}") from error
+    return rows
+
+
 def _digest_of_json(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 __all__ = [
+    "CHECKSUMS_NAME",
     "check_file",
     "check_file_names",
+    "check_object",
     "check_replaceable",
     "drafted",
     "file_checksum",
     "locked",
     "read_json",
     "read_metadata",
+    "read_rows",
     "read_tensors",
     "remove_folder",
     "replaced",
     "write_metadata",
+    "write_rows",
     "write_tensors",
     "write_whole",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..evaluation.ablation.ablate import ablate_texts
@@ -18,7 +18,7 @@ from ..evaluation.ablation.references import AblationReferences, fit_references
 from ..evaluation.bottleneck import bottleneck_figures, splice_texts
 from ..evaluation.code_decoder import fit_code_decoder
 from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
-from ..files import replaced, write_whole
+from ..files import read_json, read_rows, replaced, write_rows, write_whole
 from ..hosts.identity import check_identity
 from ..hub.provenance import library_versions
 from ..metrics.ablation_drop.numerics import ablation_drop
@@ -53,7 +53,7 @@ def open_cell(grid: Grid, cell: Cell, output_dir: Path, sources: Sources | None 
     file = cell_folder(output_dir, cell) / RESULT_NAME
     if not file.is_file():
         return None
-    result = json.loads(file.read_text(encoding="utf-8"))
+    result = read_json(file)
     if result["digest"] != digest(grid.cell_settings(cell)):
         raise ValueError(f"{file.parent} was run with other settings than the grid's. {REMEDY}")
     if sources is not None:
@@ -223,7 +223,7 @@ class _Trial:
             "words": {name: _shortened(values) for name, values in results.get("words", {}).items()},
         }
         if figures["fidelity"]:
-            figures["coded"] = _coded(load_from_disk(evaluation / "fidelity"))
+            figures["coded"] = _coded(read_rows(evaluation / "fidelity", ""))
         if self.ablates:
             figures["equal_splice"] = self._equal_splice(evaluation)
             self.clock.lap("equal_splice")
@@ -232,7 +232,7 @@ class _Trial:
             figures["sweep"] = self._sweep(evaluation, references)
             self.clock.lap("sweep")
             if "word_residual" in settings.conditions:
-                figures["beyond_word"] = _beyond_word(load_from_disk(evaluation / "ablation-code"))
+                figures["beyond_word"] = _beyond_word(read_rows(evaluation / "ablation-code", ""))
         return figures
 
     def _equal_splice(self, evaluation: Path) -> dict[str, Any]:
@@ -249,7 +249,7 @@ class _Trial:
             batch_size=settings.batch_size,
             seed=settings.seed,
         )
-        outcome.save_to_disk(evaluation / "equal_splice")
+        write_rows(outcome, evaluation / "equal_splice")
         return _shortened(bottleneck_figures(outcome))
 
     def _texts(self) -> Dataset:
@@ -271,7 +271,7 @@ class _Trial:
         entries = []
         for variant, k in [(default, k) for k in ks] + [(name, max(ks)) for name in others]:
             if variant == default and k == settings.k:
-                outcome = load_from_disk(evaluation / "ablation-code")
+                outcome = read_rows(evaluation / "ablation-code", "")
                 outcome = outcome.select(np.flatnonzero(np.isin(outcome["condition"][:], SWEPT)))
             else:
                 outcome = ablate_texts(

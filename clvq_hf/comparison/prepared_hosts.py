@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets, load_from_disk
+from datasets import Dataset, concatenate_datasets
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -26,7 +26,7 @@ from ..data.labels import host_labels, label_names
 from ..data.texts import PARTS, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
 from ..evaluation.ablation.words import WordMeans, fit_words
-from ..files import replaced, write_whole
+from ..files import read_json, read_rows, replaced, write_rows, write_whole
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.identity import check_identity, host_identity
@@ -74,7 +74,7 @@ class PreparedHost:
 
     def texts(self, part: str) -> Dataset:
         """Texts and labels of `"train"` or `"test"`."""
-        return load_from_disk(self.folder / "texts" / part)
+        return self._rows(f"texts/{part}")
 
     @property
     def words(self) -> WordMeans | None:
@@ -85,8 +85,10 @@ class PreparedHost:
     @property
     def salience(self) -> Dataset | None:
         """Of the test texts; `None` for hosts that cannot be ablated."""
-        folder = self.folder / "salience"
-        return load_from_disk(folder) if folder.is_dir() else None
+        return self._rows("salience") if (self.folder / "salience").is_dir() else None
+
+    def _rows(self, name: str) -> Dataset:
+        return read_rows(self.folder / name, f"Remove {self.folder}, and run the same command again.")
 
 
 def host_folder(output_dir: Path, host: str, dataset: str, variant: str) -> Path:
@@ -105,7 +107,7 @@ def open_host(
     folder = host_folder(output_dir, host, dataset, variant)
     if not (folder / RECORD_NAME).is_file():
         return None
-    record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+    record = read_json(folder / RECORD_NAME)
     if record["digest"] != digest(grid.host_settings(host, dataset, variant)):
         raise ValueError(f"{folder} was made with other settings than the grid's. {REMEDY}")
     if sources is not None:
@@ -162,7 +164,7 @@ def _prepare_in(building: Path, grid: Grid, host: str, dataset: str, variant: st
             batch_size=settings.batch_size,
         )
     for part in ("train", "test"):
-        parts[part].save_to_disk(building / "texts" / part)
+        write_rows(parts[part], building / "texts" / part)
     seconds["activations"] = time.monotonic() - started - sum(seconds.values())
     linear = _linear_explained_variance(*(ActivationCache.load(building / "cache" / part) for part in CACHED))
     predictions = predict(model, tokenizer, parts["test"], sizes.max_length, settings.batch_size)
@@ -173,7 +175,7 @@ def _prepare_in(building: Path, grid: Grid, host: str, dataset: str, variant: st
     gain = correct.astype(float) - by_majority
     at_chance = bool(gain.mean() <= 1.645 * gain.std(ddof=1) / np.sqrt(len(gain)))
     if variant == "fine-tuned" and not at_chance:
-        salient_tokens(
+        salience = salient_tokens(
             model,
             tokenizer,
             parts["test"],
@@ -185,7 +187,8 @@ def _prepare_in(building: Path, grid: Grid, host: str, dataset: str, variant: st
             sign=settings.sign,
             max_length=sizes.max_length,
             batch_size=settings.batch_size,
-        ).save_to_disk(building / "salience")
+        )
+        write_rows(salience, building / "salience")
     seconds["salience"] = time.monotonic() - started - sum(seconds.values())
     if variant == "fine-tuned" and grid.needs_words(host) and not at_chance:
         fit_words(

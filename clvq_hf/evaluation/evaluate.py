@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.labels import host_labels
 from ..data.readouts import host_question, text_readout
 from ..data.texts import texts_fingerprint, without_texts
-from ..files import remove_folder, replaced, write_whole
+from ..files import read_json, read_rows, remove_folder, write_rows, write_whole
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hub.provenance import recorded_name
@@ -157,7 +157,7 @@ class Evaluation:
             self.results = given
             self.save()  # before anything is computed: whoever goes on here must know with what it began
             return
-        self.results = json.loads(file.read_text(encoding="utf-8"))
+        self.results = read_json(file)
         check_identity(self.results, given, f"The evaluation in {self.output_dir}", remedy)
 
     def step(self, section: str, name: str, compute: Callable[[], dict[str, Any]]) -> None:
@@ -174,9 +174,8 @@ class Evaluation:
             found = compute()
             if len(found) == 0:  # datasets cannot load one without rows
                 return found
-            with replaced(folder) as building:
-                found.save_to_disk(building)
-        return load_from_disk(folder)
+            write_rows(found, folder)
+        return read_rows(folder, f"Remove {folder}, and run the same command again.")
 
     def save(self) -> None:
         """Write `results.json`; if it crashes, the previous file remains."""

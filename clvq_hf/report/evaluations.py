@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datasets import load_from_disk
-
-from ..files import read_json
+from ..files import read_json, read_rows
 from ..hub.repositories import RESULTS_NAME, TABLE_NAME
 from ..tables.concept_table import ConceptTable
 
@@ -83,7 +81,7 @@ def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any
     rows = Path(folder) / f"ablation-{protocol}"
     if not rows.is_dir():
         return {}
-    frame = load_from_disk(rows).to_pandas()
+    frame = read_rows(rows, f"Remove {rows}, and run `clvq-hf evaluate` again.").to_pandas()
     change = frame["margin"] - frame["margin_plain"]
     others = frame["condition"] == "other_code"
     control = change[others].groupby(frame["text_id"][others]).mean()

@@ -8,12 +8,22 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, load_from_disk
+from datasets import Dataset, Features
 from datasets.exceptions import DatasetsError
 from huggingface_hub import CommitInfo
 from huggingface_hub.utils import yaml_dump
 
-from ..files import check_file, check_file_names, check_replaceable, read_json, read_metadata, replaced, write_metadata
+from ..files import (
+    CHECKSUMS_NAME,
+    check_file,
+    check_file_names,
+    check_replaceable,
+    read_metadata,
+    read_rows,
+    replaced,
+    write_metadata,
+    write_rows,
+)
 from ..hub.repositories import CARD_NAME, TABLE_NAME
 from ..hub.uploads import MARKER, TAGS, card_files, commit_files, full_repo_id, inspect_remote, repository_link
 from .names import NAMES_FILE, ConceptName, read_names, write_names
@@ -68,8 +78,9 @@ def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None
             if as_parquet:
                 dataset.to_parquet(building / f"{name}.parquet")
             else:
-                dataset.save_to_disk(building / name)
-        files = sorted(file.relative_to(building).as_posix() for file in building.rglob("*") if file.is_file())
+                write_rows(dataset, building / name)
+        # Those of the rows in Arrow files have checksums of all others.
+        files = [f"{name}.parquet" if as_parquet else f"{name}/{CHECKSUMS_NAME}" for name in FEATURES]
         write_metadata(building / TABLE_NAME, parts.metadata, files)
         if parts.names:
             write_names(building, parts.names)
@@ -85,18 +96,14 @@ def read_table(path: Path, cache_dir: str | Path | None = None) -> TableParts:
         raise ValueError(
             f"{path} holds no concept table. Make one with `clvq-hf concepts build` or model.concept_table."
         )
-    is_parquet = (path / "tokens.parquet").is_file()
-    for name in () if is_parquet else FEATURES:
-        _check_arrow(path / name)
     metadata, noted = read_metadata(path / TABLE_NAME, REMEDY)
     for name, checksum in noted.items():
-        *folders, last = PurePosixPath(name).parts or ("",)
-        check_file_names([*folders, last], path / TABLE_NAME)
+        check_file_names(list(PurePosixPath(name).parts), path / TABLE_NAME)
         check_file(path / name, checksum, REMEDY)
-    if is_parquet:
+    if (path / "tokens.parquet").is_file():
         datasets = {name: _read_parquet(path / f"{name}.parquet", cache_dir) for name in FEATURES}
     else:
-        datasets = {name: load_from_disk(path / name) for name in FEATURES}
+        datasets = {name: read_rows(path / name, REMEDY) for name in FEATURES}
     return TableParts(datasets["tokens"], datasets["texts"], metadata, read_names(path))
 
 
@@ -107,18 +114,6 @@ def _read_parquet(file: Path, cache_dir: str | Path | None) -> Dataset:
         return Dataset.from_parquet(str(file), features=features, cache_dir=cache_dir and str(cache_dir))
     except (DatasetsError, FileNotFoundError, pa.ArrowInvalid) as error:
         raise ValueError(f"{file} is damaged: {error}.") from error
-
-
-def _check_arrow(folder: Path) -> None:
-    """Refuse files outside of the folder."""
-    state = folder / "state.json"
-    if not state.is_file():
-        raise ValueError(f"{folder.parent} is damaged: it lacks {folder.name}/state.json.")
-    try:
-        names = [file["filename"] for file in read_json(state)["_data_files"]]
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{state} is damaged: {error}.") from error
-    check_file_names(names, state)
 
 
 def push_table(

@@ -540,7 +540,7 @@ class TestChecksums:
     def test_a_flipped_bit_anywhere_is_found_before_the_file_is_read(self, table, tmp_path, form):
         getattr(table, form)(tmp_path / "table")
         files = [file for file in sorted((tmp_path / "table").rglob("*")) if file.is_file()]
-        assert len(files) == (7 if form == "save_to_disk" else 3)
+        assert len(files) == (9 if form == "save_to_disk" else 3)
         generator = np.random.default_rng(0)
         for file in files:
             whole = file.read_bytes()
