@@ -254,6 +254,24 @@ def read_json(file: Path, fields: Mapping[str, type] | None = None, remedy: str 
     return check_object(content, file, fields, remedy)
 
 
+def read_json_lines(file: Path) -> dict[str, dict[str, Any]]:
+    """Read a file with a JSON object on each line, by the names of the lines: "line 3 of cells.jsonl".
+
+    Raises:
+        ValueError: If a line is damaged; the message contains its name.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        where = f"line {number} of {file}"
+        try:
+            content = json.loads(line) if line else None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is damaged: {error}.") from error
+        if line:
+            rows[where] = check_object(content, where)
+    return rows
+
+
 def check_object(
     content: Any, where: Path | str, fields: Mapping[str, type] | None = None, remedy: str = ""
 ) -> dict[str, Any]:
@@ -367,6 +385,7 @@ __all__ = [
     "file_checksum",
     "locked",
     "read_json",
+    "read_json_lines",
     "read_metadata",
     "read_rows",
     "read_tensors",

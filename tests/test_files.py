@@ -16,6 +16,7 @@ from clvq_hf.files import (
     check_file_names,
     locked,
     read_json,
+    read_json_lines,
     read_metadata,
     read_rows,
     read_tensors,
@@ -241,6 +242,31 @@ class TestReadJson:
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             read_json(tmp_path / "file.json")
+
+    def test_fields(self, tmp_path):
+        (tmp_path / "file.json").write_text('{"a": {}, "b": "x"}')
+        assert read_json(tmp_path / "file.json", {"a": dict, "b": str})
+        for name, kind in (("b", int), ("c", str)):
+            with pytest.raises(
+                ValueError, match=rf"file\.json is damaged: its {name} is no {kind.__name__}\. Again\."
+            ):
+                read_json(tmp_path / "file.json", {name: kind}, "Again.")
+
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a": ' * 100_000, b'{"a": %s}' % (b"1" * 5000)])
+    def test_deep_and_long(self, tmp_path, content):
+        (tmp_path / "file.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"file\.json is damaged: "):
+            read_json(tmp_path / "file.json")
+        (tmp_path / "file.jsonl").write_bytes(b'{"a": 1}\n\n' + content)
+        with pytest.raises(ValueError, match=r"line 3 of .*file\.jsonl is damaged: "):
+            read_json_lines(tmp_path / "file.jsonl")
+
+    def test_lines(self, tmp_path):
+        (tmp_path / "file.jsonl").write_text('{"a": 1}\n\n{"b": "\\u2028"}\n')
+        assert list(read_json_lines(tmp_path / "file.jsonl").values()) == [{"a": 1}, {"b": "\u2028"}]
+        (tmp_path / "file.jsonl").write_text("[1]\n")
+        with pytest.raises(ValueError, match=r"line 1 of .*file\.jsonl is damaged: it contains no JSON object"):
+            read_json_lines(tmp_path / "file.jsonl")
 
 
 class TestMetadata:

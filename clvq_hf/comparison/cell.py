@@ -34,6 +34,7 @@ from .sources import Sources
 RESULT_NAME = "cell.json"
 # Fields of a prepared host's record that a cell has fields of its own for.
 _NOT_OF_THE_HOST = ("digest", "settings", "identity", "content")
+AGAIN = "Run the same command again."
 # What a k-sweep needs of an ablation: its headline.
 SWEPT = ("salient", "other_code")
 
@@ -53,7 +54,7 @@ def open_cell(grid: Grid, cell: Cell, output_dir: Path, sources: Sources | None 
     file = cell_folder(output_dir, cell) / RESULT_NAME
     if not file.is_file():
         return None
-    result = read_json(file)
+    result = read_json(file, {"digest": str}, REMEDY)
     if result["digest"] != digest(grid.cell_settings(cell)):
         raise ValueError(f"{file.parent} was run with other settings than the grid's. {REMEDY}")
     if sources is not None:
@@ -223,7 +224,7 @@ class _Trial:
             "words": {name: _shortened(values) for name, values in results.get("words", {}).items()},
         }
         if figures["fidelity"]:
-            figures["coded"] = _coded(read_rows(evaluation / "fidelity", ""))
+            figures["coded"] = _coded(read_rows(evaluation / "fidelity", AGAIN))
         if self.ablates:
             figures["equal_splice"] = self._equal_splice(evaluation)
             self.clock.lap("equal_splice")
@@ -232,7 +233,7 @@ class _Trial:
             figures["sweep"] = self._sweep(evaluation, references)
             self.clock.lap("sweep")
             if "word_residual" in settings.conditions:
-                figures["beyond_word"] = _beyond_word(read_rows(evaluation / "ablation-code", ""))
+                figures["beyond_word"] = _beyond_word(read_rows(evaluation / "ablation-code", AGAIN))
         return figures
 
     def _equal_splice(self, evaluation: Path) -> dict[str, Any]:
@@ -271,7 +272,7 @@ class _Trial:
         entries = []
         for variant, k in [(default, k) for k in ks] + [(name, max(ks)) for name in others]:
             if variant == default and k == settings.k:
-                outcome = read_rows(evaluation / "ablation-code", "")
+                outcome = read_rows(evaluation / "ablation-code", AGAIN)
                 outcome = outcome.select(np.flatnonzero(np.isin(outcome["condition"][:], SWEPT)))
             else:
                 outcome = ablate_texts(

@@ -107,7 +107,7 @@ def open_host(
     folder = host_folder(output_dir, host, dataset, variant)
     if not (folder / RECORD_NAME).is_file():
         return None
-    record = read_json(folder / RECORD_NAME)
+    record = read_json(folder / RECORD_NAME, {"digest": str}, REMEDY)
     if record["digest"] != digest(grid.host_settings(host, dataset, variant)):
         raise ValueError(f"{folder} was made with other settings than the grid's. {REMEDY}")
     if sources is not None:

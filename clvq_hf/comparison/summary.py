@@ -1,6 +1,5 @@
 """What the cells of a grid say together: who wins against whom, ranks, and figures by name."""
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..files import read_json, read_json_lines
 from ..metrics.ablation_drop.statistics import MIN_TEXTS, holm
 from .cell import RESULT_NAME
 from .duels import Difference, Duel, paired_difference
@@ -30,22 +30,26 @@ MIN_EXPLAINED_VARIANCE, MAX_ACTIVE = 0.8, 100
 
 
 def load_cells(path: str | Path, names: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """The results of all finished cells.
+    """Read the results of finished cells; see [`read_cells`]."""
+    return list(read_cells(path, names).values())
+
+
+def read_cells(path: str | Path, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Read the results of finished cells, by the file, or its line, that each is from.
 
     Args:
         path (`str` or `Path`): Folder of a grid, or a `.jsonl` file with one cell a line.
         names (`Collection[str]`, *optional*): Folders of cells; others are left out.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or a file contains no JSON object.
     """
     path = Path(path)
     if path.is_file():
-        cells = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        cells = read_json_lines(path)
     else:
         files = sorted(path.glob(f"cells/[!.]*/{RESULT_NAME}"))
-        files = [file for file in files if names is None or file.parent.name in names]
-        cells = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        cells = {str(file): read_json(file) for file in files if names is None or file.parent.name in names}
     if not cells:
         raise ValueError(f"{path} holds no finished cell. Run the grid first: clvq-hf compare GRID.yaml -o {path}")
     return cells
@@ -315,5 +319,5 @@ def mean_and_spread(values: Sequence[float | None]) -> tuple[float, float] | Non
 
 
 __all__ = [
-    *("Summary", "directions", "effect", "load_cells", "mean_and_spread", "study_cells", "swept"),
+    *("Summary", "directions", "effect", "load_cells", "mean_and_spread", "read_cells", "study_cells", "swept"),
 ]

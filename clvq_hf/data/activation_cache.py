@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..files import check_file, locked, read_metadata
+from ..files import check_file, check_file_names, check_object, locked, read_metadata
 from ..hosts import hooks
 from ..hosts.host import UnsupportedHostError
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
@@ -35,6 +36,7 @@ logger = logging.get_logger(__name__)
 SENSITIVITY_NAME = "sensitivity.safetensors"
 REMEDY = "Build the cache again with ActivationCache.build."
 TOKEN_COLUMNS = ("hidden_states", "target_hidden_states", "token_mask", "sink_mask", "input_ids")
+_WIDTHS = {"hidden_states": "hidden_size", "target_hidden_states": "target_hidden_size"}
 
 
 class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -59,12 +61,19 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
                 f"{self.path} contains no complete activation cache. Build it with ActivationCache.build."
             )
         self.metadata, self._checksums = read_metadata(self.path / METADATA_NAME, REMEDY)
+        file = self.path / METADATA_NAME
+        sizes = dict.fromkeys(("lower_layer", "upper_layer", "hidden_size", "target_hidden_size"), int)
+        check_object(self.metadata, file, {"shards": list, **sizes}, REMEDY)
+        self._sensitivity_name = self.metadata.get("sensitivity", SENSITIVITY_NAME)
+        check_file_names([*self.metadata["shards"], self._sensitivity_name], file)
         # Files are memory-mapped: a page is read from disk when one of its states is needed.
-        self._shards = [load_file(self.path / name) for name in self.metadata["shards"]]
+        self._shards = [_mapped(self.path / name) for name in self.metadata["shards"]]
         if any(missing := {*TOKEN_COLUMNS, "prediction"} - set(shard) for shard in self._shards):
             raise ValueError(
                 f"{self.path} was built by an older version, without {', '.join(sorted(missing))}. Build it again."
             )
+        for name, shard in zip(self.metadata["shards"], self._shards, strict=True):
+            _check_shapes(shard, self.metadata, self.path / name)
         # Shards whose checksums were compared: when they are first read, for that reads all of a shard.
         self._checked: set[int] = set()
         self._views: list[_View] = []
@@ -280,9 +289,12 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """
         if self.metadata["lower_layer"] == self.metadata["upper_layer"]:
             return torch.eye(self.metadata["hidden_size"])
-        name = self.metadata.get("sensitivity", SENSITIVITY_NAME)
-        self._check_file(name)
-        return load_file(self.path / name)["sensitivity"]
+        file = self.path / self._sensitivity_name
+        self._check_file(file.name)
+        found = _mapped(file).get("sensitivity")
+        if found is None or found.shape != (self.metadata["hidden_size"],) * 2:
+            raise ValueError(f"{file} is damaged: it has no sensitivity of this size. {REMEDY}")
+        return found
 
     @property
     def max_length(self) -> int | None:
@@ -398,6 +410,25 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         tokens = slice(self._offsets[number][row], self._offsets[number][row + 1])
         of_text = {name: shard[name][row] for name in ("text_index", "prediction")}
         return {**{name: shard[name][tokens] for name in TOKEN_COLUMNS}, **of_text}
+
+
+def _mapped(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error}). {REMEDY}") from error
+
+
+def _check_shapes(shard: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], file: Path) -> None:
+    """Refuse a shard whose tensors do not belong together."""
+    lengths = shard.get("lengths", torch.zeros(1, 1))
+    if lengths.ndim != 1 or lengths.is_floating_point() or bool((lengths < 0).any()):
+        raise ValueError(f"{file} is damaged: it does not say how long its texts are. {REMEDY}")
+    width = {name: (metadata[field],) for name, field in _WIDTHS.items()}
+    of_tokens = {name: (int(lengths.sum()), *width.get(name, ())) for name in TOKEN_COLUMNS}
+    for name, shape in {**of_tokens, **dict.fromkeys(("text_index", "prediction"), (len(lengths),))}.items():
+        if name not in shard or tuple(shard[name].shape) != shape:
+            raise ValueError(f"{file} is damaged: {name} has not the shape {shape}. {REMEDY}")
 
 
 # Name and arguments of the method that made a view.

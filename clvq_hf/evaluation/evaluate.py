@@ -14,11 +14,11 @@ from transformers.utils import logging
 from ..data.labels import host_labels
 from ..data.readouts import host_question, text_readout
 from ..data.texts import texts_fingerprint, without_texts
-from ..files import read_json, read_rows, remove_folder, write_rows, write_whole
+from ..files import read_rows, remove_folder, write_rows, write_whole
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hub.provenance import recorded_name
-from ..hub.repositories import RESULTS_NAME
+from ..hub.repositories import RESULTS_NAME, read_results
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.codebook_overlap.numerics import codebook_overlap
 from ..metrics.codebook_similarity.numerics import codebook_similarity
@@ -157,7 +157,7 @@ class Evaluation:
             self.results = given
             self.save()  # before anything is computed: whoever goes on here must know with what it began
             return
-        self.results = read_json(file)
+        self.results = read_results(file)
         check_identity(self.results, given, f"The evaluation in {self.output_dir}", remedy)
 
     def step(self, section: str, name: str, compute: Callable[[], dict[str, Any]]) -> None:

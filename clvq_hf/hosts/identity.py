@@ -79,6 +79,8 @@ def check_identity(noted: Mapping[str, Any] | None, given: Mapping[str, Any], wh
     Raises:
         ValueError: If a field differs; the message names each one with both values.
     """
+    if noted is not None and not isinstance(noted, Mapping):
+        raise ValueError(f"{what} is damaged: what it is of is {noted!r:.40}. {remedy}")
     different, unknown = _compare(noted or {}, json.loads(json.dumps(given)))
     if different:
         raise ValueError(f"{what} is of something else: {'; '.join(different)}. {remedy}")

@@ -1,6 +1,7 @@
 """Repositories with concept models: the names of their files, and how these are downloaded."""
 
 import fnmatch
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
+from ..files import check_object, read_json
 from ..version import __version__
 from .requests import hub_api, readable_errors, with_retries
 
@@ -177,4 +179,26 @@ def file_sizes(source: Source) -> dict[str, int]:
     return {entry.path.removeprefix(source.prefix): entry.size for entry in entries if isinstance(entry, RepoFile)}
 
 
-__all__ = ["Source", "check_repo_id", "checkpoint_files", "file_sizes", "matches_any"]
+# Parts of `results.json` with figures: name → the figures of one measurement, by their names.
+_FIGURES = ("table", "ablation", "fidelity", "bottleneck", "words")
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """Read the `results.json` of an evaluation.
+
+    Raises:
+        ValueError: If it is damaged, or its figures are no figures.
+    """
+    remedy = "Run `clvq-hf evaluate` again, with --overwrite."
+    results = read_json(file, remedy=remedy)
+    check_object(results.get("texts", {}), f"{file} (texts)", remedy=remedy)
+    for part in _FIGURES:
+        for name, figures in check_object(results.get(part, {}), f"{file} ({part})", remedy=remedy).items():
+            for figure, value in check_object(figures, f"{file} ({part}, {name})", remedy=remedy).items():
+                is_text = isinstance(value, str) and not figure.endswith("_verdict")
+                if is_text or (isinstance(value, float) and not math.isfinite(value)):
+                    raise ValueError(f"{file} is damaged: {figure} of {part}, {name}, is {value!r:.40}. {remedy}")
+    return results
+
+
+__all__ = ["Source", "check_repo_id", "checkpoint_files", "file_sizes", "matches_any", "read_results"]

@@ -25,6 +25,7 @@ from ..hub.repositories import (
     Source,
     file_sizes,
     matches_any,
+    read_results,
 )
 from .modeling_base import BaseConceptModel
 from .registry import method_class
@@ -170,7 +171,7 @@ def describe(source: Source) -> dict[str, Any]:
         "config": config,
         "files": files,
         "concepts": read_json(table) if table.is_file() else None,
-        "results": read_json(results) if results.is_file() else None,
+        "results": read_results(results) if results.is_file() else None,
         "has_reference": REFERENCE_NAME in files,
     }
 

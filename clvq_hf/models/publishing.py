@@ -26,6 +26,7 @@ from ..hub.repositories import (
     WEIGHTS,
     Source,
     checkpoint_files,
+    read_results,
 )
 from ..hub.requests import hub_api, with_retries
 from ..hub.uploads import Remote, card_files, commit_files, full_repo_id, inspect_remote
@@ -194,7 +195,7 @@ def _read_evaluation(folder: Path, config: ConceptConfig) -> dict[str, Any]:
     file = folder / RESULTS_NAME
     if not file.is_file():
         raise ValueError(f"{folder} holds no results; `clvq-hf evaluate` writes {RESULTS_NAME}.")
-    results = read_json(file)
+    results = read_results(file)
     _check_fingerprint(results.get("model_fingerprint"), config, f"{file} belongs")
     results = public_metadata(results)
     results.pop("model", None)  # a path, or the repository that this is pushed to
@@ -235,7 +236,7 @@ def _remote_table(remote: Remote, scratch: Path) -> ConceptTable | None:
 
 def _remote_results(remote: Remote) -> dict[str, Any] | None:
     files = remote.fetch(f"{EVALUATION_FOLDER}/{RESULTS_NAME}")
-    return read_json(next(iter(files.values()))) if files else None
+    return read_results(next(iter(files.values()))) if files else None
 
 
 def _generate_card(

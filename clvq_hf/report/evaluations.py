@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, read_rows
-from ..hub.repositories import RESULTS_NAME, TABLE_NAME
+from ..files import read_rows
+from ..hub.repositories import RESULTS_NAME, TABLE_NAME, read_results
 from ..tables.concept_table import ConceptTable
 
 
@@ -23,7 +23,7 @@ def evaluated_model(folder: str | Path) -> str | None:
     file = Path(folder) / RESULTS_NAME
     if not file.is_file():
         return None
-    model = read_json(file).get("model")
+    model = read_results(file).get("model")
     if not isinstance(model, str):
         raise ValueError(
             f"{folder} does not record which model was evaluated. Name it: clvq-hf report MODEL --table "
@@ -41,7 +41,7 @@ def read_evaluation(folder: str | Path, table: ConceptTable) -> dict[str, Any]:
     file = Path(folder) / RESULTS_NAME
     if not file.is_file():
         raise ValueError(f"{folder} holds no {RESULTS_NAME}. Make it with `clvq-hf evaluate`, or omit the evaluation.")
-    results = read_json(file)
+    results = read_results(file)
     if results.get("model_fingerprint") != table.metadata["model_fingerprint"]:
         raise ValueError(
             f"{folder} holds the evaluation of another model (their fingerprints differ). Give the one that belongs to "

@@ -1,6 +1,9 @@
 """Wins, ties, ranks and tables of cells that were made by hand."""
 
 import copy
+import json
+from functools import reduce
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from datasets import Dataset
 
 from clvq_hf.comparison.cell import _beyond_word, _coded
 from clvq_hf.comparison.duels import by_method
-from clvq_hf.comparison.report import _shareable
+from clvq_hf.comparison.report import _shareable, write_report
 from clvq_hf.comparison.summary import Summary, effect, load_cells, mean_and_spread, study_cells, swept
 from clvq_hf.comparison.tables import report_tables
 from clvq_hf.rendering.text_tables import to_markdown
@@ -339,12 +342,41 @@ def test_names_from_data_are_escaped_in_the_report():
 
 
 def test_cells_from_a_file_of_lines(tmp_path):
-    import json
-
     cells = [cell("clvq", STRONG), cell("kmeans", WEAK)]
     file = tmp_path / "cells.jsonl"
     file.write_text("\n".join(json.dumps(each) for each in cells) + "\n")
     assert load_cells(file) == cells
+
+
+def test_a_damaged_cell_is_named(tmp_path, monkeypatch):
+    """Every value of a cell that is replaced or missing is harmless, or refused with the line that it is in."""
+    cells = [json.loads(json.dumps(cell(method, STRONG))) for method in ("clvq", "kmeans")]
+    file = tmp_path / "cells.jsonl"
+    monkeypatch.setattr("clvq_hf.comparison.report.draw_figures", lambda *args: {})
+    named = 0
+    for path, content in zip(paths(cells[1]), cycle(["DELETED", None, "x", [], {}, float("nan")]), strict=False):
+        damaged = copy.deepcopy(cells[1])
+        place = reduce(lambda inner, key: inner[key], path[:-1], damaged)
+        if content == "DELETED":
+            del place[path[-1]]
+        else:
+            place[path[-1]] = content
+        file.write_text(f"{json.dumps(cells[0])}\n{json.dumps(damaged)}\n")
+        try:
+            write_report(file, tmp_path / "out")
+        except ValueError as error:
+            assert str(error).startswith(f"line 2 of {file} is damaged"), (path, error)
+            named += 1
+    assert named > 10
+
+
+def paths(content, path=()):
+    """The keys that lead to each value."""
+    inner = content.items() if isinstance(content, dict) else list(enumerate(content))[:1]
+    for key, value in inner:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from paths(value, (*path, key))
 
 
 def matched(value):

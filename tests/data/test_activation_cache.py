@@ -1,6 +1,7 @@
 """A cache holds what the extractor returns for its texts, whole or not at all; its views change no file."""
 
 import copy
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -130,6 +131,34 @@ class TestCache:
                 ActivationCache.load(cache.path).sensitivity.sum()
             file.write_bytes(whole)
         assert ActivationCache.load(cache.path).sensitivity.shape == (32, 32)
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            *[("activations.json", text) for text in (b"", b"[]", b"{}", b'{"shards": ["../x"]}', b"[" * 100_000)],
+            *[("shard", text) for text in (b"", b"x" * 100, None)],
+            *[("sensitivity", text) for text in (b"", b"x" * 100, None)],
+        ],
+    )
+    @pytest.mark.parametrize("version", ["this one", "an earlier one"])
+    def test_damage_is_named(self, cache, name, content, version):
+        metadata = cache.path / "activations.json"
+        if version == "an earlier one":
+            noted = json.loads(metadata.read_text())
+            metadata.write_text(json.dumps({key: noted[key] for key in noted if key not in ("files", "checksum")}))
+        file = sorted(cache.path.glob(f"{name}*"))[0]
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{file.name}|lacks {file.name}"):
+            ActivationCache.load(cache.path).sensitivity.sum()
+
+    @pytest.mark.parametrize("name", ["hidden_states", "lengths", "token_mask", "prediction", "input_ids"])
+    def test_tensors_that_do_not_belong_together(self, cache, name):
+        file = sorted(cache.path.glob("shard-*"))[0]
+        tensors = load_file(file)
+        tensors[name] = tensors[name][:-1].clone()
+        save_file(tensors, file)
+        with pytest.raises(ValueError, match=rf"{file.name} is damaged: \w+ has not the shape"):
+            ActivationCache.load(cache.path)
 
     def test_replaces_its_like_and_nothing_else(self, cache, host, tokenizer, texts, tmp_path):
         build = {"lower_layer": 0, "upper_layer": 2}

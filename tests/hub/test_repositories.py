@@ -1,12 +1,13 @@
 """Downloads that fail on the way, over real HTTP with the real clients; the files that belong in a repository."""
 
+import json
 import subprocess
 
 import pytest
 
 from clvq_hf import CLVQModel
 from clvq_hf.hub import HubError
-from clvq_hf.hub.repositories import Source, checkpoint_files
+from clvq_hf.hub.repositories import Source, checkpoint_files, read_results
 
 REPO = "org/clvq-bert"
 
@@ -67,3 +68,27 @@ def test_a_folder_without_a_model_stands_for_its_newest_checkpoint(tmp_path, cap
     assert "taking its newest checkpoint, checkpoint-100" in caplog.text
     (tmp_path / "config.json").write_text("{}")
     assert Source(str(tmp_path)).fetch() == tmp_path
+
+
+class TestResults:
+    RESULTS = {
+        "texts": {"dataset": "org/reviews", "num_texts": 9},
+        "table": {"label_purity": {"purity": 0.5, "examples": [{"word": "x"}], "null_purity": None}},
+        "ablation": {"code": {"accuracy": 1, "token_specificity_verdict": "tie"}},
+    }
+
+    def test_what_an_evaluation_wrote(self, tmp_path):
+        (tmp_path / "results.json").write_text(json.dumps(self.RESULTS))
+        assert read_results(tmp_path / "results.json") == self.RESULTS
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            *({"texts": 3}, {"table": []}, {"table": {"label_purity": 3}}, {"ablation": {"code": {"accuracy": "x"}}}),
+            *({"ablation": {"code": {"accuracy": float("nan")}}}, {"words": None}),
+        ],
+    )
+    def test_what_is_something_else_is_refused_by_name(self, tmp_path, damage):
+        (tmp_path / "results.json").write_text(json.dumps({**self.RESULTS, **damage}))
+        with pytest.raises(ValueError, match=r"results\.json.* is damaged: .*Run `clvq-hf evaluate` again"):
+            read_results(tmp_path / "results.json")
