@@ -1,14 +1,21 @@
 """Files and folders that are complete or absent, folders that one process works in, checks of JSON and file names."""
 
+import glob
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
 
 if TYPE_CHECKING:  # importing the package does not load what only some files need
     import numpy as np
@@ -16,6 +23,8 @@ if TYPE_CHECKING:  # importing the package does not load what only some files ne
 
 # Fields of the JSON that describes a folder: size and SHA-256 of its other files, and SHA-256 of the JSON itself.
 _FILES, _CHECKSUM = "files", "checksum"
+# Ends of the names of what is not complete yet, and beginnings of those of temporary folders.
+_PARTIAL, _SCRATCH = ".partial", ".clvq-hf-"
 # Beside the rows of a dataset.
 CHECKSUMS_NAME = "checksums.json"
 
@@ -38,19 +47,83 @@ def write_whole(file: str | Path, text: str) -> None:
 def drafted(file: str | Path) -> Generator[Path]:
     """Write a file of any kind under another name; an earlier file remains until the new one is complete.
 
+    What a process that died has left beside the file is removed.
+
     Yields:
         `Path`: An empty file, which becomes `file` at the end.
     """
     file = Path(file)
-    # A name of its own: two writers do not mix, and a link that somebody has planted is not followed ("x").
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
+    for left_over in file.parent.glob(f".{glob.escape(file.name)}.*{_PARTIAL}"):
+        with suppress(OSError), left_over.open("rb") as opened:  # or another process writes it
+            if not left_over.is_symlink() and _hold(opened, wait=False):
+                left_over.unlink()
+    draft, held = _new_draft(file)
     try:
-        draft.open("x").close()
-        yield draft
-        _sync(draft)
-        draft.replace(file)
+        with held:
+            yield draft
+            _sync(draft)
+            draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _new_draft(file: Path) -> tuple[Path, IO[bytes]]:
+    while True:
+        # A name of its own: two writers do not mix, and a link that somebody has planted is not followed ("x").
+        draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}{_PARTIAL}")
+        opened = draft.open("xb")
+        if fcntl is None:
+            opened.close()  # Windows does not rename open files
+            return draft, opened
+        _hold(opened, wait=True)
+        if os.fstat(opened.fileno()).st_nlink:  # another process may have taken it for a left-over before it was held
+            return draft, opened
+        opened.close()
+
+
+def _hold(opened: IO[bytes], wait: bool) -> bool:
+    """Lock a file as long as this process has it open; whether that was possible."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another process holds it, or the file system has no locks
+        return False
+    return True
+
+
+class ScratchFolder:
+    """A private temporary folder, which is removed with this object, or, if the process dies, by the next one.
+
+    Args:
+        parent (`str` or `Path`, *optional*): Where it is made; the system's folder for temporary files if not given.
+
+    Attributes:
+        path (`Path`): The folder.
+    """
+
+    def __init__(self, parent: str | Path | None = None) -> None:
+        parent = Path(tempfile.gettempdir() if parent is None else parent)
+        for left_over in parent.glob(f"{_SCRATCH}*"):
+            with suppress(OSError, ValueError), _held(left_over / ".lock", left_over, False, ""):
+                shutil.rmtree(left_over, ignore_errors=True)
+        self._home = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True)
+        home = Path(self._home.name)
+        self._lock = ExitStack()
+        self._lock.enter_context(_held(home / ".lock", home, True, ""))
+        self.path = home / "content"
+        self.path.mkdir()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.cleanup()
+
+    def cleanup(self) -> None:
+        """Remove the folder."""
+        self._home.cleanup()
+        self._lock.close()
 
 
 def _sync(file: Path) -> None:
@@ -193,7 +266,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def _home(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
+    return folder.with_name(f".{folder.name}{_PARTIAL}")
 
 
 @contextmanager
@@ -377,6 +450,7 @@ def _digest_of_json(content: Mapping[str, Any]) -> str:
 
 __all__ = [
     "CHECKSUMS_NAME",
+    "ScratchFolder",
     "check_file",
     "check_file_names",
     "check_object",

@@ -1,5 +1,6 @@
 """A text file is whole or not there; JSON and file names from elsewhere are not trusted."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from datasets import Dataset
 from safetensors.numpy import save_file
 
 from clvq_hf.files import (
+    ScratchFolder,
     check_file,
     check_file_names,
+    drafted,
     locked,
     read_json,
     read_json_lines,
@@ -78,6 +81,107 @@ class TestWriteWhole:
     def test_a_missing_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             write_whole(tmp_path / "missing" / "file.txt", "one")
+
+
+class TestDrafted:
+    def test_a_file_of_any_kind(self, tmp_path):
+        with drafted(tmp_path / "file.bin") as draft:
+            draft.write_bytes(b"\xff")
+            assert draft.parent == tmp_path and not (tmp_path / "file.bin").exists()
+        assert (tmp_path / "file.bin").read_bytes() == b"\xff" and len(list(tmp_path.iterdir())) == 1
+
+    def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(self, tmp_path):
+        code = (
+            "import sys, time; from pathlib import Path; from clvq_hf.files import drafted\n"
+            "with drafted(Path(sys.argv[1])) as draft:\n"
+            "    draft.write_text('half'); print('begun', flush=True); sys.stdin.read(1); draft.write_text('whole')"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "file[1].txt")]
+        killed, other = (
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        )
+        (tmp_path / ".file2.txt.00000000.partial").touch()  # of another file
+        for process in (killed, other):
+            assert process.stdout.readline() == "begun\n"
+        killed.kill()
+        killed.wait()
+        assert len(list(tmp_path.iterdir())) == 3
+        write_whole(tmp_path / "file[1].txt", "mine")
+        assert len(list(tmp_path.iterdir())) == 3 and (tmp_path / "file[1].txt").read_text() == "mine"
+        other.communicate(" ")
+        assert (tmp_path / "file[1].txt").read_text() == "whole" and len(list(tmp_path.iterdir())) == 2
+
+
+class TestScratchFolder:
+    def test_it_is_private_and_goes(self, tmp_path):
+        with ScratchFolder(tmp_path) as folder:
+            (folder / "file").touch()
+            assert not list(folder.parent.parent.glob("[!.]*")) and folder.parent.stat().st_mode & 0o777 == 0o700
+        assert not list(tmp_path.iterdir())
+
+    def test_that_of_a_killed_process_is_removed_by_the_next_and_that_of_a_living_one_is_not(self, tmp_path):
+        code = (
+            "import sys; from clvq_hf.files import ScratchFolder\n"
+            "folder = ScratchFolder(sys.argv[1]); print(folder.path, flush=True); sys.stdin.read()"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        killed, other = (
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        )
+        left_over, in_use = (Path(process.stdout.readline().strip()) for process in (killed, other))
+        killed.kill()
+        killed.wait()
+        (left_over / "file").touch()
+        with ScratchFolder(tmp_path):
+            assert not left_over.parent.exists() and in_use.is_dir()
+        other.communicate("")
+        assert not list(tmp_path.iterdir())
+
+
+# What writes files, and where it may: into a folder or under a name that is moved to its place when it is complete.
+WRITERS = {
+    *("write_text", "write_bytes", "save_file", "to_parquet", "to_json", "to_csv", "save_to_disk", "savefig", "dump"),
+    *("mkdtemp", "TemporaryDirectory", "NamedTemporaryFile", "rmtree", "rename", "copy2", "copytree", "move"),
+}
+ALLOWED = {
+    "files": None,  # the one that the others use
+    "cli.explain": {"open"},  # of a draft, line by line
+    "cli.push": {"copy"},  # into a scratch folder
+    "comparison.cell": {"rmtree"},  # inside of a cell that is not complete yet
+    "comparison.figures": {"savefig"},  # to a draft
+    "comparison.run": {"rmtree"},  # of cells that are not complete
+    "data.cache_draft": {"save_file", "rmtree"},  # drafts, in a folder of shards that goes on
+    "judging.language_models.answers": {"open"},  # answers are appended, a line at once
+    "report.plots": {"savefig"},  # to memory
+    "tables.builder": {"save_to_disk"},  # a concept table's own, to a folder that is not complete yet
+    "tables.table_files": {"to_parquet"},  # to a folder that is not complete yet
+    "training.hub_trainer": {"copytree", "copy2"},  # into a scratch folder
+    "cli.demo": {"save_to_disk"},  # a concept table's own
+}
+
+
+def test_every_file_is_complete_or_absent():
+    """Whoever writes a file uses what this file tests."""
+    package = Path(__file__).parents[1] / "clvq_hf"
+    found: dict[str, set[str]] = {}
+    for file in sorted(package.rglob("*.py")):
+        module = ".".join(file.relative_to(package).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            texts = {
+                each.value
+                for each in [*node.args[:2], *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
+                if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            }
+            called = ast.unparse(node.func)
+            opens = called == "os.open" or (name == "open" and texts & {"w", "x", "a", "wb", "xb", "ab"})
+            if name in WRITERS or opens or called == "shutil.copy":
+                found.setdefault(module, set()).add(name)
+    strangers = {module: names - (ALLOWED.get(module, set()) or names) for module, names in found.items()}
+    assert not {module: names for module, names in strangers.items() if names}
+    assert found.keys() >= ALLOWED.keys(), "what is no longer needed is no longer allowed"
 
 
 class TestLocked:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ..files import ScratchFolder, write_whole
 from .options import LabelColumn, Labels, Seed, Subset, TextColumn
 
 if TYPE_CHECKING:
@@ -89,7 +90,6 @@ def run_demo(
     - `clvq-hf demo --quick`
     - `clvq-hf demo --host distilbert/distilbert-base-uncased --dataset fancyzhx/ag_news --lower-layer 3`
     """
-    import tempfile
     import time
 
     from rich.console import Console
@@ -166,7 +166,7 @@ def run_demo(
 
     console.rule(f"[bold]2. CLVQ: layer {lower_layer} → {config.codebook_size} concepts → layer {upper_layer}")
     model = CLVQModel(config)
-    with tempfile.TemporaryDirectory() as folder:
+    with ScratchFolder() as folder:
         states = ActivationCache.build(
             Path(folder) / "states",
             classifier,
@@ -208,7 +208,7 @@ def run_demo(
         ),
         overwrite=True,
     )
-    (evaluation / "results.md").write_text(results_markdown(results), encoding="utf-8")
+    write_whole(evaluation / "results.md", results_markdown(results))
     table = ConceptTable.load_from_disk(evaluation / "concept_table")
     table.save_to_disk(output_dir / CONCEPTS_FOLDER)
     mask_toxic = bool(called_toxic(table.label_names))
@@ -312,14 +312,12 @@ def _split(texts: "Dataset", sizes: DemoSizes, seed: int) -> "dict[str, Dataset]
 
 
 def _train(model: "CLVQModel", states: "ActivationCache", epochs: int, seed: int) -> None:
-    import tempfile
-
     from ..training import CLVQTrainer, CLVQTrainingArguments
     from ..training.progress import show_progress
 
-    with tempfile.TemporaryDirectory() as folder:
+    with ScratchFolder() as folder:
         args = CLVQTrainingArguments(
-            folder,
+            str(folder),
             num_train_epochs=epochs,
             learning_rate=1e-3,
             warmup_steps=0.1,

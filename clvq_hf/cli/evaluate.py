@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..files import write_whole
 from .options import (
     SPLIT_HELP,
     BatchSize,
@@ -188,7 +189,7 @@ def run_evaluate(
         overwrite=overwrite,
     )
     tables = report_tables(results)
-    (output_dir / "results.md").write_text(results_markdown(results, tables), encoding="utf-8")
+    write_whole(output_dir / "results.md", results_markdown(results, tables))
     console = Console()
     console.print(" ".join(verdict(results)), highlight=False, markup=False)
     print_tables(tables, console)

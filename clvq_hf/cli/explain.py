@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..files import drafted
 from .options import BatchSize, GgufFile, Host, MaxLength, Model, TextColumn, find_texts, print_written
 
 if TYPE_CHECKING:
@@ -131,14 +132,12 @@ def _read(model: str, text: str, output: Path | None, text_column: str | None) -
 def _write(explanations: "Iterable[Explanation]", output: Path) -> Counter[str]:
     """Write JSON lines as they come, under another name until all are there; count what they say."""
     found: Counter[str] = Counter(explanations=0, reliable=0, flips=0, control_flips=0)
-    draft = output.with_name(output.name + ".part")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with draft.open("w", encoding="utf-8") as file:
+    with drafted(output) as draft, draft.open("w", encoding="utf-8") as file:
         for explanation in explanations:
             file.write(json.dumps(explanation.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
             found["explanations"] += 1
             found["reliable"] += explanation.reliable
             found["flips"] += explanation.salient is not None and explanation.salient.flips
             found["control_flips"] += explanation.control is not None and explanation.control.flips
-    draft.replace(output)
     return found

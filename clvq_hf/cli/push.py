@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..files import ScratchFolder
 from .options import MaskLabel
 
 
@@ -51,7 +52,6 @@ def run_push(
     - `clvq-hf push out org/clvq-gpt2-jigsaw-small --codebook-only`
     """
     import shutil
-    import tempfile
 
     from transformers import AutoModel
 
@@ -66,7 +66,7 @@ def run_push(
     concepts = None if table is None else ConceptTable.load_from_disk(table)
     folder = check_checkpoint(Source(str(folder)))
     model = AutoModel.from_pretrained(folder, trust_remote_code=False)
-    with tempfile.TemporaryDirectory() as scratch:
+    with ScratchFolder() as scratch:
         if codebook_only:
             for name, file in checkpoint_files(folder).items():
                 if not name.endswith((".safetensors", ".safetensors.index.json")):

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 # Without pyplot, whose backend is the caller's.
 from matplotlib.figure import Figure
 
+from ..files import drafted
 from .summary import CELL, PURITY, SECONDS, SPECIFICITY, Record, Summary, mean_and_spread, study_cells
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, and a shape each for print.
@@ -41,8 +42,8 @@ def draw_figures(summary: Summary, folder: Path, studies: dict[str, Sequence[str
         for suffix in ("png", "svg"):
             metadata = {"Date": None} if suffix == "svg" else None
             # So that the same figures give the same SVG files.
-            with matplotlib.rc_context({"svg.hashsalt": "clvq-hf"}):
-                plot.savefig(folder / f"{name}.{suffix}", dpi=RESOLUTION, bbox_inches="tight", metadata=metadata)
+            with matplotlib.rc_context({"svg.hashsalt": "clvq-hf"}), drafted(folder / f"{name}.{suffix}") as draft:
+                plot.savefig(draft, format=suffix, dpi=RESOLUTION, bbox_inches="tight", metadata=metadata)
         captions[name] = caption
 
     studies = studies or {}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import check_object
+from ..files import check_object, write_whole
 from ..rendering.markdown import escape_markdown
 from ..rendering.text_tables import to_markdown
 from .figures import draw_figures
@@ -81,9 +81,9 @@ def _write_report(
         pieces += [f"![{caption}](figures/{name}.png)", "", caption, ""]
     if path.is_dir():
         lines = [json.dumps(_shareable(cell), separators=(",", ":")) + "\n" for cell in summary.cells]
-        (folder / CELLS_NAME).write_text("".join(lines), encoding="utf-8")
+        write_whole(folder / CELLS_NAME, "".join(lines))
     file = folder / REPORT_NAME
-    file.write_text("\n".join(pieces), encoding="utf-8")
+    write_whole(file, "\n".join(pieces))
     return file
 
 

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from ..data.labels import host_labels, label_names
-from ..files import locked, remove_folder
+from ..files import locked, remove_folder, write_whole
 from ..models.registry import import_methods
 from .cell import cell_folder, open_cell, run_cell
 from .grid import Cell, Grid
@@ -230,7 +230,7 @@ class _Run:
             self.view.end(name, why)
             try:
                 (self.output_dir / "failures").mkdir(exist_ok=True)
-                (self.output_dir / "failures" / f"{name}.txt").write_text(story or why + "\n", encoding="utf-8")
+                write_whole(self.output_dir / "failures" / f"{name}.txt", story or why + "\n")
             except OSError:  # the disk is full: the reason is on the screen
                 pass
 

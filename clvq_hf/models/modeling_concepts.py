@@ -1,7 +1,6 @@
 """`ConceptModel`: what one does with a concept method: load it, share it, attach it to a host, intervene."""
 
 import copy
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..files import read_tensors, write_tensors
+from ..files import ScratchFolder, read_tensors, write_tensors
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.readout import Readout
@@ -181,7 +180,7 @@ class ConceptModel(BaseConceptModel):
         from .publishing import publish  # pulls pandas, scikit-learn and Jinja
 
         model = self.codebook_only() if codebook_only else self
-        with tempfile.TemporaryDirectory() as folder:
+        with ScratchFolder() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
             return publish(
                 Path(folder),

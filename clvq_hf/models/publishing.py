@@ -1,7 +1,6 @@
 """Publishing a folder with a concept model: its card, table and results, and no file of another model."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from huggingface_hub.errors import HTTPError
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from ..files import read_json
+from ..files import ScratchFolder, read_json
 from ..hub.provenance import is_hub_id, public_name
 from ..hub.repositories import (
     CARD_NAME,
@@ -85,7 +84,7 @@ def publish(
         _check_fingerprint(concepts.metadata.get("model_fingerprint"), config, "The concept table belongs")
         concepts = concepts.without_paths()
         masked_labels(concepts.label_names, mask_toxic, mask_label)  # refused before anything is sent
-    with tempfile.TemporaryDirectory() as scratch:
+    with ScratchFolder() as scratch:
         remote = inspect_remote(repo_id, "model", revision, token, Path(scratch) / "cache")
         remote_files = remote.fetch(CONFIG_NAME, CARD_NAME)
         same_codes = _check_remote(remote, remote_files, config, repo_id)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import read_json
+from ..files import read_json, write_whole
 from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
@@ -80,7 +80,7 @@ class Reference:
     def save(self, file: Path) -> None:
         """Write the texts as JSON."""
         content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        file.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(file, json.dumps(content, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> "Reference":

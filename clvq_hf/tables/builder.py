@@ -1,6 +1,5 @@
 """Texts → the rows of a concept table, in one pass over the host with bounded memory."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..data.labels import host_labels
 from ..data.readouts import host_question, text_limit, text_readout
 from ..data.texts import texts_fingerprint
 from ..data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
+from ..files import ScratchFolder
 from ..hosts import hooks
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
@@ -162,8 +162,8 @@ def _temporary_table(
             of_these |= {"readout": readout.identity(), "positions": None}
         remedy = "Compute it again, with model.salient_tokens(host, tokenizer, texts)."
         check_identity(noted, of_these, "The salience", remedy)
-    folder = tempfile.TemporaryDirectory(prefix="concept-table-")
-    writer = TableWriter(Path(folder.name))
+    folder = ScratchFolder()
+    writer = TableWriter(folder.path)
     run = host_codes(model, host, readout)
     sizes = write_rows(writer, run, texts, tokenizer, max_length=max_length, batch_size=batch_size, salience=salience)
     parts = writer.finish()

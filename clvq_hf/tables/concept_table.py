@@ -30,7 +30,7 @@ from .table_files import TableParts, push_table, read_table, write_table
 from .token_index import TokenIndex
 
 if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
+    from ..files import ScratchFolder
 
 logger = logging.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class ConceptTable:
         self.metadata = metadata
         self.names = dict(names or {})
         # Temporary files of a table that was not saved exist as long as the table does.
-        self.folder: TemporaryDirectory[str] | None = None
+        self.folder: ScratchFolder | None = None
         self._check()
 
     def _check(self) -> None:

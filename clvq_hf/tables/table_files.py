@@ -1,6 +1,5 @@
 """The files of a concept table: Arrow on disk, Parquet on the Hub. They are written whole or not at all."""
 
-import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from huggingface_hub.utils import yaml_dump
 
 from ..files import (
     CHECKSUMS_NAME,
+    ScratchFolder,
     check_file,
     check_file_names,
     check_replaceable,
@@ -133,7 +133,7 @@ def push_table(
         ValueError: If the repository holds another dataset.
     """
     repo_id = full_repo_id(repo_id, token)
-    with tempfile.TemporaryDirectory() as scratch:
+    with ScratchFolder() as scratch:
         remote = inspect_remote(repo_id, "dataset", revision, token, Path(scratch) / "cache")
         others = set(remote.names) - {".gitattributes", CARD_NAME}
         if others and TABLE_NAME not in others:

@@ -1,6 +1,5 @@
 """A host with a classification head for given labels, fine-tuned if it has none yet."""
 
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import (
 
 from ..data.labels import host_labels
 from ..data.tokenization import TextCollator, tokenize_texts
+from ..files import ScratchFolder
 from ..hosts import hooks
 from ..hosts.readout import Readout, class_names
 from ..hosts.runner import HostRunner
@@ -109,9 +109,9 @@ def fine_tune(
     limit = hooks.max_length(host, tokenizer, max_length)
     tokenized = tokenize_texts(texts, tokenizer, "text", limit)
     tokenized = tokenized.add_column("labels", texts.select(tokenized["text_index"])["label"][:])
-    with tempfile.TemporaryDirectory() as folder:
+    with ScratchFolder() as folder:
         args = TrainingArguments(
-            folder,
+            str(folder),
             **{
                 "per_device_train_batch_size": 32,
                 "learning_rate": 3e-4,

@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -14,6 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
+from ..files import ScratchFolder, write_whole
 from ..hub.repositories import CARD_NAME
 from ..hub.requests import HubError, hub_api, readable_errors, with_retries
 from ..hub.uploads import commit_files
@@ -115,7 +115,7 @@ class HubTrainer(FiniteLossTrainer):
             folder = Path(self.args.output_dir)
             repo_id = model_name or self.hub_model_id or self.args.hub_model_id or folder.absolute().name
             tags = [tags] if isinstance(tags, str) else tags
-            card_of_folder(folder, repo_id, license=license, tags=tags).save(folder / CARD_NAME)
+            write_whole(folder / CARD_NAME, str(card_of_folder(folder, repo_id, license=license, tags=tags)))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push the model of a checkpoint in the background, if `hub_strategy` says so."""
@@ -127,8 +127,8 @@ class HubTrainer(FiniteLossTrainer):
             return
         self.callback_handler.on_push_begin(args, self.state, self.control)
         # A copy: the checkpoint may be deleted by save_total_limit before it is uploaded.
-        staged = tempfile.TemporaryDirectory(prefix=".push-", dir=args.output_dir)
-        shutil.copytree(checkpoint_folder, staged.name, copy_function=_link_or_copy, dirs_exist_ok=True)
+        staged = ScratchFolder(args.output_dir)
+        shutil.copytree(checkpoint_folder, staged.path, copy_function=_link_or_copy, dirs_exist_ok=True)
         by_step = args.save_strategy == SaveStrategy.STEPS
         when = f"step {self.state.global_step}" if by_step else f"epoch {int(self.state.epoch)}"
         place = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name}
@@ -136,9 +136,9 @@ class HubTrainer(FiniteLossTrainer):
         def push() -> None:
             try:
                 with staged as folder:
-                    self._publish(f"Training in progress, {when}", Path(folder))
+                    self._publish(f"Training in progress, {when}", folder)
                     if args.hub_strategy in place:
-                        self._push_checkpoint(Path(folder), place[args.hub_strategy], when)
+                        self._push_checkpoint(folder, place[args.hub_strategy], when)
             except Exception as error:  # of a job in the background nobody else would hear
                 logger.warning(f"Pushing at {when} failed; training continues. {error}")
 

@@ -29,7 +29,7 @@ from ..data.tokenization import (
     filter_by_occurrence,
     tokenize_texts,
 )
-from ..files import read_json
+from ..files import read_json, write_whole
 from ..hosts import hooks
 from ..hosts.readout import class_names
 from ..hub.provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
@@ -433,7 +433,7 @@ class CLVQTrainer(HubTrainer):
                 logger.warning(f"The model is saved without reference texts: {type(error).__name__}: {error}")
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(output_dir)
-        (output_dir / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+        write_whole(output_dir / "training_args.json", self.args.to_json_string() + "\n")
 
     def record_training(self) -> None:
         """Note in the config what is trained on, with what, and on which commit of which host."""
