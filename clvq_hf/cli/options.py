@@ -104,7 +104,7 @@ MaxTokens = Annotated[
     int, typer.Option(help="Maximum tokens per answer. Use more for judges that reason before they answer.")
 ]
 Concurrency = Annotated[int, typer.Option(help="Questions that a judge is asked at the same time.")]
-Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer from an endpoint.")]
+Timeout = Annotated[float, typer.Option(help="Seconds until the answer of an endpoint must be complete.")]
 SendToken = Annotated[
     bool,
     typer.Option(
