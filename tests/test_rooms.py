@@ -56,7 +56,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         "app": ("a live page", {"files", "version", "extras", "hosts", "rendering", "hub", "tables", "models"}),
         "judging": (
             "people and language models as judges",
-            {"files", "version", "extras", "rendering", "hub", "metrics", "tables"},
+            {"files", "version", "extras", "hosts", "rendering", "hub", "metrics", "tables"},
         ),
     },
     {

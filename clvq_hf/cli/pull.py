@@ -72,5 +72,5 @@ def run_pull(
         for file in folder.glob(pattern):
             if file.relative_to(folder).as_posix() not in current_files:
                 file.unlink()
-    AutoModel.from_pretrained(folder, trust_remote_code=False)
+    AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
     typer.echo(f"{repo_id} is in {folder}/.")

@@ -65,7 +65,7 @@ def run_push(
         raise ValueError(f"There is no folder {folder}.")
     concepts = None if table is None else ConceptTable.load_from_disk(table)
     folder = check_checkpoint(Source(str(folder)))
-    model = AutoModel.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
     with tempfile.TemporaryDirectory() as scratch:
         if codebook_only:
             for name, file in checkpoint_files(folder).items():

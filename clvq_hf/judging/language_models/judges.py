@@ -16,6 +16,7 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers
 
+from ...hosts.loading import load_tokenizer, load_weights
 from ...hub.provenance import recorded_name
 from ...hub.repositories import check_repo_id
 from ...hub.requests import LOGIN, TRANSIENT, reach_localhost_directly
@@ -291,12 +292,12 @@ class LocalJudge:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
-        tokenizer = AutoTokenizer.from_pretrained(self._source)
+        tokenizer = load_tokenizer(self._source)
         if not tokenizer.chat_template:
             raise JudgeError(f"{self.name} has no chat template: use a model that was tuned to follow instructions.")
-        model = AutoModelForCausalLM.from_pretrained(self._source, dtype="auto", use_safetensors=True).eval()
+        model = load_weights(AutoModelForCausalLM, self._source, dtype="auto").eval()
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         return model.to(device), tokenizer
 
