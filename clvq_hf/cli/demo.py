@@ -92,15 +92,15 @@ def run_demo(
     import tempfile
     import time
 
-    from rich.console import Console
     from rich.markup import escape
     from transformers import set_seed
     from transformers.utils import logging
 
     from ..data import ActivationCache, host_labels, label_names, load_texts
+    from ..rendering.terminal import open_console
 
     started = time.monotonic()
-    console = Console()
+    console = open_console()
     logging.set_verbosity_error()
     sizes = QUICK if quick else DemoSizes()
     problems: list[str] = []

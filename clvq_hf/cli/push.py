@@ -59,6 +59,7 @@ def run_push(
     from ..hub.repositories import checkpoint_files
     from ..models.checkpoints import check_checkpoint
     from ..models.publishing import publish
+    from ..rendering.terminal import say
     from ..tables import ConceptTable
 
     if not folder.is_dir():
@@ -86,4 +87,4 @@ def run_push(
             revision=revision,
             create_pr=create_pr,
         )
-    typer.echo(f"Pushed: {commit.pr_url or commit.commit_url}")
+    say(f"Pushed: {commit.pr_url or commit.commit_url}")
