@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent, folders that one process works in, checks of JSON and file names."""
+"""Files and folders that are complete or absent, folders of one process, and checks of JSON, YAML and file names."""
 
 import glob
 import hashlib
@@ -27,6 +27,8 @@ _FILES, _CHECKSUM = "files", "checksum"
 _PARTIAL, _SCRATCH = ".partial", ".clvq-hf-"
 # Beside the rows of a dataset.
 CHECKSUMS_NAME = "checksums.json"
+
+MAX_YAML_NODES = 100_000
 
 
 def write_whole(file: str | Path, text: str) -> None:
@@ -298,6 +300,42 @@ def _tidy(home: Path, folder: Path) -> None:
         shutil.rmtree(home / name, ignore_errors=True)
 
 
+def read_yaml(text: str, source: str | Path) -> Any:
+    """Read a YAML document: what `yaml.safe_load` gives, but nothing that grows on the way.
+
+    Args:
+        text (`str`): The document.
+        source (`str` or `Path`): Its file, for messages.
+
+    Raises:
+        ValueError: If it is no YAML, or has more than 100,000 values once its aliases are filled in: a few lines of
+            aliases of aliases stand for more values than any machine holds.
+    """
+    import yaml  # at use: an optional package
+
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count_nodes(node, {}) > MAX_YAML_NODES:
+            raise ValueError(f"it has more than {MAX_YAML_NODES:,} values")
+        return loader.construct_document(node)
+    # Of numbers and dates that are none, such as 2026-99-99, too.
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{source} is no YAML: {error}.") from error
+
+
+def _count_nodes(node: Any, known: dict[int, int]) -> int:
+    """Values of a YAML node with aliases filled in; more than are allowed if it contains itself."""
+    if id(node) not in known:
+        known[id(node)] = MAX_YAML_NODES + 1  # what an alias to an enclosing node finds
+        parts = node.value if isinstance(node.value, list) else []
+        parts = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_count_nodes(part, known) for part in parts)
+    return known[id(node)]
+
+
 def check_file_names(names: list[Any], source: Path) -> None:
     """Refuse file names, read from the file `source`, that lead out of its folder.
 
@@ -463,6 +501,7 @@ __all__ = [
     "read_metadata",
     "read_rows",
     "read_tensors",
+    "read_yaml",
     "remove_folder",
     "replaced",
     "write_metadata",

@@ -31,7 +31,7 @@ from datasets import Dataset, disable_progress_bars
 from rich.console import Console
 from sklearn.cluster import KMeans
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils import logging as transformers_logging
 
 from clvq_hf import ActivationCache, CLVQConfig, CLVQModel, load_texts
@@ -39,6 +39,7 @@ from clvq_hf.data.batching import batches_by_length
 from clvq_hf.data.extraction import MODEL_INPUTS, HiddenStateExtractor
 from clvq_hf.data.tokenization import TextCollator, tokenize_texts
 from clvq_hf.hosts import hooks
+from clvq_hf.hosts.loading import load_tokenizer, load_weights
 from clvq_hf.metrics.codebook_overlap.numerics import codebook_overlap
 from clvq_hf.metrics.label_purity.numerics import label_purity
 from clvq_hf.metrics.label_purity.token_table import read_token_table
@@ -352,8 +353,8 @@ TASKS: dict[str, tuple[Callable[[Setting], Iterator[Task]], int]] = {
 def load_host(setting: Setting) -> tuple[Any, Any]:
     """A classifier with a random head, and its tokenizer."""
     set_seed(0)
-    host = AutoModelForSequenceClassification.from_pretrained(setting.host).eval()
-    return host, AutoTokenizer.from_pretrained(setting.host)
+    host = load_weights(AutoModelForSequenceClassification, setting.host).eval()
+    return host, load_tokenizer(setting.host)
 
 
 @cache

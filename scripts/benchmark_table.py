@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoTokenizer
 
 from clvq_hf import CLVQConfig, CLVQModel, ConceptTable
+from clvq_hf.hosts.loading import load_tokenizer
 from clvq_hf.tables.builder import SourceTexts, TableWriter, write_rows
 from clvq_hf.tables.schema import FORMAT_VERSION
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=5_000_000, help="Tokens of the table, about.")
     arguments = parser.parse_args()
     disable_progress_bars()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    tokenizer = load_tokenizer(arguments.tokenizer)
     generator = torch.Generator().manual_seed(0)
     words = [token for token in tokenizer.get_vocab() if token.isalpha()]
 

@@ -30,7 +30,6 @@ import transformers
 from datasets import ClassLabel, Dataset, disable_progress_bars
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -55,6 +54,7 @@ from clvq_hf.app import Explorer
 from clvq_hf.comparison import load_grid, run_grid
 from clvq_hf.data import HiddenStateExtractor, TextCollator, host_labels, tokenize_texts
 from clvq_hf.evaluation import EvaluationSettings, evaluate_concepts
+from clvq_hf.hosts.loading import load_tokenizer, load_weights
 from clvq_hf.training import fine_tune
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -94,10 +94,10 @@ class Bench:
         self.max_length = 16 if small else 128
         self.texts = read_texts(data, self.num_texts)
         self.name = str(minilm_folder() if model is None else model)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.name)
+        self.tokenizer = load_tokenizer(self.name)
         set_seed(0)
         sizes = {"num_labels": 2, **({"num_hidden_layers": UPPER} if small else {})}
-        self._host = AutoModelForSequenceClassification.from_pretrained(self.name, **sizes).eval()
+        self._host = load_weights(AutoModelForSequenceClassification, self.name, **sizes).eval()
         self._host.config.id2label = {0: "negative", 1: "positive"}
         width = 64 if small else 1024
         config = LlamaConfig(

@@ -11,12 +11,13 @@ TrainingArguments that matters is a flag here; `--above_layer` freezes what lies
 from dataclasses import dataclass, field
 
 import numpy as np
-from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from transformers import HfArgumentParser, set_seed
 
 from clvq_hf import load_texts
 from clvq_hf.data.labels import host_labels, label_names
 from clvq_hf.data.texts import PARTS, split_texts, without_texts
 from clvq_hf.data.tokenization import ensure_pad_token
+from clvq_hf.hosts.loading import load_tokenizer
 from clvq_hf.training.finetuning import fine_tune, load_classifier, predict
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     (args,) = HfArgumentParser(Arguments, description=__doc__).parse_args_into_dataclasses()
     set_seed(args.seed)
     weights = {"gguf_file": args.gguf_file} if args.gguf_file else {}
-    tokenizer = AutoTokenizer.from_pretrained(args.host, **weights)
+    tokenizer = load_tokenizer(args.host, **weights)
     ensure_pad_token(tokenizer)
     columns = {name: getattr(args, name) for name in ("subset", "text_column", "label_column")}
     train = load_texts(args.dataset, args.train_split, **columns)

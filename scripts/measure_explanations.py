@@ -19,13 +19,13 @@ import torch
 from datasets import Dataset
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import average_precision_score
-from transformers import AutoTokenizer
 
 from clvq_hf import ActivationCache, ConceptModel, ConceptTable
 from clvq_hf.data.texts import PARTS, load_texts, split_texts, text_hash
 from clvq_hf.explanations import Explainer, Explanation
 from clvq_hf.explanations.group import Reading, TextGroup
 from clvq_hf.hosts.host import load_host
+from clvq_hf.hosts.loading import load_tokenizer
 from clvq_hf.hosts.readout import margins
 from clvq_hf.tables.attribution import salient_tokens, without_parameter_gradients
 
@@ -214,7 +214,7 @@ def compare(explained: list[Explanation], matches: dict[tuple[int, int], Match])
 def measure(name: str, grid: Path, data: Path, number: int, done: set[str]) -> Iterator[dict[str, Any]]:
     prepared = grid / "hosts" / f"minilm_{name}_fine-tuned"
     host = load_host(str(prepared / "host")).eval()
-    tokenizer = AutoTokenizer.from_pretrained(str(prepared / "host"))
+    tokenizer = load_tokenizer(str(prepared / "host"))
     folder, split = DATASETS[name]
     texts = read_texts(data / folder / f"{split}.jsonl", data / folder / "train.jsonl", tokenizer, number)
     texts = [text for text in texts if text["hash"] not in done]

@@ -10,9 +10,10 @@ layer and the one above.
 import argparse
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from clvq_hf.hosts import hooks
+from clvq_hf.hosts.loading import load_tokenizer, load_weights
 from clvq_hf.models.verification import REFERENCE_TEXTS, TOLERANCE, difference, sketch
 
 
@@ -35,8 +36,8 @@ def main() -> None:
     parser.add_argument("--gguf_file", help="weights in this GGUF file of the folder")
     args = parser.parse_args()
     weights = {"gguf_file": args.gguf_file} if args.gguf_file else {}
-    tokenizer = AutoTokenizer.from_pretrained(args.host, **weights)
-    loaded = AutoModel.from_pretrained(args.host, **weights)
+    tokenizer = load_tokenizer(args.host, **weights)
+    loaded = load_weights(AutoModel, args.host, **weights)
     # Weights from a GGUF file were dequantized, but the model says otherwise, and would not change its dtype.
     vars(loaded.config).pop("quantization_config", None)
     host = type(loaded)(loaded.config).eval()

@@ -7,11 +7,12 @@ Every field of CLVQTrainingArguments is a flag (`--learning_rate`, `--max_length
 
 from dataclasses import dataclass, field
 
-from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from transformers import HfArgumentParser, set_seed
 
 from clvq_hf import CLVQConfig, CLVQModel, CLVQTrainer, CLVQTrainingArguments, load_texts
 from clvq_hf.hosts import hooks
 from clvq_hf.hosts.host import load_host
+from clvq_hf.hosts.loading import load_tokenizer
 
 
 @dataclass
@@ -37,7 +38,7 @@ def main() -> None:
         args=args,
         train_dataset=texts["train"],
         eval_dataset=texts["test"],
-        processing_class=AutoTokenizer.from_pretrained(script_args.host),
+        processing_class=load_tokenizer(script_args.host),
     )
     trainer.train()
     trainer.log_metrics("eval", trainer.evaluate())

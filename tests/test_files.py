@@ -1,6 +1,7 @@
-"""A text file is whole or not there; JSON and file names from elsewhere are not trusted."""
+"""A text file is whole or not there; JSON, YAML and file names from elsewhere are not trusted."""
 
 import ast
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from clvq_hf.files import (
@@ -23,6 +26,7 @@ from clvq_hf.files import (
     read_metadata,
     read_rows,
     read_tensors,
+    read_yaml,
     remove_folder,
     replaced,
     write_metadata,
@@ -503,3 +507,38 @@ class TestCheckFileNames:
     def test_names_that_lead_elsewhere(self, name):
         with pytest.raises(ValueError, match=r"state\.json names the file .*, which is not in its folder"):
             check_file_names(["a.parquet", name], Path("state.json"))
+
+
+class TestReadYaml:
+    def test_aliases_and_merges(self):
+        text = "one: &one {a: 1, b: [x]}\ntwo: {<<: *one, a: 2}\nthree: *one\n"
+        expected = {"one": {"a": 1, "b": ["x"]}, "two": {"a": 2, "b": ["x"]}, "three": {"a": 1, "b": ["x"]}}
+        assert read_yaml(text, "f") == expected
+        assert read_yaml("", "f") is None
+
+    @pytest.mark.parametrize(
+        "many", ["[*{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}]", "{{x: *{0}, y: *{0}}}"]
+    )
+    def test_aliases_of_aliases(self, many):
+        lines = ["a0: &a0 [lol]", *(f"a{n + 1}: &a{n + 1} {many.format(f'a{n}')}" for n in range(30))]
+        with pytest.raises(ValueError, match=r"bomb.yaml is no YAML: it has more than 100,000 values"):
+            read_yaml("\n".join(lines), "bomb.yaml")
+
+    def test_merges_of_merges(self):
+        lines = ["a0: &a0 {k: 1}", *(f"a{n + 1}: &a{n + 1} {{<<: [*a{n}, *a{n}, *a{n}]}}" for n in range(30))]
+        with pytest.raises(ValueError, match="more than 100,000 values"):
+            read_yaml("\n".join(lines), "bomb.yaml")
+
+    @pytest.mark.parametrize(
+        "text", ["a: [", "&a [*a]", "a: &a {b: *a}", "[" * 5000, "9" * 5000, "2026-99-99",
+                 "!!python/object:os.system x", "a: b\n---\nc: d", "\x00", "- " * 5000, "!!int x", "{[a]: 1}", "*a"]
+    )  # fmt: skip
+    def test_what_is_none(self, text):
+        with pytest.raises(ValueError, match=r"f\.yaml is no YAML"):
+            read_yaml(text, "f.yaml")
+
+    @given(st.text() | st.text("&*ab[]{}:,-<|>!? \n\"'#%@019."))
+    @settings(deadline=None)
+    def test_any_text_is_read_or_refused(self, text):
+        with contextlib.suppress(ValueError):
+            read_yaml(text, "f")

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "clvq_hf"
 FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     {
         "files": ("whole files, JSON with suspicion", set()),
+        "typed": ("values of others, checked against types", set()),
         "version": ("the version", set()),
         "extras": ("what must be installed for what", set()),
         "auto_types": ("AutoModel knows our types before they are loaded", set()),
@@ -31,7 +32,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     {
         "tables": (
             "which concept each token got, which token is salient, and how that is shown",
-            {"files", "version", "extras", "hosts", "rendering", "data", "hub"},
+            {"files", "typed", "version", "extras", "hosts", "rendering", "data", "hub"},
         ),
     },
     {
@@ -43,11 +44,14 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     {
         "models": (
             "configs and models; what is attached and removed; loading and sharing them",
-            {"files", "version", "hosts", "rendering", "data", "hub", "metrics", "tables", "explanations"},
+            {"files", "typed", "version", "hosts", "rendering", "data", "hub", "metrics", "tables", "explanations"},
         ),
     },
     {
-        "training": ("train a concept model", {"files", "version", "hosts", "data", "hub", "tables", "models"}),
+        "training": (
+            "train a concept model",
+            {"files", "typed", "version", "hosts", "data", "hub", "tables", "models"},
+        ),
         "evaluation": (
             "ablation, bottleneck; one model measured",
             {"files", "version", "extras", "hosts", "data", "hub", "metrics", "tables", "models"},
@@ -56,7 +60,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         "app": ("a live page", {"files", "version", "extras", "hosts", "rendering", "hub", "tables", "models"}),
         "judging": (
             "people and language models as judges",
-            {"files", "version", "extras", "rendering", "hub", "metrics", "tables"},
+            {"files", "version", "extras", "hosts", "rendering", "hub", "metrics", "tables"},
         ),
     },
     {
@@ -64,6 +68,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
             "many methods on many hosts, from one YAML file",
             {
                 "files",
+                "typed",
                 "version",
                 "extras",
                 "hosts",

@@ -68,6 +68,7 @@ def _check_port(port: int) -> None:
 
 def _export(model: str, host: str | None, table: Path | None, folder: Path) -> None:
     from ..app import export_space
+    from ..rendering.terminal import say
 
     if table is not None:
         raise ValueError(
@@ -75,8 +76,8 @@ def _export(model: str, host: str | None, table: Path | None, folder: Path) -> N
             f"… {model} --table {table}`, and omit --table here."
         )
     if not export_space(folder, model, host):
-        typer.echo(f"{model} has no concept table: the Space shows concepts without words and sentences.")
+        say(f"{model} has no concept table: the Space shows concepts without words and sentences.")
     print_written(folder, ". Check the files, then upload them:")
     space = f"{model}-app"
-    typer.echo(f"hf repos create {space} --type space --space-sdk gradio")
-    typer.echo(f"hf upload {space} {folder} . --type space")
+    say(f"hf repos create {space} --type space --space-sdk gradio")
+    say(f"hf upload {space} {folder} . --type space")

@@ -45,15 +45,14 @@ def run_compare(
     - `clvq-hf compare scripts/grids/paper.yaml -o comparison --processes 2`
     - `clvq-hf compare scripts/grids/paper.yaml -o comparison --report`
     """
-    from rich.console import Console
-
     from ..comparison import load_grid, run_grid, write_report
+    from ..rendering.terminal import open_console
 
     plan = load_grid(grid)
     failures: dict[str, str] = {}
     if not report:
         options = {"processes": processes, "wait_for_lock": wait, "overwrite": overwrite}
-        failures = run_grid(plan, output_dir, **options, console=Console())
+        failures = run_grid(plan, output_dir, **options, console=open_console())
     if set(failures) >= {cell.name for cell in plan.cells()}:
         raise ValueError(f"Every cell failed; see {output_dir / 'failures'} for the reasons.")
     print_written(write_report(output_dir, grid=plan), "; its figures are in the same folder.")

@@ -86,12 +86,12 @@ def build_table(
     - `clvq-hf concepts build out --dataset fancyzhx/ag_news -o table --no-salience`
     - `clvq-hf concepts build out --dataset texts.jsonl --split train -o table --show 50`
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from ..data import host_labels, host_question, text_readout
     from ..hub.provenance import recorded_name
     from ..models.modeling_concepts import load_with_host
+    from ..rendering.terminal import open_console
     from ..tables.table_files import check_table_folder
     from ..training.run import salience_of
 
@@ -107,7 +107,7 @@ def build_table(
     if readout is not None:
         sizes = {"max_length": max_length, "batch_size": batch_size, "stack": concept_model.config.stack}
         readout = text_readout(host_model, tokenizer, texts, readout, **sizes)
-    console = Console()
+    console = open_console()
     found = None
     if salience:
         host_labels(texts, host_model, readout=readout)  # refuses labels of other classes before minutes of work
@@ -180,9 +180,8 @@ def label_concepts(
     - `clvq-hf concepts label table --judge meta-llama/Llama-3.3-70B-Instruct --concepts 20`
     - `clvq-hf concepts label table --judge http://127.0.0.1:8000/v1 --detector local:judges/qwen --code 7 --code 12`
     """
-    from rich.console import Console
-
     from ..judging.language_models import NamingSettings, name_concepts, open_judges
+    from ..rendering.terminal import open_console
     from ..tables import ConceptTable
     from ..tables.names import write_names
 
@@ -191,7 +190,7 @@ def label_concepts(
     folder = table.resolve()
     other_detector = [] if detector in (None, judge) else [detector]
     judges = open_judges([judge, *other_detector], send_token=send_token, timeout=timeout)
-    console = Console()
+    console = open_console()
     names = name_concepts(
         concept_table,
         judges[0],

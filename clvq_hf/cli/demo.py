@@ -92,15 +92,15 @@ def run_demo(
     """
     import time
 
-    from rich.console import Console
     from rich.markup import escape
     from transformers import set_seed
     from transformers.utils import logging
 
     from ..data import ActivationCache, host_labels, label_names, load_texts
+    from ..rendering.terminal import open_console
 
     started = time.monotonic()
-    console = Console()
+    console = open_console()
     logging.set_verbosity_error()
     sizes = QUICK if quick else DemoSizes()
     problems: list[str] = []
@@ -242,12 +242,11 @@ def _packages() -> None:
 
 
 def _tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    from transformers import AutoConfig, AutoTokenizer
-
     from ..data.tokenization import ensure_pad_token
+    from ..hosts.loading import load_config, load_tokenizer
 
-    AutoConfig.from_pretrained(name)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    load_config(name)
+    tokenizer = load_tokenizer(name)
     if not tokenizer.is_fast:
         raise ValueError("The demo shows words, and only a fast tokenizer knows which tokens form a word.")
     ensure_pad_token(tokenizer)

@@ -117,7 +117,6 @@ def run_evaluate(
     from dataclasses import replace
 
     from datasets import concatenate_datasets
-    from rich.console import Console
 
     from ..data import PARTS, host_question, without_texts
     from ..evaluation import EvaluationSettings, evaluate_concepts
@@ -126,6 +125,7 @@ def run_evaluate(
     from ..metrics.results_tables import report_tables, results_markdown
     from ..metrics.verdict import verdict
     from ..models.modeling_concepts import load_with_host
+    from ..rendering.terminal import open_console
     from ..rendering.text_tables import print_tables
 
     settings = EvaluationSettings(
@@ -190,7 +190,7 @@ def run_evaluate(
     )
     tables = report_tables(results)
     write_whole(output_dir / "results.md", results_markdown(results, tables))
-    console = Console()
+    console = open_console()
     console.print(" ".join(verdict(results)), highlight=False, markup=False)
     print_tables(tables, console)
     print_written(output_dir, ": results.json, results.md, and the data behind them.")

@@ -68,10 +68,9 @@ def run_explain(
     - `clvq-hf explain out reviews.csv -o explanations.jsonl`
     - `clvq-hf explain out comments.csv -o explanations.jsonl --target toxic --method gradient_x_input`
     """
-    from rich.console import Console
-
     from ..explanations import Explainer
     from ..models.modeling_concepts import load_with_host
+    from ..rendering.terminal import open_console
     from ..tables import ConceptTable
 
     texts = _read(model, text, output, text_column)
@@ -87,7 +86,7 @@ def run_explain(
         long_texts=long_texts,
         batch_size=batch_size,
     )
-    console = Console()
+    console = open_console()
     explanations = explainer.explain(texts, target)
     if output is None:
         for explanation in explanations:

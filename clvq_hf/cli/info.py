@@ -22,12 +22,12 @@ def run_info(
     """
     import json
 
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from ..hub import Source
     from ..models.checkpoints import describe
+    from ..rendering.terminal import open_console
 
     description = describe(Source(name, revision=revision))
     if as_json:
@@ -39,7 +39,7 @@ def run_info(
     for key, value in _rows(description):
         if value is not None:
             grid.add_row(escape(key), escape(str(value)))
-    Console().print(grid)
+    open_console().print(grid)
 
 
 def _rows(description: dict[str, Any]) -> Iterator[tuple[str, Any]]:

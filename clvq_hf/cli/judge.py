@@ -62,17 +62,16 @@ def run_judge(
     - `clvq-hf judge clvq=a/concept_table kmeans=b/concept_table --judge meta-llama/Llama-3.3-70B-Instruct -o judged`
     - `clvq-hf judge clvq=a kmeans=b --judge http://127.0.0.1:8000/v1 --judge local:judges/qwen --texts 20 --yes`
     """
-    from rich.console import Console
-
     from ..judging.exhibits import open_tables
     from ..judging.language_models import JudgingSettings, judge_tables, open_judges
     from ..judging.language_models.report import judging_tables
+    from ..rendering.terminal import open_console
     from ..rendering.text_tables import print_tables
 
     label_names = tuple(label) if label else None
     settings = JudgingSettings(texts, tuple(kind or ["words"]), max_tokens, concurrency, seed, label_names)
     judges = open_judges(judge, send_token=send_token, timeout=timeout)
-    console = Console()
+    console = open_console()
     results = judge_tables(
         open_tables(tables),
         judges,

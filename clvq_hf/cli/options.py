@@ -104,7 +104,7 @@ MaxTokens = Annotated[
     int, typer.Option(help="Maximum tokens per answer. Use more for judges that reason before they answer.")
 ]
 Concurrency = Annotated[int, typer.Option(help="Questions that a judge is asked at the same time.")]
-Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer from an endpoint.")]
+Timeout = Annotated[float, typer.Option(help="Seconds until the answer of an endpoint must be complete.")]
 SendToken = Annotated[
     bool,
     typer.Option(
@@ -152,13 +152,16 @@ class ReadableErrors(TyperGroup):
 
         if ctx.meta.get(_HELPS):  # nothing is loaded, so there is nothing to quieten
             return super().invoke(ctx)
+        from ..rendering.terminal import clean_libraries, say
+
         if sys.stderr.isatty():
-            typer.secho("Loading torch and transformers …", dim=True, err=True)
+            say("Loading torch and transformers …", dim=True, err=True)
         try:
             with _only_what_matters(in_options):
+                clean_libraries()
                 return super().invoke(ctx)
         except (ValueError, OSError, ModuleNotFoundError) as error:
-            typer.secho(f"Error: {in_options(str(error))}", fg="red", err=True)
+            say(f"Error: {in_options(str(error))}", fg="red", err=True)
             raise typer.Exit(1) from error
 
 
@@ -171,10 +174,12 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print it, unless it was printed before."""
+        from ..rendering.terminal import say
+
         message = self._in_options(record.getMessage())
         if message not in self._printed:
             self._printed.add(message)
-            typer.secho(f"Warning: {message}", fg="yellow", err=True)
+            say(f"Warning: {message}", fg="yellow", err=True)
 
 
 @contextmanager
@@ -273,8 +278,9 @@ def make_confirmation(yes: bool, console: "Console") -> "Callable[[list[Estimate
 
 def print_written(path: Path, what: str = "", console: "Console | None" = None) -> None:
     """Print where results are; `what` continues the sentence."""
-    from rich.console import Console
     from rich.markup import escape
 
+    from ..rendering.terminal import open_console
+
     slash = "/" if path.is_dir() else ""
-    (console or Console()).print(f"Written to [bold]{escape(str(path))}{slash}[/]{what}", soft_wrap=True)
+    (console or open_console()).print(f"Written to [bold]{escape(str(path))}{slash}[/]{what}", soft_wrap=True)

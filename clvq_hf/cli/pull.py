@@ -31,6 +31,7 @@ def run_pull(
     from ..hub import Source, repositories
     from ..hub.requests import readable_errors, with_retries
     from ..models.checkpoints import describe
+    from ..rendering.terminal import say
     from ..version import __version__
 
     repositories.check_repo_id(repo_id)
@@ -72,5 +73,5 @@ def run_pull(
         for file in folder.glob(pattern):
             if file.relative_to(folder).as_posix() not in current_files:
                 file.unlink()
-    AutoModel.from_pretrained(folder, trust_remote_code=False)
-    typer.echo(f"{repo_id} is in {folder}/.")
+    AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+    say(f"{repo_id} is in {folder}/.")

@@ -59,13 +59,14 @@ def run_push(
     from ..hub.repositories import checkpoint_files
     from ..models.checkpoints import check_checkpoint
     from ..models.publishing import publish
+    from ..rendering.terminal import say
     from ..tables import ConceptTable
 
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     concepts = None if table is None else ConceptTable.load_from_disk(table)
     folder = check_checkpoint(Source(str(folder)))
-    model = AutoModel.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
     with ScratchFolder() as scratch:
         if codebook_only:
             for name, file in checkpoint_files(folder).items():
@@ -86,4 +87,4 @@ def run_push(
             revision=revision,
             create_pr=create_pr,
         )
-    typer.echo(f"Pushed: {commit.pr_url or commit.commit_url}")
+    say(f"Pushed: {commit.pr_url or commit.commit_url}")

@@ -44,15 +44,15 @@ def run_report(
     - `clvq-hf report out`
     - `clvq-hf report out --table table -o report.html`
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from ..models import ConceptModel
+    from ..rendering.terminal import open_console
     from ..report import write_report  # says what to install if something is missing
     from ..report.evaluations import evaluated_model, find_evaluation, read_evaluation
     from ..tables import ConceptTable
 
-    console = Console()
+    console = open_console()
     if table is None and (found := evaluated_model(model)) is not None:
         model, table = found, Path(model) / "concept_table"
     concept_model = ConceptModel.from_pretrained(model)

@@ -57,12 +57,12 @@ def build(
     - `clvq-hf study build clvq=results/clvq/concept_table kmeans=results/kmeans/concept_table -o study`
     - `clvq-hf study build clvq=a kmeans=b --kind words --label negative --label positive --notice "Rude language."`
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from ..judging.exhibits import KINDS, open_tables
     from ..judging.people import build_study
     from ..judging.people.key import KEY_NAME, PAGE_NAME
+    from ..rendering.terminal import open_console
     from ..rendering.text_tables import print_tables
 
     concept_tables = open_tables(tables)
@@ -78,7 +78,7 @@ def build(
         notice=notice,
         seed=seed,
     )
-    console = Console()
+    console = open_console()
     print_tables([_design_table(key)], console)
     for sentence in _advice(key, concept_tables, items):
         console.print(escape(sentence))
@@ -115,12 +115,11 @@ def score(
     """
     import json
 
-    from rich.console import Console
-
     from ..files import write_whole
     from ..judging.people import StudyKey, read_answers, score_study
     from ..judging.people.key import FORMAT_VERSION, SCORES_FORMAT
     from ..judging.people.score_report import score_tables
+    from ..rendering.terminal import open_console
     from ..rendering.text_tables import print_tables, to_markdown
 
     key_file = key or _find_key(answers)
@@ -137,7 +136,7 @@ def score(
     content = {"format": SCORES_FORMAT, "format_version": FORMAT_VERSION, **scores}
     write_whole(folder / "scores.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
     write_whole(folder / "scores.md", "# A study with people\n\n" + to_markdown(tables))
-    print_tables(tables, Console())
+    print_tables(tables, open_console())
     print_written(folder, ": scores.json, scores.md.")
 
 

@@ -98,11 +98,11 @@ def run_train(
     """
     import os
 
-    from rich.console import Console
     from rich.markup import escape
 
     from ..data.text_source import TextSource
     from ..hub.provenance import recorded_name
+    from ..rendering.terminal import open_console
     from ..training.run import TrainingRun, train_concepts
     from ..training.settings import read_settings
     from .concepts import print_concepts
@@ -134,7 +134,7 @@ def run_train(
         resume=resume,
         settings=given,
     )
-    console = Console(quiet=os.environ.get("RANK", "0") != "0")
+    console = open_console(quiet=os.environ.get("RANK", "0") != "0")
     _, table = train_concepts(run, lambda line: console.print(escape(line), soft_wrap=True, highlight=False))
     if table is not None:
         console.print(escape(repr(table)))

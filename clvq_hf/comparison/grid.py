@@ -5,24 +5,36 @@ import hashlib
 import json
 import os
 import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import Dataset
-from transformers import TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 
 from ..data.texts import PARTS, load_texts
 from ..evaluation.evaluate import EvaluationSettings
+from ..files import read_yaml
+from ..models.configuration_concepts import check_layer_order
 from ..models.registry import import_methods, imported_everywhere
+from ..training.settings import check_arguments
+from ..typed import check_value, shortened
 from ..version import __version__
 from .methods import Method, check_fields, known_methods
 
 # Fields of a host that it does not depend on itself.
 _OTHER = ("evaluation", "seeds")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+# Arguments of `from_pretrained` that a host may name. None of them runs code or reads pickles.
+_LOAD: dict[str, Any] = {
+    **dict.fromkeys(
+        ("revision", "subfolder", "gguf_file", "cache_dir", "variant", "dtype", "attn_implementation"), str
+    ),
+    "local_files_only": bool,
+}
+MAX_VOCABULARY = 2**24
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,14 @@ class HostSpec:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.from_scratch is None):
             raise ValueError(f"The host {self.name} needs either a model or from_scratch.")
+        if self.stack not in (None, "encoder", "decoder"):
+            raise ValueError(f"stack of the host {self.name} must be encoder or decoder; got {self.stack!r}.")
+        if not 300 <= self.vocab_size <= MAX_VOCABULARY:
+            # 256 bytes, special tokens, and something to merge.
+            raise ValueError(f"vocab_size of the host {self.name} must be 300 to {MAX_VOCABULARY:,}.")
+        if self.lower_layer < 0:
+            raise ValueError(f"lower_layer of the host {self.name} must be at least 0; got {self.lower_layer}.")
+        check_layer_order(self.lower_layer, self.upper_layer)
 
 
 @dataclass(frozen=True)
@@ -96,12 +116,6 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         if self.eval_part is not None and self.eval_part not in PARTS:
             raise ValueError(f"The dataset {self.name} asks for the part {self.eval_part!r}; there are {list(PARTS)}.")
-        names = self.label_names
-        if names is not None and not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
-            raise ValueError(
-                f"label_names of the dataset {self.name} must be a list of names, in quotes where YAML reads them as "
-                f"something else; got {names!r}."
-            )
 
     def load(self, split: str) -> Dataset:
         """The texts of a split, with labels."""
@@ -130,6 +144,11 @@ class Sizes:
     train_texts: int | None = None
     test_texts: int | None = None
     max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise ValueError(f"sizes: {name} must be at least 1; got {value}.")
 
 
 @dataclass(frozen=True)
@@ -285,10 +304,7 @@ def load_grid(file: str | Path) -> Grid:
     file = Path(file)
     if not file.is_file():
         raise ValueError(f"There is no file {file}.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {error}") from error
+    content = read_yaml(file.read_text(encoding="utf-8", errors="replace"), file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold hosts, datasets and methods.")
     content = _filled_in(content, file)
@@ -308,7 +324,8 @@ def load_grid(file: str | Path) -> Grid:
     for method, names in only.items():
         if missing := sorted(set(names) - set(hosts)):
             raise ValueError(f"The method {method} is for the host {missing[0]!r}, which the grid lacks.")
-    studies = {title: _list(names, f"the study {title}") for title, names in (content.get("studies") or {}).items()}
+    studies = check_value(content.get("studies") or {}, dict[str, list[str]], "studies")
+    studies = {title: _list(names, f"the study {title}") for title, names in studies.items()}
     for title, names in studies.items():
         if missing := sorted(set(names) - set(methods)):
             raise ValueError(f"The study {title!r} names the method {missing[0]!r}, which the grid lacks.")
@@ -334,7 +351,7 @@ def load_grid(file: str | Path) -> Grid:
 
 def _named(specs: Any, what: str, kind: type) -> dict[str, Any]:
     if not isinstance(specs, dict):
-        raise ValueError(f"{what}s must be a mapping from names to fields, got {specs!r}.")
+        raise ValueError(f"{what}s must be a mapping from names to fields, got {shortened(specs)}.")
     return {
         name: _made(kind, {"name": name, **_mapping(spec, f"the {what} {name}")}, f"the {what} {name}")
         for name, spec in specs.items()
@@ -345,9 +362,23 @@ def _check_host(spec: HostSpec, seeds: tuple[int, ...]) -> None:
     what = f"the host {spec.name}"
     _made(Sizes, spec.sizes, f"sizes of {what}")
     _made(EvaluationSettings, spec.evaluation, f"evaluation of {what}")
-    known = {each.name for each in dataclasses.fields(TrainingArguments)} | {"above_layer"}
-    if unknown := sorted(set(_mapping(spec.fine_tune, f"fine_tune of {what}")) - known):
+    known = {each.name for each in dataclasses.fields(TrainingArguments)}
+    fine_tune = dict(spec.fine_tune)
+    above = check_value(fine_tune.pop("above_layer", None), int | None, f"above_layer in fine_tune of {what}")
+    if above is not None and above < 0:
+        raise ValueError(f"above_layer in fine_tune of {what} must be at least 0; got {above}.")
+    if unknown := sorted(set(fine_tune) - known):
         raise ValueError(f"fine_tune of {what} has no field {unknown[0]!r}; it has those of TrainingArguments.")
+    check_arguments(TrainingArguments, fine_tune, f"fine_tune of {what}")
+    if unknown := sorted(set(spec.load) - set(_LOAD)):
+        raise ValueError(f"load of {what} may not name {unknown[0]!r}; it may name {sorted(_LOAD)}.")
+    for name, value in spec.load.items():
+        check_value(value, _LOAD[name], f"{name} in load of {what}")
+    if spec.from_scratch is not None:
+        try:
+            AutoConfig.for_model(spec.from_scratch, **spec.config)
+        except Exception as error:  # classes of transformers check their fields in many ways
+            raise ValueError(f"config of {what} does not fit the type {spec.from_scratch!r}: {error}") from error
     if spec.seeds is not None and not (set(spec.seeds) <= set(seeds) and seeds[0] in spec.seeds):
         raise ValueError(
             f"The seeds {list(spec.seeds)} of {what} must be among the grid's, {list(seeds)}, with the first, which "
@@ -359,20 +390,26 @@ def _methods(entries: Any) -> tuple[dict[str, Method], dict[str, tuple[str, ...]
     methods: dict[str, Method] = {}
     only: dict[str, tuple[str, ...]] = {}
     for entry in _list(entries, "methods"):
-        entry = {"method": entry} if isinstance(entry, str) else dict(_mapping(entry, f"the method {entry!r}"))
+        entry = (
+            {"method": entry} if isinstance(entry, str) else dict(_mapping(entry, f"the method {shortened(entry)}"))
+        )
         kind = entry.pop("method", None)
-        if kind not in known_methods():
+        if not isinstance(kind, str) or kind not in known_methods():
             raise ValueError(f"There is no method {kind!r}; there are {', '.join(known_methods())}.")
-        name = entry.pop("name", kind)
+        name = check_value(entry.pop("name", kind), str, f"name of a method {kind}")
         if name in methods:
             raise ValueError(f"Two methods are called {name!r}; give one another name.")
         if "hosts" in entry:
-            only[name] = _list(entry.pop("hosts"), f"hosts of the method {name}")
-        known = {each.name for each in dataclasses.fields(Method)} - {"family", "causal_training"}
+            hosts = check_value(entry.pop("hosts"), list[str], f"hosts of the method {name}")
+            only[name] = _list(hosts, f"hosts of the method {name}")
+        kinds = typing.get_type_hints(Method)
+        known = set(kinds) - {"family", "causal_training"}
         if unknown := sorted(set(entry) - known):
             raise ValueError(f"The method {name} has no field {unknown[0]!r}; it may have {sorted(known)} and hosts.")
         base = known_methods()[kind]
         given = {part: _mapping(entry.get(part), f"{part} of the method {name}") for part in ("config", "training")}
+        for field_name in set(entry) - set(given):
+            check_value(entry[field_name], kinds[field_name], f"{field_name} of the method {name}")
         for part in given:
             entry[part] = {**getattr(base, part), **given[part]}
         # What the grid says counts on every host.
@@ -388,13 +425,13 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f"{what[:1].upper()}{what[1:]} must be a mapping of fields, got {value!r}.")
+        raise ValueError(f"{what[:1].upper()}{what[1:]} must be a mapping of fields, got {shortened(value)}.")
     return value
 
 
 def _list(value: Any, what: str) -> tuple:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{what[:1].upper()}{what[1:]} must be a list, got {value!r}.")
+        raise ValueError(f"{what[:1].upper()}{what[1:]} must be a list, got {shortened(value)}.")
     return tuple(value)
 
 
@@ -402,8 +439,9 @@ def _integers(content: dict[str, Any], name: str, default: tuple[int, ...], leas
     if name not in content:
         return default
     values = _list(content[name], name)
-    if not all(isinstance(value, int) and value >= least for value in values) or len(set(values)) < len(values):
-        raise ValueError(f"{name} must be different integers of at least {least}, got {list(values)}.")
+    # Not isinstance: True is an int. Seeds of NumPy and torch have 32 bits.
+    if not all(type(value) is int and least <= value < 2**32 for value in values) or len(set(values)) < len(values):
+        raise ValueError(f"{name} must be different integers of at least {least}, got {shortened(list(values))}.")
     return values
 
 
@@ -412,6 +450,9 @@ def _made(kind: type, fields: Any, what: str) -> Any:
     fields = _tuples(_mapping(fields, what))
     if unknown := sorted(set(fields) - set(known)):
         raise ValueError(f"{what[:1].upper()}{what[1:]} has no field {unknown[0]!r}; it may have {known}.")
+    kinds = typing.get_type_hints(kind)
+    for name, value in fields.items():
+        check_value(value, kinds[name], f"{name[:1].upper()}{name[1:]} of {what}")
     try:
         return kind(**fields)
     except TypeError as error:  # a field that must be there
@@ -426,6 +467,9 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
 def _filled_in(value: Any, file: Path) -> Any:
     """Environment variables for `$NAMES`, and numbers such as 1e-3, which YAML takes for words."""
     if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"{file} has the key {shortened(name)}, which is no text; put it in quotes.")
         return {name: _filled_in(each, file) for name, each in value.items()}
     if isinstance(value, list):
         return [_filled_in(each, file) for each in value]

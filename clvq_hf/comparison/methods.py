@@ -1,7 +1,7 @@
 """The methods that are compared: what each is, and how it gets its concepts from activations."""
 
-import dataclasses
 import inspect
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +12,10 @@ from transformers import PreTrainedModel, PrinterCallback
 from ..data.activation_cache import ActivationCache
 from ..models import ConceptModel, load_dictionary
 from ..models.registry import method_classes
+from ..training.settings import check_arguments
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
+from ..typed import check_value, field_types
 
 # The method that the others are compared with.
 OURS = "clvq"
@@ -88,6 +90,13 @@ def known_methods() -> dict[str, Method]:
 
 # Arguments that the comparison sets itself.
 _OURS = {"seed", "data_seed", "output_dir"}
+# What `config` may hold for a model that is loaded, with their types; no code or pickles.
+_LOADED: dict[str, Any] = {
+    **dict.fromkeys(("path", "subfolder", "revision", "cache_dir"), str),
+    **dict.fromkeys(("lower_layer", "upper_layer"), int),
+    **dict.fromkeys(("center_states", "force_download", "local_files_only"), bool),
+    "norm_scaling_factor": float,
+}
 _LOADERS = {"dictionary": load_dictionary, "saved": ConceptModel.from_pretrained}
 
 
@@ -100,26 +109,53 @@ def check_fields(name: str, method: Method) -> None:
     if method.host not in HOSTS:
         raise ValueError(f"The method {name} asks for a host that is {method.host!r}; it may be one of {HOSTS}.")
     if method.family in _LOADERS:
-        if "path" not in method.config:
+        if not isinstance(method.config.get("path"), str):
             raise ValueError(f"The method {name} is loaded: say from where with config: {{path: …}}.")
+        if unknown := sorted(set(method.config) - set(_LOADED)):
+            raise ValueError(f"The method {name} has no field {unknown[0]!r} in config; there are {sorted(_LOADED)}.")
+        for field_name, value in method.config.items():
+            _check_value(value, _LOADED[field_name], f"The method {name}: {field_name}")
         return
     model_class = next(each for each in method_classes() if _family(each) == method.family)
     config = model_class.config_class
-    known = {
-        "config": {each.name for each in dataclasses.fields(config)},
-        "training": {each.name for each in dataclasses.fields(CLVQTrainingArguments)} - _OURS
-        if model_class.loss_names
-        else {*inspect.signature(model_class.fit).parameters} - {"self", "cache", "seed"},
-    }
-    for part, names in known.items():
-        if unknown := sorted(set(getattr(method, part)) - names):
+    kinds = {"config": field_types(config), "training": _training_kinds(model_class)}
+    for part in kinds:
+        names = set(kinds[part]) - (_OURS if part == "training" else set())
+        given = getattr(method, part)
+        if unknown := sorted(set(given) - names):
             raise ValueError(f"The method {name} has no field {unknown[0]!r} in {part}; there are {sorted(names)}.")
+        for field_name, value in given.items():
+            # Ranges in a config are the config's own matter.
+            check = check_value if part == "config" else _check_value
+            check(value, kinds[part][field_name], f"The method {name}: {field_name}")
+    if model_class.loss_names:
+        check_arguments(CLVQTrainingArguments, method.training, f"training of the method {name}")
     # The width is the host's, and heads must divide it.
     width = 64 * method.config.get("num_attention_heads", 8)
     try:
         config(**{"hidden_size": width, **method.config})
     except ValueError as error:
         raise ValueError(f"The method {name}: {error}") from error
+
+
+def _check_value(value: Any, kind: Any, what: str) -> None:
+    """Check the type of a value that is not negative."""
+    check_value(value, kind, what)
+    if type(value) in (int, float) and value < 0:
+        raise ValueError(f"{what} must not be negative; got {value}.")
+
+
+def _training_kinds(model_class: type[ConceptModel]) -> dict[str, Any]:
+    """Types of what `training` may name: fields of the arguments, or parameters of `fit`."""
+    if model_class.loss_names:
+        return typing.get_type_hints(CLVQTrainingArguments)
+    parameters = inspect.signature(model_class.fit).parameters
+    # What is no type cannot be checked: nothing at all, and names that only checkers of types know.
+    return {
+        name: Any if isinstance(each.annotation, str) or each.annotation is each.empty else each.annotation
+        for name, each in parameters.items()
+        if name not in ("self", "cache")
+    }
 
 
 def make_model(

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -30,6 +29,7 @@ from ..files import read_json, read_rows, replaced, write_rows, write_whole
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.identity import check_identity, host_identity
+from ..hosts.loading import load_tokenizer
 from ..tables.attribution import salient_tokens
 from ..training.finetuning import fine_tune, load_classifier, predict
 from .grid import DatasetSpec, Grid, HostSpec, Sizes, digest
@@ -66,7 +66,7 @@ class PreparedHost:
         host = load_host(str(self.folder / "host"))
         noted = {"host": self.record["content"]} if "content" in self.record else None
         check_identity(noted, {"host": host_identity(host)}, f"The prepared host in {self.folder}", REMEDY)
-        return host, AutoTokenizer.from_pretrained(self.folder / "host")
+        return host, load_tokenizer(self.folder / "host")
 
     def cache(self, part: str) -> ActivationCache:
         """States of `"train"` or `"validation"`."""
@@ -272,7 +272,7 @@ def _host(
         model, tokenizer = _from_scratch(spec, texts, names)
         needs_training = True
     else:
-        tokenizer = AutoTokenizer.from_pretrained(spec.model, **spec.load)
+        tokenizer = load_tokenizer(spec.model, **spec.load)
         ensure_pad_token(tokenizer)
         model, needs_training = load_classifier(spec.model, tokenizer, names, **spec.load)
     if variant == "pretrained" and not needs_training:

@@ -19,6 +19,7 @@ from rich.console import Console
 from ..data.labels import host_labels, label_names
 from ..files import locked, remove_folder, write_whole
 from ..models.registry import import_methods
+from ..rendering.terminal import open_console
 from .cell import cell_folder, open_cell, run_cell
 from .grid import Cell, Grid
 from .prepared_hosts import host_folder, open_host, prepare_host
@@ -66,7 +67,7 @@ def run_grid(
             cells of other settings, hosts, models or texts (compared by content).
     """
     output_dir = Path(output_dir)
-    console = Console() if console is None else console
+    console = open_console() if console is None else console
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}.")
     for name, spec in grid.datasets.items():

@@ -29,7 +29,7 @@ from ..metrics.routing_divergence.numerics import routing_divergence
 from ..metrics.routing_divergence.token_table import read_token_table as read_word_table
 from ..models.interventions import HOW
 from ..models.modeling_concepts import ConceptModel
-from ..tables.attribution import read_description
+from ..tables.attribution import METHODS, SIGNS, read_description
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .ablation.ablate import ablate_texts
@@ -88,6 +88,15 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         if self.how not in HOW:
             raise ValueError(f"how must be one of {HOW}, got {self.how!r}.")
+        for name in ("k", "num_draws", "n_steps", "max_steps", "batch_size", "num_bootstrap", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        for name, allowed in (("attribution", METHODS), ("sign", SIGNS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}.")
         # The probe has conditions of its own; the others are compared with the salient concept.
         in_model = set(self.protocols) - {"probe"}
         check_conditions(self.conditions if in_model else {*self.conditions, "salient"})

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field, is_dataclass
 from io import StringIO
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from ..rendering.pages import fragment_style, render_page
+from ..rendering.terminal import open_console
 from ..rendering.text_tables import signed
 
 # Concepts that are shown; `to_dict` has them all.
@@ -243,7 +244,7 @@ class Explanation:
         return f"Explanation({start!r}, target={self.target!r}, salient={concept!r}, reliable={self.reliable})"
 
     def __str__(self) -> str:
-        console = Console(file=StringIO(), width=100, color_system=None)
+        console = open_console(file=StringIO(), width=100, color_system=None)
         console.print(self)
         return console.file.getvalue()  # pyrefly: ignore[missing-attribute]
 

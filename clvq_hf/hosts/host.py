@@ -8,9 +8,11 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
+
+from .loading import PLACES, load_config, load_weights
 
 logger = logging.get_logger(__name__)
 
@@ -105,15 +107,13 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
         The host in evaluation mode; with `output_loading_info=True` a tuple of host and loading info.
 
     Raises:
-        OSError: If the host does not exist.
-        ValueError: If transformers has no such model class.
+        OSError: If the host does not exist, or has only pickled weights.
+        ValueError: If transformers has no such model class, or the host needs code of its own repository.
     """
-    kwargs = {"trust_remote_code": False, **kwargs}
     if architecture is None:
-        places = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "gguf_file", "trust_remote_code")
-        places = {name: kwargs[name] for name in places if name in kwargs}
+        places = {name: kwargs[name] for name in PLACES if name in kwargs}
         try:
-            config = AutoConfig.from_pretrained(name_or_path, **places)
+            config = load_config(name_or_path, **places)
         except OSError as error:
             if Path(name_or_path).exists():
                 raise
@@ -131,12 +131,9 @@ def load_host(name_or_path: str, architecture: str | None = None, **kwargs: Any)
     )
     if not is_model:
         raise ValueError(f"transformers has no model class {architecture!r}, which the host's config names.")
-    gguf_file = kwargs.get("gguf_file")
-    if gguf_file is None:
-        kwargs.setdefault("use_safetensors", True)
-    loaded = kind.from_pretrained(name_or_path, **kwargs)
+    loaded = load_weights(kind, name_or_path, **kwargs)
     # Neither the model nor its config says which file it was read from.
-    (loaded[0] if isinstance(loaded, tuple) else loaded).gguf_file = gguf_file
+    (loaded[0] if isinstance(loaded, tuple) else loaded).gguf_file = kwargs.get("gguf_file")
     return loaded
 
 

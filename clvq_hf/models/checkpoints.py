@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..files import check_file_names, read_json
+from ..hosts.loading import load_config
 from ..hub.repositories import (
     CONCEPTS_FOLDER,
     CONFIG_NAME,
@@ -162,7 +162,7 @@ def describe(source: Source) -> dict[str, Any]:
     """
     folder = source.fetch(CONFIG_NAME, _TABLE_FILE, _RESULTS_FILE)
     config = _read_config(folder, source.name)
-    AutoConfig.from_pretrained(folder, trust_remote_code=False)  # raises for what cannot be loaded
+    load_config(folder)  # raises for what cannot be loaded
     table, results = folder / _TABLE_FILE, folder / _RESULTS_FILE
     files = file_sizes(source)
     return {

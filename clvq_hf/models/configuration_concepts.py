@@ -10,6 +10,8 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..hosts.residual_stream import check_layer_order
+from ..tables.schema import MAX_CODES
+from ..typed import check_value, field_types
 from ..version import __version__
 
 logger = logging.get_logger(__name__)
@@ -19,7 +21,6 @@ PAPER = "[arXiv 2506.20040](https://arxiv.org/abs/2506.20040)"
 LAYER_CONVENTION = "hidden_states"
 # Metrics by which tokens can be compared at the lower layer, see `spaces.py`.
 SPACES = ("states", "functional", "predictive", "residual")
-MAX_CODES = 10_000_000
 # More than any concept model needs (a million codes of 8,192 dimensions), less than what brings a machine down.
 MAX_MODEL_BYTES = 64 * 2**30
 # What transformers and its Trainer write into a config, or read from one, besides its fields.
@@ -156,7 +157,12 @@ class ConceptConfig(PreTrainedConfig):
         if self.target_hidden_size is None:
             self.target_hidden_size = self.hidden_size
         super().__post_init__(**kwargs)
-        self._check()
+        try:
+            self._check()
+        except TypeError:  # a comparison with what is no number
+            self._check_types()
+            raise
+        self._check_types()
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ConceptConfig":
@@ -247,6 +253,13 @@ class ConceptConfig(PreTrainedConfig):
                 f"A model of this config would take {size / 2**30:,.0f} GiB; more than {MAX_MODEL_BYTES // 2**30} GiB "
                 "is refused. Is a size mistyped, or the config damaged?"
             )
+
+    def _check_types(self) -> None:
+        """Raise `ValueError` for a value of another type than its field's, or a number that is not finite."""
+        own = {name for each in type(self).__mro__ if issubclass(each, ConceptConfig) for name in vars(each)}
+        for name, kind in field_types(type(self)).items():
+            if name in own:
+                check_value(getattr(self, name), kind, name)
 
     def _check_integers(self, *names: str) -> None:
         for name in names:

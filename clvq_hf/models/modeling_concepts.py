@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..files import ScratchFolder, read_tensors, write_tensors
 from ..hosts import hooks
 from ..hosts.host import load_host
+from ..hosts.loading import load_tokenizer
 from ..hosts.readout import Readout
 from ..hub.provenance import is_hub_id, tokenizer_fingerprint
 from ..hub.repositories import CONCEPTS_FOLDER, DISTANCES_NAME, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
@@ -280,9 +281,7 @@ class ConceptModel(BaseConceptModel):
             ValueError: If the config does not say which host, or the tokenizer has changed since.
             OSError: If it cannot be downloaded.
         """
-        tokenizer = AutoTokenizer.from_pretrained(
-            self._host_name(), **{**self._host_place(), "trust_remote_code": False, **kwargs}
-        )
+        tokenizer = load_tokenizer(self._host_name(), **{**self._host_place(), **kwargs})
         if self.config.tokenizer_fingerprint not in (None, tokenizer_fingerprint(tokenizer)):
             raise ValueError(
                 f"The tokenizer of {self._host_name()} has another vocabulary than the one that was trained with."
@@ -813,7 +812,7 @@ def load_with_host(
     place = {} if gguf_file is None else {"gguf_file": gguf_file}
     if host is None:
         return model, model.load_host(**place), model.load_tokenizer(**place)
-    found, tokenizer = load_host(host, **place), AutoTokenizer.from_pretrained(host, **place)
+    found, tokenizer = load_host(host, **place), load_tokenizer(host, **place)
     model._check_loaded(found, tokenizer)
     return model, found, tokenizer
 

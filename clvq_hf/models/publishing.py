@@ -7,10 +7,11 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, ModelCard
 from huggingface_hub.errors import HTTPError
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 from transformers.utils import logging
 
 from ..files import ScratchFolder, read_json
+from ..hosts.loading import load_config
 from ..hub.provenance import is_hub_id, public_name
 from ..hub.repositories import (
     CARD_NAME,
@@ -155,9 +156,11 @@ def card_of_folder(
 
 
 def _read_config(folder: Path) -> ConceptConfig:
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = load_config(folder)
     if config.fingerprint is None:  # saved by an earlier version
-        config.fingerprint = AutoModel.from_pretrained(folder, trust_remote_code=False).fingerprint()
+        config.fingerprint = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True
+        ).fingerprint()
     if not is_hub_id(config.host_name_or_path):
         logger.warning(
             f"The host {config.host_name_or_path!r} is not on the Hub, so others cannot load it with "

@@ -22,9 +22,10 @@ from ..hosts.readout import Readout
 from ..hub.provenance import public_name
 from ..hub.repositories import TABLE_NAME, Source
 from ..rendering.pages import render_summary
+from ..typed import check_value
 from .concepts import Concept, Example
 from .names import NAMES_FILE, ConceptName, name_note
-from .schema import ADDED_LATER, FEATURES, FORMAT_VERSION, TRAINING_SPLITS, CodeModel
+from .schema import ADDED_LATER, FEATURES, FORMAT_VERSION, MAX_CODES, TRAINING_SPLITS, CodeModel
 from .shading import Shade, shade
 from .table_files import TableParts, push_table, read_table, write_table
 from .token_index import TokenIndex
@@ -84,6 +85,11 @@ class ConceptTable:
                 raise ValueError(f"The {name} of this concept table lack the columns {missing}.")
             if len(dataset) == 0:
                 raise ValueError(f"This concept table is empty: it has no {name}.")
+        size = self.metadata.get("codebook_size")
+        if not 1 <= check_value(size, int, "codebook_size of this concept table") <= MAX_CODES:
+            raise ValueError(
+                f"codebook_size of this concept table is {size:,}; it must be 1 to {MAX_CODES:,}. Is it damaged?"
+            )
         self._index = TokenIndex(self.tokens, self.texts, self.codebook_size)
         if (total := int(self._index.num_tokens.sum())) != len(self.tokens):
             raise ValueError(

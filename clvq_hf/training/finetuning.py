@@ -8,7 +8,6 @@ import torch
 from datasets import ClassLabel, Dataset, Features
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -20,6 +19,7 @@ from ..data.labels import host_labels
 from ..data.tokenization import TextCollator, tokenize_texts
 from ..files import ScratchFolder
 from ..hosts import hooks
+from ..hosts.loading import load_config, load_weights
 from ..hosts.readout import Readout, class_names
 from ..hosts.runner import HostRunner
 from .finite_loss import FiniteLossTrainer
@@ -42,9 +42,10 @@ def load_classifier(
         `tuple[PreTrainedModel, bool]`: The host, and whether its head is new and still has to be trained.
 
     Raises:
-        ValueError: If it has a head for as many classes, with other names.
+        ValueError: If it has a head for as many classes, with other names, or needs code of its own repository.
+        OSError: If it does not exist, or has only pickled weights.
     """
-    config = AutoConfig.from_pretrained(name_or_path, **kwargs)
+    config = load_config(name_or_path, **kwargs)
     trained = any("ForSequenceClassification" in name for name in config.architectures or [])
     trained = trained and config.num_labels == len(label_names)
     if not trained:
@@ -53,8 +54,12 @@ def load_classifier(
         config.label2id = {name: number for number, name in enumerate(label_names)}
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    host = AutoModelForSequenceClassification.from_pretrained(
-        name_or_path, config=config, ignore_mismatched_sizes=not trained, **kwargs
+    host = load_weights(
+        AutoModelForSequenceClassification,
+        name_or_path,
+        config=config,
+        ignore_mismatched_sizes=not trained,
+        **kwargs,
     )
     if "gguf_file" in kwargs:
         # These weights were dequantized at loading, but the model says otherwise, and would be refused for training.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.labels import host_labels
@@ -17,6 +17,7 @@ from ..data.text_source import REST, TextSource, select_part
 from ..data.texts import without_texts
 from ..hosts import hooks
 from ..hosts.host import load_host
+from ..hosts.loading import load_tokenizer
 from ..hosts.readout import Readout
 from ..hub.provenance import recorded_name
 from ..hub.repositories import CONCEPTS_FOLDER
@@ -98,7 +99,7 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     host = load_host(run.host, **load)
     question = host_question(host)
     source, train, held_out = _texts(run.source, question)
-    tokenizer = AutoTokenizer.from_pretrained(run.host, trust_remote_code=False, **load)
+    tokenizer = load_tokenizer(run.host, **load)
     config = _config(run, host, config_settings, say)
     args = _arguments(run, config.is_causal, training_settings)
     set_seed(args.seed)

@@ -1,5 +1,6 @@
 """Settings of a run by name, as `clvq-hf train` reads them from `--set` and from YAML files."""
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -8,15 +9,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from transformers import TrainingArguments
 
+from ..files import read_yaml
 from ..models.configuration_clvq import CLVQConfig
 from ..models.configuration_concepts import ConceptConfig
+from ..typed import check_value
 from .training_args import CLVQTrainingArguments
 
 # What the command sets itself: from the host, the texts, or its own options.
 _NOT_SET_HERE = {
     *("is_causal", "output_dir", "text_column", "label_column", "dataset_name"),
+}
+_AT_LEAST_SOME = {
+    *("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
 }
 
 
@@ -46,10 +52,7 @@ def read_settings(assignments: Iterable[str], file: Path | None = None) -> dict[
     """
     settings: dict[str, Any] = {}
     if file is not None:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file} cannot be read as YAML: {error}") from error
+        content = read_yaml(file.read_text(encoding="utf-8", errors="replace"), file) or {}
         if not isinstance(content, dict):
             raise ValueError(f"{file} must contain lines like 'learning_rate: 1e-3', and contains {content!r:.80}.")
         settings = {str(name).replace("-", "_"): value for name, value in content.items()}
@@ -60,8 +63,8 @@ def read_settings(assignments: Iterable[str], file: Path | None = None) -> dict[
                 f"{assignment!r} is no setting: write --set NAME=VALUE, such as --set learning_rate=1e-3."
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = read_yaml(text, assignment)
+        except ValueError:
             value = text
         settings[name.strip().replace("-", "_")] = value
     return settings
@@ -87,27 +90,50 @@ def check_settings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dic
     return {name: _convert(name, value, known[name]) for name, value in settings.items()}
 
 
+def check_arguments(kind: type[TrainingArguments], given: Mapping[str, Any], what: str) -> None:
+    """Check values for `TrainingArguments`, which checks little of them itself before a run fails.
+
+    Args:
+        kind (`type`): The class of the arguments.
+        given (`Mapping[str, Any]`): Values by name, all of which are fields.
+        what (`str`): Where they are from, for the message.
+
+    Raises:
+        ValueError: If a value is of another type, negative, zero where there must be something, or refused by `kind`.
+    """
+    kinds = typing.get_type_hints(kind)
+    defaults = {each.name: each.default for each in dataclasses.fields(kind)}
+    for name, value in given.items():
+        check_value(value, kinds[name], f"{name} of {what}")
+        if type(value) not in (int, float):
+            continue
+        default = defaults[name]
+        may_be_negative = type(default) in (int, float) and default < 0  # which means "unset"
+        if (value < 0 and not may_be_negative) or (value == 0 and name in _AT_LEAST_SOME):
+            raise ValueError(f"{name} of {what} is too small; got {value}.")
+    try:
+        kind("unused", **{"report_to": "none", **given})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{what[:1].upper()}{what[1:]}: {error}") from error
+
+
 def _convert(name: str, value: Any, kind: Any) -> Any:
+    """A value as its field takes it, where YAML reads another type than was meant."""
     is_union = typing.get_origin(kind) in (types.UnionType, typing.Union)
     kinds = [typing.get_origin(each) or each for each in (typing.get_args(kind) if is_union else (kind,))]
     if type(value) in kinds:
-        return value
+        return check_value(value, kind, name)
     if type(None) in kinds and isinstance(value, str) and value.casefold() == "none":
         return None
     # YAML takes 1e-3 for a string, because it has no point.
     if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError, OverflowError):
+            return check_value(float(value), float, name)
     if str in kinds and isinstance(value, bool):  # as in save_strategy=no
         return "yes" if value else "no"
     if str in kinds and isinstance(value, str | int | float):
         return str(value)
-    if Any in kinds:
-        return value
-    names = " or ".join("none" if each is type(None) else getattr(each, "__name__", str(each)) for each in kinds)
-    raise ValueError(f"{name} must be of the type {names}, got {value!r}.")
+    return check_value(value, kind, name)
 
 
-__all__ = ["check_settings", "config_fields", "read_settings", "training_fields"]
+__all__ = ["check_arguments", "check_settings", "config_fields", "read_settings", "training_fields"]

@@ -91,7 +91,7 @@ def test_a_causal_host_and_texts_without_labels(causal_host, tokenizer, all_text
     ("options", "message"),
     [
         (("--set", "learning_rat=1"), "no setting 'learning_rat'. Did you mean learning_rate?"),
-        (("--set", "top_k=few"), "top_k must be of the type int, got 'few'"),
+        (("--set", "top_k=few"), "top_k must be a whole number; got 'few'"),
         (("--set", "top_k"), "write --set NAME=VALUE"),
         (("--text-column", "tweet"), "set --text-column to one of ['id', 'comment_text', 'target']"),
         (("--split", "training"), "no split 'training'"),

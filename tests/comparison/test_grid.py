@@ -1,6 +1,8 @@
 import dataclasses
 
 import pytest
+import yaml
+from helpers.tiny_grid import GRID
 
 from clvq_hf.comparison.grid import digest, load_grid
 from clvq_hf.comparison.methods import check_fields, known_methods
@@ -176,3 +178,96 @@ def test_our_methods_are_sound(name):
     if method.family in ("dictionary", "saved"):
         method = dataclasses.replace(method, config={"path": "somewhere"})
     check_fields(name, method)
+
+
+def leaves(value, path=()):
+    """Every value of a grid that holds no others, with the keys that lead to it."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if parts is None:
+        yield path, value
+    else:
+        for key, each in parts:
+            yield from leaves(each, (*path, key))
+
+
+FULL = """
+imports: [json]
+studies: {some: [kmeans, topk]}
+hosts:
+  tiny:
+    stack: null
+    load: {revision: main, dtype: float32, local_files_only: true}
+    model: some/model
+    seeds: [0]
+    sizes: {test_texts: 5}
+    evaluation: {how: project, k: 2, attribution: occlusion, sign: abs, max_length: 9, batch_size: 4, seed: 1}
+    fine_tune: {above_layer: 1, seed: 3, lr_scheduler_type: linear, bf16: false, warmup_steps: 0.1, logging_steps: 5}
+datasets:
+  reviews: {subset: one, text_column: text, label_column: label, train_split: train, eval_split: test,
+            eval_part: select, label_names: ["a", "b"]}
+methods:
+  - {method: published, config: {path: org/name, subfolder: x, lower_layer: 1}}
+  - {name: topk, method: transcoder, title: TopK, single_layer: true, host: pretrained, control: true, hosts: [tiny],
+     permute_labels: false, config: {activation: relu, sparsity_cost: 0.1, num_active: null},
+     training: {lr_scheduler_type: linear, max_length: 16, optim: adamw_torch, save_steps: 10, bf16: false}}
+  - {name: agglomerative, method: kmeans, training: {max_tokens: 100}}
+  - {method: clvq, config: {temperature: 0.5, encoder: linear, center_states: false, revive_after: 3}}
+"""
+
+
+def full_grid(reviews):
+    grid, more = yaml.safe_load(GRID.replace("$REVIEWS", str(reviews)).replace("1e-2", "0.01")), yaml.safe_load(FULL)
+    for kind in ("hosts", "datasets"):
+        for name, fields in more.pop(kind).items():
+            grid[kind][name] |= fields
+    del grid["hosts"]["tiny"]["from_scratch"], grid["hosts"]["tiny"]["config"]
+    return {**grid, **more, "methods": grid["methods"] + more["methods"]}
+
+
+NAN, HUGE = float("nan"), 10**30
+# For a value of each type, what it cannot be.
+WRONG = {
+    int: ["text", [1], {}, True, 1.5, -7, NAN, HUGE, {"a": 1}],
+    float: ["text", [0.5], {}, True, -7.5, NAN, float("inf"), HUGE],
+    bool: ["text", [True], {}, 7, 0.5],
+    str: [[], ["a"], {}, {"a": 1}, True, 5, 0.5, HUGE],
+    type(None): [[1], {"a": 1}, -7, NAN],
+}
+ALL_LEAVES = [path for path, _ in leaves(full_grid("REVIEWS"))]
+
+
+def test_the_full_grid_is_one(tmp_path, reviews):
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(full_grid(reviews)))
+    load_grid(tmp_path / "grid.yaml")
+
+
+@pytest.mark.parametrize("path", ALL_LEAVES, ids=lambda path: ".".join(map(str, path)))
+def test_every_value_of_a_wrong_type_is_refused_before_anything_runs(path, tmp_path, reviews):
+    for wrong in WRONG[type(dict(leaves(full_grid(reviews)))[path])]:
+        if path[-1] == "num_train_epochs" and wrong == 1.5:  # which is an int in this grid alone
+            continue
+        grid = full_grid(reviews)
+        place = grid
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = wrong
+        (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+        with pytest.raises(ValueError) as caught:
+            load_grid(tmp_path / "grid.yaml")
+        # The key, or what holds it.
+        names = [key for key in path if isinstance(key, str)]
+        assert any(name.lower().rstrip("s") in str(caught.value).lower() for name in names[-2:]), (wrong, caught.value)
+
+
+@pytest.mark.parametrize("key", ["1", "null", "2026-01-01", "true"])
+def test_keys_that_are_no_names(grid_file, key):
+    with pytest.raises(ValueError, match=r"has the key .* no text; put it in quotes"):
+        load_grid(changed(grid_file, "  tiny:", f"  {key}:"))
+
+
+def test_a_host_cannot_ask_for_code_or_pickles(grid_file):
+    for name in ("trust_remote_code: true", "use_safetensors: false", "weights_only: false"):
+        file = changed(grid_file, "    vocab_size: 400", f"    vocab_size: 400\n    load: {{{name}}}")
+        with pytest.raises(ValueError, match=f"load of the host tiny may not name '{name.split(':')[0]}'"):
+            load_grid(file)
+        changed(file, f"\n    load: {{{name}}}", "")

@@ -94,3 +94,14 @@ class TestFromHost:
 
         with pytest.raises((UnsupportedHostError, TypeError)):
             CLVQConfig.from_host(torch.nn.Linear(2, 2), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", float("nan")), ("dropout", float("nan")), ("commitment_cost", float("inf")), ("revive_after", "3"),
+     ("is_causal", "yes"), ("lower_layer", "1"), ("host_name_or_path", 5), ("training", [1]), ("stack", ["encoder"]),
+     ("top_k", True), ("encoder", []), ("num_decoder_layers", 10**30), ("upper_layer", 10**30)],
+)  # fmt: skip
+def test_values_of_another_type_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        CLVQConfig(**{"lower_layer": 1, "upper_layer": 2, field: value})

@@ -660,3 +660,10 @@ class TestLabelsOfTheHost:
                 Dataset.from_dict({"text": SENTENCES, "class": labels}),
                 label_column="class",
             )
+
+
+@pytest.mark.parametrize("size", [500_000_000, 0, -1, "many", None, 1e3, True, 10**30, [5]])
+def test_a_codebook_size_that_is_none(table, size):
+    # Memory is set aside for each code.
+    with pytest.raises(ValueError, match="codebook_size of this concept table"):
+        ConceptTable(table.tokens, table.texts, {**table.metadata, "codebook_size": size})

@@ -70,7 +70,7 @@ class AnswerCache:
             reply = Reply(row["text"], row["model"], row["input_tokens"], row["output_tokens"])
             if isinstance(reply.text, str):
                 self._replies[row["key"]] = reply
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             pass
 
 

@@ -1,12 +1,24 @@
-"""Parsing of answers: one JSON object anywhere in the text. Everything else is malformed; nothing is guessed."""
+"""Parsing of answers: one JSON object anywhere in the text. Everything else is malformed; nothing is guessed.
+
+Answers may be hostile: a text that is judged may tell the judge what to write, and a server may write what it likes.
+"""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 RATINGS = (1, 2, 3)
 # Maximum length of a name in characters; longer ones are descriptions.
 MAX_NAME = 80
+
+
+# Maximum length of an answer in characters, without thoughts. Errors of the JSON decoder take time for every character
+# before them.
+MAX_ANSWER = 100_000
+OBJECT = re.compile(r'\{\s*"')
+
+Value = TypeVar("Value")
 
 
 class MalformedAnswer(Exception):
@@ -19,12 +31,16 @@ def parse_rating(text: str) -> int:
     Raises:
         MalformedAnswer: If there is none, or it is not 1, 2 or 3.
     """
-    rating = _field(text, "rating")
-    if isinstance(rating, str) and rating.strip().isdecimal():
-        rating = int(rating)
-    if isinstance(rating, bool) or rating not in RATINGS:
-        raise MalformedAnswer(f"The rating is {rating!r}.")
-    return int(rating)
+
+    def read(rating: Any) -> int:
+        # True is an int, and equal to 1.
+        known = {str(number): number for number in RATINGS}
+        number = known.get(rating.strip()) if isinstance(rating, str) else rating
+        if type(number) not in (int, float) or number not in RATINGS:
+            raise MalformedAnswer("The rating is none of 1, 2 and 3.")
+        return int(number)
+
+    return _field(text, "rating", read)
 
 
 def parse_ranking(text: str, letters: Sequence[str]) -> list[str]:
@@ -33,11 +49,16 @@ def parse_ranking(text: str, letters: Sequence[str]) -> list[str]:
     Raises:
         MalformedAnswer: If there is none, or it does not name every letter once.
     """
-    ranking = _field(text, "ranking")
-    ranking = [str(letter).strip().upper() for letter in ranking] if isinstance(ranking, list) else ranking
-    if not isinstance(ranking, list) or sorted(ranking) != sorted(letters):
-        raise MalformedAnswer(f"The ranking is {ranking!r}.")
-    return ranking
+
+    def read(ranking: Any) -> list[str]:
+        if not isinstance(ranking, list) or not all(isinstance(letter, str) for letter in ranking):
+            raise MalformedAnswer("The ranking is no list of letters.")
+        ranking = [letter.strip().upper() for letter in ranking]
+        if sorted(ranking) != sorted(letters):
+            raise MalformedAnswer("The ranking does not name every letter once.")
+        return ranking
+
+    return _field(text, "ranking", read)
 
 
 def parse_name(text: str) -> str:
@@ -46,11 +67,15 @@ def parse_name(text: str) -> str:
     Raises:
         MalformedAnswer: If there is none, it is longer than 80 characters, or has neither letter nor digit.
     """
-    name = _field(text, "name")
-    name = " ".join("".join(c if c.isprintable() else " " for c in name).split()) if isinstance(name, str) else ""
-    if len(name) > MAX_NAME or not any(character.isalnum() for character in name):
-        raise MalformedAnswer("There is no name, or it is too long.")
-    return name
+
+    def read(name: Any) -> str:
+        name = name if isinstance(name, str) else ""
+        name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+        if len(name) > MAX_NAME or not any(character.isalnum() for character in name):
+            raise MalformedAnswer("There is no name, or it is too long.")
+        return name
+
+    return _field(text, "name", read)
 
 
 def parse_choice(text: str, number: int) -> list[int]:
@@ -59,30 +84,58 @@ def parse_choice(text: str, number: int) -> list[int]:
     Raises:
         MalformedAnswer: If there are none, or others.
     """
-    numbers = _field(text, "belong")
-    # Not isinstance: True is an int.
-    if not isinstance(numbers, list) or not all(type(one) is int and 1 <= one <= number for one in numbers):
-        raise MalformedAnswer(f"The choice is {numbers!r}.")
-    return sorted(set(numbers))
+
+    def read(numbers: Any) -> list[int]:
+        # Not isinstance: True is an int.
+        if not isinstance(numbers, list) or not all(type(one) is int and 1 <= one <= number for one in numbers):
+            raise MalformedAnswer(f"The choice is no list of numbers from 1 to {number}.")
+        return sorted(set(numbers))
+
+    return _field(text, "belong", read)
 
 
-def _field(text: str, name: str) -> Any:
-    """The field in the last JSON object of the text that has it: some judges reason before they answer."""
-    decoder, values = json.JSONDecoder(), []
-    start = text.find("{")
-    while start >= 0:
-        end = start + 1
-        try:
-            value, after = decoder.raw_decode(text, start)
-            if name in value:
-                values.append(value[name])
-                end = after
-        except (ValueError, RecursionError):
-            pass
-        start = text.find("{", end)
+def _field(text: str, name: str, read: Callable[[Any], Value]) -> Value:
+    """The field of the JSON objects in the text, anywhere and at any depth; all that have it must agree.
+
+    If they do not, nobody knows which of them is the judge's: it may quote a text that told it what to answer. What a
+    judge considers in its thoughts, which come first, does not count.
+    """
+    thoughts, *rest = text.split("</think>", 2)
+    # A second end of thoughts is somebody's quotation.
+    if len(rest) == 1 and thoughts.lstrip().startswith("<think>"):
+        text = rest[0]
+    if len(text) > MAX_ANSWER:
+        raise MalformedAnswer(f"The answer has more than {MAX_ANSWER} characters.")
+    values = [read(value) for value in _values(text, name)]
     if not values:
         raise MalformedAnswer(f"There is no JSON object with {name!r}.")
-    return values[-1]
+    if any(value != values[0] for value in values):
+        raise MalformedAnswer(f"There are JSON objects with different {name!r}.")
+    return values[0]
+
+
+def _values(text: str, name: str) -> list[Any]:
+    """What all JSON objects in the text have under a name; each character is decoded once."""
+    values: list[Any] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values.extend(value for key, value in pairs if key == name)
+        return dict(pairs)
+
+    # Python refuses to read integers of more than 4,300 digits, and takes long for shorter ones.
+    decoder = json.JSONDecoder(
+        object_pairs_hook=collect, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits)
+    )
+    end = 0
+    while start := OBJECT.search(text, end):
+        try:
+            _, end = decoder.raw_decode(text, start.start())
+        except json.JSONDecodeError as error:
+            # Inner objects before this place have been collected, and those that enclose it fail here too.
+            end = max(error.pos, start.start() + 1)
+        except RecursionError:
+            raise MalformedAnswer("The JSON is nested too deeply.") from None
+    return values
 
 
 __all__ = ["MAX_NAME", "RATINGS", "MalformedAnswer", "parse_choice", "parse_name", "parse_ranking", "parse_rating"]

@@ -156,11 +156,15 @@ def ask_all(
             for future in tqdm(pending, total=len(futures), desc=description, unit="question"):
                 future.result()
         except BaseException as error:
-            # Pending requests are waited for, and their answers kept.
             stop.set()
             for future in futures.values():
                 future.cancel()
-            wait(futures.values())
+            # Pending requests are waited for, and their answers kept; but Ctrl-C ends them. Again and again, since a
+            # thread may be about to begin one.
+            interrupted = not isinstance(error, Exception)
+            while wait(futures.values(), timeout=0.05 if interrupted else None).not_done:
+                for _, lane in lanes.values():
+                    lane.cancel()
             if isinstance(error, LimitReached):
                 answered = sum(cached_outcome(question, cache) is not None for question in questions)
                 raise LimitReached(
@@ -180,6 +184,11 @@ class _Lane:
         self.failed_in_a_row = 0
         self.num_refused = 0
         self.has_replied = False
+
+    def cancel(self) -> None:
+        """End what the judge is answering, if it can be ended."""
+        if cancel := getattr(self.judge, "cancel", None):
+            cancel()
 
     def ask(self, question: Question) -> Outcome:
         try:
