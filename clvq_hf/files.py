@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -52,7 +53,8 @@ def drafted(file: str | Path) -> Generator[Path]:
     What a process that died has left beside the file is removed.
 
     Yields:
-        `Path`: An empty file, which becomes `file` at the end.
+        `Path`: An empty file to write into, which becomes `file` at the end. If a library replaces it instead, another
+            process may take what is there for a left-over: do that only in a folder that is locked.
     """
     file = Path(file)
     for left_over in file.parent.glob(f".{glob.escape(file.name)}.*{_PARTIAL}"):
@@ -62,7 +64,9 @@ def drafted(file: str | Path) -> Generator[Path]:
     draft, held = _new_draft(file)
     try:
         with held:
+            mode = draft.stat().st_mode
             yield draft
+            draft.chmod(stat.S_IMODE(mode))  # safetensors makes files that only their owner can read
             _sync(draft)
             draft.replace(file)
     finally:
@@ -138,11 +142,11 @@ def write_tensors(
     file: str | Path, arrays: Mapping[str, "np.ndarray"], about: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file with a checksum; `about` describes it."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     about = dict(about or {})
     with drafted(file) as draft:
-        save_file(dict(arrays), draft, metadata={**about, _CHECKSUM: _digest_of_arrays(arrays, about)})
+        draft.write_bytes(save(dict(arrays), {**about, _CHECKSUM: _digest_of_arrays(arrays, about)}))
 
 
 def read_tensors(file: Path, names: Iterable[str], remedy: str) -> tuple[dict[str, "np.ndarray"], dict[str, str]]:

@@ -94,6 +94,25 @@ class TestDrafted:
             assert draft.parent == tmp_path and not (tmp_path / "file.bin").exists()
         assert (tmp_path / "file.bin").read_bytes() == b"\xff" and len(list(tmp_path.iterdir())) == 1
 
+    def test_others_may_read_it_as_the_umask_says_whatever_writes_it(self, tmp_path):
+        before = os.umask(0o027)
+        try:
+            with drafted(tmp_path / "a.safetensors") as draft:
+                save_file({"a": np.arange(4)}, draft)
+            write_tensors(tmp_path / "b.safetensors", {"a": np.arange(4)})
+        finally:
+            os.umask(before)
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
+
+    def test_writers_of_tensors_at_once(self, tmp_path):
+        def write(number: int) -> None:
+            write_tensors(tmp_path / "file.safetensors", {"a": np.full(100_000, number)})
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(32)))
+        [found] = read_tensors(tmp_path / "file.safetensors", ["a"], "")[0].values()
+        assert len(set(found)) == 1 and len(list(tmp_path.iterdir())) == 1
+
     def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(self, tmp_path):
         code = (
             "import sys, time; from pathlib import Path; from clvq_hf.files import drafted\n"

@@ -7,6 +7,9 @@ import typer
 
 from .options import Revision
 
+# In a folder that was made here, so that an interrupted download may go on in it.
+PULLED_NAME = ".clvq-hf-pull"
+
 
 def run_pull(
     repo_id: Annotated[str, typer.Argument(help="Repository with a concept model: *org/name*.")],
@@ -37,9 +40,10 @@ def run_pull(
     repositories.check_repo_id(repo_id)
     folder = output_dir or Path(repo_id.split("/")[-1])
     is_occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    # What a download into a folder leaves there.
-    pulled = folder / f".cache/huggingface/download/{repositories.CONFIG_NAME}.metadata"
-    if is_occupied and not pulled.is_file():
+    # Ours comes before the first file. The other one is what a download of an earlier version has left.
+    mark = folder / PULLED_NAME
+    pulled = (mark, folder / f".cache/huggingface/download/{repositories.CONFIG_NAME}.metadata")
+    if is_occupied and not any(file.is_file() for file in pulled):
         raise ValueError(
             f"{folder} exists, and was not made by `clvq-hf pull`; choose another --output-dir, or remove it."
         )
@@ -55,6 +59,8 @@ def run_pull(
     patterns = [repositories.CONFIG_NAME, repositories.CARD_NAME, *repositories.TOKENIZER_FILES, *replaceable]
     if not concepts:
         patterns.remove(f"{repositories.CONCEPTS_FOLDER}/*")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     with readable_errors(repo_id):
         with_retries(
             lambda: snapshot_download(

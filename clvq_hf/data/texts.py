@@ -17,12 +17,12 @@ from datasets import (
     concatenate_datasets,
     get_dataset_config_names,
     load_dataset_builder,
-    load_from_disk,
 )
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import CsvConfig
 
+from ..files import check_file_names, read_json, read_rows
 from ..hosts.readout import Readout
 from .labels import label_columns, map_labels
 from .text_files import LOCAL_FORMATS, find_column, read_file
@@ -230,11 +230,14 @@ def _open_folder(
     path: Path, split: str, subset: str | None, label_column: str | None, usual_labels: Sequence[str]
 ) -> dict[str, Dataset]:
     """The splits of a folder; of one file per split only those that `split` names are read."""
+    remedy = "Save it again with save_to_disk."
     if (path / "state.json").is_file():
-        dataset = load_from_disk(path)
+        dataset = read_rows(path, remedy)
         return {str(dataset.split or "train"): dataset}
     if (path / "dataset_dict.json").is_file():
-        return dict(load_from_disk(path))
+        splits = read_json(path / "dataset_dict.json", {"splits": list}, remedy)["splits"]
+        check_file_names(splits, path / "dataset_dict.json")
+        return {name: read_rows(path / name, remedy) for name in splits}
     if subset is not None:
         return _open_repository(str(path), subset)
     files: dict[str, Path] = {}

@@ -26,6 +26,8 @@ REFERENCE_NAME = "reference.json"
 TRAINING_TEXTS_NAME = "training_texts.safetensors"
 # Quantiles of the distances of training tokens to their codes.
 DISTANCES_NAME = "distance_quantiles.safetensors"
+# In a checkpoint that is being written, or whose writing was broken off.
+UNFINISHED_NAME = ".unfinished"
 RESULTS_NAME = "results.json"
 CONCEPTS_FOLDER = "concepts"
 TABLE_NAME = "concept_table.json"
@@ -133,9 +135,18 @@ class Source:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint of the last step that a trainer has saved in a folder, if there is one."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / CONFIG_NAME).is_file()]
-    steps = {int(path.name.removeprefix("checkpoint-")): path for path in found if path.name[11:].isdigit()}
-    return steps[max(steps)] if steps else None
+    found = {
+        step: path
+        for step, path in checkpoints_by_step(folder).items()
+        if (path / CONFIG_NAME).is_file() and not (path / UNFINISHED_NAME).exists()
+    }
+    return found[max(found)] if found else None
+
+
+def checkpoints_by_step(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a trainer in a folder, complete or not."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name[11:].isdecimal()]
+    return {int(path.name[11:]): path for path in found}
 
 
 def check_repo_id(name: str) -> None:
@@ -201,4 +212,13 @@ def read_results(file: Path) -> dict[str, Any]:
     return results
 
 
-__all__ = ["Source", "check_repo_id", "checkpoint_files", "file_sizes", "matches_any", "read_results"]
+__all__ = [
+    "Source",
+    "check_repo_id",
+    "checkpoint_files",
+    "checkpoints_by_step",
+    "file_sizes",
+    "matches_any",
+    "newest_checkpoint",
+    "read_results",
+]

@@ -14,7 +14,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
 from ..files import ScratchFolder, write_whole
-from ..hub.repositories import CARD_NAME
+from ..hub.repositories import CARD_NAME, UNFINISHED_NAME
 from ..hub.requests import HubError, hub_api, readable_errors, with_retries
 from ..hub.uploads import commit_files
 from .finite_loss import FiniteLossTrainer
@@ -128,7 +128,13 @@ class HubTrainer(FiniteLossTrainer):
         self.callback_handler.on_push_begin(args, self.state, self.control)
         # A copy: the checkpoint may be deleted by save_total_limit before it is uploaded.
         staged = ScratchFolder(args.output_dir)
-        shutil.copytree(checkpoint_folder, staged.path, copy_function=_link_or_copy, dirs_exist_ok=True)
+        shutil.copytree(
+            checkpoint_folder,
+            staged.path,
+            copy_function=_link_or_copy,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns(UNFINISHED_NAME),
+        )
         by_step = args.save_strategy == SaveStrategy.STEPS
         when = f"step {self.state.global_step}" if by_step else f"epoch {int(self.state.epoch)}"
         place = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name}

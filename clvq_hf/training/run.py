@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.labels import host_labels
 from ..data.readouts import host_question, text_readout
@@ -24,6 +23,7 @@ from ..hub.repositories import CONCEPTS_FOLDER
 from ..models.configuration_clvq import PAPER_CONFIG, CLVQConfig
 from ..models.modeling_clvq import CLVQModel
 from ..models.modeling_concepts import ConceptModel
+from .checkpoints import newest_complete
 from .estimate import estimate_run
 from .settings import check_settings, config_fields, training_fields
 from .trainer import CLVQTrainer
@@ -123,7 +123,7 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     say(f"Estimate: {estimate_run(trainer)} of training.")
     checkpoint = args.resume_from_checkpoint
     if run.resume and Path(args.output_dir).is_dir():
-        checkpoint = get_last_checkpoint(args.output_dir)
+        checkpoint = newest_complete(args.output_dir)
     if run.resume:
         say("There is no checkpoint yet: training starts anew." if checkpoint is None else f"Resuming {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,6 +1,5 @@
 """`CLVQTrainer`: the Trainer of transformers for concept models, on the states of a frozen host."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data.activation_cache import ActivationCache, StateCollator
@@ -33,9 +32,10 @@ from ..files import read_json, write_whole
 from ..hosts import hooks
 from ..hosts.readout import class_names
 from ..hub.provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
-from ..hub.repositories import CONFIG_NAME, REFERENCE_NAME
+from ..hub.repositories import CONFIG_NAME, REFERENCE_NAME, UNFINISHED_NAME
 from ..models.configuration_concepts import ConceptConfig
 from ..models.modeling_concepts import ConceptModel
+from .checkpoints import begin_checkpoint, check_complete, checkpoint_folder, finish_checkpoint, newest_complete
 from .hub_trainer import HubTrainer
 from .running_statistics import RunningStatistics
 from .sampling import EpochLengthSampler
@@ -419,8 +419,43 @@ class CLVQTrainer(HubTrainer):
             num_samples=len(dataloader.dataset),
         )
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
+        """Train the model; see `Trainer.train`.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint, or `True` for the newest one in
+                `args.output_dir` that is complete: others are passed over, with a warning.
+            **options: The other arguments of `Trainer.train`.
+
+        Raises:
+            ValueError: If the checkpoint is incomplete or damaged, or there is none.
+        """
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = newest_complete(self.args.output_dir)
+            if checkpoint is None:
+                raise ValueError(
+                    f"{self.args.output_dir} has no complete checkpoint: train without resume_from_checkpoint=…."
+                )
+        elif checkpoint:
+            check_complete(Path(checkpoint))
+        return super().train(checkpoint, **options)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Mark the checkpoint until all processes have written to it."""
+        folder = checkpoint_folder(self._get_output_dir(trial=trial), self.state.global_step)
+        if self.args.should_save:
+            begin_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            finish_checkpoint(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights as safetensors and arguments as JSON: Trainer would pickle the arguments."""
+        if not self.args.should_save:  # Trainer calls it in every process
+            return
         output_dir = Path(self.args.output_dir if output_dir is None else output_dir)
         training = self.model.config.training
         if training is not None and training.get("figures_of") not in (None, self.model.fingerprint()):
@@ -538,13 +573,18 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields:
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"{output_dir} is a file; choose a folder for output_dir=….")
-    folders = [folder for folder in output_dir.glob("checkpoint-*") if folder.is_dir()]
+    # Without those of ours whose writing was broken off.
+    folders = [
+        folder
+        for folder in output_dir.glob("checkpoint-*")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / UNFINISHED_NAME).exists()
+    ]
     if any((output_dir / name).exists() for name in ("config.json", "model.safetensors", "adapter_config.json")):
         folders.append(output_dir)
     for folder in folders:
         try:
-            found = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            found = read_json(folder / "config.json")
+        except (OSError, ValueError):
             found = {}
         if not found:
             what = "something else, or one whose saving was broken off: it has no config.json"

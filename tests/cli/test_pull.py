@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
 from helpers.command_line import invoke, refuse, succeed
@@ -60,6 +61,27 @@ def test_pull_over_an_earlier_one(hub, shared_model, table, tmp_path):
 def test_a_model_of_ones_own_is_not_overwritten(hub, shared_model, folder):
     shared_model.push_to_hub(REPO)
     assert "was not made by `clvq-hf pull`" in refuse("pull", REPO, "--output-dir", folder)
+
+
+@pytest.mark.parametrize(
+    "arrived", [(), ("README.md",), ("config.json",), ("concepts/tokens.parquet", "model.safetensors")]
+)
+def test_an_interrupted_one_goes_on(hub, shared_model, table, tmp_path, monkeypatch, arrived):
+    shared_model.push_to_hub(REPO, concepts=table)
+    inner = huggingface_hub.snapshot_download
+
+    def interrupt(repo_id, *, allow_patterns, local_dir=None, **options):
+        if local_dir is None:  # the small files that are looked at first
+            return inner(repo_id, allow_patterns=allow_patterns, **options)
+        inner(repo_id, allow_patterns=list(arrived), local_dir=local_dir, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub, "snapshot_download", interrupt)
+        assert invoke("pull", REPO, "--output-dir", tmp_path / "out").exit_code != 0
+    succeed("pull", REPO, "--output-dir", tmp_path / "out")
+    model = CLVQModel.from_pretrained(tmp_path / "out")
+    assert model.fingerprint() == shared_model.fingerprint() and len(model.concepts) == len(table)
 
 
 @pytest.mark.parametrize("command", ["pull", "info", "push"])

@@ -162,6 +162,15 @@ def test_any_other_file_is_cut_by_text_hash(tmp_path):
     assert 0.4 < len(parts["host_train"]) / len(train) < 0.5 and len(parts["select"]) > 40
 
 
+@pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json", "train/data-00000-of-00001.arrow"])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"splits": ["../x"], "_data_files": 3}', b"[" * 100_000])
+def test_a_damaged_folder_of_save_to_disk(tmp_path, name, content):
+    DatasetDict(train=Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})).save_to_disk(tmp_path / "both")
+    (tmp_path / "both" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged|is refused"):
+        load_texts(str(tmp_path / "both"), "train")
+
+
 def test_splits_of_folders_of_save_to_disk(tmp_path):
     texts = Dataset.from_dict({"text": [f"t{number}" for number in range(10)]})
     DatasetDict(train=texts, test=texts.select(range(4))).save_to_disk(tmp_path / "both")
