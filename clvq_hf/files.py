@@ -111,12 +111,12 @@ class ScratchFolder:
     def __init__(self, parent: str | Path | None = None) -> None:
         parent = Path(tempfile.gettempdir() if parent is None else parent)
         for left_over in parent.glob(f"{_SCRATCH}*"):
-            with suppress(OSError, ValueError), _held(left_over / ".lock", left_over, False, ""):
+            with suppress(OSError, ValueError), held(left_over / ".lock", left_over, False, ""):
                 shutil.rmtree(left_over, ignore_errors=True)
         self._home = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True)
         home = Path(self._home.name)
         self._lock = ExitStack()
-        self._lock.enter_context(_held(home / ".lock", home, True, ""))
+        self._lock.enter_context(held(home / ".lock", home, True, ""))
         self.path = home / "content"
         self.path.mkdir()
 
@@ -190,13 +190,17 @@ def locked(folder: Path, *, wait: bool = False, remedy: str = "or wait for it") 
         ValueError: If another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder / ".lock", folder, wait, remedy):
+    with held(folder / ".lock", folder, wait, remedy):
         yield
 
 
 @contextmanager
-def _held(file: Path, folder: Path, wait: bool, remedy: str) -> Generator[None]:
-    """Hold the lock of a folder that is in `file`."""
+def held(file: Path, place: Path, wait: bool = False, remedy: str = "or wait for it") -> Generator[None]:
+    """Hold a lock that is the file `file`, of a folder or of another file; see [`locked`].
+
+    Raises:
+        ValueError: If another process holds it.
+    """
     import filelock  # at use: most commands lock nothing
 
     # The system lets go of it when a process dies, however it dies.
@@ -204,7 +208,7 @@ def _held(file: Path, folder: Path, wait: bool, remedy: str) -> Generator[None]:
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout:
-        raise ValueError(f"Another run is at work in {folder}. Choose another folder, {remedy}.") from None
+        raise ValueError(f"Another run is at work in {place}. Choose another folder, {remedy}.") from None
     try:
         yield
     finally:
@@ -285,7 +289,7 @@ def _beside(folder: Path) -> Generator[Path]:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written: {error}. Choose another folder.") from error
-    with _held(home / ".lock", folder, False, "or wait for it"):
+    with held(home / ".lock", folder):
         _tidy(home, folder)  # after a process that died
         try:
             yield home
@@ -406,7 +410,7 @@ def check_object(
 def write_metadata(file: Path, metadata: Mapping[str, Any], names: Iterable[str]) -> None:
     """Write the JSON file that describes a folder, with checksums of its content and of other files of the folder."""
     checksums = {name: file_checksum(file.parent / name) for name in names}
-    content = json.loads(json.dumps({**metadata, _FILES: checksums}))
+    content = json.loads(json.dumps({**metadata, **({_FILES: checksums} if checksums else {})}, allow_nan=False))
     write_whole(file, json.dumps({**content, _CHECKSUM: _digest_of_json(content)}, indent=2) + "\n")
 
 
@@ -499,6 +503,7 @@ __all__ = [
     "check_replaceable",
     "drafted",
     "file_checksum",
+    "held",
     "locked",
     "read_json",
     "read_json_lines",

@@ -53,6 +53,12 @@ def hub(tmp_path, monkeypatch) -> Iterator[LoopbackHub]:
     HUB.reset()
 
 
+@pytest.fixture(scope="session")
+def loopback_hub() -> LoopbackHub:
+    """The Hub of the fixture `hub`, for what is there in several tests."""
+    return HUB
+
+
 # Not for the whole session: Playwright keeps an event loop running in its thread.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

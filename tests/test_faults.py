@@ -32,7 +32,7 @@ SMALL = ("--codebook-size", 6, "--max-length", 12, "--epochs", 2, "--set", "inte
 QUICK = ("--protocol", "code", "--attribution", "gradient_x_input", "--draws", 1, "--max-texts", 10)
 # What differs between two undisturbed runs: checksums (datasets give random fingerprints), how long something took, and
 # what transformers averages over the steps since resuming.
-TIMES = re.compile(r"files|checksum|seconds|.*_runtime|.*_per_second|train_loss")
+TIMES = re.compile(r"files|checksum|seconds|.*_runtime|.*_per_second|train_loss|requests")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,13 @@
 import ast
 import configparser
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 from pathlib import Path
 
 import pytest
@@ -78,3 +83,52 @@ def test_the_changelog_tells_of_this_version():
     from clvq_hf import __version__
 
     assert re.search(rf"^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory) -> tuple[Path, Path]:
+    """Wheel and source distribution, built from a copy of the files that git knows."""
+    folder = tmp_path_factory.mktemp("build")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in listed.split("\0")[:-1]:
+        if (ROOT / name).is_file():
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "source" / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "source"]
+    subprocess.run(command, check=True, capture_output=True)
+    [wheel], [source] = (folder / "dist").glob("*.whl"), (folder / "dist").glob("*.tar.gz")
+    return wheel, source
+
+
+@pytest.mark.slow
+def test_the_source_distribution_is_complete(distributions):
+    with tarfile.open(distributions[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for file in (ROOT / "clvq_hf").rglob("*"):
+        if file.is_file() and file.suffix != ".pyc":
+            assert file.relative_to(ROOT).as_posix() in names
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.cfg"} <= names
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_the_checkout(distributions, tmp_path):
+    """The demo, an explanation and a report, in an environment that has the wheel, and what it needs from ours."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    # The checkout would be found instead of the wheel, by pip, too.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*arguments: str | Path) -> str:
+        command = [tmp_path / "venv" / "bin" / "python", *arguments]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", distributions[0])
+    packages = Path(sysconfig.get_path("purelib", vars={"base": tmp_path / "venv"}))
+    # A path in a .pth file makes packages importable, but not what an editable install adds to it.
+    (packages / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert run("-c", "import clvq_hf; print(clvq_hf.__file__)").startswith(str(packages))
+    run("-m", "clvq_hf.cli", "demo", "--quick", "--output-dir", "out")
+    assert "concept" in run("-m", "clvq_hf.cli", "explain", "out", "a warm and funny film")
+    run("-m", "clvq_hf.cli", "report", "out", "-o", "report.html")
+    assert (tmp_path / "report.html").stat().st_size > 50_000

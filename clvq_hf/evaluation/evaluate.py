@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..data.labels import host_labels
 from ..data.readouts import host_question, text_readout
 from ..data.texts import texts_fingerprint, without_texts
-from ..files import read_rows, remove_folder, write_rows, write_whole
+from ..files import locked, read_rows, remove_folder, write_metadata, write_rows
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hub.provenance import recorded_name
@@ -188,7 +188,7 @@ class Evaluation:
 
     def save(self) -> None:
         """Write `results.json`; if it crashes, the previous file remains."""
-        write_whole(self.output_dir / RESULTS_NAME, json.dumps(self.results, indent=2, allow_nan=False) + "\n")
+        write_metadata(self.output_dir / RESULTS_NAME, self.results, [])
 
 
 def evaluate_concepts(
@@ -268,63 +268,72 @@ def evaluate_concepts(
             "All of these texts are among the training texts, so there is nothing to measure on. Name texts that "
             "nothing was trained on: another split, or a part that was held out (--part select)."
         )
-    evaluation.begin(model, host, tokenizer, texts, train, word_texts, overwrite, readout)
-    evaluation.results["texts"] = {
-        "dataset": dataset_name,
-        "split": split,
-        "num_texts": len(kept),
-        "num_left_out": num_left_out + len(texts) - len(kept),
-    }
-    if salience is not None:
-        evaluation.outcome("salience", lambda: salience)
-    table = _table(evaluation, model, host, tokenizer, kept, split, dataset_name, readout)
-    evaluation.results["model"] = recorded_name(model.config.name_or_path)
-    evaluation.results["host_name_or_path"] = model.config.host_name_or_path
-    evaluation.results["layers"] = [model.config.lower_layer, model.config.upper_layer]
-    error = np.asarray([value for value in table.texts["salience_error"] if value is not None])
-    evaluation.results["texts"]["label_names"] = table.label_names
-    evaluation.results["texts"]["median_salience_error"] = float(np.median(error)) if len(error) else None
-    wanted = [name for name in settings.protocols if name != "probe"]
-    measured = {"fidelity", *(["bottleneck"] if model.config.has_decoder else [])} <= set(evaluation.results)
-    if references is None and train is not None and (wanted or not measured):
-        sizes = {"max_length": settings.max_length, "batch_size": settings.batch_size}
-        words, config = None, model.config
-        if word_texts is not None and settings.needs_words:
-            others = without_texts(word_texts, kept["text"])
-            words = fit_words(host, tokenizer, others, config.lower_layer, stack=config.stack, **sizes)
-        references = fit_references(model, host, tokenizer, train, words=words, readout=readout, **sizes)
-    _measure_table(evaluation, model, table)
-    evaluation.step(
-        "table",
-        "bag_of_codes",
-        lambda: probe_bags(table, mean_states(model, host, tokenizer, table, settings.batch_size), seed=settings.seed),
-    )
-    _measure_ablation(evaluation, model, host, tokenizer, table, references)
-    if references is not None:
-        coded = evaluation.outcome(
-            "fidelity",
-            lambda: fidelity_texts(
-                model, host, tokenizer, table, references.statistics, readout=readout, batch_size=settings.batch_size
+    with locked(evaluation.output_dir):
+        evaluation.begin(model, host, tokenizer, texts, train, word_texts, overwrite, readout)
+        evaluation.results["texts"] = {
+            "dataset": dataset_name,
+            "split": split,
+            "num_texts": len(kept),
+            "num_left_out": num_left_out + len(texts) - len(kept),
+        }
+        if salience is not None:
+            evaluation.outcome("salience", lambda: salience)
+        table = _table(evaluation, model, host, tokenizer, kept, split, dataset_name, readout)
+        evaluation.results["model"] = recorded_name(model.config.name_or_path)
+        evaluation.results["host_name_or_path"] = model.config.host_name_or_path
+        evaluation.results["layers"] = [model.config.lower_layer, model.config.upper_layer]
+        error = np.asarray([value for value in table.texts["salience_error"] if value is not None])
+        evaluation.results["texts"]["label_names"] = table.label_names
+        evaluation.results["texts"]["median_salience_error"] = float(np.median(error)) if len(error) else None
+        wanted = [name for name in settings.protocols if name != "probe"]
+        measured = {"fidelity", *(["bottleneck"] if model.config.has_decoder else [])} <= set(evaluation.results)
+        if references is None and train is not None and (wanted or not measured):
+            sizes = {"max_length": settings.max_length, "batch_size": settings.batch_size}
+            words, config = None, model.config
+            if word_texts is not None and settings.needs_words:
+                others = without_texts(word_texts, kept["text"])
+                words = fit_words(host, tokenizer, others, config.lower_layer, stack=config.stack, **sizes)
+            references = fit_references(model, host, tokenizer, train, words=words, readout=readout, **sizes)
+        _measure_table(evaluation, model, table)
+        evaluation.step(
+            "table",
+            "bag_of_codes",
+            lambda: probe_bags(
+                table, mean_states(model, host, tokenizer, table, settings.batch_size), seed=settings.seed
             ),
         )
-        evaluation.step("fidelity", "codes", lambda: fidelity_figures(coded))
-        if model.config.has_decoder:
-            outcome = evaluation.outcome(
-                "splice",
-                lambda: splice_texts(
+        _measure_ablation(evaluation, model, host, tokenizer, table, references)
+        if references is not None:
+            coded = evaluation.outcome(
+                "fidelity",
+                lambda: fidelity_texts(
                     model,
                     host,
                     tokenizer,
                     table,
-                    upper_mean=references.upper_mean,
+                    references.statistics,
+                    readout=readout,
                     batch_size=settings.batch_size,
-                    seed=settings.seed,
                 ),
             )
-            evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome))
-        _measure_senses(evaluation, model, host, tokenizer, table, references)
-    evaluation.save()
-    return evaluation.results
+            evaluation.step("fidelity", "codes", lambda: fidelity_figures(coded))
+            if model.config.has_decoder:
+                outcome = evaluation.outcome(
+                    "splice",
+                    lambda: splice_texts(
+                        model,
+                        host,
+                        tokenizer,
+                        table,
+                        upper_mean=references.upper_mean,
+                        batch_size=settings.batch_size,
+                        seed=settings.seed,
+                    ),
+                )
+                evaluation.step("bottleneck", "splice", lambda: bottleneck_figures(outcome))
+            _measure_senses(evaluation, model, host, tokenizer, table, references)
+        evaluation.save()
+        return evaluation.results
 
 
 def _table(

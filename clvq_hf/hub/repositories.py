@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
-from ..files import check_object, read_json
+from ..files import check_object, read_metadata
 from ..version import __version__
 from .requests import hub_api, readable_errors, with_retries
 
@@ -201,7 +201,7 @@ def read_results(file: Path) -> dict[str, Any]:
         ValueError: If it is damaged, or its figures are no figures.
     """
     remedy = "Run `clvq-hf evaluate` again, with --overwrite."
-    results = read_json(file, remedy=remedy)
+    results, _ = read_metadata(file, remedy)
     check_object(results.get("texts", {}), f"{file} (texts)", remedy=remedy)
     for part in _FIGURES:
         for name, figures in check_object(results.get(part, {}), f"{file} ({part})", remedy=remedy).items():

@@ -82,16 +82,17 @@ class ConceptModel(BaseConceptModel):
         folder = check_checkpoint(source)
         cls = class_of_checkpoint(folder, name, cls)
         wants_info = kwargs.pop("output_loading_info", False)
+        ours = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         try:
-            model, info = super().from_pretrained(
-                folder, *args, **{**kwargs, "use_safetensors": True, "output_loading_info": True}
-            )
+            model, info = super().from_pretrained(folder, *args, **{**kwargs, **ours})
         except SafetensorError as error:
             raise ValueError(f"The weights of {name} are damaged ({error}); get them again.") from error
-        if info["missing_keys"]:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # of a config that nobody wrote
+            raise ValueError(f"{name} cannot be loaded: {error}") from error
+        if wrong := sorted({*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}):
             raise ValueError(
-                f"{name} lacks {sorted(info['missing_keys'])}. The checkpoint is incomplete or of another model; save "
-                "it again with save_pretrained."
+                f"{name} lacks {wrong}, or has them in other shapes than its config says. The checkpoint is incomplete "
+                "or of another model; save it again with save_pretrained."
             )
         check_weights(model, folder, name)
         model.name_or_path = model.config.name_or_path = name

@@ -4,7 +4,6 @@ A codebook fits every host of its width and encodes any states, so nothing but k
 or normalisation.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import read_json, write_whole
+from ..files import read_metadata, write_metadata
 from ..hosts import hooks
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
@@ -78,9 +77,8 @@ class Reference:
     texts: list[ReferenceText]
 
     def save(self, file: Path) -> None:
-        """Write the texts as JSON."""
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        write_whole(file, json.dumps(content, ensure_ascii=False) + "\n")
+        """Write the texts as JSON, with a checksum."""
+        write_metadata(file, {"format_version": FORMAT_VERSION, **asdict(self)}, [])
 
     @classmethod
     def load(cls, file: Path) -> "Reference":
@@ -89,7 +87,7 @@ class Reference:
         Raises:
             ValueError: If the file is damaged, or has a newer format.
         """
-        content = read_json(file)
+        content, _ = read_metadata(file, "Get the model again, or record its host again (model.record_host).")
         if content.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"{file} has the format {content.get('format_version')!r}; this version of clvq_hf reads "

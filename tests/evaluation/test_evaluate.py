@@ -13,6 +13,7 @@ from clvq_hf import CLVQModel, ConceptTable
 from clvq_hf.cli import app
 from clvq_hf.data.texts import PARTS, load_texts, split_texts, text_numbers
 from clvq_hf.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_concepts
+from clvq_hf.files import locked
 from clvq_hf.metrics.results_tables import report_tables
 from clvq_hf.metrics.verdict import verdict
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
@@ -173,6 +174,11 @@ class TestEvaluate:
         assert (results["texts"]["num_texts"], results["texts"]["num_left_out"]) == (19, 31)
         with pytest.raises(ValueError, match="nothing to measure"):
             evaluate_concepts(model, host, tokenizer, test_texts.select(range(31)), tmp_path / "other")
+
+    def test_one_process_at_a_time(self, model, host, tokenizer, test_texts, tmp_path):
+        with locked(tmp_path), pytest.raises(ValueError, match="Another run is at work"):
+            evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=QUICK)
+        assert [file.name for file in tmp_path.iterdir()] == [".lock"], "it has changed nothing"
 
     def test_nothing_left(self, model, host, tokenizer, texts, tmp_path):
         with pytest.raises(ValueError, match="nothing to measure"):

@@ -5,11 +5,13 @@ import json
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from transformers.utils import logging
 
+from ...files import held
 from .judges import Judge, Message, Reply
 
 logger = logging.get_logger(__name__)
@@ -19,13 +21,15 @@ class AnswerCache:
     """Answers by judge and question, in a JSON Lines file.
 
     Each line is written in one piece as soon as the answer arrives, so a killed process loses only the answers that
-    were still pending. Truncated lines are skipped. Neither questions nor tokens are written.
+    were still pending. Truncated lines are skipped. Neither questions nor tokens are written. One process at a time has
+    it open: two would both ask, and pay for, the same questions.
 
     Args:
         file (`str` or `Path`): The file; it is created if needed.
 
     Raises:
         OSError: If it cannot be written.
+        ValueError: If another process has it open.
     """
 
     def __init__(self, file: str | Path) -> None:
@@ -33,6 +37,8 @@ class AnswerCache:
         self._lock = threading.Lock()
         self._replies: dict[str, Reply] = {}
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._open = ExitStack()
+        self._open.enter_context(held(self.file.with_name(f".{self.file.name}.lock"), self.file))
         content = self.file.read_bytes() if self.file.exists() else b""
         lines = content.splitlines()
         for line in lines:
@@ -51,6 +57,7 @@ class AnswerCache:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+        self._open.close()
 
     def get(self, judge: Judge, messages: Sequence[Message], max_tokens: int, attempt: int) -> Reply | None:
         """Look up the answer to exactly this question, asked `attempt` times before."""
