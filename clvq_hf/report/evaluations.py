@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import load_from_disk
 
 from ..files import read_json
@@ -84,6 +85,8 @@ def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any
     if not (rows / "state.json").is_file():
         return {}
     frame = load_from_disk(rows).to_pandas()
+    # A text of which the host says nothing finite is no evidence; the others are.
+    frame = frame[np.isfinite(frame["margin"]) & np.isfinite(frame["margin_plain"])]
     change = frame["margin"] - frame["margin_plain"]
     others = frame["condition"] == "other_code"
     control = change[others].groupby(frame["text_id"][others]).mean()
