@@ -11,12 +11,13 @@ from typing import Any
 MAX_YAML_NODES = 100_000
 
 
-def write_whole(file: str | Path, text: str) -> None:
+def write_whole(file: str | Path, text: str, mode: int = 0o666) -> None:
     """Write a text file in UTF-8; an earlier file of this name remains until the new one is complete.
 
     Args:
         file (`str` or `Path`): Path of the file.
         text (`str`): Its content; a lone surrogate becomes a question mark.
+        mode (`int`): Who may read and write it, as far as the umask allows: 0o600 is its owner alone.
 
     Raises:
         OSError: If the folder does not exist or the disk is full.
@@ -25,7 +26,9 @@ def write_whole(file: str | Path, text: str) -> None:
     # A name of its own: two writers do not mix, and a link that somebody has planted is not followed ("x").
     partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("x", encoding="utf-8", errors="replace") as draft:
+        # Created with its mode: a moment in which everybody can read it would be enough.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as draft:
             draft.write(text)
             draft.flush()
             os.fsync(draft.fileno())  # or a crash of the machine could leave the new name with nothing in it

@@ -32,7 +32,14 @@ def evaluated_model(folder: str | Path) -> str | None:
             f"{folder} does not record which model was evaluated. Name it: clvq-hf report MODEL --table "
             f"{folder}/concept_table."
         )
-    return model
+    if not model.startswith("."):
+        return model
+    if not (place := Path(folder, model)).is_dir():
+        raise ValueError(
+            f"The evaluated model {model} is not at {place}. Name it: clvq-hf report MODEL --table "
+            f"{folder}/concept_table."
+        )
+    return str(place.resolve())
 
 
 def read_evaluation(folder: str | Path, table: ConceptTable) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The report: one HTML file with everything in it."""
 
 import base64
-import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from ..metrics.results_tables import PROTOCOLS, removal_table
 from ..metrics.verdict import measured_protocol, verdict, wilson_interval
 from ..models.model_card import measures_of
 from ..models.modeling_concepts import ConceptModel
-from ..rendering.pages import read_asset, render_page
+from ..rendering.pages import read_asset, render_page, script_hash
 from ..rendering.text_tables import ReportTable, number, percent
 from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import ToxicMask, called_toxic, mask_of
@@ -124,7 +123,6 @@ def _render(
     mask: ToxicMask | None,
 ) -> str:
     script = "\n".join(read_asset(f"report/{name}.js") for name in SCRIPTS)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     protocol = measured_protocol(results)
     words = {concept["code"]: concept["gist"] for concept in contents["concepts"]}
     words |= {int(code): gist for code, gist in contents["others"].items()}
@@ -158,7 +156,7 @@ def _render(
         contents=pack_contents(contents),
         settings={"num_colours": NUM_COLOURS},
         script=Markup(script),
-        script_hash=f"sha256-{digest}",
+        script_hash=script_hash(script),
         version=__version__,
     )
 

@@ -459,8 +459,8 @@ class ConceptTable:
             without (`int` or `Sequence[int]`, *optional*): Ids of texts to exclude, together with texts equal to them.
 
         Returns:
-            `list[tuple[str, int]]`: The most frequent first; ties in alphabetical order. Those of more than 80 characters
-                are cut.
+            `list[tuple[str, int]]`: The most frequent first; ties in alphabetical order. Those of more than 80
+                characters are cut.
         """
         if n <= 0:
             return []

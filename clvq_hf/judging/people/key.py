@@ -96,9 +96,9 @@ class StudyKey:
         return (question for question in self.questions if (question.method, question.kind) == (method, kind))
 
     def save(self, file: Path) -> None:
-        """Write the key as JSON."""
+        """Write the key as JSON, which nobody else on this machine can read: it has the answers."""
         about = {"format": KEY_FORMAT, "format_version": FORMAT_VERSION, "clvq_version": __version__}
-        write_whole(file, json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False))
+        write_whole(file, json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False), mode=0o600)
 
     @classmethod
     def load(cls, file: str | Path) -> "StudyKey":
