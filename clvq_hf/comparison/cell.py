@@ -18,6 +18,7 @@ from ..evaluation.ablation.references import AblationReferences, fit_references
 from ..evaluation.bottleneck import bottleneck_figures, splice_texts
 from ..evaluation.code_decoder import fit_code_decoder
 from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
+from ..files import write_whole
 from ..hosts.identity import check_identity
 from ..hub.provenance import library_versions
 from ..metrics.ablation_drop.numerics import ablation_drop
@@ -64,8 +65,16 @@ def open_cell(grid: Grid, cell: Cell, output_dir: Path, sources: Sources | None 
     return result
 
 
+def lacks_stability(grid: Grid, cell: Cell, result: dict[str, Any]) -> bool:
+    """Whether a finished cell was never compared with the first seed, whose cell had failed when it ran."""
+    first = grid.seeds[0]
+    return cell.seed != first and ("stability" not in result or result["first_seed"] != first)
+
+
 def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
     """Run a cell whose host is prepared, in a folder beside the final one that is moved there at the end.
+
+    Of a finished one only the comparison with the first seed is added, if that has been done since.
 
     Args:
         grid ([`Grid`][clvq_hf.comparison.Grid]): The grid.
@@ -79,6 +88,12 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
         ValueError: If the method does not fit the host or its texts.
     """
     folder = cell_folder(output_dir, cell)
+    reference = cell_folder(output_dir, replace(cell, seed=grid.seeds[0]))
+    if (result := open_cell(grid, cell, output_dir)) is not None:
+        if lacks_stability(grid, cell, result) and (reference / RESULT_NAME).is_file():
+            result |= {"stability": _stability(folder, reference), "first_seed": grid.seeds[0]}
+            write_whole(folder / RESULT_NAME, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        return result
     building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -113,9 +128,8 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
             "one label. There is nothing that an ablation could take away."
         )
     result |= trial.measure()
-    reference = Cell(cell.host, cell.dataset, cell.method, grid.seeds[0])
-    if reference != cell and (cell_folder(output_dir, reference) / RESULT_NAME).is_file():
-        result["stability"] = _stability(building, cell_folder(output_dir, reference))
+    if reference != folder and (reference / RESULT_NAME).is_file():
+        result["stability"] = _stability(building, reference)
         clock.lap("stability")
     result["seconds"] = clock.seconds
     result["settings"] = grid.cell_settings(cell)
@@ -388,4 +402,4 @@ def _shortened(figures: dict[str, Any]) -> dict[str, Any]:
     return plain | {name: figures[name][:5] for name in ("examples",) if figures.get(name)}
 
 
-__all__ = ["cell_folder", "open_cell", "run_cell"]
+__all__ = ["cell_folder", "lacks_stability", "open_cell", "run_cell"]
