@@ -32,25 +32,30 @@ CHECKSUMS_NAME = "checksums.json"
 MAX_YAML_NODES = 100_000
 
 
-def write_whole(file: str | Path, text: str) -> None:
+def write_whole(file: str | Path, text: str, mode: int = 0o666) -> None:
     """Write a text file in UTF-8; an earlier file of this name remains until the new one is complete.
 
     Args:
         file (`str` or `Path`): Path of the file.
         text (`str`): Its content; a lone surrogate becomes a question mark.
+        mode (`int`): Who may read and write it, as far as the umask allows: 0o600 is its owner alone.
 
     Raises:
         OSError: If the folder does not exist or the disk is full.
     """
-    with drafted(file) as draft:
+    with drafted(file, mode) as draft:
         draft.write_text(text, encoding="utf-8", errors="replace")
 
 
 @contextmanager
-def drafted(file: str | Path) -> Generator[Path]:
+def drafted(file: str | Path, mode: int = 0o666) -> Generator[Path]:
     """Write a file of any kind under another name; an earlier file remains until the new one is complete.
 
     What a process that died has left beside the file is removed.
+
+    Args:
+        file (`str` or `Path`): Path of the file.
+        mode (`int`): Its permissions, before the umask takes some away.
 
     Yields:
         `Path`: An empty file to write into, which becomes `file` at the end. If a library replaces it instead, another
@@ -61,23 +66,24 @@ def drafted(file: str | Path) -> Generator[Path]:
         with suppress(OSError), left_over.open("rb") as opened:  # or another process writes it
             if not left_over.is_symlink() and _hold(opened, wait=False):
                 left_over.unlink()
-    draft, held = _new_draft(file)
+    draft, opened = _new_draft(file, mode)
     try:
-        with held:
-            mode = draft.stat().st_mode
+        with opened:
+            permissions = stat.S_IMODE(draft.stat().st_mode)
             yield draft
-            draft.chmod(stat.S_IMODE(mode))  # safetensors makes files that only their owner can read
+            draft.chmod(permissions)  # safetensors makes files that only their owner can read
             _sync(draft)
             draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _new_draft(file: Path) -> tuple[Path, IO[bytes]]:
+def _new_draft(file: Path, mode: int) -> tuple[Path, IO[bytes]]:
     while True:
         # A name of its own: two writers do not mix, and a link that somebody has planted is not followed ("x").
         draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}{_PARTIAL}")
-        opened = draft.open("xb")
+        # Made with its permissions: a moment in which everybody can read it would be enough.
+        opened = os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
         if fcntl is None:
             opened.close()  # Windows does not rename open files
             return draft, opened
@@ -407,11 +413,11 @@ def check_object(
     return content
 
 
-def write_metadata(file: Path, metadata: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Write the JSON file that describes a folder, with checksums of its content and of other files of the folder."""
+def write_metadata(file: Path, metadata: Mapping[str, Any], names: Iterable[str] = (), mode: int = 0o666) -> None:
+    """Write a JSON file with a checksum of its content, and with checksums of other files of its folder."""
     checksums = {name: file_checksum(file.parent / name) for name in names}
     content = json.loads(json.dumps({**metadata, **({_FILES: checksums} if checksums else {})}, allow_nan=False))
-    write_whole(file, json.dumps({**content, _CHECKSUM: _digest_of_json(content)}, indent=2) + "\n")
+    write_whole(file, json.dumps({**content, _CHECKSUM: _digest_of_json(content)}, indent=2) + "\n", mode)
 
 
 def read_metadata(file: Path, remedy: str) -> tuple[dict[str, Any], dict[str, Any]]:

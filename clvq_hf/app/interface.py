@@ -15,6 +15,11 @@ from .session import MAX_NEW_TOKENS, Explorer
 if TYPE_CHECKING:
     import gradio
 
+# Of a request: a text of the greatest length has a fifth of it. There is nothing to upload.
+MAX_REQUEST_BYTES = 1_000_000
+# Readers who wait for their turn; more are asked to come back later. The host does one thing at a time.
+MAX_WAITING = 32
+
 ABLATE, SWAP, STEER = "ablate", "swap", "steer"
 CHANGES = {ABLATE: "Remove it", SWAP: "Replace it by an average token", STEER: "Push the text towards it"}
 POSITIONS = {
@@ -146,11 +151,35 @@ def build_app(explorer: Explorer) -> "gradio.Blocks":
         changer.click(
             apply, [text, code, change, where, strength, max_new_tokens], [reading, effect], api_name="apply"
         )
-    return app
+    return app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+
+
+class _LimitedRequests:
+    """ASGI middleware that refuses requests of too many bytes while they arrive, before Gradio keeps them."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Callable[[], Any], send: Callable[..., Any]) -> None:
+        from starlette.exceptions import HTTPException  # which Gradio brings
+
+        received = 0
+
+        async def receive_within_limit() -> Any:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_REQUEST_BYTES:
+                raise HTTPException(413, "This request is too large.")
+            return message
+
+        await self._app(scope, receive_within_limit, send)
 
 
 def launch_app(explorer: Explorer, **kwargs: Any) -> tuple[Any, str, str]:
     """Serve the app: on 127.0.0.1, or where the environment of a Space says.
+
+    Requests of more than 1 MB are refused, uploads with them, and so is the 33rd reader who waits.
 
     Args:
         explorer ([`Explorer`][clvq_hf.app.Explorer]): What is looked at.
@@ -184,7 +213,10 @@ def launch_app(explorer: Explorer, **kwargs: Any) -> tuple[Any, str, str]:
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
     )
-    return build_app(explorer).launch(theme=theme, **kwargs)
+    from starlette.middleware import Middleware
+
+    options = {"app_kwargs": {"middleware": [Middleware(_LimitedRequests)]}, "max_file_size": MAX_REQUEST_BYTES}
+    return build_app(explorer).launch(theme=theme, **{**options, **kwargs})
 
 
 def import_gradio() -> Any:

@@ -30,6 +30,8 @@ logger = logging.get_logger(__name__)
 # More than anyone reads on a page.
 MAX_TOKENS = 512
 MAX_NEW_TOKENS = 64
+# Of a text, so many characters for each token that is read; the rest is never tokenized. Most tokens have fewer.
+CHARACTERS_PER_TOKEN = 32
 # So many classes are all shown; of more, and of a vocabulary, the likeliest ones.
 MAX_CLASSES = 8
 NUM_LIKELIEST = 5
@@ -55,7 +57,8 @@ class Explorer:
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, a fast one.
         table ([`ConceptTable`][clvq_hf.ConceptTable], *optional*): Where words, labels and sentences of concepts come
             from.
-        max_length (`int`): Longest text in tokens; longer ones are cut.
+        max_length (`int`): Longest text in tokens; longer ones are cut, after 32 characters for each of them at the
+            latest.
 
     Raises:
         ValueError: If host, tokenizer or table do not belong to the model, or the model was never fitted.
@@ -196,6 +199,7 @@ class Explorer:
         Raises:
             ValueError: If it is empty.
         """
+        text = self._beginning(text)
         with self._lock:
             encoded, is_cut = self._encode(text)
             codes, logits = self._run(encoded)
@@ -294,17 +298,26 @@ class Explorer:
             raise ValueError("No text of the concept table has this concept, so it can only be removed, not swapped.")
         return torch.cat(found).mean(0)
 
+    @property
+    def _max_characters(self) -> int:
+        return CHARACTERS_PER_TOKEN * self.max_length
+
+    def _beginning(self, text: str) -> str:
+        """What is kept of a text: as much as is read, and one character that tells that more followed."""
+        return text[: self._max_characters + 1]
+
     def _encode(self, text: str) -> tuple[BatchEncoding, bool]:
         """The tokens of a text, and whether it had more of them than are read.
 
         With the lock held: a fast tokenizer keeps the length to which it cuts, for all threads.
         """
-        if not text.strip():
+        beginning = text[: self._max_characters]
+        if not beginning.strip():
             raise ValueError("There is no text. Type one first.")
 
         def encode(limit: int) -> BatchEncoding:
             return self.tokenizer(
-                text,
+                beginning,
                 truncation=True,
                 max_length=limit,
                 return_attention_mask=True,
@@ -317,8 +330,8 @@ class Explorer:
         encoded = encode(self.max_length + 1)
         if encoded["special_tokens_mask"].all():
             raise ValueError("The tokenizer leaves nothing of this text. Type another one.")
-        is_cut = encoded["input_ids"].shape[1] > self.max_length
-        return encode(self.max_length) if is_cut else encoded, is_cut
+        has_more_tokens = encoded["input_ids"].shape[1] > self.max_length
+        return encode(self.max_length) if has_more_tokens else encoded, has_more_tokens or len(text) > len(beginning)
 
     @torch.no_grad()
     def _run(self, encoded: BatchEncoding) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -359,6 +372,7 @@ class Explorer:
         change: Callable[..., AbstractContextManager[Any]],
         has_control: bool = False,
     ) -> Effect:
+        text = self._beginning(text)
         max_new_tokens = min(max_new_tokens, self.max_new_tokens)
         outcomes, other, instead = [], None, None
         with self._lock:

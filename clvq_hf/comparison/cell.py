@@ -66,8 +66,16 @@ def open_cell(grid: Grid, cell: Cell, output_dir: Path, sources: Sources | None 
     return result
 
 
+def lacks_stability(grid: Grid, cell: Cell, result: dict[str, Any]) -> bool:
+    """Whether a finished cell was never compared with the first seed, whose cell had failed when it ran."""
+    first = grid.seeds[0]
+    return cell.seed != first and ("stability" not in result or result["first_seed"] != first)
+
+
 def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
     """Run a cell whose host is prepared; its folder is there when it is complete.
+
+    Of a finished one only the comparison with the first seed is added, if that has been done since.
 
     Args:
         grid ([`Grid`][clvq_hf.comparison.Grid]): The grid.
@@ -80,11 +88,18 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the method does not fit the host or its texts.
     """
-    with replaced(cell_folder(output_dir, cell)) as building:
-        return _run_in(building, grid, cell, output_dir)
+    folder = cell_folder(output_dir, cell)
+    reference = cell_folder(output_dir, replace(cell, seed=grid.seeds[0]))
+    if (result := open_cell(grid, cell, output_dir)) is not None:
+        if lacks_stability(grid, cell, result) and (reference / RESULT_NAME).is_file():
+            result |= {"stability": _stability(folder, reference), "first_seed": grid.seeds[0]}
+            write_whole(folder / RESULT_NAME, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        return result
+    with replaced(folder) as building:
+        return _run_in(building, grid, cell, output_dir, reference)
 
 
-def _run_in(building: Path, grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
+def _run_in(building: Path, grid: Grid, cell: Cell, output_dir: Path, reference: Path) -> dict[str, Any]:
     set_seed(cell.seed)
     trial = _Trial.begin(grid, cell, output_dir, building)
     method, model, prepared, clock = trial.method, trial.model, trial.prepared, trial.clock
@@ -116,9 +131,8 @@ def _run_in(building: Path, grid: Grid, cell: Cell, output_dir: Path) -> dict[st
             "one label. There is nothing that an ablation could take away."
         )
     result |= trial.measure()
-    reference = Cell(cell.host, cell.dataset, cell.method, grid.seeds[0])
-    if reference != cell and (cell_folder(output_dir, reference) / RESULT_NAME).is_file():
-        result["stability"] = _stability(building, cell_folder(output_dir, reference))
+    if cell.seed != grid.seeds[0] and (reference / RESULT_NAME).is_file():
+        result["stability"] = _stability(building, reference)
         clock.lap("stability")
     result["seconds"] = clock.seconds
     result["settings"] = grid.cell_settings(cell)
@@ -388,4 +402,4 @@ def _shortened(figures: dict[str, Any]) -> dict[str, Any]:
     return plain | {name: figures[name][:5] for name in ("examples",) if figures.get(name)}
 
 
-__all__ = ["cell_folder", "open_cell", "run_cell"]
+__all__ = ["cell_folder", "lacks_stability", "open_cell", "run_cell"]

@@ -18,7 +18,8 @@ def fill(template: str, figures: Mapping[str, Any], section: str = "") -> str:
 
     Args:
         template (`str`): `{name}` or `{name:format}`. The format is one of Python's, such as `.3f`; or `%` for a share,
-            `[]` for a figure with its interval (`name_low`, `name_high`), `±` for one with its deviation (`name_sd`).
+            `[]` for a figure with its interval (`name_low`, `name_high`), `±` for one with its deviation (`name_sd`),
+            and with its number (`name_count`) if that differs from `name_of`.
         figures (`Mapping[str, Any]`): By name.
         section (`str`): What precedes each name.
 
@@ -38,7 +39,9 @@ def fill(template: str, figures: Mapping[str, Any], section: str = "") -> str:
         if form == "[]":
             return interval(figures, name)
         if form == "±":
-            return f"{number(value, 3)} ± {number(figures[f'{name}_sd'], 3)}"
+            count, expected = (figures.get(f"{name}_{part}") for part in ("count", "of"))
+            few = "" if expected in (None, count) else f" (n = {count:.0f})"
+            return f"{number(value, 3)} ± {number(figures[f'{name}_sd'], 3)}{few}"
         return percent(value) if form == "%" else format(value, form)
 
     return _FIELD.sub(text, template)

@@ -20,7 +20,7 @@ from ..data.labels import host_labels, label_names
 from ..files import locked, remove_folder, write_whole
 from ..models.registry import import_methods
 from ..rendering.terminal import open_console
-from .cell import cell_folder, open_cell, run_cell
+from .cell import cell_folder, lacks_stability, open_cell, run_cell
 from .grid import Cell, Grid
 from .prepared_hosts import host_folder, open_host, prepare_host
 from .progress import ProgressView
@@ -120,6 +120,10 @@ class _Run:
                 remove_folder(folder)
                 return False
 
+        def whole(cell: Cell) -> dict[str, object] | None:
+            result = open_cell(grid, cell, output_dir, sources)
+            return None if result is None or lacks_stability(grid, cell, result) else result
+
         keys = dict.fromkeys(self._host_of(cell) for cell in cells)
         missing = [
             key
@@ -127,11 +131,7 @@ class _Run:
             if not is_there(lambda key=key: open_host(grid, *key, output_dir, sources), host_folder(output_dir, *key))
         ]
         self.cells = [
-            cell
-            for cell in cells
-            if not is_there(
-                lambda cell=cell: open_cell(grid, cell, output_dir, sources), cell_folder(output_dir, cell)
-            )
+            cell for cell in cells if not is_there(lambda cell=cell: whole(cell), cell_folder(output_dir, cell))
         ]
         needed = {self._host_of(cell) for cell in self.cells}
         self.hosts = [key for key in missing if key in needed]

@@ -132,7 +132,8 @@ class Summary:
         for host, dataset in self.settings():
             for method, title in self.methods().items():
                 if (host, dataset, method) in groups:
-                    yield {"setting": f"{host}, {dataset}", "title": title, **groups[host, dataset, method]}
+                    names = {"host": host, "dataset": dataset, "method": method}
+                    yield {**names, "setting": f"{host}, {dataset}", "title": title, **groups[host, dataset, method]}
 
     @property
     def first_seed(self) -> int:

@@ -361,16 +361,22 @@ def _footing_table(summary: Summary) -> ReportTable:
     return _record_table("On what footing", columns, records, note)
 
 
+def _number_of_seeds(summary: Summary, record: Record, number: float) -> str:
+    """How many seeds a mean is over, and of how many, if some lack the figure."""
+    total = len(summary.seed_records(*(record[name] for name in ("host", "dataset", "method"))))
+    return f"{number:.0f}" if number == total else f"{number:.0f} of {total}"
+
+
 def _stability_table(summary: Summary) -> ReportTable:
     names = [f"stability.{name}" for name in ("ami", "active_matched_cosine", "null_active_matched_cosine")]
     records = [
-        {**record, "seeds": record["stability.ami_count"] + 1}
+        {**record, "seeds": _number_of_seeds(summary, record, record["stability.ami_count"] + 1)}
         for record in summary.labelled(summary.over_seeds(*names))
         if record["stability.ami_count"]
     ]
     columns = {
         **LABELS,
-        "seeds": "{seeds:.0f}",
+        "seeds": "{seeds}",
         "AMI of codes": "{stability.ami:.3f}",
         "cosine of matched codes (null)": "{stability.active_matched_cosine:.3f} "
         "({stability.null_active_matched_cosine:.3f})",
@@ -393,13 +399,15 @@ def _seeds_table(summary: Summary) -> ReportTable:
     for record in summary.labelled(means):
         seeds = max(record[f"{figure}_count"] for figure in figures.values())
         if seeds > 1:
-            records.append({**record, "seeds": seeds})
+            # A figure of fewer seeds than its neighbours says of how many.
+            fewer = {f"{figure}_of": seeds for figure in figures.values()}
+            records.append({**record, **fewer, "seeds": _number_of_seeds(summary, record, seeds)})
     known = {
         title: f"{{{figure}:±}}"
         for title, figure in figures.items()
         if any(record[f"{figure}_count"] for record in records)
     }
-    columns = {**LABELS, "seeds": "{seeds:.0f}", **known}
+    columns = {**LABELS, "seeds": "{seeds}", **known}
     note = "Mean ± standard deviation over seeds of the concepts; host and texts are the same."
     return _record_table("Spread over seeds", columns, records, note)
 

@@ -17,7 +17,7 @@ from ..data.texts import texts_fingerprint, without_texts
 from ..files import locked, read_rows, remove_folder, write_metadata, write_rows
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
-from ..hub.provenance import recorded_name
+from ..hub.provenance import name_beside, public_name
 from ..hub.repositories import RESULTS_NAME, read_results
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.codebook_overlap.numerics import codebook_overlap
@@ -151,7 +151,7 @@ class Evaluation:
         given = {
             "clvq_version": __version__,
             "model_fingerprint": model.fingerprint(),
-            "host": host_identity(host),
+            "host": (identity := host_identity(host)) | {"name": public_name(identity.get("name"))},
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "texts_sha256": texts_fingerprint(texts),
             "training_texts_sha256": None if train is None else texts_fingerprint(train),
@@ -188,7 +188,7 @@ class Evaluation:
 
     def save(self) -> None:
         """Write `results.json`; if it crashes, the previous file remains."""
-        write_metadata(self.output_dir / RESULTS_NAME, self.results, [])
+        write_metadata(self.output_dir / RESULTS_NAME, self.results)
 
 
 def evaluate_concepts(
@@ -271,7 +271,7 @@ def evaluate_concepts(
     with locked(evaluation.output_dir):
         evaluation.begin(model, host, tokenizer, texts, train, word_texts, overwrite, readout)
         evaluation.results["texts"] = {
-            "dataset": dataset_name,
+            "dataset": public_name(dataset_name),
             "split": split,
             "num_texts": len(kept),
             "num_left_out": num_left_out + len(texts) - len(kept),
@@ -279,8 +279,8 @@ def evaluate_concepts(
         if salience is not None:
             evaluation.outcome("salience", lambda: salience)
         table = _table(evaluation, model, host, tokenizer, kept, split, dataset_name, readout)
-        evaluation.results["model"] = recorded_name(model.config.name_or_path)
-        evaluation.results["host_name_or_path"] = model.config.host_name_or_path
+        evaluation.results["model"] = name_beside(model.config.name_or_path, evaluation.output_dir)
+        evaluation.results["host_name_or_path"] = public_name(model.config.host_name_or_path)
         evaluation.results["layers"] = [model.config.lower_layer, model.config.upper_layer]
         error = np.asarray([value for value in table.texts["salience_error"] if value is not None])
         evaluation.results["texts"]["label_names"] = table.label_names

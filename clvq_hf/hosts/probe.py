@@ -361,6 +361,13 @@ def _choose(
         if all(chain.states[0].ndim > 3 for chain in chains):
             shape = tuple(chains[0].states[0].shape)
             raise refusal(model, f"its blocks pass states of shape {shape}: several residual streams, not one")
+        # NaN equals nothing, itself included, so such a host matches at no place.
+        if not all(state.isfinite().all() for state in (*reported, *chains[0].states)):
+            raise refusal(
+                model,
+                "its states are NaN or infinite on a tiny input, so its weights are damaged or its dtype is too small",
+                "download its weights again, or load it in float32",
+            )
         raise refusal(model, "the states of its blocks do not match its own output_hidden_states")
     if len({chain.list_name for chain, _ in matches}) > 1:
         names = ", ".join(chain.list_name for chain, _ in matches)

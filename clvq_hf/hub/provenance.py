@@ -1,5 +1,6 @@
 """Where a concept model came from: which host at which commit, which tokenizer, which library versions."""
 
+import os
 import re
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +58,21 @@ def recorded_name(name: str | None) -> str | None:
     In another working directory, a relative path may be the id of somebody else's repository.
     """
     return str(Path(name).resolve()) if name and Path(name).exists() else name or None
+
+
+def name_beside(name: str | None, folder: str | Path) -> str | None:
+    """The name to record in a folder that others may get: the path of a model from there, such as `../out`.
+
+    Hub ids stay as they are. What has nothing in common with the folder but the root is shortened as by `public_name`,
+    since its way would tell what only its owner needs to know.
+    """
+    if not name or not Path(name).exists():
+        return public_name(name)
+    here, there = Path(folder).resolve(), Path(name).resolve()
+    if here.parts[1:2] != there.parts[1:2]:
+        return public_name(str(there))
+    way = Path(os.path.relpath(there, here)).as_posix()
+    return way if way.startswith(".") else f"./{way}"
 
 
 def public_name(name: str | None) -> str | None:
@@ -119,6 +135,7 @@ __all__ = [
     "describe_host",
     "is_hub_id",
     "library_versions",
+    "name_beside",
     "public_name",
     "recorded_name",
     "resolve_commit",

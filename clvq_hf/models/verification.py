@@ -78,7 +78,7 @@ class Reference:
 
     def save(self, file: Path) -> None:
         """Write the texts as JSON, with a checksum."""
-        write_metadata(file, {"format_version": FORMAT_VERSION, **asdict(self)}, [])
+        write_metadata(file, {"format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, file: Path) -> "Reference":

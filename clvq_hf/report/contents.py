@@ -1,7 +1,8 @@
 """What a report shows, as plain data: a function of a concept table, and of what else is known."""
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -11,7 +12,7 @@ from ..metrics.routing_divergence.numerics import routing_divergence
 from ..metrics.routing_divergence.token_table import read_token_table
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
-from ..tables.concepts import Concept
+from ..tables.concepts import Concept, short_word
 from ..tables.names import name_note
 from ..tables.shading import MIN_TEXTS
 from .codebook_map import codebook_map, nearest_concepts
@@ -30,6 +31,8 @@ NUM_GIST = 3
 EXCERPT = 40
 # Permutations of labels, where no evaluation has measured routing: enough to tell chance from more.
 NUM_PERMUTATIONS = 20
+
+Found = TypeVar("Found")
 
 
 def report_contents(
@@ -51,13 +54,17 @@ def report_contents(
         `dict[str, Any]`: `labels`, `has_labels` (whether a text has one), `protocol` (in words), `ablates_labels`
             (whether predictions of ablations are labels), `concepts` (in the order of their codes), `others` (the words
             of concepts that have no page, by code), `texts` (the ones that matter most first), `routing`, `drivers`
-            (see [`driving_concepts`]); everything is text, numbers, lists and dicts, as JSON knows them.
+            (see [`driving_concepts`]), `missing` (figures for which there is no evidence, and why); everything is text,
+            numbers, lists and dicts, as JSON knows them.
     """
     codes = table.frequent_codes(max_concepts)
-    routing = measured_routing(table, results)
+    missing: list[str] = []
+    routing = attempt("Where words go", lambda: measured_routing(table, results), [], missing)
     salient = Counter(table.salient()["code"].tolist()) if has_salience(table) else Counter()
-    near = {} if model is None else nearest_concepts(model, codes, NUM_NEAREST)
-    places = {} if model is None else codebook_map(model, codes, seed)
+    near, places = {}, {}
+    if model is not None:
+        near = attempt("Nearest concepts", lambda: nearest_concepts(model, codes, NUM_NEAREST), {}, missing)
+        places = attempt("The map of the codebook", lambda: codebook_map(model, codes, seed), {}, missing)
     ablations = ablations or {}
     concepts, example_ids = [], []
     for code in tqdm(codes, desc="Reading concepts", unit="concept"):
@@ -85,11 +92,21 @@ def report_contents(
         "texts": texts,
         "routing": routing,
         "drivers": drivers,
+        "missing": missing,
     }
     return {
         **contents,
         "others": {str(code): gist(table, code) for code in sorted(_named(contents).difference(codes))},
     }
+
+
+def attempt(what: str, compute: Callable[[], Found], otherwise: Found, missing: list[str]) -> Found:
+    """Compute a figure; if the data have no evidence for it, note why, and go on with the others."""
+    try:
+        return compute()
+    except ValueError as error:
+        missing.append(f"{what}: no evidence. {error}")
+        return otherwise
 
 
 def fewer_concepts(contents: dict[str, Any], n: int) -> dict[str, Any]:
@@ -220,7 +237,7 @@ def measured_routing(table: ConceptTable, results: dict[str, Any] | None) -> lis
     routed.sort(key=lambda row: (-row["excess_jsd"], row["type"]))
     return [
         {
-            "word": row["type"],
+            "word": short_word(row["type"]),
             "excess": round(row["excess_jsd"], 3),
             "goes": [list(way) for way in zip(row["labels"], row["tokens"], row["usual_codes"], strict=True)],
         }
@@ -246,7 +263,7 @@ def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
         "line": coloured.line,
         "gist": [word for word, _ in cloud[:NUM_GIST]],
         "words": [list(word) for word in concept.top_words],
-        "cloud": placed_words(word_cloud(cloud)),
+        "cloud": _drawn(cloud),
         "examples": [
             {
                 "text": example.text_id,
@@ -257,6 +274,14 @@ def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
             for example in concept.examples
         ],
     }
+
+
+def _drawn(words: Sequence[tuple[str, int]]) -> list[list[Any]]:
+    """The words of a cloud and their places; none if no word can be drawn, such as white space."""
+    try:
+        return placed_words(word_cloud(words))
+    except ValueError:
+        return []
 
 
 def _mean_effect(ablations: dict[int, dict[str, Any]], code: int) -> dict[str, Any] | None:
@@ -313,6 +338,7 @@ def _contributions(codes: np.ndarray, scores: np.ndarray) -> list[list[Any]]:
 
 
 __all__ = [
+    "attempt",
     "driving_concepts",
     "fewer_concepts",
     "gist",

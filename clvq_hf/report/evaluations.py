@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files import read_rows
 from ..hub.repositories import RESULTS_NAME, TABLE_NAME, read_results
 from ..tables.concept_table import ConceptTable
@@ -29,7 +31,14 @@ def evaluated_model(folder: str | Path) -> str | None:
             f"{folder} does not record which model was evaluated. Name it: clvq-hf report MODEL --table "
             f"{folder}/concept_table."
         )
-    return model
+    if not model.startswith("."):
+        return model
+    if not (place := Path(folder, model)).is_dir():
+        raise ValueError(
+            f"The evaluated model {model} is not at {place}. Name it: clvq-hf report MODEL --table "
+            f"{folder}/concept_table."
+        )
+    return str(place.resolve())
 
 
 def read_evaluation(folder: str | Path, table: ConceptTable) -> dict[str, Any]:
@@ -82,6 +91,8 @@ def read_ablations(folder: str | Path, protocol: str) -> dict[int, dict[str, Any
     if not rows.is_dir():
         return {}
     frame = read_rows(rows, f"Remove {rows}, and run `clvq-hf evaluate` again.").to_pandas()
+    # A text of which the host says nothing finite is no evidence; the others are.
+    frame = frame[np.isfinite(frame["margin"]) & np.isfinite(frame["margin_plain"])]
     change = frame["margin"] - frame["margin_plain"]
     others = frame["condition"] == "other_code"
     control = change[others].groupby(frame["text_id"][others]).mean()

@@ -1,7 +1,6 @@
 """The report: one HTML file with everything in it."""
 
 import base64
-import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,14 +16,14 @@ from ..metrics.results_tables import PROTOCOLS, removal_table
 from ..metrics.verdict import measured_protocol, verdict, wilson_interval
 from ..models.model_card import measures_of
 from ..models.modeling_concepts import ConceptModel
-from ..rendering.pages import read_asset, render_page
+from ..rendering.pages import read_asset, render_page, script_hash
 from ..rendering.text_tables import ReportTable, number, percent
 from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import ToxicMask, called_toxic, mask_of
 from ..tables.shading import MIN_TEXTS, NUM_COLOURS, Shade
 from ..version import __version__
 from . import plots
-from .contents import NUM_WORDS, fewer_concepts, has_salience, needed_words, report_contents
+from .contents import NUM_WORDS, attempt, fewer_concepts, has_salience, needed_words, report_contents
 from .evaluations import read_ablations, read_evaluation
 from .masks import mask_contents
 from .terms import terms
@@ -124,11 +123,13 @@ def _render(
     mask: ToxicMask | None,
 ) -> str:
     script = "\n".join(read_asset(f"report/{name}.js") for name in SCRIPTS)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     protocol = measured_protocol(results)
     words = {concept["code"]: concept["gist"] for concept in contents["concepts"]}
     words |= {int(code): gist for code, gist in contents["others"].items()}
     facts = [fact for fact in facts if fact[0] != ACCURACY]
+    # In place of the contents' own list, since a page is rendered again if it is too large.
+    contents = {**contents, "missing": list(contents["missing"])}
+    figures = _plots(table, results, contents)
     return render_page(
         "report/report.html",
         title=f"Concepts of {public_name(table.metadata['host_name_or_path'])}",
@@ -145,7 +146,7 @@ def _render(
         predicts_labels=table.predicts_labels,
         num_words=NUM_WORDS,
         num_colours=NUM_COLOURS,
-        plots=_plots(table, results, contents),
+        plots=figures,
         cards=_cards(table, contents),
         min_tokens=MIN_TOKENS,
         min_texts=MIN_PUREST_TEXTS,
@@ -155,7 +156,7 @@ def _render(
         contents=pack_contents(contents),
         settings={"num_colours": NUM_COLOURS},
         script=Markup(script),
-        script_hash=f"sha256-{digest}",
+        script_hash=script_hash(script),
         version=__version__,
     )
 
@@ -174,7 +175,7 @@ def _notes(table: ConceptTable, contents: dict[str, Any]) -> list[str]:
         )
     if (shown := len(contents["concepts"])) < len(table.active_codes):
         notes.append(f"The {shown:,} most frequent of {len(table.active_codes):,} concepts are shown.")
-    return notes
+    return [*notes, *contents["missing"]]
 
 
 def _tables(results: dict[str, Any], mask: ToxicMask | None, words: dict[int, list[str]]) -> list[ReportTable]:
@@ -268,9 +269,11 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
     """The plots that there are data for."""
     figures = []
 
-    def add(identity: str, title: str, caption: str, figure: Any) -> None:
-        svg = plots.to_svg(figure, f"{title}. {caption}", identity)
-        figures.append({"kind": identity, "title": title, "caption": caption, "svg": svg})
+    def add(identity: str, title: str, caption: str, draw: Callable[[], Any]) -> None:
+        figure = attempt(title, draw, None, contents["missing"])
+        if figure is not None:
+            svg = plots.to_svg(figure, f"{title}. {caption}", identity)
+            figures.append({"kind": identity, "title": title, "caption": caption, "svg": svg})
 
     dots = [
         plots.Dot(
@@ -295,30 +298,35 @@ def _plots(table: ConceptTable, results: dict[str, Any] | None, contents: dict[s
             f"Concepts with similar directions lie close together. {colour} Area: how often a concept occurs. Point "
             f"at a dot "
             "to see its words, click it to open its page.",
-            plots.draw_map(dots, table.label_names),
+            lambda: plots.draw_map(dots, table.label_names),
         )
-    add("usage", "How often concepts occur", "Number of concepts by their number of tokens.", plots.plot_usage(table))
+    add(
+        "usage",
+        "How often concepts occur",
+        "Number of concepts by their number of tokens.",
+        lambda: plots.plot_usage(table),
+    )
     if (protocol := measured_protocol(results)) is not None:
         add(
             "ablations",
             "All removals",
             f"{PROTOCOLS[protocol]}: change of the prediction's margin when a concept or a control is removed, with "
             "95 % intervals over texts. Further left: it matters more.",
-            plots.plot_ablations(results, protocol),
+            lambda: plots.plot_ablations(results, protocol),
         )
     if results is not None and "label_purity" in results.get("table", {}):
         add(
             "purity",
             "How pure concepts are",
             "Cross-fitted: labels of concepts from one half of the texts, tested on the other; with 95 % intervals.",
-            plots.plot_purity(results),
+            lambda: plots.plot_purity(results),
         )
     if results is not None and results.get("table", {}).get("routing_divergence", {}).get("num_types"):
         add(
             "routing",
             "Where words go",
             "How far labels separate the concepts of a word, in bits, and by chance, with labels permuted by text.",
-            plots.plot_routing(results),
+            lambda: plots.plot_routing(results),
         )
     return figures
 

@@ -10,10 +10,13 @@ from PIL import ImageFont
 from wordcloud import WordCloud
 
 from ..tables.concept_table import ConceptTable
+from ..tables.concepts import MAX_WORD, short_word
 
 MAX_WORDS = 40
 WIDTH, HEIGHT = 360, 220
 FONT_SIZES = (9, 54)
+# Longer words are cut: in the smallest font they would not fit, and drawing one of a million letters takes minutes.
+MAX_LETTERS = 30
 
 
 def concept_cloud(table: ConceptTable, code: int, width: int = WIDTH, height: int = HEIGHT) -> WordCloud:
@@ -42,7 +45,8 @@ def word_cloud(words: Sequence[tuple[str, int]], width: int = WIDTH, height: int
     """A word cloud of words with their counts; the same words give the same cloud.
 
     Args:
-        words (`Sequence[tuple[str, int]]`): One or more. White space in one is drawn as a space.
+        words (`Sequence[tuple[str, int]]`): One or more. White space in one is drawn as a space. Those of more than 30
+            characters are cut.
         width (`int`): In pixels.
         height (`int`): In pixels.
 
@@ -54,7 +58,7 @@ def word_cloud(words: Sequence[tuple[str, int]], width: int = WIDTH, height: int
     """
     drawn: Counter[str] = Counter()
     for word, count in words:
-        drawn[" ".join(word.split())] += count
+        drawn[short_word(" ".join(word[:MAX_WORD].split()), MAX_LETTERS)] += count
     del drawn[""]
     if not drawn:
         raise ValueError("There is no word to draw.")

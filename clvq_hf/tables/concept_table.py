@@ -23,7 +23,7 @@ from ..hub.provenance import public_name
 from ..hub.repositories import TABLE_NAME, Source
 from ..rendering.pages import render_summary
 from ..typed import check_value
-from .concepts import Concept, Example
+from .concepts import Concept, Example, short_word
 from .names import NAMES_FILE, ConceptName, name_note
 from .schema import ADDED_LATER, FEATURES, FORMAT_VERSION, MAX_CODES, TRAINING_SPLITS, CodeModel
 from .shading import Shade, shade
@@ -459,14 +459,16 @@ class ConceptTable:
             without (`int` or `Sequence[int]`, *optional*): Ids of texts to exclude, together with texts equal to them.
 
         Returns:
-            `list[tuple[str, int]]`: The most frequent first; ties in alphabetical order.
+            `list[tuple[str, int]]`: The most frequent first; ties in alphabetical order. Those of more than 80
+                characters are cut.
         """
         if n <= 0:
             return []
         counts = Counter(word.lower() for word in self._index.word_strings(self._index.places(code, without)))
         if not stop_words:
             counts = Counter({word: count for word, count in counts.items() if _is_content_word(word)})
-        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
+        return [(short_word(word), count) for word, count in most]
 
     def label_distribution(self, code: int) -> dict[str, float]:
         """Share of each label among the concept's tokens (special tokens excluded); empty without labels."""

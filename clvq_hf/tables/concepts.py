@@ -5,6 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+# Longer words are cut where they stand for a concept: a text without white space is one word.
+MAX_WORD = 80
+
+
+def short_word(word: str, length: int = MAX_WORD) -> str:
+    """A word of at most `length` characters, with `…` where it was cut."""
+    return word if len(word) <= length else word[: length - 1] + "…"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -99,4 +107,4 @@ class Concept:
         return max(self.label_counts.values()) / total if total else None
 
 
-__all__ = ["Concept", "Example"]
+__all__ = ["MAX_WORD", "Concept", "Example", "short_word"]

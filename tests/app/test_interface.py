@@ -1,11 +1,14 @@
 """A real Chromium on the real app: read, click, remove, steer, generate. Nothing but 127.0.0.1 is asked."""
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import sleep
@@ -14,7 +17,8 @@ import pytest
 from helpers.app_helpers import free_port, wait_for
 from typer.testing import CliRunner
 
-from clvq_hf.app import Explorer, launch_app
+from clvq_hf.app import Explorer, build_app, launch_app
+from clvq_hf.app.interface import MAX_WAITING
 from clvq_hf.cli import app as command_line
 
 gradio = pytest.importorskip("gradio")
@@ -253,6 +257,45 @@ def test_a_missing_gradio_is_named(minilm, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape('pip install "clvq-hf[app]"')):
         launch_app(minilm)
+
+
+def post(address: str, path: str, body: bytes, kind: str = "application/json") -> int:
+    request = urllib.request.Request(f"{address}gradio_api/{path}", body, {"content-type": kind})
+    try:
+        with urllib.request.urlopen(request) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("path", ["queue/join", "call/read", "upload", "run/predict"])
+def test_large_requests_are_refused(address, path, tmp_path):
+    boundary = b'--b\r\ncontent-disposition: form-data; name="files"; filename="a.bin"\r\n\r\n'
+    body = b'{"data": ["' + b"x" * 2_000_000 + b'", null]}'
+    form = boundary + b"x" * 2_000_000 + b"\r\n--b--\r\n"
+    is_upload = path == "upload"
+    sent = (form, "multipart/form-data; boundary=b") if is_upload else (body, "application/json")
+    assert post(address, path, *sent) == 413
+
+
+def test_requests_of_usual_size_are_not(address):
+    text = "é" * 16_000
+    assert post(address, "call/read", json.dumps({"data": [text, None]}).encode()) == 200
+
+
+def test_no_files_are_served(address, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    for file in ("/etc/passwd", tmp_path / "secret", "pyproject.toml", "../../../../etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{address}gradio_api/file={file}")
+        assert caught.value.code in (403, 404)
+
+
+def test_the_queue_is_bounded(minilm):
+    app = build_app(minilm)
+    assert app._queue.max_size == MAX_WAITING
+    assert {function.concurrency_limit for function in app.fns.values()} <= {1, "default"}
+    assert app._queue.default_concurrency_limit == 1
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_loaded():

@@ -22,7 +22,7 @@ from transformers import (
 
 from clvq_hf import CLVQModel
 from clvq_hf.app import Continuation, Explorer
-from clvq_hf.app.session import NUM_WORDS
+from clvq_hf.app.session import CHARACTERS_PER_TOKEN, NUM_WORDS
 
 TEXT = "a warm and funny film, with a brilliant cast"
 
@@ -102,6 +102,27 @@ class TestRead:
         assert llama.max_length == 128 - llama.max_new_tokens
         effect = llama.ablate("film " * 500, 0, positions="all", max_new_tokens=64)
         assert effect.reading.limit == len(effect.reading.tokens) == llama.max_length
+
+
+@pytest.mark.parametrize(
+    "text", ["good " * 2_000_000, "x" * 10_000_000, "good" + " " * 10_000_000, "👩🏽‍💻" * 1_000_000]
+)
+def test_of_a_huge_text_only_the_beginning_is_tokenized(minilm, text, monkeypatch):
+    lengths, tokenizer_class = [], type(minilm.tokenizer)
+    tokenize = tokenizer_class.__call__
+
+    def measured(self, given, *arguments, **options):
+        lengths.extend(map(len, [given] if isinstance(given, str) else given))
+        return tokenize(self, given, *arguments, **options)
+
+    monkeypatch.setattr(tokenizer_class, "__call__", measured)
+    explorer = Explorer(minilm.model, minilm.host, minilm.tokenizer, minilm.table, 16)
+    reading = explorer.read(text)
+    effect = explorer.ablate(text, reading.tokens[1].code)
+    limit = CHARACTERS_PER_TOKEN * explorer.max_length
+    assert lengths and max(lengths) <= limit + 1
+    assert len(reading.text) <= limit + 1 and len(effect.reading.text) <= limit + 1
+    assert reading.limit == explorer.max_length, "the reader is told"
 
 
 class TestSalience:

@@ -51,7 +51,9 @@ def test_from_a_file_to_a_report_without_repeating_an_option(comments, saved_hos
     succeed("evaluate", "out", "-o", "results", *options)
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert results["texts"]["split"] == "test" and results["texts"]["num_left_out"] == 0
-    assert results["model"] == str(tmp_path / "out")
+    assert results["model"] == "../out"
+    assert str(tmp_path) not in (tmp_path / "results" / "results.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "results" / "results.md").read_text()
     assert "report.html" in succeed("report", "results")
     assert "report.html" in succeed("report", "out")
 

@@ -210,6 +210,18 @@ class TestWhatIsMissing:
         )
         assert any("movie" in text for text in table.texts["text"])
 
+    def test_a_first_seed_that_failed_once_is_compared_with_when_it_is_there(self, copy):
+        file, folder = copy
+        before = cells(folder)["tiny_reviews_kmeans_1"]
+        shutil.rmtree(folder / "cells" / "tiny_reviews_kmeans_0")
+        later = folder / "cells" / "tiny_reviews_kmeans_1"
+        alone = {name: value for name, value in before.items() if name != "stability"}
+        (later / "cell.json").write_text(json.dumps(alone))
+        weights = (later / "model" / "model.safetensors").stat().st_mtime_ns
+        assert run(load_grid(file), folder) == {}
+        assert cells(folder)["tiny_reviews_kmeans_1"] == before
+        assert (later / "model" / "model.safetensors").stat().st_mtime_ns == weights, "nothing else is computed again"
+
     def test_is_all_that_is_run_and_a_full_disk_costs_one_cell(self, copy, threads):
         """The transcoder's weights do not fit; then one cell is half-written as well, and one lacks its result."""
         file, folder = copy

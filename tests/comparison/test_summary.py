@@ -306,6 +306,28 @@ def test_tables_are_of_the_first_seed_and_spread_is_over_all():
     assert tables["Stability over seeds"].rows[0][2:4] == ["3", "0.500"]
 
 
+def test_means_of_fewer_seeds_say_so():
+    cells = [
+        cell(
+            "clvq",
+            STRONG,
+            seed=seed,
+            ablation={"code": {"token_specificity_matched": value}},
+            fidelity={"code_fidelity": 0.5 if seed < 5 else None},
+            first_seed=3,
+            stability={"ami": 0.5} if seed == 4 else None,
+        )
+        for seed, value in ((3, -1.0), (4, -2.0), (5, -3.0))
+    ]
+    for each in cells:
+        each["sweep"] = each["sweep"] if each["cell"]["seed"] == 3 else []
+    tables = {table.title: table for table in report_tables(Summary(cells))}
+    spread = dict(zip(tables["Spread over seeds"].header, tables["Spread over seeds"].rows[0], strict=True))
+    assert spread["seeds"] == "3" and spread["token specificity"] == "-2.000 ± 1.000"
+    assert spread["code fidelity"] == "0.500 ± 0.000 (n = 2)"
+    assert tables["Stability over seeds"].rows[0][2:4] == ["2 of 3", "0.500"]
+
+
 def test_controls_are_shown_for_one_direction_whatever_the_sweep_begins_with():
     cells = [cell("clvq", STRONG), cell("random-states", WEAK, control=True)]
     cells[0]["sweep"], cells[1]["sweep"] = [entry(STRONG, 5)], [entry(STRONG, 5), entry(WEAK, 1)]

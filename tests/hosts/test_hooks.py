@@ -1,5 +1,6 @@
 """The hook room: states are the host's own, edits do what they should, nothing is left behind."""
 
+import copy
 import gc
 import random
 import weakref
@@ -811,3 +812,14 @@ def test_a_newer_release_of_transformers_is_named(hosts, monkeypatch):
         hooks.residual_stream(hosts("bert"))
         assert len(said) == expected
         assert all(f"transformers {version} is newer than {TESTED_TRANSFORMERS}" in message for message in said)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_host_with_damaged_weights_is_told_from_one_that_is_not_supported(host, value):
+    damaged = copy.deepcopy(host)
+    with torch.no_grad():
+        next(damaged.parameters()).fill_(value)
+    with pytest.raises(
+        hooks.UnsupportedHostError, match="NaN or infinite on a tiny input, so its weights are damaged"
+    ):
+        hooks.residual_stream(damaged)

@@ -9,6 +9,7 @@ from clvq_hf.hub.provenance import (
     cached_commit,
     describe_host,
     is_hub_id,
+    name_beside,
     public_name,
     resolve_commit,
     tokenizer_fingerprint,
@@ -99,3 +100,16 @@ def test_tokenizers(tokenizer, change):
         tokenizer.add_tokens(["clvq"])
     assert (tokenizer_fingerprint(tokenizer) == before) == (change is None)
     assert len(before) == 64
+
+
+def test_names_beside_a_folder(tmp_path, monkeypatch):
+    for name in ("out", "results", "a/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    assert name_beside(str(tmp_path / "out"), tmp_path / "results") == "../out"
+    assert name_beside(str(tmp_path / "results" / ".." / "a" / "deep"), tmp_path) == "./a/deep"
+    assert name_beside(str(tmp_path), tmp_path) == "."
+    assert name_beside("org/name", tmp_path) == "org/name" and name_beside(None, tmp_path) is None
+    monkeypatch.chdir(tmp_path)
+    assert name_beside("out", "results") == "../out"
+    # Nothing in common but the root: the way would lead through the folders of somebody's machine.
+    assert name_beside("/usr/lib", tmp_path) == "./lib"

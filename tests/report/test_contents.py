@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from datasets import load_from_disk
 from helpers.made_tables import made_table
 
 from clvq_hf.metrics.verdict import measured_protocol
@@ -20,6 +23,7 @@ from clvq_hf.report.contents import (
 )
 from clvq_hf.report.evaluations import find_evaluation, read_ablations, read_evaluation
 from clvq_hf.report.masks import mask_contents
+from clvq_hf.report.page import write_report
 from clvq_hf.tables.masking import ToxicMask, mask_of
 from clvq_hf.tables.names import ConceptName
 
@@ -373,3 +377,70 @@ def test_fewer_concepts_know_no_others(contents):
     assert [found["code"] for found in few["concepts"]] == [0, 3]
     assert [[near[0] for near in found["near"]] for found in few["concepts"]] == [[3], [0]]
     assert len(contents["concepts"]) == 7
+
+
+class TestWhatCannotBeHad:
+    """One figure that the data have no evidence for costs that figure, and no other."""
+
+    def test_routing(self):
+        # Two labels, but only texts of one have a word that counts.
+        texts = ["the of and", "film plot town", "film plot light", "the and"]
+        table = made_table(texts, [0, 1, 1, 0], {"film": 1, "plot": 2, "light": 3}, labels=[0, 1, 1, 0], **ABOUT)
+        found = report_contents(table)
+        assert found["routing"] == [] and len(found["texts"]) == 4
+        assert found["missing"][0].startswith("Where words go: no evidence. The texts that have a label")
+        assert "Where words go: no evidence" in page_of(table)
+
+    def test_a_concept_of_words_that_cannot_be_drawn(self, monkeypatch):
+        def fail(words):
+            raise ValueError("Couldn't find space to draw.")
+
+        monkeypatch.setitem(report_contents.__globals__, "word_cloud", fail)
+        table = made_table(["film plot", "film town"], [0, 1], {"film": 5}, **ABOUT)
+        assert concept(report_contents(table), 5)["cloud"] == []
+        assert "Concepts of" in page_of(table)
+
+    def test_the_map_of_a_codebook_that_is_not_finite(self, table, model, monkeypatch):
+        nothing = np.full((1000, 3), np.nan)
+        monkeypatch.setitem(codebook_map.__globals__, "unit_vectors", lambda model, codes: nothing[: len(codes)])
+        found = report_contents(table, model)
+        assert any(line.startswith("The map of the codebook: no evidence. ") for line in found["missing"])
+        assert all(each["place"] is None for each in found["concepts"])
+
+    def test_a_plot(self, table, model, evaluation, monkeypatch, tmp_path):
+        def fail(*_):
+            raise ValueError("Too few texts.")
+
+        monkeypatch.setattr("clvq_hf.report.plots.plot_usage", fail)
+        write_report(table, tmp_path / "report.html", model, evaluation)
+        assert "How often concepts occur: no evidence. Too few texts." in (tmp_path / "report.html").read_text()
+
+    def test_texts_of_which_the_host_says_nothing_finite(self, evaluation, tmp_path):
+        shutil.copytree(evaluation, tmp_path / "evaluation")
+        rows = load_from_disk(evaluation / "ablation-code")
+        broken = rows[0]["text_id"]
+        changed = rows.map(lambda row: {"margin": float("nan") if row["text_id"] == broken else row["margin"]})
+        shutil.rmtree(tmp_path / "evaluation" / "ablation-code")
+        changed.save_to_disk(tmp_path / "evaluation" / "ablation-code")
+        whole = read_ablations(evaluation, "code")
+        assert broken in whole
+        del whole[broken]
+        assert read_ablations(tmp_path / "evaluation", "code") == whole
+
+
+def page_of(table):
+    with TemporaryDirectory() as folder:
+        write_report(table, f"{folder}/report.html")
+        return Path(folder, "report.html").read_text(encoding="utf-8")
+
+
+def test_words_of_a_million_characters_are_cut():
+    huge = "".join(map(chr, range(97, 123))) * 40_000
+    words = [huge[shift:] for shift in range(5)]
+    table = made_table([" ".join(words), "film"], [0, 1], dict.fromkeys(words, 4), labels=[0, 1], **ABOUT)
+    # Drawing these would take minutes.
+    found = concept(report_contents(table), 4)
+    assert max(len(word) for word, _ in found["words"]) == 80 and found["words"][0][0].endswith("…")
+    assert {len(word) for word, *_ in found["cloud"]} == {30}
+    assert all(len(word) <= 80 for word in found["gist"])
+    assert sum(len(text) for example in found["examples"] for text, _ in example["pieces"]) < 1000

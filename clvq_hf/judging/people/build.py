@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from tqdm.auto import tqdm
 
 from ...files import write_whole
-from ...rendering.pages import render_page
+from ...rendering.pages import read_asset, render_page, script_hash
 from ...tables.concept_table import ConceptTable
 from ...version import __version__
 from ..exhibits import (
@@ -86,6 +87,7 @@ def build_study(
     questions = sorted(builder.questions, key=lambda question: question.id)
     key = StudyKey(study, list(names.values()), list(tables), list(kinds), raters, show_text, questions)
     about = {"study": study, "clvq_version": __version__, "format_version": FORMAT_VERSION}
+    script = read_asset("study/study.js")
     page = render_page(
         "study/page.html",
         data={**about, **content},
@@ -94,6 +96,8 @@ def build_study(
         show_text=show_text,
         has_checks=num_checks > 0,
         notice=notice,
+        script=Markup(script),
+        script_hash=script_hash(script),
     )
     _write(Path(output_dir), page, key)
     return key

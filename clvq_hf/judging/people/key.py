@@ -1,13 +1,12 @@
 """The key, which stays with the experimenter: what each question was about."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...files import read_json, write_whole
+from ...files import read_json, read_metadata, write_metadata
 from ...version import __version__
 from ..exhibits import Kind
 
@@ -96,9 +95,9 @@ class StudyKey:
         return (question for question in self.questions if (question.method, question.kind) == (method, kind))
 
     def save(self, file: Path) -> None:
-        """Write the key as JSON."""
+        """Write the key as JSON, which nobody else on this machine can read: it has the answers."""
         about = {"format": KEY_FORMAT, "format_version": FORMAT_VERSION, "clvq_version": __version__}
-        write_whole(file, json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False))
+        write_metadata(file, {**about, **asdict(self)}, mode=0o600)
 
     @classmethod
     def load(cls, file: str | Path) -> "StudyKey":
@@ -129,7 +128,7 @@ def read_study_file(file: str | Path, wanted: str, what: str) -> dict[str, Any]:
         ValueError: If it is missing, truncated, or has another format; the message names it.
     """
     try:
-        content = read_json(Path(file))
+        content, _ = read_metadata(Path(file), "")
     except (OSError, ValueError) as error:
         raise ValueError(f"{error} {file} should be {what}.") from error
     if content.get("format") != wanted:

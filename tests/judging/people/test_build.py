@@ -1,7 +1,10 @@
 """The page and its key: blind, balanced, made again the same."""
 
+import base64
+import hashlib
 import json
 import re
+import stat
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,20 @@ class TestBlinding:
     def test_no_method_in_the_page(self, folder):
         page = (folder / "page.html").read_text(encoding="utf-8")
         assert "-method" not in page and "method" not in json.dumps(page_data(folder))
+
+    def test_only_the_script_of_ours_may_run(self, folder):
+        page = (folder / "page.html").read_text(encoding="utf-8")
+        policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+        script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+    def test_the_key_is_for_its_owner_alone(self, folder, key):
+        for earlier_mode in (None, 0o644):
+            if earlier_mode is not None:  # as earlier versions wrote it
+                (folder / "key.json").chmod(earlier_mode)
+                key.save(folder / "key.json")
+            assert stat.S_IMODE((folder / "key.json").stat().st_mode) == 0o600
 
     def test_the_order_in_the_file_says_nothing(self, folder):
         for group in page_data(folder)["groups"]:
