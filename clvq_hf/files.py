@@ -119,12 +119,16 @@ class ScratchFolder:
         for left_over in parent.glob(f"{_SCRATCH}*"):
             with suppress(OSError, ValueError), held(left_over / ".lock", left_over, False, ""):
                 shutil.rmtree(left_over, ignore_errors=True)
-        self._home = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True)
-        home = Path(self._home.name)
-        self._lock = ExitStack()
-        self._lock.enter_context(held(home / ".lock", home, True, ""))
-        self.path = home / "content"
-        self.path.mkdir()
+        while True:
+            self._home = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True)
+            home, self._lock = Path(self._home.name), ExitStack()
+            self.path = home / "content"
+            try:
+                self._lock.enter_context(held(home / ".lock", home, True, ""))
+                self.path.mkdir()
+                return
+            except FileNotFoundError:  # another process took it for a left-over before it was held
+                self.cleanup()
 
     def __enter__(self) -> Path:
         return self.path
