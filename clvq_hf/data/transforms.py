@@ -1,8 +1,8 @@
 """`map` and `shuffle` of datasets that leave nothing beside the data, and during which Ctrl-C is never swallowed.
 
 `datasets` hashes the function and its arguments with dill, to name a file beside the data in which it looks for an
-earlier result. Hashing a tokenizer takes long, and whatever interrupts it is swallowed. And the folder of the data may be
-somebody else's, or one that cannot be written to.
+earlier result. Hashing a tokenizer takes long, and whatever interrupts it is swallowed. And the folder of the data may
+be somebody else's, or one that cannot be written to.
 """
 
 import hashlib
