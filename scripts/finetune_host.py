@@ -17,6 +17,7 @@ from clvq_hf import load_texts
 from clvq_hf.data.labels import host_labels, label_names
 from clvq_hf.data.texts import PARTS, split_texts, without_texts
 from clvq_hf.data.tokenization import ensure_pad_token
+from clvq_hf.data.transforms import shuffle_rows
 from clvq_hf.hosts.loading import load_tokenizer
 from clvq_hf.training.finetuning import fine_tune, load_classifier, predict
 
@@ -62,7 +63,7 @@ def main() -> None:
     test = without_texts(test, parts["host_train"]["text"])
     if len(test) == 0:
         raise ValueError(f"Every text of {args.eval_split} is trained on; hold some out with --eval_part select.")
-    texts = parts["host_train"].shuffle(seed=args.seed)
+    texts = shuffle_rows(parts["host_train"], args.seed)
     if args.max_texts is not None:
         texts = texts.select(range(min(args.max_texts, len(texts))))
     host, _ = load_classifier(args.host, tokenizer, label_names(train), **weights)

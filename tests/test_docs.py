@@ -216,3 +216,9 @@ def test_site_builds_without_warnings(tmp_path):
     ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_tests_that_the_security_page_names_exist():
+    for name in re.findall(r"`(tests/[^`]+)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8")):
+        file, _, function = name.partition("::")
+        assert re.search(rf"def {function}\(", (ROOT / file).read_text(encoding="utf-8")), f"there is no {name}"

@@ -296,7 +296,9 @@ def _split(texts: "Dataset", sizes: DemoSizes, seed: int) -> "dict[str, Dataset]
         )
     if len(texts) < MIN_DATASET:
         raise ValueError(f"The demo needs at least {MIN_DATASET} labelled texts, and there are {len(texts)}.")
-    texts = texts.shuffle(seed=seed)
+    from ..data.transforms import shuffle_rows
+
+    texts = shuffle_rows(texts, seed)
     num_test = min(sizes.test, len(texts) // 4)
     num_train = (len(texts) - num_test) // 2
     splits, start = {}, 0

@@ -249,11 +249,12 @@ def find_texts(
 def select_texts(texts: "Dataset", part: str | None, max_texts: int | None, seed: int) -> "Dataset":
     """A part of a split, cut by text hash, and at most `max_texts` of its texts, drawn at random."""
     from ..data.text_source import select_part
+    from ..data.transforms import shuffle_rows
 
     texts = select_part(texts, part)
     if max_texts is None or len(texts) <= max_texts:
         return texts
-    return texts.shuffle(seed=seed).select(range(max_texts))
+    return shuffle_rows(texts, seed).select(range(max_texts))
 
 
 def make_confirmation(yes: bool, console: "Console") -> "Callable[[list[Estimate]], None]":

@@ -24,6 +24,7 @@ from ..data.activation_cache import ActivationCache
 from ..data.labels import host_labels, label_names
 from ..data.texts import PARTS, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
+from ..data.transforms import shuffle_rows
 from ..evaluation.ablation.words import WordMeans, fit_words
 from ..files import read_json, read_rows, replaced, write_rows, write_whole
 from ..hosts import hooks
@@ -241,7 +242,7 @@ def _texts(spec: DatasetSpec, sizes: Sizes) -> tuple[dict[str, Dataset], Dataset
     """`host_train`, `train`, `validation` and `test`, disjoint; every text but those of `test`; names of the labels."""
 
     def at_most(texts: Dataset, number: int | None) -> Dataset:
-        texts = without_texts(texts, [""]).shuffle(seed=0)
+        texts = shuffle_rows(without_texts(texts, [""]), 0)
         return texts if number is None else texts.select(range(min(number, len(texts))))
 
     whole = spec.load(spec.train_split)

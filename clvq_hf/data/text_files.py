@@ -11,6 +11,8 @@ from datasets import Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from transformers.utils import logging
 
+from .transforms import map_rows
+
 logger = logging.get_logger(__name__)
 
 LOCAL_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -202,7 +204,7 @@ def _with_typed_labels(dataset: Dataset, column: str) -> Dataset:
         return {column: [parse(text.strip()) if text else None for text in texts]}
 
     features = Features({**dataset.features, column: Value(kind)})
-    return dataset.map(typed, input_columns=column, batched=True, features=features)
+    return map_rows(dataset, typed, (column, kind), input_columns=column, batched=True, features=features)
 
 
 def _is_true(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Texts → token ids, with masks that exclude padding and special tokens from every statistic."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
+
+from .transforms import map_rows
 
 logger = logging.get_logger(__name__)
 
@@ -53,22 +56,14 @@ def check_texts(dataset: Dataset, text_column: str) -> None:
         raise ValueError(f"Column {text_column!r} contains {dataset.features[text_column]}, not strings.")
 
 
-class _Fingerprinted:
-    """A tokenizer that `Dataset.map` fingerprints by what decides its tokens.
-
-    Its whole state has the vocabulary a second time, which takes longer to pickle than a thousand texts to tokenize.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not self.tokenizer.is_fast:
-            return _Fingerprinted, (self.tokenizer,)
-        settings = {name: value for name, value in vars(self.tokenizer).items() if isinstance(value, str | int)}
-        # Before the added tokens are truncation and padding of the last call, which the next call sets anew.
-        backend = self.tokenizer.backend_tokenizer.to_str().partition('"added_tokens"')[2]
-        return _Fingerprinted, (type(self.tokenizer), sorted(settings.items()), backend)
+def _identify(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What decides the tokens of a tokenizer; of a slow one nobody knows, so that each call is another one."""
+    if not tokenizer.is_fast:
+        return secrets.token_hex(8)
+    settings = {name: value for name, value in vars(tokenizer).items() if isinstance(value, str | int)}
+    # Before the added tokens are truncation and padding of the last call, which the next call sets anew.
+    backend = tokenizer.backend_tokenizer.to_str().partition('"added_tokens"')[2]
+    return type(tokenizer).__qualname__, sorted(settings.items()), backend
 
 
 def tokenize_texts(
@@ -107,10 +102,8 @@ def tokenize_texts(
             "AutoTokenizer.from_pretrained(…, use_fast=True)."
         )
 
-    fingerprinted = _Fingerprinted(tokenizer)
-
     def encode(texts: list[str], limit: int | None) -> dict[str, list[Any]]:
-        encoded = fingerprinted.tokenizer(
+        encoded = tokenizer(
             texts,
             truncation=limit is not None,
             max_length=limit,
@@ -153,8 +146,14 @@ def tokenize_texts(
         columns["truncated"] = [truncated[row] for row in filled]
         return columns
 
-    tokenized = dataset.map(
-        tokenize, with_indices=True, batched=True, remove_columns=dataset.column_names, desc="Tokenizing"
+    tokenized = map_rows(
+        dataset,
+        tokenize,
+        (_identify(tokenizer), text_column, max_length, count_special_tokens, with_words),
+        with_indices=True,
+        batched=True,
+        remove_columns=dataset.column_names,
+        desc="Tokenizing",
     )
     if len(tokenized) == 0:
         limit = "" if max_length is None else f" within {max_length} tokens, which count special ones"
@@ -204,7 +203,7 @@ def filter_by_occurrence(tokenized: Dataset, minimum: int | None, maximum: int |
         ]
         return {"token_mask": masks, "num_counted": [sum(row) for row in masks]}
 
-    return tokenized.map(mask, batched=True, desc="Filtering tokens by occurrence")
+    return map_rows(tokenized, mask, (minimum, maximum), batched=True, desc="Filtering tokens by occurrence")
 
 
 def occurs_between(input_ids: Sequence[np.ndarray], minimum: int | None, maximum: int | None) -> np.ndarray:

@@ -14,6 +14,7 @@ from ..data.labels import host_labels
 from ..data.readouts import host_question, text_readout
 from ..data.text_source import REST, TextSource, select_part
 from ..data.texts import without_texts
+from ..data.transforms import shuffle_rows
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.loading import load_tokenizer
@@ -137,7 +138,7 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     if not len(held_out):
         say("All held-out texts are training texts too, so there is no concept table.")
         return trainer.model, None
-    shown = held_out.shuffle(seed=args.seed).select(range(min(len(held_out), MAX_TABLE_TEXTS)))
+    shown = shuffle_rows(held_out, args.seed).select(range(min(len(held_out), MAX_TABLE_TEXTS)))
     return trainer.model, _table(trainer, shown, source, say)
 
 

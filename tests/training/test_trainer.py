@@ -1,6 +1,8 @@
 import inspect
 import json
+import pickle
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -444,6 +446,18 @@ class TestResume:
         resumed.train(resume_from_checkpoint=True)
         assert resumed.state.global_step == whole.state.global_step == 16
         assert_equal_states(state(whole.model), state(resumed.model))
+
+    @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+    def test_a_checkpoint_cannot_run_code(self, make_trainer, tmp_path, name):
+        class Evil:
+            def __reduce__(self):
+                return Path.touch, (tmp_path / "ran",)
+
+        make_trainer(save_strategy="steps", save_steps=2, max_steps=2).train()
+        torch.save(Evil(), tmp_path / "out" / "checkpoint-2" / name)
+        with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+            make_trainer(max_steps=4).train(resume_from_checkpoint=True)
+        assert not (tmp_path / "ran").exists()
 
     def test_a_checkpoint_loads_with_from_pretrained(self, make_trainer, tmp_path):
         trainer = make_trainer(save_strategy="epoch")

@@ -1,0 +1,45 @@
+"""`map` and `shuffle` of datasets that leave nothing beside the data, and during which Ctrl-C is never swallowed.
+
+`datasets` hashes the function and its arguments with dill, to name a file beside the data in which it looks for an
+earlier result. Hashing a tokenizer takes long, and whatever interrupts it is swallowed. And the folder of the data may
+be somebody else's, or one that cannot be written to.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from datasets.fingerprint import get_temporary_cache_files_directory
+
+
+def map_rows(dataset: Dataset, function: Callable[..., Any], what: tuple[Any, ...], **options: Any) -> Dataset:
+    """`dataset.map(function, **options)`; of data on disk the result is in a temporary file of this process.
+
+    Args:
+        dataset (`datasets.Dataset`): The data.
+        function (`Callable`): What is applied.
+        what (`tuple`): All that the function depends on, for the fingerprint of the result.
+        options: Arguments of `Dataset.map`.
+    """
+    file = None
+    if dataset.cache_files:
+        file = str(Path(get_temporary_cache_files_directory()) / f"cache-{secrets.token_hex(8)}.arrow")
+    name = _fingerprint(dataset, function.__qualname__, *what)
+    return dataset.map(function, new_fingerprint=name, cache_file_name=file, load_from_cache_file=False, **options)
+
+
+def shuffle_rows(dataset: Dataset, seed: int) -> Dataset:
+    """`dataset.shuffle(seed)`, in the same order."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    return dataset.select(order, new_fingerprint=_fingerprint(dataset, "shuffle", seed))
+
+
+def _fingerprint(dataset: Dataset, *what: Any) -> str:
+    return hashlib.sha256(repr((dataset._fingerprint, what)).encode("utf-8", errors="replace")).hexdigest()[:16]
+
+
+__all__ = ["map_rows", "shuffle_rows"]
