@@ -1,35 +1,23 @@
-"""Files and folders that are complete or absent, folders of one process, and checks of JSON, YAML and file names."""
+"""Files and folders that are complete or absent, temporary folders, and locks."""
 
 import glob
-import hashlib
-import json
 import os
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-if TYPE_CHECKING:  # importing the package does not load what only some files need
-    import numpy as np
-    from datasets import Dataset
-
-# Fields of the JSON that describes a folder: size and SHA-256 of its other files, and SHA-256 of the JSON itself.
-_FILES, _CHECKSUM = "files", "checksum"
 # Ends of the names of what is not complete yet, and beginnings of those of temporary folders.
 _PARTIAL, _SCRATCH = ".partial", ".clvq-hf-"
-# Beside the rows of a dataset.
-CHECKSUMS_NAME = "checksums.json"
-
-MAX_YAML_NODES = 100_000
 
 
 def write_whole(file: str | Path, text: str, mode: int = 0o666) -> None:
@@ -146,45 +134,6 @@ def _sync(file: Path) -> None:
     """Have a file on the disk, or a crash of the machine could leave its name with nothing in it."""
     with file.open("rb+") as written:
         os.fsync(written.fileno())
-
-
-def write_tensors(
-    file: str | Path, arrays: Mapping[str, "np.ndarray"], about: Mapping[str, str] | None = None
-) -> None:
-    """Write a safetensors file with a checksum; `about` describes it."""
-    from safetensors.numpy import save
-
-    about = dict(about or {})
-    with drafted(file) as draft:
-        draft.write_bytes(save(dict(arrays), {**about, _CHECKSUM: _digest_of_arrays(arrays, about)}))
-
-
-def read_tensors(file: Path, names: Iterable[str], remedy: str) -> tuple[dict[str, "np.ndarray"], dict[str, str]]:
-    """Read some tensors of a file of [`write_tensors`], in memory, and its description.
-
-    Raises:
-        ValueError: If it is damaged, or lacks a tensor.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as content:
-            arrays = {name: content.get_tensor(name) for name in names}
-            about = dict(content.metadata() or {})
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}). {remedy}") from error
-    noted = about.pop(_CHECKSUM, None)  # earlier versions wrote none
-    if noted not in (None, _digest_of_arrays(arrays, about)):
-        raise ValueError(f"{file} is damaged (its checksum differs). {remedy}")
-    return arrays, about
-
-
-def _digest_of_arrays(arrays: Mapping[str, "np.ndarray"], about: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -318,213 +267,13 @@ def _tidy(home: Path, folder: Path) -> None:
         shutil.rmtree(home / name, ignore_errors=True)
 
 
-def read_yaml(text: str, source: str | Path) -> Any:
-    """Read a YAML document: what `yaml.safe_load` gives, but nothing that grows on the way.
-
-    Args:
-        text (`str`): The document.
-        source (`str` or `Path`): Its file, for messages.
-
-    Raises:
-        ValueError: If it is no YAML, or has more than 100,000 values once its aliases are filled in: a few lines of
-            aliases of aliases stand for more values than any machine holds.
-    """
-    import yaml  # at use: an optional package
-
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _count_nodes(node, {}) > MAX_YAML_NODES:
-            raise ValueError(f"it has more than {MAX_YAML_NODES:,} values")
-        return loader.construct_document(node)
-    # Of numbers and dates that are none, such as 2026-99-99, too.
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{source} is no YAML: {error}.") from error
-
-
-def _count_nodes(node: Any, known: dict[int, int]) -> int:
-    """Values of a YAML node with aliases filled in; more than are allowed if it contains itself."""
-    if id(node) not in known:
-        known[id(node)] = MAX_YAML_NODES + 1  # what an alias to an enclosing node finds
-        parts = node.value if isinstance(node.value, list) else []
-        parts = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
-        known[id(node)] = 1 + sum(_count_nodes(part, known) for part in parts)
-    return known[id(node)]
-
-
-def check_file_names(names: list[Any], source: Path) -> None:
-    """Refuse file names, read from the file `source`, that lead out of its folder.
-
-    Raises:
-        ValueError: If a name does; the message contains the first.
-    """
-    for name in names:
-        if not isinstance(name, str) or name != PurePath(name).name or name in ("", ".", ".."):
-            raise ValueError(f"{source} names the file {name!r}, which is not in its folder: this is refused.")
-
-
-def read_json(file: Path, fields: Mapping[str, type] | None = None, remedy: str = "") -> dict[str, Any]:
-    """Read a JSON file that contains an object.
-
-    Args:
-        file (`Path`): The file.
-        fields (`Mapping[str, type]`, *optional*): Fields that it must have, and of what type.
-        remedy (`str`): What to do if it is damaged, in sentences.
-
-    Raises:
-        ValueError: If it is damaged or contains something else.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: {error}. {remedy}".strip()) from error
-    return check_object(content, file, fields, remedy)
-
-
-def read_json_lines(file: Path) -> dict[str, dict[str, Any]]:
-    """Read a file with a JSON object on each line, by the names of the lines: "line 3 of cells.jsonl".
-
-    Raises:
-        ValueError: If a line is damaged; the message contains its name.
-    """
-    rows: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-        where = f"line {number} of {file}"
-        try:
-            content = json.loads(line) if line else None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is damaged: {error}.") from error
-        if line:
-            rows[where] = check_object(content, where)
-    return rows
-
-
-def check_object(
-    content: Any, where: Path | str, fields: Mapping[str, type] | None = None, remedy: str = ""
-) -> dict[str, Any]:
-    """Check what was read as JSON from `where`, as [`read_json`] does.
-
-    Raises:
-        ValueError: If it is no object, or lacks a field.
-    """
-    if not isinstance(content, dict):
-        raise ValueError(f"{where} is damaged: it contains no JSON object. {remedy}".strip())
-    for name, kind in (fields or {}).items():
-        if not isinstance(content.get(name), kind):
-            raise ValueError(f"{where} is damaged: its {name} is no {kind.__name__}. {remedy}".strip())
-    return content
-
-
-def write_metadata(file: Path, metadata: Mapping[str, Any], names: Iterable[str] = (), mode: int = 0o666) -> None:
-    """Write a JSON file with a checksum of its content, and with checksums of other files of its folder."""
-    checksums = {name: file_checksum(file.parent / name) for name in names}
-    content = json.loads(json.dumps({**metadata, **({_FILES: checksums} if checksums else {})}, allow_nan=False))
-    write_whole(file, json.dumps({**content, _CHECKSUM: _digest_of_json(content)}, indent=2) + "\n", mode)
-
-
-def read_metadata(file: Path, remedy: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a file of [`write_metadata`], and what it notes of the other files, for [`check_file`].
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    content = read_json(file, remedy=remedy)
-    noted = content.pop(_CHECKSUM, None)  # earlier versions wrote none
-    if noted not in (None, _digest_of_json(content)):
-        raise ValueError(
-            f"{file} is damaged: its checksum differs. {remedy} (If you have edited it, remove {_CHECKSUM} from it.)"
-        )
-    checksums = content.pop(_FILES, {})
-    return content, checksums if isinstance(checksums, dict) else {}
-
-
-def file_checksum(file: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
-    with file.open("rb") as opened:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
-
-
-def check_file(file: Path, noted: Any, remedy: str) -> None:
-    """Compare a file with what was noted of it when it was written; `None` says nothing.
-
-    Raises:
-        ValueError: If it is missing or differs.
-    """
-    if noted is None:
-        return
-    if not file.is_file():
-        raise ValueError(f"{file.parent} is damaged: it lacks {file.name}. {remedy}")
-    if not isinstance(noted, dict) or file.stat().st_size != noted.get("size") or file_checksum(file) != noted:
-        raise ValueError(f"{file} is damaged: it is not what was written (its checksum differs). {remedy}")
-
-
-def write_rows(rows: "Dataset", folder: Path) -> None:
-    """Save a dataset to a folder, which is complete or absent, with checksums; see [`replaced`]."""
-    with replaced(folder) as building:
-        rows.save_to_disk(building)
-        names = sorted(file.name for file in building.iterdir())
-        write_metadata(building / CHECKSUMS_NAME, {}, names)
-
-
-def read_rows(folder: Path, remedy: str) -> "Dataset":
-    """Open a folder of [`write_rows`], or of `save_to_disk`, memory-mapped.
-
-    Raises:
-        ValueError: If it is missing or damaged, or names files outside of it.
-    """
-    from datasets import load_from_disk  # at use: importing the package does not load datasets
-
-    for name in ("state.json", "dataset_info.json"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder.parent} is damaged: it lacks {folder.name}/{name}. {remedy}")
-    state = read_json(folder / "state.json", {"_data_files": list}, remedy)
-    try:
-        names = [file["filename"] for file in state["_data_files"]]
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{folder / 'state.json'} is damaged: {error}. {remedy}") from error
-    check_file_names(names, folder / "state.json")
-    # Before anything else: Arrow trusts its files, and one with a flipped bit can end Python.
-    has_checksums = (folder / CHECKSUMS_NAME).is_file()
-    if has_checksums:
-        noted = read_metadata(folder / CHECKSUMS_NAME, remedy)[1]
-        for name in ("state.json", "dataset_info.json", *names):
-            check_file(folder / name, noted.get(name, {}), remedy)
-    try:
-        rows = load_from_disk(folder)
-        if not has_checksums:  # of an earlier version, or of somebody else
-            rows.data.validate(full=True)
-    except Exception as error:  # whatever the libraries make of bytes that are not theirs
-        raise ValueError(f"{folder} is damaged: {error}. {remedy}") from error
-    return rows
-
-
-def _digest_of_json(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 __all__ = [
-    "CHECKSUMS_NAME",
     "ScratchFolder",
-    "check_file",
-    "check_file_names",
-    "check_object",
     "check_replaceable",
     "drafted",
-    "file_checksum",
     "held",
     "locked",
-    "read_json",
-    "read_json_lines",
-    "read_metadata",
-    "read_rows",
-    "read_tensors",
-    "read_yaml",
     "remove_folder",
     "replaced",
-    "write_metadata",
-    "write_rows",
-    "write_tensors",
     "write_whole",
 ]

@@ -10,64 +10,94 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "clvq_hf"
 
+FILES = ("files", "reading", "checksums")
 # Room → what a stranger is told, and the rooms that it may import. Lower floors come first; rooms of one floor do not
 # import each other. Imports inside functions and under TYPE_CHECKING count as well.
 FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     {
-        "files": ("whole files, JSON with suspicion", set()),
+        "files": ("whole files and folders, locks", set()),
+        "reading": ("JSON, YAML and file names, with suspicion", set()),
         "typed": ("values of others, checked against types", set()),
         "version": ("the version", set()),
         "extras": ("what must be installed for what", set()),
         "auto_types": ("AutoModel knows our types before they are loaded", set()),
     },
+    {"checksums": ("files that notice when they were changed", {"files", "reading"})},
     {
-        "hosts": ("find, read, edit, resume and identify a host", {"files", "version"}),
-        "rendering": ("Markdown, text tables, HTML pages", {"files", "version"}),
+        "hosts": ("find, read, edit, resume and identify a host", {*FILES, "version"}),
+        "rendering": ("Markdown, text tables, HTML pages", {*FILES, "version"}),
     },
     {
-        "data": ("texts → tokens → hidden states", {"files", "version", "hosts"}),
-        "hub": ("talking to the Hub", {"files", "version", "hosts", "rendering"}),
+        "data": ("texts → tokens → hidden states", {*FILES, "version", "hosts"}),
+        "hub": ("talking to the Hub", {*FILES, "version", "hosts", "rendering"}),
         "metrics": ("the figures, each a module of `evaluate`", {"rendering"}),
     },
     {
         "tables": (
             "which concept each token got, which token is salient, and how that is shown",
-            {"files", "typed", "version", "extras", "hosts", "rendering", "data", "hub"},
+            {*FILES, "typed", "version", "extras", "hosts", "rendering", "data", "hub"},
         ),
     },
     {
         "explanations": (
             "which concepts made the host decide, text by text",
-            {"files", "version", "extras", "hosts", "rendering", "data", "tables"},
+            {*FILES, "version", "extras", "hosts", "rendering", "data", "tables"},
         ),
     },
     {
         "models": (
             "configs and models; what is attached and removed; loading and sharing them",
-            {"files", "typed", "version", "hosts", "rendering", "data", "hub", "metrics", "tables", "explanations"},
+            {
+                *FILES,
+                "typed",
+                "version",
+                "hosts",
+                "rendering",
+                "data",
+                "hub",
+                "metrics",
+                "tables",
+                "explanations",
+            },
         ),
     },
     {
         "training": (
             "train a concept model",
-            {"files", "typed", "version", "hosts", "data", "hub", "tables", "models"},
+            {*FILES, "typed", "version", "hosts", "data", "hub", "tables", "models"},
         ),
         "evaluation": (
             "ablation, bottleneck; one model measured",
-            {"files", "version", "extras", "hosts", "data", "hub", "metrics", "tables", "models"},
+            {
+                *FILES,
+                "version",
+                "extras",
+                "hosts",
+                "data",
+                "hub",
+                "metrics",
+                "tables",
+                "models",
+            },
         ),
-        "report": ("one HTML file", {"files", "version", "extras", "rendering", "hub", "metrics", "tables", "models"}),
-        "app": ("a live page", {"files", "version", "extras", "hosts", "rendering", "hub", "tables", "models"}),
+        "report": (
+            "one HTML file",
+            {*FILES, "version", "extras", "rendering", "hub", "metrics", "tables", "models"},
+        ),
+        "app": (
+            "a live page",
+            {*FILES, "version", "extras", "hosts", "rendering", "hub", "tables", "models"},
+        ),
         "judging": (
             "people and language models as judges",
-            {"files", "version", "extras", "hosts", "rendering", "hub", "metrics", "tables"},
+            {*FILES, "version", "extras", "hosts", "rendering", "hub", "metrics", "tables"},
         ),
     },
     {
         "comparison": (
             "many methods on many hosts, from one YAML file",
             {
-                "files",
+                *FILES,
                 "typed",
                 "version",
                 "extras",

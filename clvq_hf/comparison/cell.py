@@ -13,17 +13,19 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from ..checksums import read_rows, write_rows
 from ..evaluation.ablation.ablate import ablate_texts
 from ..evaluation.ablation.references import AblationReferences, fit_references
 from ..evaluation.bottleneck import bottleneck_figures, splice_texts
 from ..evaluation.code_decoder import fit_code_decoder
 from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
-from ..files import read_json, read_rows, replaced, write_rows, write_whole
+from ..files import replaced, write_whole
 from ..hosts.identity import check_identity
 from ..hub.provenance import library_versions
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.stability.numerics import stability
 from ..models.modeling_concepts import ConceptModel
+from ..reading import read_json
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .grid import Cell, Grid, digest

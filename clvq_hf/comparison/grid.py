@@ -16,9 +16,9 @@ from transformers import AutoConfig, TrainingArguments
 
 from ..data.texts import PARTS, load_texts
 from ..evaluation.evaluate import EvaluationSettings
-from ..files import read_yaml
 from ..models.configuration_concepts import check_layer_order
 from ..models.registry import import_methods, imported_everywhere
+from ..reading import read_yaml
 from ..training.settings import check_arguments
 from ..typed import check_value, shortened
 from ..version import __version__

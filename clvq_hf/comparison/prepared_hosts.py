@@ -20,17 +20,19 @@ from transformers import (
     set_seed,
 )
 
+from ..checksums import read_rows, write_rows
 from ..data.activation_cache import ActivationCache
 from ..data.labels import host_labels, label_names
 from ..data.texts import PARTS, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
 from ..data.transforms import shuffle_rows
 from ..evaluation.ablation.words import WordMeans, fit_words
-from ..files import read_json, read_rows, replaced, write_rows, write_whole
+from ..files import replaced, write_whole
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.identity import check_identity, host_identity
 from ..hosts.loading import load_tokenizer
+from ..reading import read_json
 from ..tables.attribution import salient_tokens
 from ..training.finetuning import fine_tune, load_classifier, predict
 from .grid import DatasetSpec, Grid, HostSpec, Sizes, digest

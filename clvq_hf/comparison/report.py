@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import check_object, write_whole
+from ..files import write_whole
+from ..reading import check_object
 from ..rendering.markdown import escape_markdown
 from ..rendering.text_tables import to_markdown
 from .figures import draw_figures

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..files import read_json, read_json_lines
 from ..metrics.ablation_drop.statistics import MIN_TEXTS, holm
+from ..reading import read_json, read_json_lines
 from .cell import RESULT_NAME
 from .duels import Difference, Duel, paired_difference
 from .methods import known_methods

@@ -15,13 +15,15 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..files import check_file, check_file_names, check_object, locked, read_metadata
+from ..checksums import check_file, read_metadata
+from ..files import locked
 from ..hosts import hooks
 from ..hosts.host import UnsupportedHostError
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hosts.residual_stream import check_layer_order
 from ..hosts.runner import check_head
+from ..reading import check_file_names, check_object
 from ..version import __version__
 from .batching import batches_by_length, in_order
 from .cache_draft import METADATA_NAME, CacheDraft, is_cache_folder

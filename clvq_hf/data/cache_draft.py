@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ..files import drafted, write_metadata
+from ..checksums import write_metadata
+from ..files import drafted
 
 METADATA_NAME = "activations.json"
 

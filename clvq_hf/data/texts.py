@@ -22,8 +22,9 @@ from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from ..files import check_file_names, read_json, read_rows
+from ..checksums import read_rows
 from ..hosts.readout import Readout
+from ..reading import check_file_names, read_json
 from .labels import label_columns, map_labels
 from .text_files import LOCAL_FORMATS, find_column, read_file
 

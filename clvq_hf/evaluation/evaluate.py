@@ -11,10 +11,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..checksums import read_rows, write_metadata, write_rows
 from ..data.labels import host_labels
 from ..data.readouts import host_question, text_readout
 from ..data.texts import texts_fingerprint, without_texts
-from ..files import locked, read_rows, remove_folder, write_metadata, write_rows
+from ..files import locked, remove_folder
 from ..hosts.identity import check_identity, host_identity, tokenizer_fingerprint
 from ..hosts.readout import Readout
 from ..hub.provenance import name_beside, public_name

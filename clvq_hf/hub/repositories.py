@@ -12,7 +12,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
-from ..files import check_object, read_metadata
+from ..checksums import read_metadata
+from ..reading import check_object
 from ..version import __version__
 from .requests import hub_api, readable_errors, with_retries
 

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..files import check_file_names, read_json
 from ..hosts.loading import load_config
 from ..hub.repositories import (
     CONCEPTS_FOLDER,
@@ -27,6 +26,7 @@ from ..hub.repositories import (
     matches_any,
     read_results,
 )
+from ..reading import check_file_names, read_json
 from .modeling_base import BaseConceptModel
 from .registry import method_class
 

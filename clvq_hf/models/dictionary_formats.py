@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from ..files import read_json
 from ..hub.provenance import is_hub_id
 from ..hub.repositories import Source
+from ..reading import read_json
 
 CONFIG_FILE = "cfg.json"
 LENS_WEIGHTS = "sae_weights.safetensors"

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..files import read_tensors, write_tensors
+from ..checksums import read_tensors, write_tensors
 
 # Shares of the training tokens that are nearer than the quantile.
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..files import ScratchFolder, read_tensors, write_tensors
+from ..checksums import read_tensors, write_tensors
+from ..files import ScratchFolder
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.loading import load_tokenizer

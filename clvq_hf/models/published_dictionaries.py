@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from ..files import read_json
 from ..hub.repositories import PICKLES, Source, file_sizes
+from ..reading import read_json
 from .configuration_sparse import SparseConfig
 from .dictionary_formats import CONFIG_FILE, LENS_WEIGHTS, Plan, read_plan
 from .modeling_sparse import SparseDictionary

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HTTPError
 from transformers import AutoModel
 from transformers.utils import logging
 
-from ..files import ScratchFolder, read_json
+from ..files import ScratchFolder
 from ..hosts.loading import load_config
 from ..hub.provenance import is_hub_id, public_name
 from ..hub.repositories import (
@@ -31,6 +31,7 @@ from ..hub.repositories import (
 from ..hub.requests import hub_api, with_retries
 from ..hub.uploads import Remote, card_files, commit_files, full_repo_id, inspect_remote
 from ..metrics.results_tables import results_markdown
+from ..reading import read_json
 from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import masked_labels
 from .checkpoints import check_checkpoint

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import read_rows
+from ..checksums import read_rows
 from ..hub.repositories import RESULTS_NAME, TABLE_NAME, read_results
 from ..tables.concept_table import ConceptTable
 

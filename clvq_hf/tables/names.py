@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import read_json, write_whole
+from ..files import write_whole
+from ..reading import read_json
 
 NAMES_FILE = "concept_names.json"
 FORMAT_VERSION = 1

@@ -12,20 +12,11 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import CommitInfo
 from huggingface_hub.utils import yaml_dump
 
-from ..files import (
-    CHECKSUMS_NAME,
-    ScratchFolder,
-    check_file,
-    check_file_names,
-    check_replaceable,
-    read_metadata,
-    read_rows,
-    replaced,
-    write_metadata,
-    write_rows,
-)
+from ..checksums import CHECKSUMS_NAME, check_file, read_metadata, read_rows, write_metadata, write_rows
+from ..files import ScratchFolder, check_replaceable, replaced
 from ..hub.repositories import CARD_NAME, TABLE_NAME
 from ..hub.uploads import MARKER, TAGS, card_files, commit_files, full_repo_id, inspect_remote, repository_link
+from ..reading import check_file_names
 from .names import NAMES_FILE, ConceptName, read_names, write_names
 from .schema import ADDED_LATER, FEATURES
 

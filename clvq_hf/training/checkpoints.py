@@ -8,16 +8,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..files import (
-    CHECKSUMS_NAME,
-    check_file,
-    check_file_names,
-    read_json,
-    read_metadata,
-    remove_folder,
-    write_metadata,
-)
+from ..checksums import CHECKSUMS_NAME, check_file, read_metadata, write_metadata
+from ..files import remove_folder
 from ..hub.repositories import DISTANCES_NAME, UNFINISHED_NAME, checkpoints_by_step
+from ..reading import check_file_names, read_json
 
 logger = logging.get_logger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..files import read_yaml
 from ..models.configuration_clvq import CLVQConfig
 from ..models.configuration_concepts import ConceptConfig
+from ..reading import read_yaml
 from ..typed import check_value
 from .training_args import CLVQTrainingArguments
 

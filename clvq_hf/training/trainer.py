@@ -28,13 +28,14 @@ from ..data.tokenization import (
     filter_by_occurrence,
     tokenize_texts,
 )
-from ..files import read_json, write_whole
+from ..files import write_whole
 from ..hosts import hooks
 from ..hosts.readout import class_names
 from ..hub.provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
 from ..hub.repositories import CONFIG_NAME, REFERENCE_NAME, UNFINISHED_NAME
 from ..models.configuration_concepts import ConceptConfig
 from ..models.modeling_concepts import ConceptModel
+from ..reading import read_json
 from .checkpoints import begin_checkpoint, check_complete, checkpoint_folder, finish_checkpoint, newest_complete
 from .hub_trainer import HubTrainer
 from .running_statistics import RunningStatistics

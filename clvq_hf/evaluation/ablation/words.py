@@ -11,11 +11,11 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...checksums import read_metadata, read_tensors, write_metadata, write_tensors
 from ...data.batching import batches_by_length
 from ...data.extraction import HiddenStateExtractor, check_states
 from ...data.texts import text_hash, without_texts
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
-from ...files import read_metadata, read_tensors, write_metadata, write_tensors
 from ...hosts import hooks
 from ...hosts.identity import host_identity
 from ..means import MeansById

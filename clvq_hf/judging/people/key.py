@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...files import read_json, read_metadata, write_metadata
+from ...checksums import read_metadata, write_metadata
+from ...reading import read_json
 from ...version import __version__
 from ..exhibits import Kind
 
