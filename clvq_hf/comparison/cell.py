@@ -1,6 +1,5 @@
 """One cell of the grid: fit a method, build its table, measure everything, write one JSON."""
 
-import json
 import math
 import shutil
 import time
@@ -13,19 +12,19 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from ..checksums import read_rows, write_rows
+from ..checksums import read_metadata, read_rows, write_metadata, write_rows
 from ..evaluation.ablation.ablate import ablate_texts
 from ..evaluation.ablation.references import AblationReferences, fit_references
 from ..evaluation.bottleneck import bottleneck_figures, splice_texts
 from ..evaluation.code_decoder import fit_code_decoder
 from ..evaluation.evaluate import EvaluationSettings, evaluate_concepts
-from ..files import replaced, write_whole
+from ..files import replaced
 from ..hosts.identity import check_identity
 from ..hub.provenance import library_versions
 from ..metrics.ablation_drop.numerics import ablation_drop
 from ..metrics.stability.numerics import stability
 from ..models.modeling_concepts import ConceptModel
-from ..reading import read_json
+from ..reading import check_object
 from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .grid import Cell, Grid, digest
@@ -56,7 +55,7 @@ def open_cell(grid: Grid, cell: Cell, output_dir: Path, sources: Sources | None 
     file = cell_folder(output_dir, cell) / RESULT_NAME
     if not file.is_file():
         return None
-    result = read_json(file, {"digest": str}, REMEDY)
+    result = check_object(read_metadata(file, REMEDY)[0], str(file), {"digest": str}, REMEDY)
     if result["digest"] != digest(grid.cell_settings(cell)):
         raise ValueError(f"{file.parent} was run with other settings than the grid's. {REMEDY}")
     if sources is not None:
@@ -95,7 +94,7 @@ def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:
     if (result := open_cell(grid, cell, output_dir)) is not None:
         if lacks_stability(grid, cell, result) and (reference / RESULT_NAME).is_file():
             result |= {"stability": _stability(folder, reference), "first_seed": grid.seeds[0]}
-            write_whole(folder / RESULT_NAME, json.dumps(result, indent=1, allow_nan=False) + "\n")
+            write_metadata(folder / RESULT_NAME, result)
         return result
     with replaced(folder) as building:
         return _run_in(building, grid, cell, output_dir, reference)
@@ -138,7 +137,7 @@ def _run_in(building: Path, grid: Grid, cell: Cell, output_dir: Path, reference:
         clock.lap("stability")
     result["seconds"] = clock.seconds
     result["settings"] = grid.cell_settings(cell)
-    write_whole(building / RESULT_NAME, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_metadata(building / RESULT_NAME, result)
     return result
 
 

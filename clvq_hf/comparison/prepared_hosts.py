@@ -1,6 +1,5 @@
 """A host of the grid on one of its datasets: made ready once, for all methods and seeds."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +19,19 @@ from transformers import (
     set_seed,
 )
 
-from ..checksums import read_rows, write_rows
+from ..checksums import read_metadata, read_rows, write_metadata, write_rows
 from ..data.activation_cache import ActivationCache
 from ..data.labels import host_labels, label_names
 from ..data.texts import PARTS, split_texts, without_texts
 from ..data.tokenization import ensure_pad_token
 from ..data.transforms import shuffle_rows
 from ..evaluation.ablation.words import WordMeans, fit_words
-from ..files import replaced, write_whole
+from ..files import replaced
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.identity import check_identity, host_identity
 from ..hosts.loading import load_tokenizer
-from ..reading import read_json
+from ..reading import check_object
 from ..tables.attribution import salient_tokens
 from ..training.finetuning import fine_tune, load_classifier, predict
 from .grid import DatasetSpec, Grid, HostSpec, Sizes, digest
@@ -110,7 +109,8 @@ def open_host(
     folder = host_folder(output_dir, host, dataset, variant)
     if not (folder / RECORD_NAME).is_file():
         return None
-    record = read_json(folder / RECORD_NAME, {"digest": str}, REMEDY)
+    file = folder / RECORD_NAME
+    record = check_object(read_metadata(file, REMEDY)[0], str(file), {"digest": str}, REMEDY)
     if record["digest"] != digest(grid.host_settings(host, dataset, variant)):
         raise ValueError(f"{folder} was made with other settings than the grid's. {REMEDY}")
     if sources is not None:
@@ -224,7 +224,7 @@ def _prepare_in(building: Path, grid: Grid, host: str, dataset: str, variant: st
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "settings": made_with,
     }
-    write_whole(building / RECORD_NAME, json.dumps(record, indent=2) + "\n")
+    write_metadata(building / RECORD_NAME, record)
     return record
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..checksums import read_metadata
 from ..metrics.ablation_drop.statistics import MIN_TEXTS, holm
-from ..reading import read_json, read_json_lines
+from ..reading import read_json_lines
 from .cell import RESULT_NAME
 from .duels import Difference, Duel, paired_difference
 from .methods import known_methods
+from .prepared_hosts import REMEDY
 
 # The columns of a cell's host and dataset, and of its method.
 SETTING = ["cell.host", "cell.dataset"]
@@ -49,7 +51,8 @@ def read_cells(path: str | Path, names: Collection[str] | None = None) -> dict[s
         cells = read_json_lines(path)
     else:
         files = sorted(path.glob(f"cells/[!.]*/{RESULT_NAME}"))
-        cells = {str(file): read_json(file) for file in files if names is None or file.parent.name in names}
+        files = [file for file in files if names is None or file.parent.name in names]
+        cells = {str(file): read_metadata(file, REMEDY)[0] for file in files}
     if not cells:
         raise ValueError(f"{path} holds no finished cell. Run the grid first: clvq-hf compare GRID.yaml -o {path}")
     return cells

@@ -19,6 +19,7 @@ from helpers.tiny_grid import GRID
 from rich.console import Console
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from clvq_hf.checksums import read_metadata
 from clvq_hf.comparison.cell import open_cell
 from clvq_hf.comparison.grid import digest, load_grid
 from clvq_hf.comparison.prepared_hosts import prepare_host
@@ -65,7 +66,7 @@ def copy(finished, tmp_path, monkeypatch, reviews):
 
 
 def cells(folder):
-    return {file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("cells/*/cell.json"))}
+    return {file.parent.name: read_metadata(file, "")[0] for file in sorted(folder.glob("cells/*/cell.json"))}
 
 
 def without_time(cell):
@@ -196,7 +197,7 @@ class TestWhatIsMissing:
         reviews = shutil.copytree(os.environ["REVIEWS"], tmp_path / "edited")
         monkeypatch.setenv("REVIEWS", str(reviews))
         for record in [*folder.glob("hosts/*/host.json"), *folder.glob("cells/*/cell.json")]:
-            content = json.loads(record.read_text())  # of the same path
+            content, _ = read_metadata(record, "")  # of the same path
             settings = content["settings"]
             settings["dataset"]["texts"] = str(reviews)
             record.write_text(json.dumps({**content, "digest": digest(settings)}))

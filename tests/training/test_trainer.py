@@ -1,10 +1,13 @@
+import gc
 import inspect
 import json
 import pickle
+import threading
 import types
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from datasets import Dataset
@@ -708,6 +711,21 @@ class TestPresets:
         assert all(group["weight_decay"] == 1e-4 for group in trainer.optimizer.param_groups if group["params"])
         assert isinstance(trainer.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
         assert (trainer.lr_scheduler.factor, trainer.lr_scheduler.patience) == (0.5, 5)
+
+
+def test_nothing_is_left_of_twenty_runs(make_trainer, host):
+    """Neither open files, nor threads, nor hooks of the host."""
+
+    def used() -> tuple[int, int, int]:
+        make_trainer(max_steps=1).train()
+        gc.collect()
+        hooks_left = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in host.modules())
+        return psutil.Process().num_fds(), threading.active_count(), hooks_left
+
+    before = used()
+    for _ in range(19):
+        after = used()
+    assert after == before and after[2] == 0
 
 
 class TestBadInput:

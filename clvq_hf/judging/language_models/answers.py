@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging
 
@@ -21,8 +22,9 @@ class AnswerCache:
     """Answers by judge and question, in a JSON Lines file.
 
     Each line is written in one piece as soon as the answer arrives, so a killed process loses only the answers that
-    were still pending. Truncated lines are skipped. Neither questions nor tokens are written. One process at a time has
-    it open: two would both ask, and pay for, the same questions.
+    were still pending. Lines that are truncated, or not what was written, are skipped, and their questions asked again.
+    Neither questions nor tokens are written. One process at a time has the file open: two would both ask, and pay for,
+    the same questions.
 
     Args:
         file (`str` or `Path`): The file; it is created if needed.
@@ -44,7 +46,7 @@ class AnswerCache:
         for line in lines:
             self._add_line(line)
         if damaged := len(lines) - len(self._replies):
-            logger.warning(f"{self.file}: skipped {damaged} truncated or repeated lines.")
+            logger.warning(f"{self.file}: skipped {damaged} damaged or repeated lines.")
         self._descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         if content and not content.endswith(b"\n"):
             os.write(self._descriptor, b"\n")
@@ -66,7 +68,8 @@ class AnswerCache:
     def put(self, judge: Judge, messages: Sequence[Message], max_tokens: int, attempt: int, reply: Reply) -> None:
         """Write an answer to the file."""
         key = _key(judge, messages, max_tokens, attempt)
-        line = json.dumps({"key": key, "judge": judge.name, **asdict(reply)}) + "\n"
+        row = {"key": key, "judge": judge.name, **asdict(reply)}
+        line = json.dumps({**row, "checksum": _digest(row)}) + "\n"
         with self._lock:
             os.write(self._descriptor, line.encode("ascii"))
             self._replies[key] = reply
@@ -74,11 +77,18 @@ class AnswerCache:
     def _add_line(self, line: bytes) -> None:
         try:
             row = json.loads(line)
+            noted = row.pop("checksum", None)  # earlier versions wrote none
+            if noted not in (None, _digest(row)):
+                return
             reply = Reply(row["text"], row["model"], row["input_tokens"], row["output_tokens"])
             if isinstance(reply.text, str):
                 self._replies[row["key"]] = reply
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             pass
+
+
+def _digest(row: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _key(judge: Judge, messages: Sequence[Message], max_tokens: int, attempt: int) -> str:

@@ -62,7 +62,7 @@ def test_neither_question_nor_extra_is_written(tmp_path):
     with AnswerCache(tmp_path / "a.jsonl") as cache:
         cache.put(JUDGE, CHAT, 20, 0, Reply("yes"))
     row = json.loads((tmp_path / "a.jsonl").read_text())
-    assert set(row) == {"key", "judge", "text", "model", "input_tokens", "output_tokens"}
+    assert set(row) == {"key", "judge", "text", "model", "input_tokens", "output_tokens", "checksum"}
 
 
 def put_forever(file, told):
@@ -90,3 +90,25 @@ def test_a_killed_process_loses_nothing_that_was_answered(tmp_path):
             break
     with AnswerCache(tmp_path / "a.jsonl") as cache:
         assert all(cache.get(JUDGE, CHAT, 20, number) == Reply("yes") for number in range(last + 1))
+
+
+def test_a_line_that_was_changed_is_asked_again(tmp_path, caplog):
+    file = tmp_path / "a.jsonl"
+    with AnswerCache(file) as cache:
+        cache.put(JUDGE, CHAT, 20, 0, Reply('{"rating": 4}'))
+    written = file.read_text()
+    file.write_text(written.replace('\\"rating\\": 4', '\\"rating\\": 5'))
+    with AnswerCache(file) as cache:
+        assert cache.get(JUDGE, CHAT, 20, 0) is None and "skipped 1 damaged" in caplog.text
+    row = json.loads(written)
+    del row["checksum"]
+    file.write_text(json.dumps(row) + "\n")
+    with AnswerCache(file) as cache:
+        assert cache.get(JUDGE, CHAT, 20, 0) == Reply('{"rating": 4}'), "earlier versions wrote no checksum"
+
+
+def test_one_process_at_a_time_has_it_open(tmp_path):
+    with AnswerCache(tmp_path / "a.jsonl"), pytest.raises(ValueError, match=r"Another run is at work in .*a\.jsonl"):
+        AnswerCache(tmp_path / "a.jsonl")
+    with AnswerCache(tmp_path / "a.jsonl"):
+        pass
