@@ -268,27 +268,32 @@ def post(address: str, path: str, body: bytes, kind: str = "application/json") -
         return error.code
 
 
-@pytest.mark.parametrize("path", ["queue/join", "call/read", "upload", "run/predict"])
-def test_large_requests_are_refused(address, path, tmp_path):
-    boundary = b'--b\r\ncontent-disposition: form-data; name="files"; filename="a.bin"\r\n\r\n'
-    body = b'{"data": ["' + b"x" * 2_000_000 + b'", null]}'
-    form = boundary + b"x" * 2_000_000 + b"\r\n--b--\r\n"
-    is_upload = path == "upload"
-    sent = (form, "multipart/form-data; boundary=b") if is_upload else (body, "application/json")
-    assert post(address, path, *sent) == 413
+class TestRequests:
+    @pytest.fixture(scope="class")
+    def address(self, minilm) -> Iterator[str]:
+        """Of a server of their own: tests above have closed all others."""
+        with served(minilm) as address:
+            yield address
 
+    @pytest.mark.parametrize("path", ["queue/join", "call/read", "upload", "run/predict"])
+    def test_large_requests_are_refused(self, address, path):
+        boundary = b'--b\r\ncontent-disposition: form-data; name="files"; filename="a.bin"\r\n\r\n'
+        body = b'{"data": ["' + b"x" * 2_000_000 + b'", null]}'
+        form = boundary + b"x" * 2_000_000 + b"\r\n--b--\r\n"
+        is_upload = path == "upload"
+        sent = (form, "multipart/form-data; boundary=b") if is_upload else (body, "application/json")
+        assert post(address, path, *sent) == 413
 
-def test_requests_of_usual_size_are_not(address):
-    text = "é" * 16_000
-    assert post(address, "call/read", json.dumps({"data": [text, None]}).encode()) == 200
+    def test_requests_of_usual_size_are_not(self, address):
+        text = "é" * 16_000
+        assert post(address, "call/read", json.dumps({"data": [text, None]}).encode()) == 200
 
-
-def test_no_files_are_served(address, tmp_path):
-    (tmp_path / "secret").write_text("x")
-    for file in ("/etc/passwd", tmp_path / "secret", "pyproject.toml", "../../../../etc/passwd"):
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(f"{address}gradio_api/file={file}")
-        assert caught.value.code in (403, 404)
+    def test_no_files_are_served(self, address, tmp_path):
+        (tmp_path / "secret").write_text("x")
+        for file in ("/etc/passwd", tmp_path / "secret", "pyproject.toml", "../../../../etc/passwd"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"{address}gradio_api/file={file}")
+            assert caught.value.code in (403, 404)
 
 
 def test_the_queue_is_bounded(minilm):
