@@ -22,6 +22,8 @@ from helpers.faults import CUT, KILLED, TIMED, CommandServer, Ended, Fault
 from helpers.loopback_hub import LoopbackHub
 from helpers.stub_judge import StubJudge, good_judge
 from helpers.tiny_grid import GRID, make_reviews
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 SEED = int(os.environ.get("CLVQ_FAULT_SEED", "0"))
 MORE = int(os.environ.get("CLVQ_FAULT_POINTS", "1"))
@@ -161,6 +163,10 @@ def content(folder: Path, name: str) -> dict[str, Any]:
             # Of a judge's answers the order depends on threads, and a line may be cut.
             lines = {json.dumps(without_times(row), sort_keys=True) for row in whole_lines(file)}
             found[place] = sorted(lines)
+        elif file.suffix == ".safetensors":  # whose header names its fields in any order
+            tensors = {name: tensor.tolist() for name, tensor in load_file(file).items()}
+            with safe_open(file, "pt") as opened:
+                found[place] = tensors, opened.metadata()
         elif file.suffix not in (".pt", ".bin", ".pth"):
             found[place] = hashlib.sha256(file.read_bytes()).hexdigest()
         else:
