@@ -28,9 +28,9 @@ test-fast: lint  ## Lint, then run the tests that take less than half a second e
 simulations: $(VENV)/test.stamp  ## Simulate what intervals cover, in minutes: the tests that make test leaves out
 	$(BIN)/python -m pytest -n auto --dist worksteal -m simulation
 
-soak: $(VENV)/test.stamp  ## Half an hour of kills, damaged files and hostile texts with seeds of the day, and the demo with warnings as errors
-	CLVQ_FAULT_SEED=$$(date +%Y%m%d) CLVQ_FAULT_POINTS=4 $(BIN)/python -m pytest -n auto --dist worksteal \
-		tests/test_faults.py tests/test_corruption.py tests/test_found_texts.py
+soak: $(VENV)/test.stamp  ## Break commands off and damage files with the seed of the day, measure growth, try the wheel: half an hour
+	CLVQ_FAULT_SEED=$$(date +%Y%m%d) CLVQ_FAULT_POINTS=2 $(BIN)/python -m pytest -n auto --dist worksteal -m "" \
+		tests/test_faults.py tests/test_corruption.py tests/test_found_texts.py tests/test_resources.py
 	$(BIN)/python -m pytest tests/cli/test_demo.py tests/test_packaging.py -m "" -o "filterwarnings=error:::clvq_hf"
 
 audit: $(VENV)/test.stamp  ## Look for known vulnerabilities of what is installed

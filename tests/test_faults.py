@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 from datasets import load_from_disk
-from helpers.faults import CUT, KILLED, TIMED, CommandServer, Ended, Fault
 from helpers.loopback_hub import LoopbackHub
 from helpers.stub_judge import StubJudge, good_judge
 from helpers.tiny_grid import GRID, make_reviews
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+pytest.importorskip("resource")  # which Windows lacks
+from helpers.faults import CUT, KILLED, TIMED, CommandServer, Ended, Fault  # noqa: E402
 
 SEED = int(os.environ.get("CLVQ_FAULT_SEED", "0"))
 MORE = int(os.environ.get("CLVQ_FAULT_POINTS", "1"))
@@ -50,6 +52,7 @@ class Job:
         times (`int`): After so many random shares of its time.
         interrupts (`int`): By Ctrl-C at so many of its changes of files.
         full (`int`): So many times by a disk that is full.
+        always (`tuple[str, ...]`): Of which of these one is tried by `make test`, besides a kill.
     """
 
     arguments: tuple[Any, ...]
@@ -60,6 +63,7 @@ class Job:
     times: int = 0
     interrupts: int = 0
     full: int = 0
+    always: tuple[str, ...] = ()
 
 
 TRAIN = ("train", "host", "--dataset", "texts.jsonl", "-o", "out", *SMALL, "--resume")
@@ -68,9 +72,11 @@ EXPLAIN = ("explain", "out", "texts.jsonl", "-o", "why.jsonl")
 JUDGE = ("judge", "a=results/concept_table", "--judge", "{judge}", "--texts", 4, "-o", "judged", "--yes")
 KINDS = ("kills", "cuts", "times", "interrupts", "full")
 JOBS = {
-    "train": Job(TRAIN, "out", kills=6, cuts=3, times=2, interrupts=2, full=2),
+    "train": Job(TRAIN, "out", kills=6, cuts=3, times=2, interrupts=2, full=2, always=("cuts", "interrupts", "full")),
     "table": Job(BUILD, "table", ("train",), kills=4, cuts=2, times=1, interrupts=1, full=1),
-    "table over another": Job((*BUILD, "--max-texts", 5), "table", ("table",), kills=4, cuts=2, full=1),
+    "table over another": Job(
+        (*BUILD, "--max-texts", 5), "table", ("table",), kills=4, cuts=2, full=1, always=("cuts",)
+    ),
     "evaluate": Job(
         ("evaluate", "out", "-o", "results", *QUICK),
         "results",
@@ -80,15 +86,35 @@ JOBS = {
         times=2,
         interrupts=2,
         full=2,
+        always=("cuts", "interrupts"),
     ),
-    "report": Job(("report", "results"), "report.html", ("evaluate",), kills=2, cuts=1, interrupts=1, full=1),
+    "report": Job(
+        ("report", "results"), "report.html", ("evaluate",), kills=2, cuts=1, interrupts=1, full=1, always=("full",)
+    ),
     "explain": Job(EXPLAIN, "why.jsonl", ("train",), kills=2, cuts=1, interrupts=1, full=1),
-    "judge": Job(JUDGE, "judged", ("evaluate",), kills=4, cuts=1, times=1, interrupts=1, full=1),
-    "pull": Job(("pull", "org/concepts", "--output-dir", "pulled"), "pulled", kills=4, cuts=1, interrupts=1, full=1),
-    "cache": Job(
-        ("helpers.fault_jobs:build_cache", "host", "texts.jsonl", "cache"), "cache", kills=5, cuts=2, times=1
+    "judge": Job(
+        JUDGE, "judged", ("evaluate",), kills=4, cuts=1, times=1, interrupts=1, full=1, always=("interrupts",)
     ),
-    "compare": Job(("helpers.fault_jobs:compare", "grid.yaml", "grid"), "grid", kills=5, cuts=2, times=1),
+    "pull": Job(
+        ("pull", "org/concepts", "--output-dir", "pulled"),
+        "pulled",
+        kills=4,
+        cuts=1,
+        interrupts=1,
+        full=1,
+        always=("full",),
+    ),
+    "cache": Job(
+        ("helpers.fault_jobs:build_cache", "host", "texts.jsonl", "cache"),
+        "cache",
+        kills=5,
+        cuts=2,
+        times=1,
+        always=("cuts",),
+    ),
+    "compare": Job(
+        ("helpers.fault_jobs:compare", "grid.yaml", "grid"), "grid", kills=5, cuts=2, times=1, always=("cuts",)
+    ),
 }
 
 
@@ -187,10 +213,13 @@ def without_times(value: Any) -> Any:
 
 
 def points() -> Iterator[Any]:
+    """Every point; one in the middle of a run for each job and kind is not left to `make soak`."""
     for name, job in JOBS.items():
         for kind in KINDS:
-            for point in range(getattr(job, kind) * MORE):
-                yield pytest.param(name, kind, point, id=f"{name}-{kind}-{point}".replace(" ", "-"))
+            number = getattr(job, kind) * MORE
+            for point in range(number):
+                marks = [pytest.mark.soak] if point != number // 2 or kind not in ("kills", *job.always) else []
+                yield pytest.param(name, kind, point, id=f"{name}-{kind}-{point}".replace(" ", "-"), marks=marks)
 
 
 def draw(workshop: Workshop, name: str, kind: str, point: int) -> Fault:
@@ -229,7 +258,7 @@ def test_what_was_broken_off_goes_on(workshop, name, kind, point):
     assert {file.name for file in workshop.here.iterdir()} == {file.name for file in whole.iterdir()}, "left-overs"
 
 
-@pytest.mark.parametrize("point", range(4 * MORE))
+@pytest.mark.parametrize("point", [0, *(pytest.param(point, marks=pytest.mark.soak) for point in range(1, 4 * MORE))])
 def test_a_push_that_was_killed_goes_on(workshop, hub, point):
     """By its CPU time: it changes nothing here."""
     workshop.prepare("table")

@@ -110,6 +110,7 @@ def test_the_source_distribution_is_complete(distributions):
     assert {"LICENSE", "README.md", "pyproject.toml", "setup.cfg"} <= names
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(distributions, tmp_path):
     """The demo, an explanation and a report, in an environment that has the wheel, and what it needs from ours."""

@@ -65,7 +65,7 @@ def test_fifty_tables(pieces, all_texts, tmp_path):
 PER_TEXT = 40 * 1024
 
 
-@pytest.mark.simulation
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "command",
     [
