@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 pytest.importorskip("resource")  # which Windows lacks
-from helpers.faults import CUT, KILLED, TIMED, CommandServer, Ended, Fault  # noqa: E402
+from helpers.faults import CUT, KILLED, TIMED, CommandServer, Ended, Fault
 
 SEED = int(os.environ.get("CLVQ_FAULT_SEED", "0"))
 MORE = int(os.environ.get("CLVQ_FAULT_POINTS", "1"))
