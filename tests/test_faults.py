@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 pytest.importorskip("resource")  # which Windows lacks
-from helpers.faults import CUT, KILLED, TIMED, CommandServer, Ended, Fault
+from helpers.faults import CUT, KILLED, ROOT, TIMED, CommandServer, Ended, Fault
 
 SEED = int(os.environ.get("CLVQ_FAULT_SEED", "0"))
 MORE = int(os.environ.get("CLVQ_FAULT_POINTS", "1"))
@@ -220,6 +220,17 @@ def points() -> Iterator[Any]:
             for point in range(number):
                 marks = [pytest.mark.soak] if point != number // 2 or kind not in ("kills", *job.always) else []
                 yield pytest.param(name, kind, point, id=f"{name}-{kind}-{point}".replace(" ", "-"), marks=marks)
+
+
+def test_the_docs_say_how_many_moments_are_tried():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [[name, *(getattr(job, kind) for kind in KINDS)] for name, job in JOBS.items()]
+    rows.append(["push", 0, 0, 4, 0, 0])
+    rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
+    for row in rows:
+        assert f"| {' | '.join(map(str, row))} |" in page
+    kills, interrupts, full = sum(rows[-1][1:4]), *rows[-1][4:]
+    assert f"{kills} times by a kill, {interrupts} times by Ctrl-C, {full} times by a full disk" in page
 
 
 def draw(workshop: Workshop, name: str, kind: str, point: int) -> Fault:
