@@ -179,7 +179,10 @@ def content(folder: Path, name: str) -> dict[str, Any]:
     found = {}
     for file in files:
         place = file.relative_to(folder).as_posix()
-        if file.name in ("state.json", "dataset_info.json", ".lock") or file.stem == "time" or ".cache" in file.parts:
+        # Fingerprints and times are in the first ones; the report of a comparison repeats what its cells say, with times.
+        if file.name in ("state.json", "dataset_info.json", ".lock", "report.md") or file.stem == "time":
+            continue
+        if ".cache" in file.parts:  # of the Hub's client
             continue
         if file.suffix == ".arrow":
             found[place] = load_from_disk(file.parent).to_dict()
@@ -190,7 +193,7 @@ def content(folder: Path, name: str) -> dict[str, Any]:
             lines = {json.dumps(without_times(row), sort_keys=True) for row in whole_lines(file)}
             found[place] = sorted(lines)
         elif file.suffix == ".safetensors":  # whose header names its fields in any order
-            tensors = {name: tensor.tolist() for name, tensor in load_file(file).items()}
+            tensors = {name: str(tensor.tolist()) for name, tensor in load_file(file).items()}  # NaN differs from NaN
             with safe_open(file, "pt") as opened:
                 found[place] = tensors, opened.metadata()
         elif file.suffix not in (".pt", ".bin", ".pth"):
