@@ -179,7 +179,7 @@ def content(folder: Path, name: str) -> dict[str, Any]:
     found = {}
     for file in files:
         place = file.relative_to(folder).as_posix()
-        # Fingerprints and times are in the first ones; the report of a comparison repeats what its cells say, with times.
+        # Fingerprints and times are in these; the report of a comparison repeats what its cells say, and their times.
         if file.name in ("state.json", "dataset_info.json", ".lock", "report.md") or file.stem == "time":
             continue
         if ".cache" in file.parts:  # of the Hub's client
