@@ -111,12 +111,13 @@ class ScratchFolder:
             self._home = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True)
             home, self._lock = Path(self._home.name), ExitStack()
             self.path = home / "content"
-            try:
-                self._lock.enter_context(held(home / ".lock", home, True, ""))
-                self.path.mkdir()
-                return
-            except FileNotFoundError:  # another process took it for a left-over before it was held
-                self.cleanup()
+            with suppress(FileNotFoundError):
+                made = home.stat().st_ino
+                self._lock.enter_context(held(home / ".lock", home, True, ""))  # which makes a missing folder again
+                if home.stat().st_ino == made:
+                    self.path.mkdir()
+                    return
+            self.cleanup()  # another process took it for a left-over before it was held
 
     def __enter__(self) -> Path:
         return self.path

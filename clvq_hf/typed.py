@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import enum
 import math
+import numbers
 import types
 import typing
 from typing import Any
@@ -68,10 +69,13 @@ def _matched(value: Any, kind: Any) -> Any:
     if kind is None or kind is type(None):
         return value if value is None else _NO_MATCH
     if kind is int:
-        return value if type(value) is int and abs(value) <= MAX_INTEGER else _NO_MATCH
+        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)  # those of NumPy, too
+        return int(value) if is_whole and abs(value) <= MAX_INTEGER else _NO_MATCH
     if kind is float:
-        is_whole = _matched(value, int) is not _NO_MATCH
-        return value if is_whole or (isinstance(value, float) and math.isfinite(value)) else _NO_MATCH
+        if (whole := _matched(value, int)) is not _NO_MATCH:
+            return whole
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+        return float(value) if is_number and math.isfinite(value) else _NO_MATCH
     if (origin or kind) in (tuple, list):
         if not isinstance(value, list | tuple):
             return _NO_MATCH

@@ -4,6 +4,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +67,10 @@ def test_any_value_fits_or_is_refused_in_short(value, kind):
 def test_digits_that_python_does_not_write():
     with pytest.raises(ValueError, match="got a int"):
         check_value(10**5000, int, "it")
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    assert check_value(np.float32(0.5), float, "x") == 0.5 and type(check_value(np.float32(0.5), float, "x")) is float
+    assert type(check_value(np.int64(3), int, "x")) is int
+    with pytest.raises(ValueError, match="x must be"):
+        check_value(np.float32("nan"), float, "x")

@@ -19,7 +19,7 @@ from rich.console import Console
 from ..data.labels import host_labels, label_names
 from ..files import locked, remove_folder, write_whole
 from ..models.registry import import_methods
-from ..rendering.terminal import open_console
+from ..rendering.terminal import clean_libraries, open_console
 from .cell import cell_folder, lacks_stability, open_cell, run_cell
 from .grid import Cell, Grid
 from .prepared_hosts import host_folder, open_host, prepare_host
@@ -245,6 +245,7 @@ def _begin(threads: int, lifeline: Connection) -> None:
     import datasets
     import transformers
 
+    clean_libraries()
     torch.set_num_threads(threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -69,7 +69,7 @@ def name_beside(name: str | None, folder: str | Path) -> str | None:
     if not name or not Path(name).exists():
         return public_name(name)
     here, there = Path(folder).resolve(), Path(name).resolve()
-    if here.parts[1:2] != there.parts[1:2]:
+    if (here.drive, here.parts[1:2]) != (there.drive, there.parts[1:2]):
         return public_name(str(there))
     way = Path(os.path.relpath(there, here)).as_posix()
     return way if way.startswith(".") else f"./{way}"

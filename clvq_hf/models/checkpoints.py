@@ -102,7 +102,7 @@ def class_of_checkpoint(folder: Path, name: str, wanted: Any) -> Any:
     return wanted
 
 
-def check_weights(model: BaseConceptModel, folder: Path, name: str) -> None:
+def check_weights(model: BaseConceptModel, folder: Path, name: str, variant: str | None = None) -> None:
     """Refuse a checkpoint whose weights and layers were not saved together, or give no codes.
 
     They are compared as they are in the files, so that another dtype and other settings may be asked for.
@@ -111,10 +111,11 @@ def check_weights(model: BaseConceptModel, folder: Path, name: str) -> None:
         ValueError: If a bit was flipped, the weights are of another model, or a weight is NaN or infinite.
     """
     config = type(model.config).from_dict(read_json(folder / CONFIG_NAME))
-    if config.fingerprint is not None:  # earlier versions recorded none
+    files = _weight_files(folder, variant)
+    if config.fingerprint is not None and files:  # earlier versions recorded none
         # Of weights that are shared the files have one copy.
         tensors = dict(model.state_dict())
-        for file in _weight_files(folder):
+        for file in files:
             tensors |= load_file(file)
         own = {key: tensor for key, tensor in tensors.items() if key in model.state_dict()}
         if model.fingerprint_of(config, own) != config.fingerprint or (
@@ -144,11 +145,12 @@ def weights_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Those that transformers reads."""
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return [folder / SAFE_WEIGHTS_NAME]
-    if not (folder / INDEX_NAME).is_file():  # a variant
+def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """Those that transformers reads; none for a variant in several files."""
+    whole = folder / (SAFE_WEIGHTS_NAME if variant is None else f"model.{variant}.safetensors")
+    if whole.is_file():
+        return [whole]
+    if variant is not None or not (folder / INDEX_NAME).is_file():
         return []
     return [folder / name for name in sorted(set(read_json(folder / INDEX_NAME)["weight_map"].values()))]
 

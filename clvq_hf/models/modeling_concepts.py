@@ -95,7 +95,7 @@ class ConceptModel(BaseConceptModel):
                 f"{name} lacks {wrong}, or has them in other shapes than its config says. The checkpoint is incomplete "
                 "or of another model; save it again with save_pretrained."
             )
-        check_weights(model, folder, name)
+        check_weights(model, folder, name, kwargs.get("variant"))
         model.name_or_path = model.config.name_or_path = name
         model._source = source
         return (model, info) if wants_info else model

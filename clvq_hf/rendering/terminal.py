@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterable
 from types import TracebackType
@@ -57,16 +58,24 @@ def _clean(segments: Iterable[Segment]) -> Iterable[Segment]:
 def clean_libraries() -> None:
     """Keep control characters out of tracebacks, and of what any library logs: words of configs and of servers."""
     sys.excepthook = _print_traceback
+    threading.excepthook = _print_traceback_of_thread
     logging.setLogRecordFactory(_CleanRecord)
 
 
 class _CleanRecord(logging.LogRecord):
     def getMessage(self) -> str:
+        if self.exc_info and self.exc_info[0] and not self.exc_text:  # which a formatter would write as it is
+            self.exc_text = printable("".join(traceback.format_exception(*self.exc_info)).rstrip("\n"))
         return printable(super().getMessage())
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     sys.stderr.write(printable("".join(traceback.format_exception(kind, error, where))))
+
+
+def _print_traceback_of_thread(details: threading.ExceptHookArgs) -> None:
+    if details.exc_value is not None and not issubclass(details.exc_type, SystemExit):
+        _print_traceback(details.exc_type, details.exc_value, details.exc_traceback)
 
 
 __all__ = ["clean_libraries", "open_console", "printable", "say"]

@@ -49,6 +49,7 @@ def check_complete(folder: Path) -> None:
     if not list(folder.glob("model*.safetensors")):
         raise ValueError(f"The checkpoint {folder} is incomplete: it has no weights. {remedy}")
     if (folder / CHECKSUMS_NAME).is_file():  # earlier versions wrote none
+        remedy += f" If you have changed it on purpose, remove its {CHECKSUMS_NAME}."
         noted: Mapping[str, Any] = read_metadata(folder / CHECKSUMS_NAME, remedy)[1]
         check_file_names(list(noted), folder / CHECKSUMS_NAME)
         for name, checksum in noted.items():

@@ -17,6 +17,9 @@ from ..reading import read_yaml
 from ..typed import check_value
 from .training_args import CLVQTrainingArguments
 
+# What only the machine that trains can tell: grids and their reports are read on others, too.
+_OF_THE_MACHINE = {"bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "torch_compile"}
+
 # What the command sets itself: from the host, the texts, or its own options.
 _NOT_SET_HERE = {
     *("is_causal", "output_dir", "text_column", "label_column", "dataset_name"),
@@ -111,8 +114,9 @@ def check_arguments(kind: type[TrainingArguments], given: Mapping[str, Any], wha
         may_be_negative = type(default) in (int, float) and default < 0  # which means "unset"
         if (value < 0 and not may_be_negative) or (value == 0 and name in _AT_LEAST_SOME):
             raise ValueError(f"{name} of {what} is too small; got {value}.")
+    of_any_machine = {name: value for name, value in given.items() if name not in _OF_THE_MACHINE}
     try:
-        kind("unused", **{"report_to": "none", **given})
+        kind("unused", **{"report_to": "none", "use_cpu": True, **of_any_machine})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{what[:1].upper()}{what[1:]}: {error}") from error
 

@@ -582,11 +582,14 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields:
     ]
     if any((output_dir / name).exists() for name in ("config.json", "model.safetensors", "adapter_config.json")):
         folders.append(output_dir)
+    others = [folder for folder in folders if (folder / "config.json").is_file() and folder != output_dir]
     for folder in folders:
         try:
             found = read_json(folder / "config.json")
         except (OSError, ValueError):
             found = {}
+        if not found and folder != output_dir and others:
+            continue  # an older one, whose deletion was broken off (save_total_limit)
         if not found:
             what = "something else, or one whose saving was broken off: it has no config.json"
         elif found.get("model_type") != config.model_type:

@@ -175,6 +175,11 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="nothing to measure"):
             evaluate_concepts(model, host, tokenizer, test_texts.select(range(31)), tmp_path / "other")
 
+    def test_a_table_of_other_texts_is_not_taken(self, model, host, tokenizer, texts, test_texts, tmp_path):
+        model.concept_table(host, tokenizer, texts, output_dir=tmp_path / "concept_table")
+        with pytest.raises(ValueError, match=r"is of other texts than those that are measured.*--overwrite"):
+            evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=QUICK)
+
     def test_one_process_at_a_time(self, model, host, tokenizer, test_texts, tmp_path):
         with locked(tmp_path), pytest.raises(ValueError, match="Another run is at work"):
             evaluate_concepts(model, host, tokenizer, test_texts, tmp_path, settings=QUICK)

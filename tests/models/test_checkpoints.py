@@ -74,6 +74,15 @@ class TestWeights:
         ):
             ConceptModel.from_pretrained(folder, **options)
 
+    def test_of_a_variant(self, model, tmp_path):
+        model.save_pretrained(tmp_path, variant="half")
+        for dtype in (torch.float32, torch.float16):
+            assert ConceptModel.from_pretrained(tmp_path, variant="half", dtype=dtype).dtype == dtype
+        file = tmp_path / "model.half.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+        with pytest.raises(ValueError, match="is damaged"):
+            ConceptModel.from_pretrained(tmp_path, variant="half")
+
     def test_of_the_callers_own(self, make_model):
         other = make_model(seed=1)
         loaded = CLVQModel.from_pretrained(None, config=other.config, state_dict=other.state_dict())

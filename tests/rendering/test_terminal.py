@@ -71,11 +71,20 @@ def test_an_error_of_a_command(tmp_path):
 
 
 CODE = """
-import logging, sys, warnings
+import logging, sys, threading
 from clvq_hf.rendering.terminal import clean_libraries
 clean_libraries()
 from transformers.utils import logging as hub_logging
 hub_logging.get_logger("transformers.models").warning(f"a config says %s", sys.argv[1])
+try:
+    raise KeyError(sys.argv[1])
+except KeyError:
+    logging.getLogger("other").exception("with its traceback")
+def fail():
+    raise OSError(sys.argv[1])
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
 raise RuntimeError(sys.argv[1])
 """
 
@@ -84,6 +93,7 @@ def test_logs_of_libraries_and_tracebacks():
     evil = EVIL.replace("\x00", "")
     ran = subprocess.run([sys.executable, "-c", CODE, evil], capture_output=True, text=True)
     assert ran.returncode == 1 and "a config says a]0;title" in ran.stderr and "RuntimeError: a]0;" in ran.stderr
+    assert "with its traceback" in ran.stderr and "KeyError: " in ran.stderr and "OSError: a]0;" in ran.stderr
     assert is_clean(ran.stderr)
 
 

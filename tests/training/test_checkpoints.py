@@ -88,3 +88,10 @@ def test_an_older_one_goes_when_the_new_one_is_there(make_trainer, tmp_path):
     [folder] = (tmp_path / "out").glob("checkpoint-*")
     assert newest_complete(tmp_path / "out") == str(folder)
     assert json.loads((folder / "training_args.json").read_text())["save_total_limit"] == 1
+
+
+def test_an_older_one_whose_deletion_was_broken_off_is_passed_over(run, make_trainer):
+    (run / "checkpoint-8" / "config.json").unlink()
+    trainer = make_trainer(output_dir=str(run), **FIELDS)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 16

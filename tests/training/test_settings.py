@@ -1,6 +1,7 @@
 import pytest
 
-from clvq_hf.training.settings import check_settings, config_fields, read_settings, training_fields
+from clvq_hf import CLVQTrainingArguments
+from clvq_hf.training.settings import check_arguments, check_settings, config_fields, read_settings, training_fields
 
 KNOWN = config_fields() | training_fields()
 
@@ -40,3 +41,10 @@ def test_a_file_without_names_is_refused(tmp_path, content):
     (tmp_path / "settings.yaml").write_text(content)
     with pytest.raises(ValueError, match="must contain lines like"):
         read_settings([], tmp_path / "settings.yaml")
+
+
+def test_what_only_another_machine_can_do_is_not_refused_here():
+    """A grid that ran on a GPU is reported on elsewhere."""
+    check_arguments(CLVQTrainingArguments, {"bf16": True, "tf32": True, "learning_rate": 1e-3}, "the method x")
+    with pytest.raises(ValueError, match="learning_rate of the method x"):
+        check_arguments(CLVQTrainingArguments, {"learning_rate": "fast"}, "the method x")

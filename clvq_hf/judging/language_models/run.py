@@ -124,33 +124,34 @@ def judge_tables(
             confirm(estimate_requests(questions, cache))
         budget = Budget(max_requests)
         outcomes = ask_all(questions, cache, budget, settings.concurrency)
-    remaining = iter(outcomes)
-    rows = [judgement_row(task, None if task.question is None else next(remaining)) for task in tasks]
-    strata = Counter(f"{item.prediction} ({CORRECTNESS[item.correct]})" for item in items)
-    methods = list(tables)
-    results = {
-        "clvq_version": __version__,
-        "prompt_version": PROMPT_VERSION,
-        "settings": {**asdict(settings), "kinds": list(settings.kinds), "label_names": classes},
-        "methods": {
-            name: {
-                "model_type": table.metadata.get("model_type"),
-                "model_fingerprint": table.metadata.get("model_fingerprint"),
-                "codebook_size": table.codebook_size,
-            }
-            for name, table in tables.items()
-        },
-        "texts": {"num_texts": len(items), "strata": dict(sorted(strata.items()))},
-        "judges": [judge.name for judge in judges],
-        "requests": budget.used,
-        "failed": sum(outcome.error is not None for outcome in outcomes),
-        "kinds": {
-            kind: score_judgements(collect_judgements(rows, kind, methods), settings.seed) for kind in settings.kinds
-        },
-    }
-    write_whole(output_dir / JUDGEMENTS_NAME, "".join(json.dumps(row) + "\n" for row in rows))
-    write_whole(output_dir / RESULTS_NAME, json.dumps(results, indent=2, allow_nan=False) + "\n")
-    write_whole(output_dir / REPORT_NAME, judging_markdown(results))
+        remaining = iter(outcomes)
+        rows = [judgement_row(task, None if task.question is None else next(remaining)) for task in tasks]
+        strata = Counter(f"{item.prediction} ({CORRECTNESS[item.correct]})" for item in items)
+        methods = list(tables)
+        results = {
+            "clvq_version": __version__,
+            "prompt_version": PROMPT_VERSION,
+            "settings": {**asdict(settings), "kinds": list(settings.kinds), "label_names": classes},
+            "methods": {
+                name: {
+                    "model_type": table.metadata.get("model_type"),
+                    "model_fingerprint": table.metadata.get("model_fingerprint"),
+                    "codebook_size": table.codebook_size,
+                }
+                for name, table in tables.items()
+            },
+            "texts": {"num_texts": len(items), "strata": dict(sorted(strata.items()))},
+            "judges": [judge.name for judge in judges],
+            "requests": budget.used,
+            "failed": sum(outcome.error is not None for outcome in outcomes),
+            "kinds": {
+                kind: score_judgements(collect_judgements(rows, kind, methods), settings.seed)
+                for kind in settings.kinds
+            },
+        }
+        write_whole(output_dir / JUDGEMENTS_NAME, "".join(json.dumps(row) + "\n" for row in rows))
+        write_whole(output_dir / RESULTS_NAME, json.dumps(results, indent=2, allow_nan=False) + "\n")
+        write_whole(output_dir / REPORT_NAME, judging_markdown(results))
     return results
 
 
