@@ -70,7 +70,7 @@ def open_cell(grid: Grid, cell: Cell, output_dir: Path, sources: Sources | None 
 def lacks_stability(grid: Grid, cell: Cell, result: dict[str, Any]) -> bool:
     """Whether a finished cell was never compared with the first seed, whose cell had failed when it ran."""
     first = grid.seeds[0]
-    return cell.seed != first and ("stability" not in result or result["first_seed"] != first)
+    return cell.seed != first and ("stability" not in result or result.get("first_seed") != first)
 
 
 def run_cell(grid: Grid, cell: Cell, output_dir: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ..checksums import write_metadata
+from ..checksums import check_file, read_metadata, write_metadata
 from ..files import drafted
 
 METADATA_NAME = "activations.json"
@@ -45,12 +45,20 @@ class CacheDraft:
             shutil.rmtree(self._building)
 
     def has_shard(self, number: int) -> bool:
-        """Whether the shard is there from an earlier attempt."""
-        return (self._building / self._shards[number]).is_file()
+        """Whether the shard is there from an earlier attempt, as it was written."""
+        name = self._shards[number]
+        try:
+            noted = read_metadata(self._building / f"{name}.json", "")[1]
+            check_file(self._building / name, noted.get(name, {}), "")
+        except (OSError, ValueError):
+            return False
+        return True
 
     def add_shard(self, number: int, tensors: dict[str, torch.Tensor]) -> None:
-        """Write a shard."""
-        self._write(tensors, self._shards[number])
+        """Write a shard, and its checksum: an attempt that goes on must not take a damaged one."""
+        name = self._shards[number]
+        self._write(tensors, name)
+        write_metadata(self._building / f"{name}.json", {}, [name])
 
     def finish(self, sensitivity: torch.Tensor) -> None:
         """Make this the folder's cache: shards first, then the metadata that name them; at last the old ones go."""

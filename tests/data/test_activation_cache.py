@@ -211,6 +211,20 @@ class TestCache:
             assert all(torch.equal(tensor, whole[row][name]) for name, tensor in cache[row].items())
         assert sorted(file.name for file in cache.path.iterdir()) == sorted(file.name for file in whole.path.iterdir())
 
+    def test_a_damaged_shard_is_extracted_again(self, host, tokenizer, texts, tmp_path, monkeypatch):
+        build = {"lower_layer": 1, "upper_layer": 3, "texts_per_shard": 20, "batch_size": 20}
+        whole = ActivationCache.build(tmp_path / "whole", host, tokenizer, texts, **build)
+        interrupt_at(monkeypatch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, **build)
+        [shard, *_] = sorted((tmp_path / "cache").glob(".building-*/shard-*.safetensors"))
+        content = bytearray(shard.read_bytes())
+        content[-100] ^= 1
+        shard.write_bytes(content)
+        cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, texts, **build)
+        for row in range(len(texts)):
+            assert all(torch.equal(tensor, whole[row][name]) for name, tensor in cache[row].items())
+
     def test_shards_of_something_else_are_not_taken(self, host, tokenizer, texts, tmp_path, monkeypatch):
         build = {"lower_layer": 1, "upper_layer": 3, "texts_per_shard": 20, "batch_size": 20}
         interrupt_at(monkeypatch, 2)
