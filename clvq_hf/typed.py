@@ -11,6 +11,8 @@ from typing import Any
 
 # No setting is larger; what is comes from a damaged file.
 MAX_INTEGER = 2**53
+# More codes than any model has. A larger number in a file is a mistake, and memory is set aside for each.
+MAX_CODES = 10_000_000
 
 
 def check_value(value: Any, kind: Any, what: str) -> Any:
@@ -103,4 +105,4 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-__all__ = ["check_value", "describe_type", "field_types", "shortened"]
+__all__ = ["MAX_CODES", "check_value", "describe_type", "field_types", "shortened"]

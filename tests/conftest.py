@@ -5,6 +5,7 @@
 import copy
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,6 +17,10 @@ from helpers.loopback_hub import LoopbackHub
 # Before any library of Hugging Face is imported: they freeze the address of the Hub and the place of their caches.
 HUB = LoopbackHub().__enter__()
 os.environ.update(HUB.environment(mkdtemp(prefix="clvq-hf-home-")))
+
+# A shell ignores Ctrl-C for what it runs in the background, and tests of Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -134,7 +134,8 @@ def _write(explanations: "Iterable[Explanation]", output: Path) -> Counter[str]:
     output.parent.mkdir(parents=True, exist_ok=True)
     with drafted(output) as draft, draft.open("w", encoding="utf-8") as file:
         for explanation in explanations:
-            file.write(json.dumps(explanation.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+            # In ASCII: some readers of lines end them at characters that texts contain, such as U+2028.
+            file.write(json.dumps(explanation.to_dict(), allow_nan=False) + "\n")
             found["explanations"] += 1
             found["reliable"] += explanation.reliable
             found["flips"] += explanation.salient is not None and explanation.salient.flips

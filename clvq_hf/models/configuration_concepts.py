@@ -10,8 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..hosts.residual_stream import check_layer_order
-from ..tables.schema import MAX_CODES
-from ..typed import check_value, field_types
+from ..typed import MAX_CODES, check_value, field_types
 from ..version import __version__
 
 logger = logging.get_logger(__name__)

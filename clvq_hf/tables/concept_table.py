@@ -22,10 +22,10 @@ from ..hosts.readout import Readout
 from ..hub.provenance import public_name
 from ..hub.repositories import TABLE_NAME, Source
 from ..rendering.pages import render_summary
-from ..typed import check_value
+from ..typed import MAX_CODES, check_value
 from .concepts import Concept, Example, short_word
 from .names import NAMES_FILE, ConceptName, name_note
-from .schema import ADDED_LATER, FEATURES, FORMAT_VERSION, MAX_CODES, TRAINING_SPLITS, CodeModel
+from .schema import ADDED_LATER, FEATURES, FORMAT_VERSION, TRAINING_SPLITS, CodeModel
 from .shading import Shade, shade
 from .table_files import TableParts, push_table, read_table, write_table
 from .token_index import TokenIndex

@@ -6,8 +6,6 @@ import torch
 from datasets import Features, List, Value
 
 FORMAT_VERSION = 1
-# More codes than any model has. A larger number in a file is a mistake, and memory is set aside for each.
-MAX_CODES = 10_000_000
 
 TOKEN_FEATURES = Features(
     {
@@ -73,7 +71,6 @@ __all__ = [
     "ADDED_LATER",
     "FEATURES",
     "FORMAT_VERSION",
-    "MAX_CODES",
     "TEXT_FEATURES",
     "TOKEN_FEATURES",
     "TRAINING_SPLITS",

@@ -14,6 +14,7 @@ from clvq_hf.cli import app
 from clvq_hf.data.texts import PARTS, load_texts, split_texts, text_numbers
 from clvq_hf.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_concepts
 from clvq_hf.files import locked
+from clvq_hf.hub.repositories import read_results
 from clvq_hf.metrics.results_tables import report_tables
 from clvq_hf.metrics.verdict import verdict
 from clvq_hf.rendering.text_tables import ReportTable, to_markdown
@@ -88,7 +89,7 @@ class TestEvaluate:
         assert "token_specificity_matched" in results["ablation"]["code"]
         assert 0 <= results["ablation"]["code"]["other_text_same_excluded_share"] <= 1
         assert "splice_fidelity" in results["bottleneck"]["splice"]
-        assert json.loads((tmp_path / "results.json").read_text()) == results
+        assert read_results(tmp_path / "results.json") == results
         assert len(ConceptTable.load_from_disk(tmp_path / "concept_table").texts) == 50
         # As after a crash: the figures of one protocol are missing, its rows are there.
         unfinished = {**results, "ablation": {name: results["ablation"][name] for name in ("code", "probe")}}
