@@ -41,7 +41,8 @@ def test_every_text_is_explained(folder, tmp_path):
     succeed("explain", folder / "out", folder / "texts.jsonl", "-o", tmp_path / "why.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "why.jsonl").read_text(encoding="utf-8").splitlines()]
     explained = {row["text"] for row in rows}
-    assert all(text in explained for text in (*FOUND, *ATTACKS) if text.strip())
+    missing = [text for text in (*FOUND, *ATTACKS) if text not in explained]
+    assert missing == ["   ", "\n\n", "\u200b\u200b"], "of these the tokenizer leaves nothing, which a warning says"
     for text in FOUND:
         output = succeed("explain", folder / "out", text) if text.strip() and not Path(text[:99]).exists() else ""
         assert not set(map(chr, range(32))) & set(output), "it would control the terminal"
