@@ -105,7 +105,7 @@ def _read(model: str, text: str, output: Path | None, text_column: str | None) -
     """The texts of a file, in the column of training if the file has it; or the text itself."""
     from ..data import load_texts
 
-    if not Path(text).is_file():
+    if not _is_file(text):
         if text.endswith(FILE_ENDINGS) and not any(character.isspace() for character in text):
             raise ValueError(f"There is no file {text}.")
         if output is not None:
@@ -126,6 +126,13 @@ def _read(model: str, text: str, output: Path | None, text_column: str | None) -
     if output is None and len(texts) > MAX_SHOWN:
         raise ValueError(f"{text} has {len(texts):,} texts. Name a file for their explanations: -o explanations.jsonl")
     return texts
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a text that is too long for a name
+        return False
 
 
 def _write(explanations: "Iterable[Explanation]", output: Path) -> Counter[str]:
