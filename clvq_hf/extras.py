@@ -9,7 +9,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "comparison": ("yaml", "matplotlib"),
     "report": ("matplotlib", "PIL", "wordcloud"),
     "judging": ("krippendorff", "scipy"),
-    "app": ("captum", "gradio"),
+    "app": ("captum", "gradio", "starlette"),
 }
 # Where a package is called differently when it is installed.
 _INSTALLED_AS = {"concept_erasure": "concept-erasure", "yaml": "pyyaml", "PIL": "pillow"}

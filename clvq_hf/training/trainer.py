@@ -588,7 +588,7 @@ def check_output_dir(output_dir: str | Path, config: ConceptConfig, same_fields:
             found = read_json(folder / "config.json")
         except (OSError, ValueError):
             found = {}
-        if not found and folder != output_dir and others:
+        if not (folder / "config.json").exists() and folder != output_dir and others:
             continue  # an older one, whose deletion was broken off (save_total_limit)
         if not found:
             what = "something else, or one whose saving was broken off: it has no config.json"
