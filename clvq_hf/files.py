@@ -1,13 +1,15 @@
 """Files and folders that are complete or absent, temporary folders, and locks."""
 
+import errno
 import glob
 import os
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import ExitStack, contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +20,8 @@ except ModuleNotFoundError:  # Windows
 
 # Ends of the names of what is not complete yet, and beginnings of those of temporary folders.
 _PARTIAL, _SCRATCH = ".partial", ".clvq-hf-"
+# The lock of a folder; it stays there.
+LOCK_NAME = ".lock"
 
 
 def write_whole(file: str | Path, text: str, mode: int = 0o666) -> None:
@@ -45,6 +49,9 @@ def drafted(file: str | Path, mode: int = 0o666) -> Generator[Path]:
         file (`str` or `Path`): Path of the file.
         mode (`int`): Its permissions, before the umask takes some away.
 
+    Raises:
+        ValueError: If the file cannot be written there.
+
     Yields:
         `Path`: An empty file to write into, which becomes `file` at the end. If a library replaces it instead, another
             process may take what is there for a left-over: do that only in a folder that is locked.
@@ -54,7 +61,8 @@ def drafted(file: str | Path, mode: int = 0o666) -> Generator[Path]:
         with suppress(OSError), left_over.open("rb") as opened:  # or another process writes it
             if not left_over.is_symlink() and _hold(opened, wait=False):
                 left_over.unlink()
-    draft, opened = _new_draft(file, mode)
+    with _writable(file):
+        draft, opened = _new_draft(file, mode)
     try:
         with opened:
             permissions = stat.S_IMODE(draft.stat().st_mode)
@@ -62,6 +70,7 @@ def drafted(file: str | Path, mode: int = 0o666) -> Generator[Path]:
             draft.chmod(permissions)  # safetensors makes files that only their owner can read
             _sync(draft)
             draft.replace(file)
+            _sync_folder(file.parent)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -105,7 +114,7 @@ class ScratchFolder:
     def __init__(self, parent: str | Path | None = None) -> None:
         parent = Path(tempfile.gettempdir() if parent is None else parent)
         for left_over in parent.glob(f"{_SCRATCH}*"):
-            with suppress(OSError, ValueError), held(left_over / ".lock", left_over, False, ""):
+            with suppress(OSError, ValueError), held(left_over / LOCK_NAME, left_over, False, ""):
                 shutil.rmtree(left_over, ignore_errors=True)
         while True:
             self._home = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True)
@@ -113,7 +122,7 @@ class ScratchFolder:
             self.path = home / "content"
             with suppress(FileNotFoundError):
                 made = home.stat().st_ino
-                self._lock.enter_context(held(home / ".lock", home, True, ""))  # which makes a missing folder again
+                self._lock.enter_context(held(home / LOCK_NAME, home, True, ""))  # which makes a missing folder again
                 if home.stat().st_ino == made:
                     self.path.mkdir()
                     return
@@ -129,6 +138,32 @@ class ScratchFolder:
         """Remove the folder."""
         self._home.cleanup()
         self._lock.close()
+
+
+@contextmanager
+def _writable(place: Path) -> Generator[None]:
+    """Say which file or folder cannot be written if the system forbids it, rather than a temporary name.
+
+    Raises:
+        ValueError: If it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise
+        raise ValueError(f"{place} cannot be written: {error.strerror}. Choose another place.") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    if fcntl is not None:  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some file systems cannot
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _sync(file: Path) -> None:
@@ -149,8 +184,9 @@ def locked(folder: Path, *, wait: bool = False, remedy: str = "or wait for it") 
     Raises:
         ValueError: If another process is at work there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / ".lock", folder, wait, remedy):
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / LOCK_NAME, folder, wait, remedy):
         yield
 
 
@@ -165,10 +201,11 @@ def held(file: Path, place: Path, wait: bool = False, remedy: str = "or wait for
 
     # The system lets go of it when a process dies, however it dies.
     lock = filelock.FileLock(file)
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except filelock.Timeout:
-        raise ValueError(f"Another run is at work in {place}. Choose another folder, {remedy}.") from None
+    with _writable(place):
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except filelock.Timeout:
+            raise ValueError(f"Another run is at work in {place}. Choose another folder, {remedy}.") from None
     try:
         yield
     finally:
@@ -204,6 +241,37 @@ def replaced(folder: str | Path) -> Generator[Path]:
             shutil.copymode(folder, new)
             folder.rename(home / "old")
         new.rename(folder)
+        _sync_folder(folder.parent)
+
+
+@contextmanager
+def updated(folder: str | Path, owned: Collection[str]) -> Generator[Path]:
+    """Write some files of a folder, which are moved there when all of them are complete.
+
+    If an exception is raised, the folder is as before. Only a process that dies between two renames leaves a mixture.
+
+    Args:
+        folder (`str` or `Path`): The folder; made if needed.
+        owned (`Collection[str]`): Patterns of names: files that match one, and are not written now, are removed.
+
+    Yields:
+        `Path`: An empty folder.
+    """
+    folder = Path(folder)
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = ScratchFolder(folder)
+    with scratch as new:
+        yield new
+        names = sorted(file.name for file in new.iterdir())
+        for name in names:
+            _sync(new / name)
+        for name in names:
+            (new / name).replace(folder / name)
+        for file in list(folder.iterdir()):
+            if file.name not in names and any(fnmatchcase(file.name, pattern) for pattern in owned):
+                file.unlink()
+        _sync_folder(folder)
 
 
 def remove_folder(folder: Path) -> None:
@@ -245,18 +313,16 @@ def _beside(folder: Path) -> Generator[Path]:
     home = _home(folder)
     if home.is_symlink():
         raise ValueError(f"{home} is a link, which could lead anywhere. Remove it, or choose another folder.")
-    try:
+    with _writable(folder):
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be written: {error}. Choose another folder.") from error
-    with held(home / ".lock", folder):
+    with held(home / LOCK_NAME, folder):
         _tidy(home, folder)  # after a process that died
         try:
             yield home
         finally:
             _tidy(home, folder)
             with suppress(OSError):  # another process has come in between
-                (home / ".lock").unlink()
+                (home / LOCK_NAME).unlink()
                 home.rmdir()
 
 
@@ -269,6 +335,7 @@ def _tidy(home: Path, folder: Path) -> None:
 
 
 __all__ = [
+    "LOCK_NAME",
     "ScratchFolder",
     "check_replaceable",
     "drafted",
@@ -276,5 +343,6 @@ __all__ = [
     "locked",
     "remove_folder",
     "replaced",
+    "updated",
     "write_whole",
 ]

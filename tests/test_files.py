@@ -1,6 +1,7 @@
 """A file or folder is complete or absent, and one process at a time works in a folder."""
 
 import ast
+import errno
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from clvq_hf.checksums import (
     read_tensors,
     write_tensors,
 )
-from clvq_hf.files import ScratchFolder, drafted, locked, remove_folder, replaced, write_whole
+from clvq_hf.files import ScratchFolder, drafted, held, locked, remove_folder, replaced, updated, write_whole
 
 
 class TestWriteWhole:
@@ -187,6 +188,52 @@ def test_every_file_is_complete_or_absent():
     strangers = {module: names - (ALLOWED.get(module, set()) or names) for module, names in found.items()}
     assert not {module: names for module, names in strangers.items() if names}
     assert found.keys() >= ALLOWED.keys(), "what is no longer needed is no longer allowed"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_where_the_system_forbids_it_the_place_is_named(tmp_path, monkeypatch, number):
+    def forbid(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "a.temporary.name"))
+
+    monkeypatch.setattr("os.open", forbid)
+    monkeypatch.setattr("os.mkdir", forbid)
+    for write, place in (
+        (lambda: write_whole(tmp_path / "report.html", "text"), "report.html"),
+        (lambda: locked(tmp_path / "results").__enter__(), "results"),
+        (lambda: held(tmp_path / "file", tmp_path / "place").__enter__(), "place"),
+        (lambda: updated(tmp_path / "model", []).__enter__(), "model"),
+        (lambda: replaced(tmp_path / "table").__enter__(), "table"),
+    ):
+        with pytest.raises(ValueError, match=rf"{place} cannot be written: .*Choose another place\.") as told:
+            write()
+        assert "temporary" not in str(told.value)
+
+
+class TestUpdated:
+    def test_files_arrive_together_and_what_they_replace_goes(self, tmp_path):
+        for name in ("model.txt", "model-1.txt", "notes.md"):
+            (tmp_path / name).write_text("old")
+        with updated(tmp_path, ["model*.txt"]) as new:
+            (new / "model.txt").write_text("new")
+            assert (tmp_path / "model.txt").read_text() == "old"
+        assert content(tmp_path) == ["model.txt: new", "notes.md: old"]
+
+    def test_if_one_cannot_be_written_all_is_as_before(self, tmp_path):
+        (tmp_path / "a").write_text("old")
+
+        def write() -> None:
+            with updated(tmp_path, ["*"]) as new:
+                (new / "a").write_text("new")
+                raise OSError("No space left on device")
+
+        with pytest.raises(OSError, match="No space"):
+            write()
+        assert content(tmp_path) == ["a: old"]
+
+    def test_a_new_folder(self, tmp_path):
+        with updated(tmp_path / "some" / "where", []) as new:
+            (new / "a").write_text("new")
+        assert content(tmp_path / "some" / "where") == ["a: new"]
 
 
 class TestLocked:

@@ -27,6 +27,8 @@ REFERENCE_NAME = "reference.json"
 TRAINING_TEXTS_NAME = "training_texts.safetensors"
 # Quantiles of the distances of training tokens to their codes.
 DISTANCES_NAME = "distance_quantiles.safetensors"
+# Files beside the weights that belong to them.
+SIDE_FILES = (REFERENCE_NAME, TRAINING_TEXTS_NAME, DISTANCES_NAME)
 # In a checkpoint that is being written, or whose writing was broken off.
 UNFINISHED_NAME = ".unfinished"
 RESULTS_NAME = "results.json"
@@ -35,6 +37,8 @@ TABLE_NAME = "concept_table.json"
 EVALUATION_FOLDER = "evaluation"
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS = ("model*.safetensors", INDEX_NAME)
+# Without variants, which are beside them.
+WEIGHTS_OF_MODEL = ("model.safetensors", "model-*-of-*.safetensors", INDEX_NAME)
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "*.model", "chat_template.jinja"),

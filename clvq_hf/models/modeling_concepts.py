@@ -13,13 +13,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..checksums import read_tensors, write_tensors
-from ..files import ScratchFolder
+from ..files import ScratchFolder, updated
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.loading import load_tokenizer
 from ..hosts.readout import Readout
 from ..hub.provenance import is_hub_id, tokenizer_fingerprint
-from ..hub.repositories import CONCEPTS_FOLDER, DISTANCES_NAME, REFERENCE_NAME, TRAINING_TEXTS_NAME, Source
+from ..hub.repositories import (
+    CONCEPTS_FOLDER,
+    DISTANCES_NAME,
+    REFERENCE_NAME,
+    SIDE_FILES,
+    TRAINING_TEXTS_NAME,
+    WEIGHTS_OF_MODEL,
+    Source,
+)
 from ..hub.requests import HubError
 from ..rendering.pages import render_summary
 from .checkpoints import check_checkpoint, check_weights, class_of_checkpoint, weights_checksum
@@ -107,25 +115,26 @@ class ConceptModel(BaseConceptModel):
         tensors = kwargs.get("state_dict") or self.state_dict()
         self.config.fingerprint = self.fingerprint_of(self.config, tensors)
         self.config.weights_checksum = weights_checksum(tensors)
-        super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
-        file = Path(save_directory) / REFERENCE_NAME
+        # What is there of other weights goes; a variant lies beside them.
+        weights = WEIGHTS_OF_MODEL if kwargs.get("variant") is None else ()
+        with updated(save_directory, (*weights, *SIDE_FILES)) as folder:
+            super().save_pretrained(folder, **kwargs)
+            self._save_side_files(folder)
+
+    def _save_side_files(self, folder: Path) -> None:
+        """What is known of these codes besides config and weights, as far as there is anything."""
         try:
             reference = self.reference
         except (HubError, ValueError) as error:  # the weights are what matters
             reference = None
             logger.warning(f"The reference texts of this model could not be read, and are not saved: {error}")
-        trained_on, texts_file = self.training_texts, Path(save_directory) / TRAINING_TEXTS_NAME
-        if trained_on is not None:
-            write_tensors(texts_file, {"text_numbers": trained_on})
-        else:
-            texts_file.unlink(missing_ok=True)
-        self.save_distance_quantiles(save_directory)
+        if self.training_texts is not None:
+            write_tensors(folder / TRAINING_TEXTS_NAME, {"text_numbers": self.training_texts})
+        self.save_distance_quantiles(folder)
         if reference is not None and reference.model_fingerprint == self.config.fingerprint:
-            reference.save(file)
-        else:
-            file.unlink(missing_ok=True)  # of other weights
+            reference.save(folder / REFERENCE_NAME)
 
     def push_to_hub(
         self,

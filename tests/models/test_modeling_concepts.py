@@ -309,6 +309,35 @@ class TestCodebookOnly:
         assert CLVQModel.from_pretrained(tmp_path, has_decoder=False).fingerprint() == shared_model.fingerprint()
 
 
+class TestSavedOverAnEarlierOne:
+    def test_it_remains_until_the_new_one_is_whole(self, shared_model, tmp_path, monkeypatch):
+        shared_model.save_pretrained(tmp_path)
+        before, names = shared_model.fingerprint(), {file.name for file in tmp_path.iterdir()}
+        with torch.no_grad():
+            shared_model.encoder.mix_logit.add_(1)
+
+        def fail(self, folder):
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(type(shared_model), "_save_side_files", fail)
+        with pytest.raises(OSError, match="No space left"):
+            shared_model.save_pretrained(tmp_path)
+        assert CLVQModel.from_pretrained(tmp_path).fingerprint() == before
+        assert {file.name for file in tmp_path.iterdir()} == names
+
+    def test_its_shards_and_what_was_known_of_it_go(self, shared_model, tmp_path):
+        shared_model.save_pretrained(tmp_path, max_shard_size="10KB")
+        with torch.no_grad():
+            shared_model.encoder.mix_logit.add_(1)
+        shared_model.save_pretrained(tmp_path)
+        assert sorted(file.name for file in tmp_path.glob("*.safetensors*")) == ["model.safetensors"]
+        assert not (tmp_path / "reference.json").exists()
+        assert CLVQModel.from_pretrained(tmp_path).fingerprint() == shared_model.fingerprint()
+        shared_model.save_pretrained(tmp_path, max_shard_size="10KB")
+        assert not (tmp_path / "model.safetensors").exists()
+        assert CLVQModel.from_pretrained(tmp_path).fingerprint() == shared_model.fingerprint()
+
+
 class TestHost:
     def test_without_a_name(self, make_model):
         with pytest.raises(ValueError, match="does not name the host"):
