@@ -43,6 +43,8 @@ def check_complete(folder: Path) -> None:
         ValueError: If it is incomplete or damaged; the message names the file.
     """
     remedy = "Resume another checkpoint (resume_from_checkpoint=True takes the newest complete one), or train anew."
+    if (folder / UNFINISHED_NAME).exists():
+        raise ValueError(f"The checkpoint {folder} is incomplete: its writing was broken off. {remedy}")
     if not (folder / TRAINER_STATE_NAME).is_file():  # which the trainer writes last
         raise ValueError(f"The checkpoint {folder} is incomplete: it lacks {TRAINER_STATE_NAME}. {remedy}")
     read_json(folder / TRAINER_STATE_NAME, {"global_step": int}, remedy)

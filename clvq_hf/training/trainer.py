@@ -11,7 +11,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from ..data.activation_cache import ActivationCache, StateCollator
@@ -447,11 +447,19 @@ class CLVQTrainer(HubTrainer):
         folder = checkpoint_folder(self._get_output_dir(trial=trial), self.state.global_step)
         if self.args.should_save:
             begin_checkpoint(folder)
+            self._save_arguments(folder)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        # Trainer would delete the earlier ones before this one is complete.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             finish_checkpoint(folder)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights as safetensors and arguments as JSON: Trainer would pickle the arguments."""
@@ -469,7 +477,11 @@ class CLVQTrainer(HubTrainer):
                 logger.warning(f"The model is saved without reference texts: {type(error).__name__}: {error}")
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(output_dir)
-        write_whole(output_dir / "training_args.json", self.args.to_json_string() + "\n")
+        if not (output_dir / UNFINISHED_NAME).exists():  # a checkpoint has them
+            self._save_arguments(output_dir)
+
+    def _save_arguments(self, folder: Path) -> None:
+        write_whole(folder / "training_args.json", self.args.to_json_string() + "\n")
 
     def record_training(self) -> None:
         """Note in the config what is trained on, with what, and on which commit of which host."""

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from itertools import count
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clvq_hf.hub.repositories import newest_checkpoint
-from clvq_hf.training.checkpoints import newest_complete
+from clvq_hf.training.checkpoints import finish_checkpoint, newest_complete
 
 FIELDS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-2}
 
@@ -88,6 +89,32 @@ def test_an_older_one_goes_when_the_new_one_is_there(make_trainer, tmp_path):
     [folder] = (tmp_path / "out").glob("checkpoint-*")
     assert newest_complete(tmp_path / "out") == str(folder)
     assert json.loads((folder / "training_args.json").read_text())["save_total_limit"] == 1
+
+
+def test_an_older_one_stays_until_the_new_one_is_complete(make_trainer, tmp_path, monkeypatch, caplog):
+    calls = count()
+
+    def break_off_the_second(folder):
+        if next(calls):
+            raise OSError("No space left on device")
+        finish_checkpoint(folder)
+
+    fields = FIELDS | {"save_total_limit": 1, "save_steps": 8}
+    make_trainer(output_dir=str(tmp_path / "out"), **fields).train()
+    expected = load_file(tmp_path / "out" / "checkpoint-16" / "model.safetensors")
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr("clvq_hf.training.trainer.finish_checkpoint", break_off_the_second)
+    with pytest.raises(OSError, match="No space left"):
+        make_trainer(output_dir=str(tmp_path / "out"), **fields).train()
+    monkeypatch.undo()
+    assert (tmp_path / "out" / "checkpoint-16" / "trainer_state.json").is_file()
+    assert newest_complete(tmp_path / "out") == str(tmp_path / "out" / "checkpoint-8")
+    assert "its writing was broken off" in caplog.text
+    make_trainer(output_dir=str(tmp_path / "out"), **fields).train(resume_from_checkpoint=True)
+    [folder] = (tmp_path / "out").glob("checkpoint-*")
+    found = load_file(folder / "model.safetensors")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert not (folder / ".unfinished").exists() and newest_complete(tmp_path / "out") == str(folder)
 
 
 def test_an_older_one_whose_deletion_was_broken_off_is_passed_over(run, make_trainer):
