@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ..files import ScratchFolder, write_whole
+from ..files import ScratchFolder, locked, write_whole
 from .options import LabelColumn, Labels, Seed, Subset, TextColumn
 
 if TYPE_CHECKING:
@@ -129,101 +129,106 @@ def run_demo(
     from ..tables.masking import called_toxic
     from ..training import fine_tune, load_classifier
 
-    set_seed(seed)
-    console.rule("[bold]1. Texts and host")
-    classifier, needs_training = load_classifier(str(model_dir), tokenizer, label_names(splits["test"]))
-    splits = {name: host_labels(part, classifier, complete=True) for name, part in splits.items()}
-    names = splits["test"].features["label"].names
-    num_blocks = hooks.residual_stream(classifier).num_blocks
-    lower_layer = num_blocks // 2 if lower_layer is None else lower_layer
-    upper_layer = num_blocks if upper_layer is None else upper_layer
-    config = CLVQConfig.from_host(
-        classifier,
-        lower_layer,
-        upper_layer,
-        codebook_size=sizes.codebook_size,
-        # Two layers instead of the paper's six, and narrower: what two cores train in a few minutes.
-        num_decoder_layers=2,
-        intermediate_size=768,
-    )
-    console.print(
-        f"{escape(host or MINILM_NAME)}: {num_blocks} blocks. {escape(dataset)}: "
-        + ", ".join(f"{len(part)} {name.replace('_', ' ')}" for name, part in splits.items())
-        + f" texts, labels {', '.join(names)}."
-    )
-    if needs_training:
-        console.print(f"It has no head for these labels: one is trained, with the blocks above layer {lower_layer}.")
-        fine_tune(
+    with locked(output_dir):
+        set_seed(seed)
+        console.rule("[bold]1. Texts and host")
+        classifier, needs_training = load_classifier(str(model_dir), tokenizer, label_names(splits["test"]))
+        splits = {name: host_labels(part, classifier, complete=True) for name, part in splits.items()}
+        names = splits["test"].features["label"].names
+        num_blocks = hooks.residual_stream(classifier).num_blocks
+        lower_layer = num_blocks // 2 if lower_layer is None else lower_layer
+        upper_layer = num_blocks if upper_layer is None else upper_layer
+        config = CLVQConfig.from_host(
+            classifier,
+            lower_layer,
+            upper_layer,
+            codebook_size=sizes.codebook_size,
+            # Two layers instead of the paper's six, and narrower: what two cores train in a few minutes.
+            num_decoder_layers=2,
+            intermediate_size=768,
+        )
+        console.print(
+            f"{escape(host or MINILM_NAME)}: {num_blocks} blocks. {escape(dataset)}: "
+            + ", ".join(f"{len(part)} {name.replace('_', ' ')}" for name, part in splits.items())
+            + f" texts, labels {', '.join(names)}."
+        )
+        if needs_training:
+            console.print(
+                f"It has no head for these labels: one is trained, with the blocks above layer {lower_layer}."
+            )
+            fine_tune(
+                classifier,
+                tokenizer,
+                splits["host_train"],
+                above_layer=lower_layer,
+                max_length=MAX_LENGTH,
+                num_train_epochs=sizes.host_epochs,
+                disable_tqdm=False,
+                seed=seed,
+            )
+
+        console.rule(f"[bold]2. CLVQ: layer {lower_layer} → {config.codebook_size} concepts → layer {upper_layer}")
+        model = CLVQModel(config)
+        with ScratchFolder() as folder:
+            states = ActivationCache.build(
+                Path(folder) / "states",
+                classifier,
+                tokenizer,
+                splits["codebook_train"],
+                lower_layer=lower_layer,
+                upper_layer=upper_layer,
+                max_length=MAX_LENGTH,
+            )
+            _train(model, states, sizes.epochs, seed)
+        if needs_training:
+            # A fine-tuned host exists nowhere else: without it nobody could load the host of these concepts.
+            host_folder = output_dir.resolve() / "host"
+            classifier.save_pretrained(host_folder)
+            tokenizer.save_pretrained(host_folder)
+            model.config.host_name_or_path, model.config.host_revision = str(host_folder), None
+        model.record_host(classifier, tokenizer)
+        model.save_pretrained(output_dir)
+        tokenizer.save_pretrained(output_dir)
+
+        console.rule("[bold]3. What the concepts do, on texts that neither model was trained on")
+        evaluation = output_dir / "results"
+        results = evaluate_concepts(
+            model,
             classifier,
             tokenizer,
-            splits["host_train"],
-            above_layer=lower_layer,
-            max_length=MAX_LENGTH,
-            num_train_epochs=sizes.host_epochs,
-            disable_tqdm=False,
-            seed=seed,
+            splits["test"],
+            evaluation,
+            train=splits["codebook_train"],
+            dataset_name=dataset,
+            settings=EvaluationSettings(
+                protocols=("code",),
+                num_draws=3,
+                # Of short texts it is the fastest, and has no steps that could be too few.
+                attribution="occlusion",
+                max_length=MAX_LENGTH,
+                num_bootstrap=500,
+                seed=seed,
+            ),
+            overwrite=True,
         )
+        write_whole(evaluation / "results.md", results_markdown(results))
+        table = ConceptTable.load_from_disk(evaluation / "concept_table")
+        table.save_to_disk(output_dir / CONCEPTS_FOLDER)
+        mask_toxic = bool(called_toxic(table.label_names))
+        write_report(table, output_dir / "report.html", model, evaluation, mask_toxic=mask_toxic, seed=seed)
 
-    console.rule(f"[bold]2. CLVQ: layer {lower_layer} → {config.codebook_size} concepts → layer {upper_layer}")
-    model = CLVQModel(config)
-    with ScratchFolder() as folder:
-        states = ActivationCache.build(
-            Path(folder) / "states",
-            classifier,
-            tokenizer,
-            splits["codebook_train"],
-            lower_layer=lower_layer,
-            upper_layer=upper_layer,
-            max_length=MAX_LENGTH,
+        console.rule("[bold]Result")
+        _print_result(table, results, evaluation, console)
+        where = escape(str(output_dir))
+        console.print(
+            f"Written to [bold]{where}/[/]: the concept model, its table (concepts/), all figures (results/results.md) "
+            f"and a page to look at (report.html). Took {time.monotonic() - started:.0f} s{_peak_memory()}."
         )
-        _train(model, states, sizes.epochs, seed)
-    if needs_training:
-        # A fine-tuned host exists nowhere else: without it nobody could load the host of these concepts.
-        host_folder = output_dir.resolve() / "host"
-        classifier.save_pretrained(host_folder)
-        tokenizer.save_pretrained(host_folder)
-        model.config.host_name_or_path, model.config.host_revision = str(host_folder), None
-    model.record_host(classifier, tokenizer)
-    model.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
-
-    console.rule("[bold]3. What the concepts do, on texts that neither model was trained on")
-    evaluation = output_dir / "results"
-    results = evaluate_concepts(
-        model,
-        classifier,
-        tokenizer,
-        splits["test"],
-        evaluation,
-        train=splits["codebook_train"],
-        dataset_name=dataset,
-        settings=EvaluationSettings(
-            protocols=("code",),
-            num_draws=3,
-            # Of short texts it is the fastest, and has no steps that could be too few.
-            attribution="occlusion",
-            max_length=MAX_LENGTH,
-            num_bootstrap=500,
-            seed=seed,
-        ),
-        overwrite=True,
-    )
-    write_whole(evaluation / "results.md", results_markdown(results))
-    table = ConceptTable.load_from_disk(evaluation / "concept_table")
-    table.save_to_disk(output_dir / CONCEPTS_FOLDER)
-    mask_toxic = bool(called_toxic(table.label_names))
-    write_report(table, output_dir / "report.html", model, evaluation, mask_toxic=mask_toxic, seed=seed)
-
-    console.rule("[bold]Result")
-    _print_result(table, results, evaluation, console)
-    where = escape(str(output_dir))
-    console.print(
-        f"Written to [bold]{where}/[/]: the concept model, its table (concepts/), all figures (results/results.md) and "
-        f"a page to look at (report.html). Took {time.monotonic() - started:.0f} s{_peak_memory()}."
-    )
-    console.print(f"Next: clvq-hf app {where}", soft_wrap=True)
-    example = min(splits["test"]["text"], key=lambda text: abs(len(text) - 60)) if not mask_toxic else "Your text"
-    console.print(f"      clvq-hf explain {where} {_quoted(example)}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"Next: clvq-hf app {where}", soft_wrap=True)
+        example = min(splits["test"]["text"], key=lambda text: abs(len(text) - 60)) if not mask_toxic else "Your text"
+        console.print(
+            f"      clvq-hf explain {where} {_quoted(example)}", soft_wrap=True, markup=False, highlight=False
+        )
 
 
 def _check(problems: list[str], check: Callable[[], Checked]) -> Checked | None:

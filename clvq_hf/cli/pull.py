@@ -31,6 +31,7 @@ def run_pull(
     from huggingface_hub import snapshot_download
     from transformers import AutoModel
 
+    from ..files import LOCK_NAME, locked
     from ..hub import Source, repositories
     from ..hub.requests import readable_errors, with_retries
     from ..models.checkpoints import describe
@@ -39,7 +40,7 @@ def run_pull(
 
     repositories.check_repo_id(repo_id)
     folder = output_dir or Path(repo_id.split("/")[-1])
-    is_occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    is_occupied = folder.exists() and (not folder.is_dir() or any(file.name != LOCK_NAME for file in folder.iterdir()))
     # Ours comes before the first file. The other one is what a download of an earlier version has left.
     mark = folder / PULLED_NAME
     pulled = (mark, folder / f".cache/huggingface/download/{repositories.CONFIG_NAME}.metadata")
@@ -59,25 +60,25 @@ def run_pull(
     patterns = [repositories.CONFIG_NAME, repositories.CARD_NAME, *repositories.TOKENIZER_FILES, *replaceable]
     if not concepts:
         patterns.remove(f"{repositories.CONCEPTS_FOLDER}/*")
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    with readable_errors(repo_id):
-        with_retries(
-            lambda: snapshot_download(
-                repo_id,
-                revision=source.revision,
-                local_dir=folder,
-                allow_patterns=patterns,
-                library_name=repositories.LIBRARY,
-                library_version=__version__,
-            ),
-            f"downloading {repo_id}",
-        )
-    # What an earlier pull has left: old weights would be loaded instead of new shards.
-    current_files = set(repositories.file_sizes(source))
-    for pattern in replaceable:
-        for file in folder.glob(pattern):
-            if file.relative_to(folder).as_posix() not in current_files:
-                file.unlink()
+    with locked(folder):
+        mark.touch()
+        with readable_errors(repo_id):
+            with_retries(
+                lambda: snapshot_download(
+                    repo_id,
+                    revision=source.revision,
+                    local_dir=folder,
+                    allow_patterns=patterns,
+                    library_name=repositories.LIBRARY,
+                    library_version=__version__,
+                ),
+                f"downloading {repo_id}",
+            )
+        # What an earlier pull has left: old weights would be loaded instead of new shards.
+        current_files = set(repositories.file_sizes(source))
+        for pattern in replaceable:
+            for file in folder.glob(pattern):
+                if file.relative_to(folder).as_posix() not in current_files:
+                    file.unlink()
     AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
     say(f"{repo_id} is in {folder}/.")

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..data.readouts import host_question, text_readout
 from ..data.text_source import REST, TextSource, select_part
 from ..data.texts import without_texts
 from ..data.transforms import shuffle_rows
+from ..files import locked
 from ..hosts import hooks
 from ..hosts.host import load_host
 from ..hosts.loading import load_tokenizer
@@ -108,38 +110,44 @@ def train_concepts(run: TrainingRun, say: Say) -> tuple[ConceptModel, Any]:
     held_out = without_texts(held_out, train["text"])
     if question is None or not question.needs_centre:
         held_out = host_labels(held_out, host, readout=question)
-    trainer = CLVQTrainer(
-        model=CLVQModel(config),
-        host=host,
-        args=args,
-        train_dataset=train,
-        eval_dataset=held_out if len(held_out) else None,
-        processing_class=tokenizer,
-    )
-    trainer.source = source
-    say(
-        f"Texts: {len(train):,} of {_named(source.split, source.part)} to train on, "
-        f"{len(held_out):,} of {_named(source.eval_split, source.eval_part)} held out."
-    )
-    say(f"Estimate: {estimate_run(trainer)} of training.")
-    checkpoint = args.resume_from_checkpoint
-    if run.resume and Path(args.output_dir).is_dir():
-        checkpoint = newest_complete(args.output_dir)
-    if run.resume:
-        say("There is no checkpoint yet: training starts anew." if checkpoint is None else f"Resuming {checkpoint}.")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if len(held_out):
-        figures = trainer.evaluate()
-        trainer.log_metrics("eval", figures)
-    trainer.save_model()
-    trainer.save_state()
-    if not trainer.is_world_process_zero():
-        return trainer.model, None
-    if not len(held_out):
-        say("All held-out texts are training texts too, so there is no concept table.")
-        return trainer.model, None
-    shown = shuffle_rows(held_out, args.seed).select(range(min(len(held_out), MAX_TABLE_TEXTS)))
-    return trainer.model, _table(trainer, shown, source, say)
+    # One lock is enough for all processes of a run.
+    with locked(Path(args.output_dir)) if args.process_index == 0 else nullcontext():
+        trainer = CLVQTrainer(
+            model=CLVQModel(config),
+            host=host,
+            args=args,
+            train_dataset=train,
+            eval_dataset=held_out if len(held_out) else None,
+            processing_class=tokenizer,
+        )
+        trainer.source = source
+        say(
+            f"Texts: {len(train):,} of {_named(source.split, source.part)} to train on, "
+            f"{len(held_out):,} of {_named(source.eval_split, source.eval_part)} held out."
+        )
+        say(f"Estimate: {estimate_run(trainer)} of training.")
+        checkpoint = args.resume_from_checkpoint
+        if run.resume and Path(args.output_dir).is_dir():
+            checkpoint = newest_complete(args.output_dir)
+        if run.resume:
+            say(
+                "There is no complete checkpoint: training starts anew."
+                if checkpoint is None
+                else f"Resuming {checkpoint}."
+            )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if len(held_out):
+            figures = trainer.evaluate()
+            trainer.log_metrics("eval", figures)
+        trainer.save_model()
+        trainer.save_state()
+        if not trainer.is_world_process_zero():
+            return trainer.model, None
+        if not len(held_out):
+            say("All held-out texts are training texts too, so there is no concept table.")
+            return trainer.model, None
+        shown = shuffle_rows(held_out, args.seed).select(range(min(len(held_out), MAX_TABLE_TEXTS)))
+        return trainer.model, _table(trainer, shown, source, say)
 
 
 def salience_of(

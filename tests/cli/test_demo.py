@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 from clvq_hf import ConceptModel, ConceptTable
+from clvq_hf.files import locked
 from clvq_hf.metrics.results_tables import results_markdown
 from clvq_hf.metrics.verdict import verdict
 
@@ -110,3 +111,8 @@ def test_mistakes_have_no_traceback(tmp_path, demo_folder, arguments, message):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "bert"}')
     assert message in refuse("demo", "--quick", *arguments)
+
+
+def test_one_process_at_a_time(tmp_path, demo_folder):
+    with locked(tmp_path / "out"):
+        assert "Another run is at work in" in refuse("demo", "--quick", "--output-dir", tmp_path / "out")

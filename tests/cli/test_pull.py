@@ -10,6 +10,7 @@ from helpers.hub_commands import REPO, folder, table  # noqa: F401
 from huggingface_hub import HfApi
 
 from clvq_hf import CLVQModel
+from clvq_hf.files import locked
 
 
 @pytest.mark.slow
@@ -43,6 +44,14 @@ def test_mistakes(hub, hub_host, tmp_path):
     assert "not found" in refuse("pull", REPO, "--output-dir", tmp_path / "new")
     assert "not a concept model" in refuse("pull", "org/host", "--output-dir", tmp_path / "host")
     assert not (tmp_path / "host").exists()
+
+
+def test_one_process_at_a_time(hub, shared_model, tmp_path):
+    shared_model.push_to_hub(REPO)
+    with locked(tmp_path / "out"):
+        assert "Another run is at work in" in refuse("pull", REPO, "--output-dir", tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
+    succeed("pull", REPO, "--output-dir", tmp_path / "out")  # the lock is nobody's model
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 from helpers.command_line import refuse, succeed
 
 from clvq_hf import ConceptModel, ConceptTable
+from clvq_hf.files import locked
 
 SMALL = ("--codebook-size", 6, "--max-length", 12, "--epochs", 1, "--set", "intermediate_size=32")
 
@@ -105,6 +106,11 @@ def test_a_causal_host_and_texts_without_labels(causal_host, tokenizer, all_text
 )
 def test_mistakes_are_named_with_the_flag(comments, saved_host, options, message):
     assert message in refuse("train", saved_host, "--dataset", comments, "-o", "out", *options)
+
+
+def test_one_process_at_a_time(comments, saved_host, tmp_path):
+    with locked(tmp_path / "out"):
+        assert "Another run is at work in" in refuse("train", saved_host, "--dataset", comments, "-o", "out", *SMALL)
 
 
 def test_what_does_not_fit_into_memory_is_refused(comments, saved_host, monkeypatch):
