@@ -1,5 +1,6 @@
 """What several commands share: options, the texts they select, and how errors are shown."""
 
+import errno
 import io
 import logging
 import os
@@ -161,7 +162,10 @@ class ReadableErrors(TyperGroup):
                 clean_libraries()
                 return super().invoke(ctx)
         except (ValueError, OSError, ModuleNotFoundError) as error:
-            say(f"Error: {in_options(str(error))}", fg="red", err=True)
+            message = in_options(str(error))
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                message += ". Make room, and run the same command again: what was complete is still there."
+            say(f"Error: {message}", fg="red", err=True)
             raise typer.Exit(1) from error
 
 

@@ -1,5 +1,6 @@
 """Options that every command with texts has, and messages that name them."""
 
+import errno
 import json
 import shutil
 
@@ -61,6 +62,14 @@ def test_arguments_that_the_command_lacks_stay_as_they_are(monkeypatch):
 
     monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
     assert refuse("info", "folder") == "Error: set text_column=… here, --revision there"
+
+
+def test_a_full_disk(monkeypatch):
+    def describe(source):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
+    assert "No space left on device. Make room, and run the same command again" in refuse("info", "folder")
 
 
 def test_a_grid_names_columns():
