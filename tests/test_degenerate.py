@@ -60,6 +60,7 @@ def test_labels_and_texts_that_say_little(saved_host, tmp_path, rows, evaluated)
         json.loads((tmp_path / "results" / "results.json").read_text(), parse_constant=pytest.fail)
     else:
         assert evaluated in refuse(*command)
+        assert not (tmp_path / "results").exists(), "it is told before anything is measured"
     succeed("report", tmp_path / "out", "-o", tmp_path / "report.html")
     assert "concept" in succeed("explain", tmp_path / "out", "a great film")
 

@@ -36,7 +36,7 @@ from ..version import __version__
 from .ablation.ablate import ablate_texts
 from .ablation.conditions import CONDITIONS, WORD_CONDITIONS, check_conditions
 from .ablation.outcomes import excluded_shares
-from .ablation.references import AblationReferences, fit_references
+from .ablation.references import AblationReferences, fit_references, training_labels
 from .ablation.words import fit_words
 from .bag_of_codes import mean_states, probe_bags
 from .bottleneck import bottleneck_figures, splice_texts
@@ -263,6 +263,8 @@ def evaluate_concepts(
         readout = text_readout(host, tokenizer, texts, readout, target=target, **sizes)
     texts = host_labels(texts, host, readout=readout)
     train = None if train is None else host_labels(train, host, readout=readout)
+    if train is not None and references is None:
+        training_labels(train)  # before hours of measuring
     kept = without_texts(texts, [] if train is None else train["text"], numbers=model.training_texts)
     if len(kept) == 0:
         raise ValueError(

@@ -116,6 +116,24 @@ class AblationReferences:
             raise ValueError(f"This set of references has the mean states of another model's codes. {remedy}")
 
 
+def training_labels(dataset: Dataset, label_column: str = "label") -> torch.Tensor:
+    """The labels `(N,)` of texts that references are fitted to, int64; -1 where there is none.
+
+    Raises:
+        ValueError: If all of them are of one class.
+    """
+    labels = torch.full((len(dataset),), -1)
+    if label_column in dataset.column_names:
+        labels = torch.tensor([-1 if label is None else label for label in dataset[label_column]])
+    labelled = labels[labels >= 0]
+    if len(labelled) and len(labelled.unique()) < 2:
+        raise ValueError(
+            f"All {len(labelled)} labelled training texts have one label, so classes have no directions. Provide texts "
+            "of every class, or texts without labels."
+        )
+    return labels
+
+
 def fit_references(
     model: ConceptModel,
     host: PreTrainedModel,
@@ -171,15 +189,8 @@ def fit_references(
         sizes = {"text_column": text_column, "max_length": max_length, "batch_size": batch_size}
         readout = text_readout(host, tokenizer, dataset, readout, target=target, stack=config.stack, **sizes)
     dataset = host_labels(dataset, host, label_column, readout=readout)
-    labels = torch.full((len(dataset),), -1)
-    if label_column in dataset.column_names:
-        labels = torch.tensor([-1 if label is None else label for label in dataset[label_column]])
+    labels = training_labels(dataset, label_column)
     num_classes = int(labels.max()) + 1
-    if num_classes > 0 and len(labels[labels >= 0].unique()) < 2:
-        raise ValueError(
-            f"All {int((labels >= 0).sum())} labelled training texts have one label, so classes have no directions. "
-            "Provide texts of every class, or drop the label column."
-        )
     data = _TrainingStates(model, host, tokenizer, dataset, text_column, max_length, batch_size, cache, readout)
     counter = CodeCounter(model, data.random_states(config.codebook_size), data.num_classes)
     sums = torch.zeros(num_classes + 1, config.hidden_size, dtype=torch.float64)
@@ -299,4 +310,4 @@ class _TrainingStates:
         return states[rng.permutation(len(states))[:number]].float()
 
 
-__all__ = ["AblationReferences", "MemberMeans", "fit_references"]
+__all__ = ["AblationReferences", "MemberMeans", "fit_references", "training_labels"]
