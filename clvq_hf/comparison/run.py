@@ -251,8 +251,6 @@ def _begin(threads: int, lifeline: Connection) -> None:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("clvq_hf").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    # Its files would lie beside texts that several processes read.
-    datasets.disable_caching()
 
     def watch() -> None:
         lifeline.poll(None)  # nothing is ever sent

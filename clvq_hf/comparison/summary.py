@@ -31,11 +31,6 @@ Record = dict[str, Any]
 MIN_EXPLAINED_VARIANCE, MAX_ACTIVE = 0.8, 100
 
 
-def load_cells(path: str | Path, names: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """Read the results of finished cells; see [`read_cells`]."""
-    return list(read_cells(path, names).values())
-
-
 def read_cells(path: str | Path, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """Read the results of finished cells, by the file, or its line, that each is from.
 
@@ -63,7 +58,7 @@ class Summary:
     """The cells of a grid, and questions to them.
 
     Args:
-        cells (`Sequence[dict]`): What [`load_cells`] returned.
+        cells (`Sequence[dict]`): What [`read_cells`] returned.
     """
 
     cells: Sequence[dict[str, Any]]
@@ -323,5 +318,5 @@ def mean_and_spread(values: Sequence[float | None]) -> tuple[float, float] | Non
 
 
 __all__ = [
-    *("Summary", "directions", "effect", "load_cells", "mean_and_spread", "read_cells", "study_cells", "swept"),
+    *("Summary", "directions", "effect", "mean_and_spread", "read_cells", "study_cells", "swept"),
 ]

@@ -8,12 +8,13 @@ be somebody else's, or one that cannot be written to.
 import hashlib
 import secrets
 from collections.abc import Callable
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from datasets.fingerprint import get_temporary_cache_files_directory
+
+from ..files import ScratchFolder
 
 
 def map_rows(dataset: Dataset, function: Callable[..., Any], what: tuple[Any, ...], **options: Any) -> Dataset:
@@ -27,7 +28,7 @@ def map_rows(dataset: Dataset, function: Callable[..., Any], what: tuple[Any, ..
     """
     file = None
     if dataset.cache_files:
-        file = str(Path(get_temporary_cache_files_directory()) / f"cache-{secrets.token_hex(8)}.arrow")
+        file = str(_temporary().path / f"{secrets.token_hex(8)}.arrow")
     name = _fingerprint(dataset, function.__qualname__, *what)
     return dataset.map(function, new_fingerprint=name, cache_file_name=file, load_from_cache_file=False, **options)
 
@@ -36,6 +37,12 @@ def shuffle_rows(dataset: Dataset, seed: int) -> Dataset:
     """`dataset.shuffle(seed)`, in the same order."""
     order = np.random.default_rng(seed).permutation(len(dataset))
     return dataset.select(order, new_fingerprint=_fingerprint(dataset, "shuffle", seed))
+
+
+@cache
+def _temporary() -> ScratchFolder:
+    """The folder of this process: that of `datasets` would remain if the process is killed."""
+    return ScratchFolder()
 
 
 def _fingerprint(dataset: Dataset, *what: Any) -> str:

@@ -12,7 +12,7 @@ from datasets import Dataset
 from clvq_hf.comparison.cell import _beyond_word, _coded
 from clvq_hf.comparison.duels import by_method
 from clvq_hf.comparison.report import _shareable, write_report
-from clvq_hf.comparison.summary import Summary, effect, load_cells, mean_and_spread, study_cells, swept
+from clvq_hf.comparison.summary import Summary, effect, mean_and_spread, read_cells, study_cells, swept
 from clvq_hf.comparison.tables import report_tables
 from clvq_hf.rendering.text_tables import to_markdown
 
@@ -367,7 +367,7 @@ def test_cells_from_a_file_of_lines(tmp_path):
     cells = [cell("clvq", STRONG), cell("kmeans", WEAK)]
     file = tmp_path / "cells.jsonl"
     file.write_text("\n".join(json.dumps(each) for each in cells) + "\n")
-    assert load_cells(file) == cells
+    assert list(read_cells(file).values()) == cells
 
 
 def test_a_damaged_cell_is_named(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-from clvq_hf.comparison.summary import Summary, load_cells
+from clvq_hf.comparison.summary import Summary, read_cells
 
 ROOT = Path(__file__).parents[2]
 GRIDS = ROOT / "docs" / "grids"
@@ -27,7 +27,7 @@ def plain(text: str) -> str:
 @cache
 def summary(name: str) -> Summary:
     """The cells of a grid."""
-    return Summary(load_cells(GRIDS / name / "cells.jsonl"))
+    return Summary(list(read_cells(GRIDS / name / "cells.jsonl").values()))
 
 
 def listed(values: list[float], digits: int = 2) -> str:
