@@ -158,7 +158,7 @@ class ReadableErrors(TyperGroup):
         if sys.stderr.isatty():
             say("Loading torch and transformers …", dim=True, err=True)
         try:
-            with _only_what_matters(in_options):
+            with _only_what_matters(in_options), _system_errors():
                 clean_libraries()
                 return super().invoke(ctx)
         except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -167,6 +167,20 @@ class ReadableErrors(TyperGroup):
                 message += ". Make room, and run the same command again: what was complete is still there."
             say(f"Error: {message}", fg="red", err=True)
             raise typer.Exit(1) from error
+
+
+@contextmanager
+def _system_errors() -> Generator[None]:
+    """Raise `OSError` where safetensors, tokenizers (in Rust) and torch tell an error of the system in words."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)|inline_container\.cc", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        # torch.save says no more than that less was written than it wanted.
+        number = int(found[1] or errno.ENOSPC)
+        raise OSError(number, os.strerror(number)) from error
 
 
 class _Warnings(logging.Handler):

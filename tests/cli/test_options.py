@@ -3,10 +3,12 @@
 import errno
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import typer
 from helpers.command_line import refuse, succeed
+from safetensors import SafetensorError
 
 from clvq_hf import ConceptTable
 from clvq_hf.cli import app
@@ -65,11 +67,13 @@ def test_arguments_that_the_command_lacks_stay_as_they_are(monkeypatch):
 
 
 def test_a_full_disk(monkeypatch):
-    def describe(source):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("clvq_hf.models.checkpoints.describe", describe)
-    assert "No space left on device. Make room, and run the same command again" in refuse("info", "folder")
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 81792 vs 81684"),
+    ):
+        monkeypatch.setattr("clvq_hf.models.checkpoints.describe", Mock(side_effect=error))
+        assert "No space left on device. Make room, and run the same command again" in refuse("info", "folder")
 
 
 def test_a_grid_names_columns():
