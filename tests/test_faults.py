@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ pytest.importorskip("resource")  # which Windows lacks
 from helpers.faults import CUT, KILLED, ROOT, TIMED, CommandServer, Ended, Fault
 
 SEED = int(os.environ.get("CLVQ_FAULT_SEED", "0"))
+PAGE = os.sysconf("SC_PAGE_SIZE")
 MORE = int(os.environ.get("CLVQ_FAULT_POINTS", "1"))
 
 pytestmark = pytest.mark.slow
@@ -270,6 +272,42 @@ def test_what_was_broken_off_goes_on(workshop, name, kind, point):
     assert again.code == 0, (fault, again.output)
     assert content(workshop.here, name) == content(whole, name), fault
     assert {file.name for file in workshop.here.iterdir()} == {file.name for file in whole.iterdir()}, "left-overs"
+
+
+def used(folder: Path) -> int:
+    """Bytes that the files of a folder need, in pages."""
+    return sum(-(-file.stat().st_size // PAGE) * PAGE for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("train", "evaluate") else pytest.mark.soak) for name in JOBS]
+)
+def test_a_file_system_that_is_full(workshop, name):
+    """A real one, which whatever writes notices in its own way: Python, Arrow, safetensors, tokenizers, torch."""
+    whole, _ = workshop.whole(name)
+    workshop.prepare(name)
+    material = workshop.here.rename(workshop.home / "material")
+    needed = used(whole) - used(material)
+    share = random.Random(f"{SEED} {name}").uniform(0.2, 0.8)
+    workshop.here.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={used(material) + int(share * needed)}", "tmpfs", workshop.here]
+    try:
+        if subprocess.run(mount, check=False, capture_output=True).returncode:
+            pytest.skip("file systems are mounted by root alone")
+        try:
+            shutil.copytree(material, workshop.here, symlinks=True, dirs_exist_ok=True)
+            broken = workshop.run(name)
+            assert broken.code > 0 and "Traceback" not in broken.output, broken
+            assert "No space left on device" in broken.output, broken
+            subprocess.run(["mount", "-o", "remount,size=1g", workshop.here], check=True)
+            again = workshop.run(name)
+            assert again.code == 0, again.output
+            assert content(workshop.here, name) == content(whole, name)
+            assert {file.name for file in workshop.here.iterdir()} == {file.name for file in whole.iterdir()}
+        finally:
+            subprocess.run(["umount", workshop.here], check=True)
+    finally:
+        shutil.rmtree(material)
 
 
 @pytest.mark.parametrize("point", [0, *(pytest.param(point, marks=pytest.mark.soak) for point in range(1, 4 * MORE))])
