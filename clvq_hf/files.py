@@ -152,7 +152,7 @@ def _writable(place: Path) -> Generator[None]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise
-        raise ValueError(f"{place} cannot be written: {error.strerror}. Choose another place.") from error
+        raise ValueError(f"{place} cannot be written: {error.strerror}. Choose another folder.") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -204,7 +204,7 @@ def test_where_the_system_forbids_it_the_place_is_named(tmp_path, monkeypatch, n
         (lambda: updated(tmp_path / "model", []).__enter__(), "model"),
         (lambda: replaced(tmp_path / "table").__enter__(), "table"),
     ):
-        with pytest.raises(ValueError, match=rf"{place} cannot be written: .*Choose another place\.") as told:
+        with pytest.raises(ValueError, match=rf"{place} cannot be written: .*Choose another folder\.") as told:
             write()
         assert "temporary" not in str(told.value)
 
