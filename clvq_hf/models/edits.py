@@ -1,13 +1,13 @@
 """`ConceptEdit`: concepts that a host must do without, live or as a model of its own, with a test of what it costs."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checksums import read_metadata, write_metadata
 from ..hosts import hooks
@@ -18,6 +18,11 @@ from ..version import __version__
 from .interventions import check_how, find_sinks
 from .modeling_base import BaseConceptModel
 from .projections import orthonormal_rows, project
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..auditing.retest import Retest, Slices
 
 EDITS_NAME = "edits.json"
 HOW = ("mean", "project", "interchange")
@@ -39,7 +44,7 @@ class ConceptEdit(AbstractContextManager):
 
     def __init__(
         self,
-        model: BaseConceptModel,
+        model: Any,
         host: nn.Module,
         forbid: int | Sequence[int],
         how: str | None = None,
@@ -56,8 +61,8 @@ class ConceptEdit(AbstractContextManager):
             )
         if how != "project" and not knows_means:
             raise ValueError(
-                f"how={how!r} needs the mean states of the concepts' tokens, which this {type(model).__name__} does not "
-                "know, because it was trained before they were tracked. Use how='project'."
+                f"how={how!r} needs the mean states of the concepts' tokens, which this {type(model).__name__} "
+                "does not know, because it was trained before they were tracked. Use how='project'."
             )
         self.model, self.host, self.how, self.positions = model, host, how, positions
         self.forbid = check_codes(model, forbid, "forbid")
@@ -119,9 +124,7 @@ class ConceptEdit(AbstractContextManager):
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        edit, self._edit = self._edit, None
-        if edit is not None:
-            edit.__exit__(*exc_info)  # which warns if the host did not run
+        self.remove()
 
     def _change(self, states: torch.Tensor, mask: torch.Tensor, past_length: int | None) -> torch.Tensor:
         return self.changed(states, mask)[0]
@@ -136,18 +139,23 @@ class ConceptEdit(AbstractContextManager):
         Returns:
             `tuple` of a `torch.Tensor` of shape `(B, S, d)`, float32, and one of shape `(B, S)`, bool.
         """
-        model, config = self.model, self.model.config
-        where = mask & ~find_sinks(self.host, config.stack, config.lower_layer, states, mask)
-        codes = None
+        codes = self.codes(states, mask)
+        where = codes >= 0
         if self.positions == "code":
-            codes = model.encode(states.to(model.device), mask.to(model.device)).clamp(min=0)
-            where = where & self._is_forbidden[codes].to(where.device)
+            where = where & self._is_forbidden.to(codes.device)[codes.clamp(min=0)]
         states = states.float()
         if self.how == "project":
             return project(states, self.basis, where, self.centre), where
-        return torch.where(where[..., None], states + self._shift[codes].to(states), states), where
+        return torch.where(where[..., None], states + self._shift.to(states)[codes.clamp(min=0)], states), where
 
-    # -------------------------------------------------------------------------------------------------- what comes of it
+    def codes(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The concepts `(B, S)` of the tokens that can be changed, int64; -1 on padding and attention sinks."""
+        model, config = self.model, self.model.config
+        sinks = find_sinks(self.host, config.stack, config.lower_layer, states, mask)
+        codes = model.encode(states.to(model.device), mask.to(model.device)).to(states.device)
+        return codes.masked_fill(sinks, -1)
+
+    # ------------------------------------------------------------------------------------------------ what comes of it
 
     def facts(self) -> dict[str, Any]:
         """What was edited, as plain data for JSON: concept model, host, codes, and how."""
@@ -165,9 +173,78 @@ class ConceptEdit(AbstractContextManager):
             "clvq_hf": __version__,
         }
 
+    def retest(
+        self,
+        dataset: "Dataset",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        slices: "Slices | None" = None,
+        target: str | int | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> "Retest":
+        """Measure what the edit repairs and what it costs, on texts on which nothing was trained.
+
+        Accuracy, margins and calibration before and after, of all texts, of those with and without the concept, of
+        those with the concept whose label is its usual one and whose label is another one (there the shortcut is
+        broken), and of each slice; beside three controls: another concept that occurs in about as many texts, a random
+        direction of the same length at the same tokens, and the words of the concept deleted from the text.
+
+        Args:
+            dataset (`datasets.Dataset`): The texts, with labels, see [`host_labels`][clvq_hf.data.host_labels]. Without
+                labels only changes of predictions are measured.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): The host's, a fast one. Default: the one that the concept
+                model names.
+            slices (`str` or `Mapping`, *optional*): A column, each of whose values is a slice; or for each name a
+                function from a row to `bool`, or one `bool` for each text.
+            target (`str` or `int`, *optional*): The label of a multi-label head, or the output of a regression.
+            text_column (`str`, *optional*): Default: that of training, else `"text"`.
+            label_column (`str`, *optional*): Default: that of training, else `"label"`; there may be none.
+            max_length (`int`, *optional*): In tokens; default: that of training, else the host's limit.
+            batch_size (`int`): Texts per forward pass of the host.
+            seed (`int`): Of the random direction.
+
+        Returns:
+            [`Retest`][clvq_hf.auditing.Retest]: With `verdict`, `figures`, `to_pandas()` and `save(folder)`.
+
+        Raises:
+            ValueError: If texts, labels or slices cannot be used, or the host predicts no labels.
+        """
+        from ..auditing.retest import retest  # pulls datasets and scipy
+
+        config = self.model.config
+        with self._suspended():
+            return retest(
+                self,
+                self.model.load_tokenizer() if tokenizer is None else tokenizer,
+                dataset,
+                slices=slices,
+                target=target,
+                text_column=text_column or config.column_of("text", dataset.column_names),
+                label_column=label_column or config.column_of("label", dataset.column_names),
+                max_length=max_length or config.longest_text,
+                batch_size=batch_size,
+                seed=seed,
+            )
+
+    @contextmanager
+    def _suspended(self) -> Generator[None]:
+        """Let the host have its concepts for a moment."""
+        was_applied = self.is_applied
+        self.remove()
+        try:
+            yield
+        finally:
+            if was_applied:
+                self._apply()
+
     def save(self, folder: str | Path) -> Path:
-        """Write `edits.json` into a folder, which is made; [`ConceptModel.load_edit`][clvq_hf.ConceptModel.load_edit]
-        reads it.
+        """Write `edits.json` into a folder, which is made.
+
+        [`ConceptModel.load_edit`][clvq_hf.ConceptModel.load_edit] reads it.
 
         Returns:
             `Path`: The file.

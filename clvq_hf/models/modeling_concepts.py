@@ -775,8 +775,8 @@ class ConceptModel(BaseConceptModel):
 
         The handle can also make it permanent, as a plain model of transformers
         ([`fold`][clvq_hf.models.ConceptEdit.fold]), and measure what it repairs and costs
-        ([`retest`][clvq_hf.models.ConceptEdit.retest]). [`ablate`][clvq_hf.ConceptModel.ablate] is for single measurements
-        instead: it takes other concepts for each text.
+        ([`retest`][clvq_hf.models.ConceptEdit.retest]). [`ablate`][clvq_hf.ConceptModel.ablate] is for measurements
+        instead: it can remove another concept from each text.
 
         Args:
             host (`PreTrainedModel`): The model whose concepts these are.
