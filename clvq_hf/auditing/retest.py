@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..checksums import read_metadata, write_metadata
@@ -18,7 +18,7 @@ from ..files import write_whole
 from ..hosts.readout import Readout
 from .retest_figures import Figure, compare, corrected
 from .retest_page import retest_page
-from .retest_run import BEFORE, CONTROLS, EDIT, Answered, answer
+from .retest_run import BEFORE, CONTROLS, EDIT, FOLDED, Answered, answer
 from .retest_words import retest_tables, retest_verdict
 
 logger = logging.get_logger(__name__)
@@ -124,6 +124,7 @@ def retest(
     max_length: int | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    folded: PreTrainedModel | None = None,
 ) -> Retest:
     """See [`ConceptEdit.retest`][clvq_hf.models.ConceptEdit.retest]; the edit must not be applied."""
     host = edit.host
@@ -146,7 +147,7 @@ def retest(
     texts = dataset.select_columns([text_column])
     texts = texts if text_column == "text" else texts.rename_column(text_column, "text")
     limit = text_limit(host, tokenizer, max_length, readout)
-    answered = answer(edit, tokenizer, texts, readout, limit=limit, batch_size=batch_size, seed=seed)
+    answered = answer(edit, tokenizer, texts, readout, limit=limit, batch_size=batch_size, seed=seed, folded=folded)
     own = labels[answered.rows_of]
     names = labelled.features[label_column].names if label_column in labelled.column_names else []
     usual = _usual_label(own[answered.has_concept])
@@ -177,7 +178,7 @@ def _figures(answered: Answered, labels: np.ndarray, groups: Mapping[str, np.nda
     scores = {name: outcome.scores(labels, before) for name, outcome in answered.outcomes.items()}
     figures: list[Figure] = []
     for group, where in groups.items():
-        for name in (name for name in (EDIT, *CONTROLS) if name in scores):
+        for name in (name for name in (EDIT, FOLDED, *CONTROLS) if name in scores):
             figures += compare(group, name, where, scores[BEFORE], scores[name])
             pair = [answered.outcomes[each].calibration_error(labels, where) for each in (BEFORE, name)]
             if pair[0] is not None and pair[1] is not None:
