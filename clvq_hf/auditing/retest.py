@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from datasets import Dataset
+from rich.console import Group
+from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -16,6 +19,8 @@ from ..data.readouts import text_limit, text_readout
 from ..data.texts import texts_fingerprint
 from ..files import write_whole
 from ..hosts.readout import Readout
+from ..rendering.terminal import open_console
+from ..rendering.text_tables import print_tables
 from .retest_figures import Figure, compare, corrected
 from .retest_page import retest_page
 from .retest_run import BEFORE, CONTROLS, EDIT, FOLDED, Answered, answer
@@ -93,15 +98,13 @@ class Retest:
         except (KeyError, TypeError) as error:
             raise ValueError(f"{file} is damaged: {error}. {remedy}") from error
 
+    def __rich__(self) -> Group:
+        """For a terminal: the verdict."""
+        return Group(*map(Text, self.verdict))
+
     def __str__(self) -> str:
-        from io import StringIO
-
-        from ..rendering.terminal import open_console
-        from ..rendering.text_tables import print_tables
-
         console = open_console(file=StringIO(), width=140, color_system=None)
-        for sentence in self.verdict:
-            console.print(sentence, markup=False, highlight=False)
+        console.print(self)
         print_tables(retest_tables(self), console)
         return console.file.getvalue()  # pyrefly: ignore[missing-attribute]
 

@@ -160,7 +160,7 @@ def distil(
             if waited >= PATIENCE:
                 break
     student.load_state_dict(best_weights)
-    student.to(dtype=host.dtype).eval()  # pyrefly: ignore[bad-argument-type]
+    student.to(dtype=host.dtype).eval()  # pyrefly: ignore[missing-argument]
     return student, {"steps": step, "best_step": best_step, "held_out_loss": best}
 
 
