@@ -46,8 +46,8 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     },
     {
         "auditing": (
-            "what a host relies on, and what becomes of it without",
-            {*FILES, "typed", "version", "extras", "hosts", "rendering", "data", "metrics", "tables", "explanations"},
+            "what a host relies on: effects of concepts, suspects",
+            {*FILES, "typed", "version", "hosts", "rendering", "data", "metrics", "tables", "explanations"},
         ),
     },
     {
@@ -89,7 +89,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
         "report": (
             "one HTML file",
-            {*FILES, "version", "extras", "rendering", "hub", "metrics", "tables", "models"},
+            {*FILES, "version", "extras", "rendering", "hub", "metrics", "tables", "models", "auditing"},
         ),
         "app": (
             "a live page",

@@ -34,8 +34,8 @@ ALL, WITH, WITHOUT = "all texts", "with the concept", "without the concept"
 USUAL, BROKEN = "with the concept, its usual label", "with the concept, another label"
 # A column with more values is no slice but an identifier.
 MAX_VALUES = 20
-# The column whose values are slices, or for each name a function of a row, or a truth value per row.
-Slices = str | Mapping[str, Callable[[Mapping[str, Any]], bool] | Sequence[bool]]
+# Columns whose values are slices, or for each name a function of a row, or a truth value per row.
+Slices = str | Sequence[str] | Mapping[str, Callable[[Mapping[str, Any]], bool] | Sequence[bool]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -163,7 +163,7 @@ def retest(
         "num_left_out": len(dataset) - len(own),
         "num_labelled": int((own >= 0).sum()),
         "readout": readout.to_dict(),
-        "slices": slices if isinstance(slices, str) else sorted(slices or ()),
+        "slices": [slices] if isinstance(slices, str) else list(slices or ()),
         "coverage": float(answered.has_concept.mean()),
         "usual_label": None if usual is None else names[usual],
         "other_codes": list(answered.other_codes),
@@ -216,20 +216,9 @@ def _labels(dataset: Dataset, label_column: str) -> np.ndarray:
 
 def _sliced(dataset: Dataset, slices: Slices | None) -> Iterator[tuple[str, Sequence[bool]]]:
     """Names of slices, and for each row whether it is in them."""
-    if slices is None:
-        return
-    if isinstance(slices, str):
-        if slices not in dataset.column_names:
-            raise ValueError(f"The dataset has no column {slices!r} for slices; it has {dataset.column_names}.")
-        column = [str(value) for value in dataset.with_format(None)[slices][:]]
-        values = sorted(set(column))
-        if len(values) > MAX_VALUES:
-            raise ValueError(
-                f"The column {slices!r} has {len(values)} values, and slices need texts enough for a figure: choose a "
-                f"column with at most {MAX_VALUES}, or name slices with slices={{name: function}}."
-            )
-        for value in values:
-            yield f"{slices}={value}", [each == value for each in column]
+    if not isinstance(slices, Mapping):
+        for name in [slices] if isinstance(slices, str) else slices or ():
+            yield from _by_value(dataset, name)
         return
     reserved = {ALL, WITH, WITHOUT, USUAL, BROKEN}
     for name, chosen in slices.items():
@@ -242,6 +231,21 @@ def _sliced(dataset: Dataset, slices: Slices | None) -> Iterator[tuple[str, Sequ
                 f"texts; got {len(where)} values."
             )
         yield name, where
+
+
+def _by_value(dataset: Dataset, name: str) -> Iterator[tuple[str, Sequence[bool]]]:
+    """A slice for each value of a column."""
+    if name not in dataset.column_names:
+        raise ValueError(f"The dataset has no column {name!r} for slices; it has {dataset.column_names}.")
+    column = [str(value) for value in dataset.with_format(None)[name][:]]
+    values = sorted(set(column))
+    if len(values) > MAX_VALUES:
+        raise ValueError(
+            f"The column {name!r} has {len(values)} values, and slices need texts enough for a figure: choose a column "
+            f"with at most {MAX_VALUES}, or name slices with slices={{name: function}}."
+        )
+    for value in values:
+        yield f"{name}={value}", [each == value for each in column]
 
 
 __all__ = ["ALL", "BROKEN", "JSON_NAME", "PAGE_NAME", "USUAL", "WITH", "WITHOUT", "Retest", "Slices", "retest"]

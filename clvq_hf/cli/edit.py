@@ -65,7 +65,10 @@ def run_edit(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     slice_column: Annotated[
-        str | None, typer.Option(help="Column of --retest, such as the source: each of its values is measured.")
+        list[str] | None,
+        typer.Option(
+            help="Column of --retest, such as the source: each of its values is measured. Repeat for several."
+        ),
     ] = None,
     label: Labels = None,
     target: Target = None,
@@ -73,7 +76,7 @@ def run_edit(
         list[str] | None,
         typer.Option(
             help="Exit with 1 if a figure changes so: *accuracy<-0.01*, *brier[with the concept]>0.02*. Figures: "
-            "accuracy, margin, brier, log_loss, ece, changed. Repeat the option for several."
+            "accuracy, margin, brier, log_loss, ece, changed. Repeat for several."
         ),
     ] = None,
     fold: Annotated[
@@ -128,7 +131,7 @@ def run_edit(
         if split is None and part is None:
             split, part = source.eval_split, source.eval_part
         split = split or (None if Path(source.dataset).is_file() else "test")
-        source.load(split, None, [slice_column] if slice_column else [])
+        source.load(split, more_columns=slice_column or ())
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
     edit = concept_model.edit(host_model, codes, how=how, positions=positions)
     edit.remove()
@@ -142,7 +145,7 @@ def run_edit(
             console.print(sentence, markup=False, highlight=False)
     if source is not None:
         readout = host_question(host_model, target)
-        texts = source.load(split, readout, [slice_column] if slice_column else [])
+        texts = source.load(split, readout, slice_column or ())
         texts = _measurable(concept_model, select_texts(texts, part, None, seed))
         tested = edit.retest(
             select_texts(texts, None, max_texts, seed),

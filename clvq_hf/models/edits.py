@@ -200,8 +200,8 @@ class ConceptEdit(AbstractContextManager):
                 labels only changes of predictions are measured.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): The host's, a fast one. Default: the one that the concept
                 model names.
-            slices (`str` or `Mapping`, *optional*): A column, each of whose values is a slice; or for each name a
-                function from a row to `bool`, or one `bool` for each text.
+            slices (`str`, `Sequence[str]` or `Mapping`, *optional*): Columns, each of whose values is a slice; or for
+                each name a function from a row to `bool`, or one `bool` for each text.
             target (`str` or `int`, *optional*): The label of a multi-label head, or the output of a regression.
             text_column (`str`, *optional*): Default: that of training, else `"text"`.
             label_column (`str`, *optional*): Default: that of training, else `"label"`; there may be none.

@@ -40,7 +40,7 @@ def test_an_edit_is_retested_and_loaded_again(model, hub_host, reviews, tmp_path
     assert "Accuracy, all texts (60)" in told and "Accuracy, source=a (30)" in told and "load_edit" in told
     assert {file.name for file in edited.iterdir()} == {"edits.json", "retest.json", "retest.html"}
     found = json.loads((edited / "retest.json").read_text())
-    assert found["facts"]["forbid"] == [1, 2, 3] and found["facts"]["slices"] == "source"
+    assert found["facts"]["forbid"] == [1, 2, 3] and found["facts"]["slices"] == ["source"]
     with ConceptModel.from_pretrained(model).load_edit(hub_host, edited) as edit:
         assert edit.forbid == (1, 2, 3) and edit.how == found["facts"]["how"]
 

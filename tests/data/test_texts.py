@@ -91,17 +91,6 @@ def test_columns_by_name(tmp_path):
         load_texts(str(path), text_column="title")
 
 
-def test_other_columns_are_kept_as_they_are(tmp_path):
-    path = write(tmp_path / "a.jsonl", [{"body": "b", "stars": 4, "source": "x", "label": "l"}])
-    columns = {"text_column": "body", "label_column": "stars"}
-    dataset = load_texts(str(path), **columns, other_columns=["source", "source", "stars"])
-    assert dataset[:] == {"text": ["b"], "label": [4], "source": ["x"]}
-    with pytest.raises(ValueError, match="no column 'author'; choose among"):
-        load_texts(str(path), **columns, other_columns=["author"])
-    with pytest.raises(ValueError, match="'label' would be lost"):
-        load_texts(str(path), **columns, other_columns=["label"])
-
-
 def test_nothing_that_looks_like_a_text(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"x": "a"}])
     with pytest.raises(ValueError, match=r"text_column=… to one of \['x'\]"):
