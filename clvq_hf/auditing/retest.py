@@ -44,7 +44,8 @@ class Retest:
 
     Attributes:
         facts (`dict`): What was edited, and the texts: `num_texts`, `coverage` (share of the texts with the concept),
-            `favoured_label` (whose logit the edit lowers most there), `other_codes` and `other_coverage` of the control.
+            `favoured_label` (whose logit the edit lowers most there), and `other_codes` and `other_coverage` of the
+            control.
         figures (`list[Figure]`): By group of texts, condition and figure.
     """
 
