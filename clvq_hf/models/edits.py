@@ -160,11 +160,12 @@ class ConceptEdit(AbstractContextManager):
 
     def facts(self) -> dict[str, Any]:
         """What was edited, as plain data for JSON: concept model, host, codes, and how."""
-        config = self.model.config
+        config, identity = self.model.config, host_identity(self.host)
         return {
             "concept_model": public_name(config._name_or_path or None),
             "fingerprint": self.model.fingerprint(),
-            "host": host_identity(self.host),
+            # Without folders of this machine, because folded models are published.
+            "host": {**identity, "name": public_name(identity["name"])},
             "layer": config.lower_layer,
             "stack": config.stack,
             "forbid": list(self.forbid),
