@@ -209,7 +209,7 @@ class ConceptEdit(AbstractContextManager):
             max_length (`int`, *optional*): In tokens; default: that of training, else the host's limit.
             batch_size (`int`): Texts per forward pass of the host.
             seed (`int`): Of the random direction.
-            folded ([`Folded`][clvq_hf.models.Folded], *optional*): What `fold` returned: it is measured, too.
+            folded ([`Folded`][clvq_hf.models.folding.Folded], *optional*): What `fold` returned: it is measured, too.
 
         Returns:
             [`Retest`][clvq_hf.auditing.Retest]: With `verdict`, `figures`, `to_pandas()` and `save(folder)`.
@@ -268,7 +268,7 @@ class ConceptEdit(AbstractContextManager):
             seed (`int`): Of the order of the texts.
 
         Returns:
-            [`Folded`][clvq_hf.models.Folded]: With `host`, `differences` and `save(folder)`.
+            [`Folded`][clvq_hf.models.folding.Folded]: With `host`, `differences` and `save(folder)`.
 
         Raises:
             ValueError: If there are too few texts, the host has no head, or training fails.
