@@ -89,7 +89,7 @@ class TestRows:
     def test_an_interrupted_audit_goes_on(self, auditor, tmp_path, monkeypatch):
         monkeypatch.setattr(occurrences_module, "TEXTS_PER_SHARD", 8)
         whole = auditor().run()
-        read, calls = occurrences_module._of_batch, []
+        read, calls = occurrences_module._of_texts, []
 
         def dies(*args):
             calls.append(args)
@@ -97,13 +97,13 @@ class TestRows:
                 raise KeyboardInterrupt
             return read(*args)
 
-        monkeypatch.setattr(occurrences_module, "_of_batch", dies)
+        monkeypatch.setattr(occurrences_module, "_of_texts", dies)
         with pytest.raises(KeyboardInterrupt):
             auditor().run(tmp_path / "audit")
         calls.clear()
-        monkeypatch.setattr(occurrences_module, "_of_batch", lambda *args: calls.append(args) or read(*args))
+        monkeypatch.setattr(occurrences_module, "_of_texts", lambda *args: calls.append(args) or read(*args))
         audit = auditor().run(tmp_path / "audit")
-        assert 0 < len(calls) <= 3, "two of the shards were there"
+        assert 1 <= len(calls) <= 2, "two of the three or four shards were there"
         assert audit.rows[:] == whole.rows[:]
         assert sorted(path.name for path in (tmp_path / "audit").iterdir() if path.name[0] != ".") == [
             *("audit.json", "concepts", "effects", "rows")
