@@ -90,7 +90,7 @@ def run_edit(
     fold_texts: Annotated[
         str | None, typer.Option(help="Texts for --fold; labels are not needed. Default: those of training.")
     ] = None,
-    max_steps: Annotated[int, typer.Option(help="Most steps of training of --fold.")] = 400,
+    max_steps: Annotated[int, typer.Option(help="Most steps of training of --fold.")] = 150,
     host: Host = None,
     gguf_file: GgufFile = None,
     max_length: MaxLength = None,

@@ -125,7 +125,7 @@ def fold(
     *,
     text_column: str = "text",
     max_length: int | None = None,
-    max_steps: int = 400,
+    max_steps: int = 150,
     learning_rate: float = 5e-5,
     batch_size: int = 16,
     seed: int = 0,
