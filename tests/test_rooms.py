@@ -45,6 +45,12 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
     },
     {
+        "auditing": (
+            "what a host relies on: effects of concepts, suspects",
+            {*FILES, "typed", "version", "hosts", "rendering", "data", "metrics", "tables", "explanations"},
+        ),
+    },
+    {
         "models": (
             "configs and models; what is attached and removed; loading and sharing them",
             {
@@ -58,6 +64,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
                 "metrics",
                 "tables",
                 "explanations",
+                "auditing",
             },
         ),
     },
@@ -82,7 +89,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
         "report": (
             "one HTML file",
-            {*FILES, "version", "extras", "rendering", "hub", "metrics", "tables", "models"},
+            {*FILES, "version", "extras", "rendering", "hub", "metrics", "tables", "models", "auditing"},
         ),
         "app": (
             "a live page",
@@ -129,7 +136,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
                 "models",
                 "training",
             }
-            | {"evaluation", "report", "app", "judging", "comparison", "explanations"},
+            | {"evaluation", "report", "app", "judging", "comparison", "explanations", "auditing"},
         ),
     },
 ]

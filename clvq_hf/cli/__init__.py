@@ -6,9 +6,11 @@ import typer
 
 from ..version import __version__
 from .app import run_app
+from .audit import run_audit
 from .compare import run_compare
 from .concepts import concepts_group
 from .demo import run_demo
+from .edit import run_edit
 from .evaluate import run_evaluate
 from .explain import run_explain
 from .info import run_info
@@ -33,6 +35,8 @@ app.command("demo")(run_demo)
 app.command("train")(run_train)
 app.add_typer(concepts_group, name="concepts")
 app.command("explain")(run_explain)
+app.command("audit")(run_audit)
+app.command("edit")(run_edit)
 app.command("evaluate")(run_evaluate)
 app.command("report")(run_report)
 app.command("app")(run_app)

@@ -95,13 +95,14 @@ class Chunk:
         self.outliers = reading.find_outliers(self.state, self.real, self.codes)
         self.rows = self._readout(self._upper.output, *self._read_at).cpu()
 
-    def _run(self, state: torch.Tensor) -> torch.Tensor:
+    def run(self, state: torch.Tensor) -> torch.Tensor:
+        """`(B, C)`: the rows if the host goes on from these states `(B, S, d)`."""
         return self._readout(self._upper(state.to(self._upper.state.dtype)), *self._read_at)
 
     @torch.no_grad()
     def without(self, where: torch.Tensor) -> torch.Tensor:
         """`(B, C)`, on the CPU: the rows if tokens `(B, S)` lose their concepts; sinks and padding never do."""
-        return self._run(self.state - torch.where(where[..., None].to(self._own.device), self._own, 0)).cpu()
+        return self.run(self.state - torch.where(where[..., None].to(self._own.device), self._own, 0)).cpu()
 
     @cached_property
     def _own(self) -> torch.Tensor:
@@ -118,7 +119,7 @@ class Chunk:
     @torch.no_grad()
     def change(self, lead: Lead) -> torch.Tensor:
         """`(B,)`, on the CPU: what the lead loses if all tokens lose their concepts."""
-        return (lead(self.rows) - lead(self._run(self.state - self._own)).cpu()).double()
+        return (lead(self.rows) - lead(self.run(self.state - self._own)).cpu()).double()
 
     def integrate(self, lead: Lead, n_steps: int) -> torch.Tensor:
         """Integrated gradients `(B, S)`, on the CPU, of the lead from the states without concepts."""
@@ -127,7 +128,7 @@ class Chunk:
         start = self.state - self._own
 
         def score(state: torch.Tensor) -> torch.Tensor:
-            return lead(self._run(state))
+            return lead(self.run(state))
 
         scores = IntegratedGradients(score).attribute(
             self.state, start, n_steps=n_steps, internal_batch_size=len(self.state)
@@ -138,7 +139,7 @@ class Chunk:
         """`(B, S)`, on the CPU: the gradient of the lead, times what is removed of each token with its concept."""
         with torch.enable_grad():
             state = self.state.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(lead(self._run(state)).sum(), state)
+            (gradient,) = torch.autograd.grad(lead(self.run(state)).sum(), state)
         return (gradient * self._own).sum(-1).double().cpu()
 
 

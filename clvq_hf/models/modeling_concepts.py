@@ -1,7 +1,7 @@
 """`ConceptModel`: what one does with a concept method: load it, share it, attach it to a host, intervene."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,6 +32,7 @@ from ..hub.requests import HubError
 from ..rendering.pages import render_summary
 from .checkpoints import check_checkpoint, check_weights, class_of_checkpoint, weights_checksum
 from .distances import DistanceQuantiles
+from .edits import ConceptEdit
 from .interventions import Splice, ablate, steer
 from .modeling_base import BaseConceptModel
 from .tap import Tap
@@ -40,6 +41,7 @@ from .verification import REFERENCE_TEXTS, Reference, Verification, make_referen
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..auditing import Audit
     from ..explanations import Explanation, Explanations
     from ..tables.concept_table import ConceptTable
 
@@ -145,6 +147,7 @@ class ConceptModel(BaseConceptModel):
         concepts: "ConceptTable | None" = None,
         concepts_repo: str | None = None,
         evaluation: str | Path | None = None,
+        audit: str | Path | None = None,
         license: str | None = None,
         mask_toxic: bool = True,
         mask_label: Sequence[str] = (),
@@ -170,6 +173,8 @@ class ConceptModel(BaseConceptModel):
             concepts_repo (`str`, *optional*): Dataset repository for the concept table instead.
             evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written; its results go to
                 `evaluation/` and into the card.
+            audit (`str` or `Path`, *optional*): Folder of an [`Audit`][clvq_hf.auditing.Audit]; its first suspects go
+                to `audit/` and into the card. Default: that in `audit/` of the model's folder.
             license (`str`, *optional*): Of this model; that of the host if not given and known.
             mask_toxic (`bool`): Whether texts whose label is called toxic or the like are masked in the card; all texts
                 if labels have only numbers, unless `mask_label` says which.
@@ -200,6 +205,7 @@ class ConceptModel(BaseConceptModel):
                 concepts=concepts,
                 concepts_repo=concepts_repo,
                 evaluation=evaluation,
+                audit=audit,
                 license=license,
                 mask_toxic=mask_toxic,
                 mask_label=mask_label,
@@ -665,6 +671,72 @@ class ConceptModel(BaseConceptModel):
         explanations = Explanations(explainer.explain([texts] if isinstance(texts, str) else texts, target))
         return explanations[0] if isinstance(texts, str) and explainer.is_single(target) else explanations
 
+    def audit(
+        self,
+        host: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        table: "ConceptTable",
+        *,
+        references: Any = None,
+        how: str | None = None,
+        slices: Mapping[str, Sequence[Any]] | None = None,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        max_texts_per_concept: int | None = 100,
+        batch_size: int = 32,
+        output_dir: str | Path | None = None,
+    ) -> "Audit":
+        """Audit a classifier: the effect of every concept on every class, and which concepts are suspect.
+
+        Every concept is removed from every text that has it, so this takes as long as reading the texts a few dozen
+        times; [`Auditor`][clvq_hf.auditing.Auditor] says how often before it begins.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are, with a head that chooses classes.
+            tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+            table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts that are audited, which nothing was trained on.
+            references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): Mean states of
+                codes and words. Default: those of the table's texts.
+            how (`str`, *optional*): `"mean"`: the mean state of a concept's tokens makes way for that of all tokens.
+                `"project"`: the component along its direction is removed. Default: the former, if codes are states.
+            slices (`Mapping[str, Sequence]`, *optional*): Columns of the dataset that the table was made from, such
+                as the source of each text: by name, one value per row.
+            groups (`Mapping[str, Sequence[str]]`, *optional*): Word lists, such as names of groups of people.
+            max_texts_per_concept (`int`, *optional*): From so many texts each concept is removed, drawn by hash; from
+                all with `None`.
+            batch_size (`int`): Texts per forward pass of the host.
+            output_dir (`str` or `Path`, *optional*): Where the audit is saved. If it is interrupted, the same call
+                goes on where it stopped.
+
+        Returns:
+            [`Audit`][clvq_hf.auditing.Audit]: Effects, suspects, and the rows behind them.
+
+        Raises:
+            ValueError: If host, table, references or an argument do not fit, or the host predicts one of too many
+                tokens.
+
+        Example:
+            ```python
+            audit = model.audit(host, tokenizer, table)
+            print(audit)  # the first suspects
+            effects, concepts = audit.to_pandas()
+            ```
+        """
+        from ..auditing import Auditor  # pulls pandas and scikit-learn
+
+        auditor = Auditor(
+            self,
+            host,
+            tokenizer,
+            table,
+            references=references,
+            how=how,
+            slices=slices,
+            groups=groups,
+            max_texts_per_concept=max_texts_per_concept,
+            batch_size=batch_size,
+        )
+        return auditor.run(output_dir)
+
     def find_concepts(self) -> "ConceptTable | None":
         """The table of [`concepts`][clvq_hf.ConceptModel.concepts], or `None`, with a warning, if there is none."""
         try:
@@ -770,6 +842,59 @@ class ConceptModel(BaseConceptModel):
             ```
         """
         return ablate(self, host, codes, positions, how, mean, member_mean, with_code)
+
+    def edit(
+        self,
+        host: Any,
+        forbid: int | Sequence[int],
+        how: str | None = None,
+        positions: str = "code",
+        with_codes: int | Sequence[int] | None = None,
+    ) -> ConceptEdit:
+        """Let `host` do without concepts, until the returned handle is removed or its `with` block ends.
+
+        The handle can also make it permanent, as a plain model of transformers
+        ([`fold`][clvq_hf.models.ConceptEdit.fold]), and measure what it repairs and costs
+        ([`retest`][clvq_hf.models.ConceptEdit.retest]). [`ablate`][clvq_hf.ConceptModel.ablate] is for measurements
+        instead: it can remove another concept from each text.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are.
+            forbid (`int` or `Sequence[int]`): The concepts.
+            how (`str`, *optional*): `"mean"`: at each of their tokens the mean state of the concept's tokens makes way
+                for that of all tokens, `x ← x - e + μ`. `"project"`: off the span of the concepts' directions.
+                `"interchange"`: the concept's mean state makes way for that of another concept. Default: `"mean"`;
+                `"project"` for methods whose concepts are directions.
+            positions (`str`): `"code"`: the tokens that have these concepts. `"all"`: all tokens, with `"project"`.
+                Padding and attention sinks stay as they are.
+            with_codes (`int` or `Sequence[int]`, *optional*): With `"interchange"`, the concept that takes the place of
+                all, or of each. Default: of each the allowed one whose mean state is nearest.
+
+        Returns:
+            [`ConceptEdit`][clvq_hf.models.ConceptEdit]: A context manager with `remove()`.
+
+        Raises:
+            ValueError: If the host does not fit, a concept does not exist, or an argument is unknown.
+
+        Example:
+            ```python
+            with model.edit(host, forbid=[31, 207]):
+                host(**inputs).logits
+            ```
+        """
+        return ConceptEdit(self, host, forbid, how, positions, with_codes)
+
+    def load_edit(self, host: Any, file: str | Path) -> ConceptEdit:
+        """Apply an edit that [`ConceptEdit.save`][clvq_hf.models.ConceptEdit.save] or `clvq-hf edit` has written.
+
+        Args:
+            host (`PreTrainedModel`): The host that was edited.
+            file (`str` or `Path`): `edits.json`, or its folder.
+
+        Raises:
+            ValueError: If it is missing or damaged, or of another concept model or host.
+        """
+        return ConceptEdit.load(self, host, file)
 
     def steer(self, host: Any, code: int, strength: float, positions: str | torch.Tensor = "all") -> hooks.Edit:
         """Push `host` towards a concept: `x ← x + strength · ê · ‖x‖` at `lower_layer`.
