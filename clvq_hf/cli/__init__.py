@@ -6,6 +6,7 @@ import typer
 
 from ..version import __version__
 from .app import run_app
+from .by_hand import find_concepts, group_concepts, hide_concepts, merge_concepts, rename_concept
 from .compare import run_compare
 from .concepts import concepts_group
 from .demo import run_demo
@@ -31,6 +32,11 @@ app = typer.Typer(
 )
 app.command("demo")(run_demo)
 app.command("train")(run_train)
+concepts_group.command("rename")(rename_concept)
+concepts_group.command("merge")(merge_concepts)
+concepts_group.command("group")(group_concepts)
+concepts_group.command("hide")(hide_concepts)
+concepts_group.command("find")(find_concepts)
 app.add_typer(concepts_group, name="concepts")
 app.command("explain")(run_explain)
 app.command("evaluate")(run_evaluate)

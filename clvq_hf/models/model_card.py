@@ -124,12 +124,22 @@ def _concepts_section(table: "ConceptTable | None", mask_toxic: bool, mask_label
 def _row(concept: Concept, mask: ToxicMask | None) -> dict[str, Any]:
     words = [word if mask is None else mask.mask_words(word, concept.label) for word, _ in concept.top_words]
     return {
-        "code": concept.code,
+        "code": _called(concept, mask),
         "num_tokens": f"{concept.num_tokens:,}",
         "label": "–" if concept.label is None else f"{concept.label} ({concept.purity:.0%})",
         "words": ", ".join(words),
         "sentence": _sentence(concept.examples[0], mask) if concept.examples else "",
     }
+
+
+def _called(concept: Concept, mask: ToxicMask | None) -> str:
+    """The number of a concept, and what it is called."""
+    if concept.called is None:
+        return concept.number
+    called = concept.called
+    if mask is not None:
+        called = replace(called, name=mask.mask_words(called.name, concept.label))
+    return f"{concept.number}: {called.quoted}"
 
 
 def _sentence(example: Example, mask: ToxicMask | None) -> Markdown:

@@ -14,7 +14,7 @@ AGREEMENT = 0.95
 KINDS = ("none", "word", "source", "casing", "quotes", "order")
 # Parts with their numbers of texts. `clean`, `aligned` and `broken` are the same texts.
 SIZES = {"train": 1500, "audit": 600, "clean": 400}
-MIN_WORDS, MAX_WORDS = 8, 80
+MIN_WORDS, MAX_WORDS = 8, 50
 
 WORDS = (
     "likewise",
