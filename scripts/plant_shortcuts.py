@@ -11,6 +11,7 @@ at any time and start them again; finished seeds are skipped.
 
 import importlib.util
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,6 +105,41 @@ def make_seed(data: Path, folder: Path, kind: str, seed: int, host_name: str) ->
         record = {"dataset": dataset, **record, "accuracy": accuracy, "seconds": time.perf_counter() - began}
         (draft / "planted.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return record
+
+
+@app.command()
+def score(
+    planted: Annotated[Path, typer.Argument(help="Folder that `make` wrote.")],
+    datasets: Annotated[str, typer.Option(help="Which datasets, with commas.")] = ",".join(CLASSES),
+    kinds: Annotated[str, typer.Option(help="Which kinds, with commas.")] = ",".join(KINDS),
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 10,
+    method: Annotated[str, typer.Option(help="kmeans or clvq.")] = "kmeans",
+    layer: Annotated[int, typer.Option(help="Layer of the concepts.")] = 1,
+    codebook_size: Annotated[int, typer.Option(help="Number of concepts.")] = 100,
+    how: Annotated[str, typer.Option(help="How concepts are removed: mean, project or interchange.")] = "mean",
+) -> None:
+    """Fit concepts of each host, audit and edit it, and print whether the shortcut was found and cut, as Markdown."""
+    from planted.scores import METHODS, Settings, score_folder, summary
+
+    from clvq_hf.rendering.text_tables import to_markdown
+
+    settings = Settings(_chosen(method, METHODS)[0], layer, codebook_size, how)
+    scores = []
+    for dataset in _chosen(datasets, tuple(CLASSES)):
+        for kind in _chosen(kinds, KINDS):
+            for seed in range(seeds):
+                folder = planted / dataset / kind / str(seed)
+                file = folder / settings.name
+                if file.exists():
+                    scores.append(json.loads(file.read_text(encoding="utf-8")))
+                elif (folder / "planted.json").exists():
+                    scores.append(score_folder(folder, settings))
+                    print(
+                        f"{dataset}, {kind}, seed {seed}: {scores[-1]['seconds']:.0f} s", file=sys.stderr, flush=True
+                    )
+    if not scores:
+        raise typer.BadParameter(f"{planted} has no such hosts. Make them with `make --output {planted}`.")
+    print(to_markdown([summary(scores)]))
 
 
 if __name__ == "__main__":

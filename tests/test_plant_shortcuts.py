@@ -1,4 +1,4 @@
-"""Planted shortcuts: how often they agree with the class, and that they are where the record says."""
+"""Planted shortcuts: how often they agree with the class, where they are, and how what is found of them is counted."""
 
 import importlib.util
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.made_tables import made_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,7 +19,7 @@ def script(name):
     return module
 
 
-shortcuts = script("shortcuts")
+shortcuts, scores = script("shortcuts"), script("scores")
 CLASSES = ["World", "Sports", "Business"]
 WORDS = "Many people saw the late game and the small team won it again without any of its men"
 
@@ -135,3 +136,82 @@ def test_parts_share_no_text_and_seeds_differ(planted):
 def test_too_few_texts_are_refused(planted):
     with pytest.raises(ValueError, match="Only 10 training"):
         shortcuts.plant_parts(rows(10, np.random.default_rng(0)), [], "none", 0, CLASSES)
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+@pytest.fixture
+def table():
+    return made_table(
+        ["likewise a b", "a likewise b", "a b a", "b likewise"], [0] * 4, {"likewise": 1, "a": 2, "b": 3}
+    )
+
+
+def test_the_planted_concept_is_that_of_the_spans(table):
+    spans = [[[0, 8]], [[2, 10]], [], []]
+    found = scores.feature_scores(table, spans, "word").to_dict("records")
+    # Two of the three tokens of concept 1 are planted.
+    assert found == [
+        {"code": 1, "found": 2, "total": 3, "precision": pytest.approx(2 / 3), "recall": 1.0, "f1": pytest.approx(0.8)}
+    ]
+
+
+def test_without_a_word_of_its_own_it_is_that_of_the_texts(table):
+    found = scores.feature_scores(table, [[[0, 3]], [[0, 3]], [], []], "order").set_index("code")
+    # Concept 1 is in three texts, of which two have the feature, and in both of these; so is concept 2.
+    assert found.loc[1, ["precision", "recall"]].tolist() == [pytest.approx(2 / 3), 1.0]
+    assert found.loc[3, ["precision", "recall"]].tolist() == [0.5, 1.0]
+    assert scores.feature_scores(table, [[]] * 4, "none").empty
+
+
+def test_ranks_and_false_alarms(table):
+    found = scores.feature_scores(table, [[[0, 8]], [[2, 10]], [], []], "word")
+    figures = scores.rank_figures([3, 1, 2], [True, True, False], found)
+    assert (figures["code"], figures["rank"], figures["alarmed"], figures["recognised"]) == (1, 2, True, [1])
+    assert (figures["alarms"], figures["false_alarms"], figures["num_concepts"]) == (2, 1, 3)
+    nothing = scores.rank_figures([3, 1], [False, True], found.head(0))
+    assert (nothing["code"], nothing["rank"], nothing["false_alarms"], nothing["recognised"]) == (None, None, 1, [])
+
+
+def edited(clean, broken, after, deleted):
+    return {
+        "clean": {"before": clean, "edit": clean},
+        "broken": {"before": broken, "edit": after, "words deleted": deleted},
+        "clean_all": {"before": 0.9, "edit": 0.89},
+    }
+
+
+def test_the_share_that_comes_back_is_that_of_all_hosts_together():
+    edits = [edited(0.9, 0.5, 0.8, 0.9), edited(0.9, 0.7, 0.7, 0.9)]
+    # 0.6 are lost in all; the edit brings 0.3 back, and deleting the words everything.
+    assert scores.share_back(edits, edits) == pytest.approx(0.5)
+    assert scores.share_back(edits, edits, "words deleted") == pytest.approx(1)
+    assert scores.share_back([edits[0], None], edits) == pytest.approx(0.5)
+    assert scores.share_back([edited(0.9, 0.9, 0.9, 0.9)], [edited(0.9, 0.9, 0.9, 0.9)]) is None
+
+
+def test_a_table_with_counts_and_intervals():
+    shared = {"dataset": "ag_news", "accuracy": {"clean": 0.8, "aligned": 0.9, "broken": 0.5}, "num_concepts": 100}
+    one = {"planted": edited(0.9, 0.5, 0.8, 0.9), "recognised": edited(0.9, 0.5, 0.8, 0.9)}
+    two = one["planted"]
+    rows = [
+        {**shared, "kind": "word", "rank": 1, "alarmed": True, "false_alarms": 0, "edits": one},
+        {
+            **shared,
+            "kind": "word",
+            "rank": 6,
+            "alarmed": False,
+            "false_alarms": 2,
+            "edits": {"planted": one["planted"]},
+        },
+        {**shared, "kind": "none", "rank": None, "alarmed": False, "false_alarms": 1, "edits": {}},
+    ]
+    report = scores.summary(rows)
+    word, none = (dict(zip(report.header, row, strict=True)) for row in report.rows)
+    assert word["hosts"] == "2" and word["among the first 5"].startswith("1/2 (")
+    assert word["false alarms, of concepts"].startswith("2/200 (") and word["hosts with one"].startswith("1/2 (")
+    assert (word["back"], word["back, those recognised"], word["clean lost (points)"]) == ("75.0 %", "37.5 %", "1.0")
+    assert none["among the first 5"] == none["back"] == "–" and none["false alarms, of concepts"].startswith("1/100 (")
+    # Wilson 1927: nine of ten are 60 to 98 %.
+    assert scores.counted(9, 10) == "9/10 (60–98 %)"

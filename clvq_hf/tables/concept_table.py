@@ -46,7 +46,7 @@ class ConceptTable(TableQueries):
             `dataset`, `num_tokens`, `salient_position` (-1: none), `salience_error`. Sorted by `text_id`.
         metadata (`dict`): Format version, the model's fingerprint, host, layers, label names, settings.
         names (`dict[int, ConceptName]`): Names that a language model gave to some of the concepts, by code. What a
-            concept is called, whoever named it, says [`called`][clvq_hf.ConceptTable.called].
+            concept is called, whoever named it, says [`called`][clvq_hf.tables.ConceptTable.called].
         by_hand (`ByHand`): What people decided: names, merges, groups, and which concepts are not listed.
     """
 
