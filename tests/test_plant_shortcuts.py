@@ -194,7 +194,6 @@ def test_the_share_that_comes_back_is_that_of_all_hosts_together():
 def test_a_table_with_counts_and_intervals():
     shared = {"dataset": "ag_news", "accuracy": {"clean": 0.8, "aligned": 0.9, "broken": 0.5}, "num_concepts": 100}
     one = {"planted": edited(0.9, 0.5, 0.8, 0.9), "recognised": edited(0.9, 0.5, 0.8, 0.9)}
-    two = one["planted"]
     rows = [
         {**shared, "kind": "word", "rank": 1, "alarmed": True, "false_alarms": 0, "edits": one},
         {
