@@ -117,13 +117,14 @@ def score(
     layer: Annotated[int, typer.Option(help="Layer of the concepts.")] = 1,
     codebook_size: Annotated[int, typer.Option(help="Number of concepts.")] = 100,
     how: Annotated[str, typer.Option(help="How concepts are removed: mean, project or interchange.")] = "mean",
+    audit_texts: Annotated[int, typer.Option(help="Number of texts that are audited.")] = 300,
 ) -> None:
     """Fit concepts of each host, audit and edit it, and print whether the shortcut was found and cut, as Markdown."""
     from planted.scores import METHODS, Settings, score_folder, summary
 
     from clvq_hf.rendering.text_tables import to_markdown
 
-    settings = Settings(_chosen(method, METHODS)[0], layer, codebook_size, how)
+    settings = Settings(_chosen(method, METHODS)[0], layer, codebook_size, how, audit_texts)
     scores = []
     for dataset in _chosen(datasets, tuple(CLASSES)):
         for kind in _chosen(kinds, KINDS):

@@ -37,6 +37,8 @@ RECOGNISED = 0.5
 # Kinds whose feature is at tokens of its own; the others are in the order, the case or the marks of the text's words.
 AT_TOKENS = ("word", "source")
 MAX_LENGTH = 96
+# Texts that concepts are fitted on.
+FIT_TEXTS = 800
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,19 @@ class Settings:
         layer (`int`): The layer of the concepts.
         codebook_size (`int`): K.
         how (`str`): How a concept is removed, see `ConceptModel.edit`.
+        audit_texts (`int`): How many texts are audited.
     """
 
     method: str = "kmeans"
     layer: int = 1
     codebook_size: int = 100
     how: str = "mean"
+    audit_texts: int = 300
 
     @property
     def name(self) -> str:
         """Name of the file with the scores."""
-        return f"score-{self.method}-L{self.layer}-K{self.codebook_size}-{self.how}.json"
+        return f"score-{self.method}-L{self.layer}-K{self.codebook_size}-{self.how}-{self.audit_texts}.json"
 
 
 def score_folder(folder: Path, settings: Settings) -> dict[str, Any]:
@@ -78,6 +82,7 @@ def score_folder(folder: Path, settings: Settings) -> dict[str, Any]:
     try:
         model = fit_concepts(settings, host, tokenizer, folder, work, record["seed"])
         audit_texts = load_texts(str(folder / "audit.jsonl"))
+        audit_texts = audit_texts.select(range(min(settings.audit_texts, len(audit_texts))))
         table = model.concept_table(
             host, tokenizer, audit_texts, max_length=MAX_LENGTH, dataset_name="audit", output_dir=work / "table"
         )
@@ -106,6 +111,7 @@ def fit_concepts(settings: Settings, host: Any, tokenizer: Any, folder: Path, wo
     set_seed(seed)
     layers = {"lower_layer": settings.layer, "upper_layer": host.config.num_hidden_layers}
     texts = load_texts(str(folder / "train.jsonl"))
+    texts = texts.select(range(min(FIT_TEXTS, len(texts))))
     cache = ActivationCache.build(work / "cache", host, tokenizer, texts, max_length=MAX_LENGTH, **layers)
     if settings.method == "kmeans":
         config = ClusterConfig.from_host(host, codebook_size=settings.codebook_size, **layers)
@@ -132,7 +138,7 @@ def feature_scores(table: ConceptTable, spans: Sequence[Sequence[Sequence[int]]]
     codes, ids = table.column("code")[rows], ids[rows]
     if kind not in AT_TOKENS:
         pairs = np.unique(np.stack([ids, codes], axis=1), axis=0)
-        has = np.asarray([bool(own) for own in spans])
+        has = np.asarray([bool(own) for own in spans[: ids.max() + 1]])
         return score_codes(pairs[:, 1], has[pairs[:, 0]], int(has.sum()), table.codebook_size)
     starts, ends = table.column("start")[rows], table.column("end")[rows]
     is_inside = np.asarray(
