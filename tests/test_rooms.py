@@ -45,6 +45,12 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
     },
     {
+        "auditing": (
+            "what a host relies on, and what becomes of it without",
+            {*FILES, "typed", "version", "extras", "hosts", "rendering", "data", "metrics", "tables", "explanations"},
+        ),
+    },
+    {
         "models": (
             "configs and models; what is attached and removed; loading and sharing them",
             {
@@ -58,6 +64,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
                 "metrics",
                 "tables",
                 "explanations",
+                "auditing",
             },
         ),
     },
@@ -129,7 +136,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
                 "models",
                 "training",
             }
-            | {"evaluation", "report", "app", "judging", "comparison", "explanations"},
+            | {"evaluation", "report", "app", "judging", "comparison", "explanations", "auditing"},
         ),
     },
 ]

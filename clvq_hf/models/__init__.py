@@ -5,6 +5,7 @@ from .configuration_clvq import CLVQConfig
 from .configuration_concepts import ConceptConfig, Preset
 from .configuration_sparse import SparseConfig
 from .distances import DistanceQuantiles
+from .edits import ConceptEdit
 from .interventions import Splice
 from .modeling_base import BaseConceptModel
 from .modeling_class_only import ClassOnlyConfig, ClassOnlyModel
@@ -35,6 +36,7 @@ __all__ = [
     "ClusterConfig",
     "ClusterModel",
     "ConceptConfig",
+    "ConceptEdit",
     "ConceptModel",
     "DistanceQuantiles",
     "Preset",

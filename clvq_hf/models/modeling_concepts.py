@@ -24,6 +24,7 @@ from ..hub.requests import HubError
 from ..rendering.pages import render_summary
 from .checkpoints import check_checkpoint, check_weights, class_of_checkpoint, weights_checksum
 from .distances import DistanceQuantiles
+from .edits import ConceptEdit
 from .interventions import Splice, ablate, steer
 from .modeling_base import BaseConceptModel
 from .tap import Tap
@@ -761,6 +762,59 @@ class ConceptModel(BaseConceptModel):
             ```
         """
         return ablate(self, host, codes, positions, how, mean, member_mean, with_code)
+
+    def edit(
+        self,
+        host: Any,
+        forbid: int | Sequence[int],
+        how: str | None = None,
+        positions: str = "code",
+        with_codes: int | Sequence[int] | None = None,
+    ) -> ConceptEdit:
+        """Let `host` do without concepts, until the returned handle is removed or its `with` block ends.
+
+        The handle can also make it permanent, as a plain model of transformers
+        ([`fold`][clvq_hf.models.ConceptEdit.fold]), and measure what it repairs and costs
+        ([`retest`][clvq_hf.models.ConceptEdit.retest]). [`ablate`][clvq_hf.ConceptModel.ablate] is for measurements
+        instead: it can remove another concept from each text.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are.
+            forbid (`int` or `Sequence[int]`): The concepts.
+            how (`str`, *optional*): `"mean"`: at each of their tokens the mean state of the concept's tokens makes way
+                for that of all tokens, `x ← x - e + μ`. `"project"`: off the span of the concepts' directions.
+                `"interchange"`: the concept's mean state makes way for that of another concept. Default: `"mean"`;
+                `"project"` for methods whose concepts are directions.
+            positions (`str`): `"code"`: the tokens that have these concepts. `"all"`: all tokens, with `"project"`.
+                Padding and attention sinks stay as they are.
+            with_codes (`int` or `Sequence[int]`, *optional*): With `"interchange"`, the concept that takes the place of
+                all, or of each. Default: of each the allowed one whose mean state is nearest.
+
+        Returns:
+            [`ConceptEdit`][clvq_hf.models.ConceptEdit]: A context manager with `remove()`.
+
+        Raises:
+            ValueError: If the host does not fit, a concept does not exist, or an argument is unknown.
+
+        Example:
+            ```python
+            with model.edit(host, forbid=[31, 207]):
+                host(**inputs).logits
+            ```
+        """
+        return ConceptEdit(self, host, forbid, how, positions, with_codes)
+
+    def load_edit(self, host: Any, file: str | Path) -> ConceptEdit:
+        """Apply an edit that [`ConceptEdit.save`][clvq_hf.models.ConceptEdit.save] or `clvq-hf edit` has written.
+
+        Args:
+            host (`PreTrainedModel`): The host that was edited.
+            file (`str` or `Path`): `edits.json`, or its folder.
+
+        Raises:
+            ValueError: If it is missing or damaged, or of another concept model or host.
+        """
+        return ConceptEdit.load(self, host, file)
 
     def steer(self, host: Any, code: int, strength: float, positions: str | torch.Tensor = "all") -> hooks.Edit:
         """Push `host` towards a concept: `x ← x + strength · ê · ‖x‖` at `lower_layer`.

@@ -1,0 +1,243 @@
+"""`Retest`: what an edit repaired and what it cost, on whole texts and on slices, beside controls."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..checksums import read_metadata, write_metadata
+from ..data.labels import host_labels
+from ..data.readouts import text_limit, text_readout
+from ..data.texts import texts_fingerprint
+from ..files import write_whole
+from ..hosts.readout import Readout
+from .retest_figures import Figure, compare, corrected
+from .retest_page import retest_page
+from .retest_run import BEFORE, CONTROLS, EDIT, Answered, answer
+from .retest_words import retest_tables, retest_verdict
+
+logger = logging.get_logger(__name__)
+
+JSON_NAME, PAGE_NAME = "retest.json", "retest.html"
+# Groups of texts that every retest has.
+ALL, WITH, WITHOUT = "all texts", "with the concept", "without the concept"
+USUAL, BROKEN = "with the concept, its usual label", "with the concept, another label"
+# A column with more values is no slice but an identifier.
+MAX_VALUES = 20
+# The column whose values are slices, or for each name a function of a row, or a truth value per row.
+Slices = str | Mapping[str, Callable[[Mapping[str, Any]], bool] | Sequence[bool]]
+
+
+@dataclass(frozen=True, repr=False)
+class Retest:
+    """Predictions before and after an edit; print it, or see `verdict`.
+
+    Attributes:
+        facts (`dict`): What was edited, and the texts: `num_texts`, `usual_label` (of the texts with the concept),
+            `coverage` (share of the texts with the concept), `other_codes` and `other_coverage` of the control.
+        figures (`list[Figure]`): By group of texts, condition and figure.
+    """
+
+    facts: dict[str, Any]
+    figures: list[Figure]
+
+    @property
+    def verdict(self) -> list[str]:
+        """`list[str]`: What it means, in sentences: repaired, cost, or no evidence of either."""
+        return retest_verdict(self)
+
+    def figure(self, name: str, group: str = ALL, condition: str = EDIT) -> Figure:
+        """One of the figures.
+
+        Raises:
+            KeyError: If there is none of these names.
+        """
+        for each in self.figures:
+            if (each.figure, each.group, each.condition) == (name, group, condition):
+                return each
+        raise KeyError(f"{name} of {group} under {condition}")
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row per figure."""
+        import pandas as pd  # at use: it takes long to import
+
+        return pd.DataFrame([figure.to_dict() for figure in self.figures])
+
+    def save(self, folder: str | Path) -> None:
+        """Write `retest.json`, and `retest.html` to look at, into a folder, which is made."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"facts": self.facts, "verdict": self.verdict, "figures": [each.to_dict() for each in self.figures]}
+        write_metadata(folder / JSON_NAME, content)
+        write_whole(folder / PAGE_NAME, self._repr_html_())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` has written.
+
+        Raises:
+            ValueError: If it is missing or damaged.
+        """
+        file = Path(folder) / JSON_NAME
+        remedy = "Make it again with edit.retest(…).save(folder) or clvq-hf edit."
+        if not file.is_file():
+            raise ValueError(f"There is no file {file}. {remedy}")
+        content = read_metadata(file, remedy)[0]
+        try:
+            return cls(content["facts"], [Figure(**each) for each in content["figures"]])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged: {error}. {remedy}") from error
+
+    def __str__(self) -> str:
+        from io import StringIO
+
+        from ..rendering.terminal import open_console
+        from ..rendering.text_tables import print_tables
+
+        console = open_console(file=StringIO(), width=140, color_system=None)
+        for sentence in self.verdict:
+            console.print(sentence, markup=False, highlight=False)
+        print_tables(retest_tables(self), console)
+        return console.file.getvalue()  # pyrefly: ignore[missing-attribute]
+
+    def __repr__(self) -> str:
+        return f"Retest({self.facts['num_texts']} texts, {self.verdict[0]!r})"
+
+    def _repr_html_(self) -> str:
+        return retest_page(self)
+
+
+def retest(
+    edit: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    *,
+    slices: Slices | None = None,
+    target: str | int | None = None,
+    text_column: str = "text",
+    label_column: str = "label",
+    max_length: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Retest:
+    """See [`ConceptEdit.retest`][clvq_hf.models.ConceptEdit.retest]; the edit must not be applied."""
+    host = edit.host
+    readout = Readout.of(host, target=target)
+    if not readout.predicts_labels:
+        raise ValueError(
+            f"The host answers with the next token ({type(host).__name__}), which has no label to be right about. "
+            "Retest a host with a classification head: load it with AutoModelForSequenceClassification."
+        )
+    readout = text_readout(
+        *(host, tokenizer, dataset, readout),
+        stack=edit.model.config.stack,
+        text_column=text_column,
+        max_length=max_length,
+        batch_size=batch_size,
+    )
+    groups = dict(_sliced(dataset, slices))  # a wrong slice is told before the host runs
+    labelled = host_labels(dataset, host, label_column, readout=readout)
+    labels = _labels(labelled, label_column)
+    texts = dataset.select_columns([text_column])
+    texts = texts if text_column == "text" else texts.rename_column(text_column, "text")
+    limit = text_limit(host, tokenizer, max_length, readout)
+    answered = answer(edit, tokenizer, texts, readout, limit=limit, batch_size=batch_size, seed=seed)
+    own = labels[answered.rows_of]
+    names = labelled.features[label_column].names if label_column in labelled.column_names else []
+    usual = _usual_label(own[answered.has_concept])
+    found = _groups(answered, own, usual)
+    found |= {name: np.asarray(where, dtype=bool)[answered.rows_of] for name, where in groups.items()}
+    facts = {
+        **edit.facts(),
+        "texts": texts_fingerprint(texts, ("text",)),
+        "num_texts": len(own),
+        "num_left_out": len(dataset) - len(own),
+        "num_labelled": int((own >= 0).sum()),
+        "readout": readout.to_dict(),
+        "slices": slices if isinstance(slices, str) else sorted(slices or ()),
+        "coverage": float(answered.has_concept.mean()),
+        "usual_label": None if usual is None else names[usual],
+        "other_codes": list(answered.other_codes),
+        "other_coverage": answered.other_coverage,
+        "max_length": limit,
+        "seed": seed,
+    }
+    if not answered.has_concept.any():
+        logger.warning("None of these texts has the concept, so the edit changes none of them.")
+    return Retest(facts, _figures(answered, own, found))
+
+
+def _figures(answered: Answered, labels: np.ndarray, groups: Mapping[str, np.ndarray]) -> list[Figure]:
+    before = answered.outcomes[BEFORE]
+    scores = {name: outcome.scores(labels, before) for name, outcome in answered.outcomes.items()}
+    figures: list[Figure] = []
+    for group, where in groups.items():
+        for name in (name for name in (EDIT, *CONTROLS) if name in scores):
+            figures += compare(group, name, where, scores[BEFORE], scores[name])
+            pair = [answered.outcomes[each].calibration_error(labels, where) for each in (BEFORE, name)]
+            if pair[0] is not None and pair[1] is not None:
+                number = int((where & (labels >= 0)).sum())
+                figures.append(Figure(group, name, "ece", number, *pair, pair[1] - pair[0]))
+        for name in (name for name in CONTROLS if name in scores):
+            chosen = {figure: scores[name][figure] for figure in ("accuracy", "margin")}
+            edited = {figure: scores[EDIT][figure] for figure in chosen}
+            figures += compare(group, f"{EDIT} - {name}", where, chosen, edited)
+    return corrected(figures, EDIT)
+
+
+def _groups(answered: Answered, labels: np.ndarray, usual: int | None) -> dict[str, np.ndarray]:
+    has = answered.has_concept
+    groups = {ALL: np.ones_like(has), WITH: has, WITHOUT: ~has}
+    if usual is not None:
+        groups |= {USUAL: has & (labels == usual), BROKEN: has & (labels != usual) & (labels >= 0)}
+    return groups
+
+
+def _usual_label(labels: np.ndarray) -> int | None:
+    known = labels[labels >= 0]
+    return int(np.bincount(known).argmax()) if len(known) else None
+
+
+def _labels(dataset: Dataset, label_column: str) -> np.ndarray:
+    if label_column not in dataset.column_names:
+        logger.warning("The texts have no labels, so only changes of predictions are measured.")
+        return np.full(len(dataset), -1)
+    return np.asarray([-1 if label is None else label for label in dataset.with_format(None)[label_column][:]])
+
+
+def _sliced(dataset: Dataset, slices: Slices | None) -> Iterator[tuple[str, Sequence[bool]]]:
+    """Names of slices, and for each row whether it is in them."""
+    if slices is None:
+        return
+    if isinstance(slices, str):
+        if slices not in dataset.column_names:
+            raise ValueError(f"The dataset has no column {slices!r} for slices; it has {dataset.column_names}.")
+        column = [str(value) for value in dataset.with_format(None)[slices][:]]
+        values = sorted(set(column))
+        if len(values) > MAX_VALUES:
+            raise ValueError(
+                f"The column {slices!r} has {len(values)} values, and slices need texts enough for a figure: choose a "
+                f"column with at most {MAX_VALUES}, or name slices with slices={{name: function}}."
+            )
+        for value in values:
+            yield f"{slices}={value}", [each == value for each in column]
+        return
+    reserved = {ALL, WITH, WITHOUT, USUAL, BROKEN}
+    for name, chosen in slices.items():
+        if name in reserved:
+            raise ValueError(f"Every retest has the group {name!r}; give the slice another name.")
+        where = [bool(chosen(row)) for row in dataset.with_format(None)] if callable(chosen) else list(chosen)
+        if len(where) != len(dataset) or any(value not in (True, False) for value in where):
+            raise ValueError(
+                f"The slice {name!r} must be a function of a row, or one truth value for each of the {len(dataset)} "
+                f"texts; got {len(where)} values."
+            )
+        yield name, where
+
+
+__all__ = ["ALL", "BROKEN", "JSON_NAME", "PAGE_NAME", "USUAL", "WITH", "WITHOUT", "Retest", "Slices", "retest"]
