@@ -46,7 +46,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     },
     {
         "auditing": (
-            "what a host relies on, and what becomes of it without",
+            "what a host relies on, which concepts are suspect, and what becomes of it without them",
             {*FILES, "typed", "version", "extras", "hosts", "rendering", "data", "metrics", "tables", "explanations"},
         ),
     },
@@ -89,7 +89,7 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
         ),
         "report": (
             "one HTML file",
-            {*FILES, "version", "extras", "rendering", "hub", "metrics", "tables", "models"},
+            {*FILES, "version", "extras", "rendering", "hub", "metrics", "tables", "models", "auditing"},
         ),
         "app": (
             "a live page",

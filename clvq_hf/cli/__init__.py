@@ -6,6 +6,7 @@ import typer
 
 from ..version import __version__
 from .app import run_app
+from .audit import run_audit
 from .by_hand import find_concepts, group_concepts, hide_concepts, merge_concepts, rename_concept
 from .compare import run_compare
 from .concepts import concepts_group
@@ -39,6 +40,7 @@ concepts_group.command("hide")(hide_concepts)
 concepts_group.command("find")(find_concepts)
 app.add_typer(concepts_group, name="concepts")
 app.command("explain")(run_explain)
+app.command("audit")(run_audit)
 app.command("evaluate")(run_evaluate)
 app.command("report")(run_report)
 app.command("app")(run_app)

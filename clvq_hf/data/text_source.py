@@ -58,8 +58,8 @@ class TextSource:
         """What [`TextSource.of`] reads."""
         return asdict(self)
 
-    def load(self, split: str | None, readout: Readout | None = None) -> Dataset:
-        """Load a split as a dataset with the columns `text` and, if there are labels, `label`.
+    def load(self, split: str | None, readout: Readout | None = None, more_columns: Sequence[str] = ()) -> Dataset:
+        """Load a split as a dataset with the columns `text`, if there are labels, `label`, and those of `more_columns`.
 
         The labels answer the question of `readout`, see [`load_texts`][clvq_hf.data.load_texts].
         """
@@ -71,6 +71,7 @@ class TextSource:
             label_column=self.label_column,
             label_names=self.label_names,
             readout=readout,
+            more_columns=more_columns,
         )
 
     def load_held_out(self, readout: Readout | None = None) -> tuple[Dataset, str, str | None]:

@@ -53,6 +53,7 @@ def load_texts(
     label_column: str | None = None,
     label_names: Sequence[str] | None = None,
     readout: Readout | None = None,
+    more_columns: Sequence[str] = (),
 ) -> Dataset:
     """Load labelled texts as a dataset with the columns `text` and `label`.
 
@@ -77,6 +78,7 @@ def load_texts(
         readout ([`Readout`][clvq_hf.hosts.readout.Readout], *optional*): The question that the labels answer, which
             decides which names of label columns are usual: that of a multi-label host's label comes first (a file of
             `toxic` and `insult`), and those of its other labels are none.
+        more_columns (`Sequence[str]`): Columns that are kept beside these two, such as the source of each text.
 
     Returns:
         `datasets.Dataset`: `text` (string) and, if there are labels, `label`: a `ClassLabel` if the dataset or
@@ -114,7 +116,14 @@ def load_texts(
         dataset = _select_split(splits, split, name)
         columns = _find_columns(dataset, text_column, label_column, usual_labels)
     names = dict(zip(columns, ("text", "label"), strict=False))
-    dataset = dataset.select_columns(columns).rename_columns({old: new for old, new in names.items() if old != new})
+    for name in more_columns:
+        if name not in dataset.column_names:
+            raise ValueError(f"There is no column {name!r}; there are {dataset.column_names}.")
+        if name in ("text", "label") or name in columns:
+            raise ValueError(f"The column {name!r} is that of the texts or of the labels; name another one.")
+    dataset = dataset.select_columns([*columns, *more_columns]).rename_columns(
+        {old: new for old, new in names.items() if old != new}
+    )
     return dataset if label_names is None else map_labels(dataset, label_names, owner="the names given for them")
 
 

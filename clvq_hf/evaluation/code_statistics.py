@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..data.means import MeansById
 from ..models.modeling_concepts import ConceptModel
 from ..models.nearest_codes import nearest_codes
-from .means import MeansById
 
 # Tokens of the class's mean that are mixed into the mean of a code within a class, which may have few of its own.
 SHRINKAGE = 10

@@ -68,6 +68,7 @@ class Chunk:
         real: `(B, S)` bool: tokens that are no padding.
         counted: `(B, S)` bool: tokens that can be salient.
         codes: `(B, S)` int64: under which number the concept of each token is shown; -1 on padding.
+        model_codes: `(B, S)` int64: the concept that the model assigns; -1 on padding.
         rows: `(B, C)` float32, on the CPU: what the readout reads.
     """
 
@@ -91,29 +92,32 @@ class Chunk:
         usual_norms = hooks.residual_stream(reading.host, config.stack).usual_norms[config.lower_layer]
         self.changed = self.real & ~attention_sinks(self.state, self.real, usual_norms)
         self.counted = counted & self.changed
-        self._codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
+        self.model_codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
         shown = reading.shown_codes
-        self.codes = self._codes
+        self.codes = self.model_codes
         if shown is not None:
             shown_codes = torch.as_tensor(shown, device=device)
-            self.codes = torch.where(self._codes < 0, self._codes, shown_codes[self._codes.clamp(min=0)])
+            self.codes = torch.where(
+                self.model_codes < 0, self.model_codes, shown_codes[self.model_codes.clamp(min=0)]
+            )
         directions, centre = reading.directions.to(self.state), reading.model.projection_centre.detach().to(self.state)
         self._directions, self._way = directions, torch.where(self.real[..., None], self.state - centre, 0)
-        self.outliers = reading.find_outliers(self.state, self.real, self._codes)
+        self.outliers = reading.find_outliers(self.state, self.real, self.model_codes)
         self.rows = self._readout(self._upper.output, *self._read_at).cpu()
 
-    def _run(self, state: torch.Tensor) -> torch.Tensor:
+    def run(self, state: torch.Tensor) -> torch.Tensor:
+        """`(B, C)`: the rows if the host goes on from these states `(B, S, d)`."""
         return self._readout(self._upper(state.to(self._upper.state.dtype)), *self._read_at)
 
     @torch.no_grad()
     def without(self, where: torch.Tensor) -> torch.Tensor:
         """`(B, C)`, on the CPU: the rows if tokens `(B, S)` lose their concepts; sinks and padding never do."""
-        return self._run(self.state - torch.where(where[..., None].to(self._own.device), self._own, 0)).cpu()
+        return self.run(self.state - torch.where(where[..., None].to(self._own.device), self._own, 0)).cpu()
 
     @cached_property
     def _own(self) -> torch.Tensor:
         """`(B, S, d)`: what is removed of each token with its own concept."""
-        own = self._directions[self._codes.clamp(min=0)]
+        own = self._directions[self.model_codes.clamp(min=0)]
         lengths = torch.where(self.changed, (self._way * own).sum(-1), 0)
         return lengths[..., None] * own
 
@@ -125,7 +129,7 @@ class Chunk:
     @torch.no_grad()
     def change(self, lead: Lead) -> torch.Tensor:
         """`(B,)`, on the CPU: what the lead loses if all tokens lose their concepts."""
-        return (lead(self.rows) - lead(self._run(self.state - self._own)).cpu()).double()
+        return (lead(self.rows) - lead(self.run(self.state - self._own)).cpu()).double()
 
     def integrate(self, lead: Lead, n_steps: int) -> torch.Tensor:
         """Integrated gradients `(B, S)`, on the CPU, of the lead from the states without concepts."""
@@ -134,7 +138,7 @@ class Chunk:
         start = self.state - self._own
 
         def score(state: torch.Tensor) -> torch.Tensor:
-            return lead(self._run(state))
+            return lead(self.run(state))
 
         scores = IntegratedGradients(score).attribute(
             self.state, start, n_steps=n_steps, internal_batch_size=len(self.state)
@@ -145,7 +149,7 @@ class Chunk:
         """`(B, S)`, on the CPU: the gradient of the lead, times what is removed of each token with its concept."""
         with torch.enable_grad():
             state = self.state.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(lead(self._run(state)).sum(), state)
+            (gradient,) = torch.autograd.grad(lead(self.run(state)).sum(), state)
         return (gradient * self._own).sum(-1).double().cpu()
 
 

@@ -1,7 +1,7 @@
 """`ConceptModel`: what one does with a concept method: load it, share it, attach it to a host, intervene."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +33,7 @@ from .verification import REFERENCE_TEXTS, Reference, Verification, make_referen
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..auditing import Audit
     from ..explanations import Explanation, Explanations
     from ..tables.concept_table import ConceptTable
 
@@ -656,6 +657,72 @@ class ConceptModel(BaseConceptModel):
         explainer = Explainer(self, host, tokenizer, self.find_concepts() if table is None else table, **options)
         explanations = Explanations(explainer.explain([texts] if isinstance(texts, str) else texts, target))
         return explanations[0] if isinstance(texts, str) and explainer.is_single(target) else explanations
+
+    def audit(
+        self,
+        host: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        table: "ConceptTable",
+        *,
+        references: Any = None,
+        how: str | None = None,
+        slices: Mapping[str, Sequence[Any]] | None = None,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        max_texts_per_concept: int | None = 100,
+        batch_size: int = 32,
+        output_dir: str | Path | None = None,
+    ) -> "Audit":
+        """Audit a classifier: the effect of every concept on every class, and which concepts are suspect.
+
+        Every concept is removed from every text that has it, so this takes as long as reading the texts a few dozen
+        times; [`Auditor`][clvq_hf.auditing.Auditor] says how often before it begins.
+
+        Args:
+            host (`PreTrainedModel`): The model whose concepts these are, with a head that chooses classes.
+            tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
+            table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts that are audited, which nothing was trained on.
+            references ([`AblationReferences`][clvq_hf.evaluation.AblationReferences], *optional*): Mean states of
+                codes and words. Default: those of the table's texts.
+            how (`str`, *optional*): `"mean"`: the mean state of a concept's tokens makes way for that of all tokens.
+                `"project"`: the component along its direction is removed. Default: the former, if codes are states.
+            slices (`Mapping[str, Sequence]`, *optional*): Columns of the dataset that the table was made from, such
+                as the source of each text: by name, one value per row.
+            groups (`Mapping[str, Sequence[str]]`, *optional*): Word lists, such as names of groups of people.
+            max_texts_per_concept (`int`, *optional*): From so many texts each concept is removed, drawn by hash; from
+                all with `None`.
+            batch_size (`int`): Texts per forward pass of the host.
+            output_dir (`str` or `Path`, *optional*): Where the audit is saved. If it is interrupted, the same call
+                goes on where it stopped.
+
+        Returns:
+            [`Audit`][clvq_hf.auditing.Audit]: Effects, suspects, and the rows behind them.
+
+        Raises:
+            ValueError: If host, table, references or an argument do not fit, or the host predicts one of too many
+                tokens.
+
+        Example:
+            ```python
+            audit = model.audit(host, tokenizer, table)
+            print(audit)  # the first suspects
+            effects, concepts = audit.to_pandas()
+            ```
+        """
+        from ..auditing import Auditor  # pulls pandas and scikit-learn
+
+        auditor = Auditor(
+            self,
+            host,
+            tokenizer,
+            table,
+            references=references,
+            how=how,
+            slices=slices,
+            groups=groups,
+            max_texts_per_concept=max_texts_per_concept,
+            batch_size=batch_size,
+        )
+        return auditor.run(output_dir)
 
     def find_concepts(self) -> "ConceptTable | None":
         """The table of [`concepts`][clvq_hf.ConceptModel.concepts], or `None`, with a warning, if there is none."""

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.batching import batches_by_length
+from ...data.means import MeansById
 from ...data.tokenization import TextCollator
 from ...hosts import hooks
 from ...hosts.readout import Readout, margins
@@ -16,7 +17,6 @@ from ...hosts.resume import Resume, resume
 from ...hosts.runner import HostRunner
 from ...models.interventions import find_sinks
 from ...models.modeling_concepts import ConceptModel
-from ..means import MeansById
 from .conditions import Source
 from .references import AblationReferences, MemberMeans
 from .texts import TextsOfTable

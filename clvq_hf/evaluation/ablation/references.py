@@ -17,6 +17,7 @@ from ...data.activation_cache import ActivationCache, StateCollator
 from ...data.batching import batches_by_length
 from ...data.extraction import HiddenStateExtractor, check_states
 from ...data.labels import host_labels
+from ...data.means import MeansById
 from ...data.readouts import host_question, text_readout
 from ...data.texts import text_hash
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
@@ -26,7 +27,6 @@ from ...hosts.readout import Readout
 from ...models.modeling_concepts import ConceptModel
 from ...models.projections import orthonormal_rows
 from ..code_statistics import CodeCounter, CodeStatistics
-from ..means import MeansById
 from ..occurrences import OccurrenceDraw, Occurrences
 from .words import WordMeans, word_identity
 

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...checksums import read_metadata, read_tensors, write_metadata, write_tensors
 from ...data.batching import batches_by_length
 from ...data.extraction import HiddenStateExtractor, check_states
+from ...data.means import MeansById
 from ...data.texts import text_hash, without_texts
 from ...data.tokenization import TextCollator, check_texts, ensure_pad_token, tokenize_texts
 from ...hosts import hooks
 from ...hosts.identity import host_identity
-from ..means import MeansById
 
 # A mean of fewer states says more of their contexts than of the word.
 MIN_OCCURRENCES = 10

@@ -1,0 +1,140 @@
+"""`clvq-hf audit`: the effect of every concept on every class, and which concepts are suspect."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    BatchSize,
+    GgufFile,
+    Host,
+    KnownDataset,
+    LabelColumn,
+    Labels,
+    MaxLength,
+    MaxTexts,
+    Model,
+    Part,
+    Seed,
+    Split,
+    Subset,
+    Target,
+    TextColumn,
+    find_texts,
+    print_written,
+    select_texts,
+)
+
+
+def run_audit(
+    model: Model,
+    output_dir: Annotated[
+        Path,
+        typer.Option(
+            "--output-dir", "-o", help="Folder for the audit and the concept table of its texts. Run again to resume."
+        ),
+    ],
+    dataset: KnownDataset = None,
+    split: Split = None,
+    part: Part = None,
+    subset: Subset = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    label: Labels = None,
+    target: Target = None,
+    slice_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column whose values are compared, such as the source of each text. Repeat the option for several."
+        ),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON file with word lists, such as names of groups of people: *{"women": ["she", "her"]}*.'
+        ),
+    ] = None,
+    how: Annotated[
+        str | None,
+        typer.Option(
+            help="*mean*: a concept makes way for the mean state. *project*: its direction is removed. Default: "
+            "*mean*, where codes are states."
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Signal by which the suspects are sorted. Default: the order of the documentation."),
+    ] = None,
+    show: Annotated[int, typer.Option(help="Number of suspects to print.")] = 10,
+    host: Host = None,
+    gguf_file: GgufFile = None,
+    max_length: MaxLength = None,
+    max_texts: MaxTexts = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+) -> None:
+    """Find out what a classifier relies on: the effect of every concept on every class, and the suspects among them.
+
+    Every concept is removed from every text that has it, beside other concepts of the same text. Says before how much
+    that costs. Use texts on which nothing was trained.
+
+    Examples:
+
+    - `clvq-hf audit out -o audit`
+    - `clvq-hf audit out --dataset news.csv -o audit --slice-column source --max-texts 500`
+    - `clvq-hf audit out -o audit --sort boilerplate --show 20`
+    """
+    from rich.markup import escape
+
+    from ..auditing import Auditor
+    from ..auditing.result import check_order
+    from ..auditing.signals import read_groups
+    from ..data import host_question, text_readout
+    from ..hub.provenance import recorded_name
+    from ..models.modeling_concepts import load_with_host
+    from ..rendering.terminal import open_console
+    from ..rendering.text_tables import print_tables
+
+    columns = slice_column or []
+    words = {} if groups is None else read_groups(groups)
+    source = find_texts(model, dataset, subset, text_column, label_column, label)
+    if split is None and part is None:
+        split, part = source.eval_split, source.eval_part
+    split = split or source.eval_split or "test"
+    check_order(sort, columns, words)
+    source.load(split, more_columns=columns)  # wrong columns are told before the host is loaded
+    concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
+    readout = host_question(host_model, target)
+    texts = select_texts(source.load(split, readout, columns), part, max_texts, seed)
+    if readout is not None:
+        sizes = {"max_length": max_length, "batch_size": batch_size, "stack": concept_model.config.stack}
+        readout = text_readout(host_model, tokenizer, texts, readout, **sizes)
+    table = concept_model.concept_table(
+        host_model,
+        tokenizer,
+        texts,
+        split=part or split,
+        dataset_name=recorded_name(source.dataset),
+        readout=readout,
+        max_length=max_length,
+        batch_size=batch_size,
+        output_dir=output_dir / "concept_table",
+    )
+    auditor = Auditor(
+        concept_model,
+        host_model,
+        tokenizer,
+        table,
+        how=how,
+        slices={name: texts[name][:] for name in columns},
+        groups=words,
+        batch_size=batch_size,
+    )
+    console = open_console()
+    console.print(escape(auditor.cost()))
+    audit = auditor.run(output_dir)
+    print_tables([audit.suspects_table(show, sort)], console)
+    for sentence in audit.sentences():
+        console.print(escape(sentence))
+    print_written(output_dir, ": the audit, and the concept table of its texts.")

@@ -1,0 +1,209 @@
+"""Audits of small hosts, against the live interventions."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
+
+from clvq_hf.auditing import Audit, Auditor
+from clvq_hf.auditing import occurrences as occurrences_module
+from clvq_hf.hosts import hooks
+from clvq_hf.tables import ConceptName
+
+
+@pytest.fixture
+def host(tokenizer, texts):
+    return balanced_classifier(tokenizer, texts["text"][:24])
+
+
+@pytest.fixture
+def model(host, tokenizer, texts):
+    return clvq_on_states(host, tokenizer, texts["text"][:24])
+
+
+@pytest.fixture
+def table(model, host, tokenizer, texts):
+    return model.concept_table(host, tokenizer, texts.select(range(24)))
+
+
+@pytest.fixture
+def auditor(model, host, tokenizer, table):
+    def make(**options):
+        return Auditor(model, host, tokenizer, table, **options)
+
+    return make
+
+
+def centred_logits(host, tokenizer, text):
+    with torch.no_grad():
+        logits = host(**tokenizer(text, return_tensors="pt")).logits[0].double()
+    return (logits - logits.mean()).numpy()
+
+
+class TestRows:
+    def test_effects_are_those_of_ablate(self, auditor, model, host, tokenizer, table):
+        audit = auditor(how="project").run()
+        for row in audit.rows.select(range(0, len(audit.rows), 17)):
+            text = table.texts[table.text_row(row["text_id"])]["text"]
+            with model.ablate(host, row["code"]):
+                without = centred_logits(host, tokenizer, text)
+            assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
+
+    def test_the_mean_makes_way_for_the_mean(self, auditor, model, host, tokenizer, table):
+        """Independently: means over the table's tokens, and a hook that exchanges them."""
+        audit = auditor(how="mean").run()
+        states, codes = [], []
+        for text in table.texts["text"][:]:
+            with torch.no_grad():
+                state = host(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[1]
+            states.append(state[0, 1:-1])
+            codes.append(model.encode(state)[0, 1:-1])
+        states, codes = torch.cat(states), torch.cat(codes)
+        for row in audit.rows.select(range(0, len(audit.rows), 23)):
+            text = table.texts[table.text_row(row["text_id"])]["text"]
+            shift = states.mean(0) - states[codes == row["code"]].mean(0)
+
+            def exchange(state, code=row["code"], shift=shift):
+                return state + shift * (model.encode(state) == code)[..., None]
+
+            with hooks.edit(host, 1, exchange):
+                without = centred_logits(host, tokenizer, text)
+            assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-3)
+
+    def test_every_concept_of_every_text_is_removed_once(self, auditor, table):
+        audit = auditor(max_texts_per_concept=None).run()
+        special = table.column("special")
+        found = set(zip(audit.rows["text_id"][:], audit.rows["code"][:], strict=True))
+        owners = np.repeat(table.texts["text_id"][:], table.texts["num_tokens"][:])
+        assert found == set(zip(owners[~special].tolist(), table.column("code")[~special].tolist(), strict=True))
+        assert len(found) == len(audit.rows)
+
+    def test_at_most_so_many_texts_of_a_concept(self, auditor):
+        audit = auditor(max_texts_per_concept=20).run()
+        concepts = audit.concepts.to_pandas()
+        assert concepts["num_measured"].max() == 20 and concepts["num_texts"].max() == 24
+        with pytest.raises(ValueError, match="max_texts_per_concept must be at least 20"):
+            auditor(max_texts_per_concept=3)
+
+    def test_an_interrupted_audit_goes_on(self, auditor, tmp_path, monkeypatch):
+        monkeypatch.setattr(occurrences_module, "TEXTS_PER_SHARD", 8)
+        whole = auditor().run()
+        read, calls = occurrences_module._of_batch, []
+
+        def dies(*args):
+            calls.append(args)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return read(*args)
+
+        monkeypatch.setattr(occurrences_module, "_of_batch", dies)
+        with pytest.raises(KeyboardInterrupt):
+            auditor().run(tmp_path / "audit")
+        calls.clear()
+        monkeypatch.setattr(occurrences_module, "_of_batch", lambda *args: calls.append(args) or read(*args))
+        audit = auditor().run(tmp_path / "audit")
+        assert 0 < len(calls) <= 3, "two of the shards were there"
+        assert audit.rows[:] == whole.rows[:]
+        assert sorted(path.name for path in (tmp_path / "audit").iterdir() if path.name[0] != ".") == [
+            *("audit.json", "concepts", "effects", "rows")
+        ]
+
+
+class TestResult:
+    def test_what_people_decided_about_concepts_holds(self, model, host, tokenizer, table):
+        codes = Counter(table.column("code")[~table.column("special")].tolist()).most_common(4)
+        first, second, third, fourth = (code for code, _ in codes)
+        apart = model.audit(host, tokenizer, table, how="project")
+        table.merge([first, second], "both", author="Ann")
+        table.hide([third], author="Ann")
+        table.names[fourth] = ConceptName("guess", "judge", 1)
+        together = model.audit(host, tokenizer, table, how="project")
+        suspects = together.suspects().set_index("code")
+        both = min(first, second)
+        assert not {max(first, second), third} & set(suspects.index) and len(suspects) == len(apart.concepts) - 2
+        assert suspects.loc[both, "name"] == "both" and suspects.loc[both, "num_tokens"] == codes[0][1] + codes[1][1]
+        shown = [row[1] for row in together.suspects_table(99).rows]
+        assert {"“both”", "“guess” (named by a model)"} <= set(shown)
+        row = next(row for row in together.rows if row["code"] == both)
+        text = table.texts[table.text_row(row["text_id"])]["text"]
+        with model.ablate(host, first), model.ablate(host, second):
+            without = centred_logits(host, tokenizer, text)
+        assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
+
+    def test_it_is_saved_and_loaded(self, auditor, tmp_path):
+        audit = auditor(slices={"source": list("ab") * 12}, groups={"people": ["She", "he"]}).run(tmp_path / "audit")
+        loaded = Audit.load_from_disk(tmp_path / "audit")
+        for first, second in zip(audit.to_pandas(), loaded.to_pandas(), strict=True):
+            assert first.equals(second)
+        assert loaded.metadata == audit.metadata
+        assert {"slice_source", "slice_source_at", "slice_gap", "group_people"} <= set(loaded.concepts.column_names)
+        assert str(loaded) == str(audit)
+
+    def test_a_damaged_one_is_refused(self, auditor, tmp_path):
+        auditor().run(tmp_path / "audit")
+        file = next((tmp_path / "audit" / "effects").glob("*.arrow"))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged"):
+            Audit.load_from_disk(tmp_path / "audit")
+        with pytest.raises(ValueError, match="holds no audit"):
+            Audit.load_from_disk(tmp_path)
+
+    def test_suspects_are_sorted_by_any_signal(self, auditor):
+        audit = auditor().run()
+        by_score = audit.suspects()
+        assert by_score["score"].tolist() == sorted(by_score["score"], reverse=True)
+        assert audit.suspects(3, "boilerplate")["boilerplate"].is_monotonic_decreasing
+        assert len(audit.suspects(3)) == 3
+        with pytest.raises(ValueError, match="cannot be sorted by 'magic'"):
+            audit.suspects(by="magic")
+
+    def test_what_is_told(self, auditor):
+        audit = auditor().run()
+        assert dict(audit.facts())["Texts"] == "24"
+        assert "concepts support a class" in audit.sentences()[0]
+        assert "Suspects" in str(audit) and "<script" not in audit._repr_html_()
+
+
+class TestDoors:
+    def test_texts_without_labels(self, model, host, tokenizer, texts):
+        bare = texts.select(range(20)).remove_columns("label")
+        audit = model.audit(host, tokenizer, model.concept_table(host, tokenizer, bare))
+        assert audit.concepts.to_pandas()[["label_share", "misleads"]].isna().all(axis=None)
+
+    def test_texts_of_one_label_with_empty_ones(self, model, host, tokenizer):
+        rows = [{"text": text, "label": "LABEL_1"} for text in ["a fine film", "", " ", "dull", "a long dull story"]]
+        table = model.concept_table(host, tokenizer, Dataset.from_list(rows))
+        audit = model.audit(host, tokenizer, table, slices={"source": ["x", "y", "y", "x", "z"]})
+        assert audit.metadata["num_texts"] == 3 and len(audit.alarms()) == 0
+
+    def test_what_does_not_fit_is_refused(self, auditor, model, host, tokenizer, table, causal_host):
+        with pytest.raises(ValueError, match="has 3 values, but the table has texts up to number 23"):
+            auditor(slices={"source": ["a", "b", "c"]})
+        with pytest.raises(ValueError, match="how must be one of"):
+            auditor(how="magic")
+        with pytest.raises(ValueError, match="The concept table is of something else"):
+            Auditor(model, causal_host, tokenizer, table)
+
+    def test_references_of_other_texts(self, auditor, model, host, tokenizer, texts):
+        from clvq_hf.evaluation import fit_references
+
+        references = fit_references(model, host, tokenizer, texts.select(range(30, 60)))
+        audit = auditor(references=references).run()
+        assert audit.metadata["references"] is True
+        assert audit.rows["effect"][:] != auditor().run().rows["effect"][:]
+
+    def test_the_cost_is_known_before(self, auditor, table):
+        assert "removals from 24 texts: about as much as running the host on these texts" in auditor().cost()
+
+    def test_directions(self, make_sparse, fit, host, tokenizer, texts):
+        sparse = fit(make_sparse(), host, tokenizer, texts)
+        table = sparse.concept_table(host, tokenizer, texts.select(range(20)))
+        audit = sparse.audit(host, tokenizer, table)
+        assert audit.metadata["how"] == "project"
+        with pytest.raises(ValueError, match="are directions"):
+            sparse.audit(host, tokenizer, table, how="mean")

@@ -1,0 +1,91 @@
+"""Figures of an audit by hand."""
+
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control
+
+from clvq_hf.auditing.effects import effect_figures, matched_controls, mean_interval
+
+
+def rows_of(effects, word=None, tokens=None):
+    """Rows of texts × codes × classes, with removals of one size."""
+    effects = np.asarray(effects, dtype=float)
+    texts, codes, classes = effects.shape
+    flat = effects.reshape(-1, classes)
+    return {
+        "text_id": np.repeat(np.arange(texts), codes),
+        "code": np.tile(np.arange(codes), texts),
+        "num_tokens": np.ones(len(flat)) if tokens is None else np.asarray(tokens),
+        "removed_norm": np.ones(len(flat)),
+        "flips": np.zeros(len(flat), dtype=bool),
+        "effect": flat,
+        "word_effect": np.full_like(flat, np.nan)
+        if word is None
+        else np.asarray(word, dtype=float).reshape(flat.shape),
+    }
+
+
+class TestControls:
+    def test_the_others_that_are_alike_are_averaged(self):
+        text = np.asarray([0, 0, 0, 0, 1])
+        effect = np.asarray([[1.0], [2.0], [4.0], [8.0], [5.0]])
+        controls, matched = matched_controls(text, np.asarray([2, 2, 3, 9, 1]), np.asarray([1, 1, 1.2, 1, 1]), effect)
+        # 2 and 3 tokens are within 1.5, lengths within 1.25; nine tokens are like nothing, so the nearest is taken.
+        assert controls[:, 0].tolist()[:4] == [3.0, 2.5, 1.5, 4.0]
+        assert matched.tolist() == [True, True, True, False, False]
+        assert np.isnan(controls[4, 0]), "a text with one concept has no control"
+
+    def test_at_most_five(self):
+        effect = np.arange(8.0)[:, None]
+        controls, _ = matched_controls(np.zeros(8), np.ones(8), np.ones(8), effect)
+        assert controls[7, 0] == np.mean([0, 1, 2, 3, 4]), "of equally near ones the first"
+
+
+class TestFigures:
+    def test_means_shares_and_excess(self):
+        effects = [[[2, -2], [1, -1]], [[4, -4], [-1, 1]]]
+        frame = effect_figures(rows_of(effects), np.asarray([2, 2])).set_index(["code", "class"])
+        assert frame.loc[(0, 0), "effect"] == 3 and frame.loc[(0, 0), "control"] == 0
+        assert frame.loc[(0, 0), "excess"] == np.mean([2 - 1, 4 + 1])
+        # Of class 0 the positive effects are 2, 4 and 1.
+        assert frame.loc[(0, 0), "share"] == pytest.approx(6 / 7)
+        assert frame.loc[(1, 0), "share"] == pytest.approx(1 / 7)
+        assert frame.loc[(1, 1), "share"] == 1.0
+        assert frame["p"].isna().all() and frame["q"].isna().all(), "two texts prove nothing"
+
+    def test_measured_texts_stand_for_all(self):
+        frame = effect_figures(rows_of([[[2.0], [1.0]]]), np.asarray([1, 3])).set_index("code")
+        assert frame.loc[0, "share"] == pytest.approx(2 / 5)
+        assert frame.loc[1, "share"] == pytest.approx(3 / 5)
+
+    def test_p_and_q(self):
+        generator = np.random.default_rng(0)
+        effects = generator.normal(size=(40, 3, 2)) + np.asarray([3.0, 0.0, 0.0])[None, :, None]
+        frame = effect_figures(rows_of(effects), np.full(3, 40))
+        strong = frame[frame["code"] == 0]
+        assert (strong["p"] < 1e-3).all() and (strong["q"] < 1e-2).all()
+        assert frame["q"].tolist() == pytest.approx(false_discovery_control(frame["p"]).tolist())
+        assert (frame["q"] >= frame["p"]).all()
+        assert (frame["effect_low"] < frame["effect"]).all() and (frame["effect"] < frame["effect_high"]).all()
+
+    def test_false_discoveries_are_rare(self):
+        """Without any effect, fewer than one audit in ten finds one at q < 0.05."""
+        generator = np.random.default_rng(1)
+        found = [
+            (effect_figures(rows_of(generator.normal(size=(25, 6, 1))), np.full(6, 25))["q"] < 0.05).any()
+            for _ in range(30)
+        ]
+        assert np.mean(found) <= 0.1
+
+    def test_the_share_of_the_word(self):
+        effects = [[[2.0], [1.0]], [[4.0], [0.0]]]
+        word = [[[1.0], [1.0]], [[2.0], [np.nan]]]
+        frame = effect_figures(rows_of(effects, word), np.asarray([2, 2])).set_index("code")
+        assert frame.loc[0, "lexical"] == 0.5
+        assert frame.loc[1, "lexical"] == 1.0, "only where the word's mean state is known"
+
+
+def test_interval():
+    low, high = mean_interval(np.asarray([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert np.isnan(mean_interval(np.asarray([1.0]))).all()
