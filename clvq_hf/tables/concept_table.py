@@ -227,7 +227,15 @@ class ConceptTable(TableQueries):
         return self.tokens.to_pandas(), self.texts.to_pandas()
 
     def set_by_hand(self, by_hand: ByHand) -> None:
-        """Replace all decisions that people made about concepts; counts are made again."""
+        """Replace all decisions that people made about concepts; counts are made again.
+
+        Raises:
+            ValueError: If they are about another number of concepts.
+        """
+        if by_hand.codebook_size != self.codebook_size:
+            raise ValueError(
+                f"These decisions are about {by_hand.codebook_size} concepts, and this table has {self.codebook_size}."
+            )
         super().set_by_hand(by_hand)
         self._index = TokenIndex(self.tokens, self.texts, by_hand.shown_codes)
 

@@ -77,7 +77,8 @@ def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None
         write_metadata(building / TABLE_NAME, parts.metadata, files)
         if parts.names:
             write_names(building, parts.names)
-        write_by_hand(building, parts.by_hand, parts.metadata["model_fingerprint"])
+        if parts.by_hand:
+            write_by_hand(building, parts.by_hand, parts.metadata["model_fingerprint"])
 
 
 def read_table(path: Path, cache_dir: str | Path | None = None) -> TableParts:

@@ -32,6 +32,17 @@ def test_decisions_are_written_beside_the_table_and_taken_back(model, table):
     assert not (model / "concepts" / "concepts_by_hand.json").exists()
 
 
+def test_decisions_outlive_a_table_of_other_texts(shared_model, hub_host, tokenizer, texts, table, tmp_path):
+    code = table.frequent_codes(1)[0]
+    succeed("concepts", "rename", tmp_path / "table", code, "praise", "--author", "Ann")
+    again = shared_model.concept_table(hub_host, tokenizer, texts.select(range(30)), output_dir=tmp_path / "table")
+    assert len(again.texts) == 30 and again.called(code).name == "praise"
+    again.metadata["model_fingerprint"] = "another"
+    again.save_to_disk(tmp_path / "table")
+    once_more = shared_model.concept_table(hub_host, tokenizer, texts.select(range(9)), output_dir=tmp_path / "table")
+    assert once_more.called(code) is None
+
+
 def test_names_are_shown_where_concepts_are_explained(model, table):
     for code in table.frequent_codes(100):
         succeed("concepts", "rename", model, code, "everything", "--author", "Ann")

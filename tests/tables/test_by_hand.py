@@ -135,6 +135,10 @@ class TestFile:
             assert found.by_hand == table.by_hand and found.concept(3).name == "mood"
         assert table.without_paths().by_hand == table.by_hand
 
+    def test_decisions_about_another_codebook_are_refused(self, table):
+        with pytest.raises(ValueError, match="about 19 concepts, and this table has 20"):
+            table.set_by_hand(ByHand(19))
+
     def test_of_another_model_it_is_refused(self, tmp_path):
         write_by_hand(tmp_path, self.decided(), "g")
         with pytest.raises(ValueError, match="another model"):
