@@ -1,6 +1,6 @@
 """`Audit`: what an audit found, as Arrow tables in a folder with checksums."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any, Self
@@ -11,30 +11,14 @@ from datasets import Dataset, Features, Value
 from ..checksums import CHECKSUMS_NAME, check_file, read_metadata, read_rows, write_metadata, write_rows
 from ..rendering.pages import render_summary
 from ..rendering.terminal import open_console
-from ..rendering.text_tables import ReportTable, number, percent, print_tables, with_range
-from ..tables.names import Called
+from ..rendering.text_tables import ReportTable, print_tables
 from ..typed import check_value
+from .summary import SIGNS, facts_of, sentences_of, summarise, suspects_table
 
 FORMAT_VERSION = 1
 AUDIT_NAME = "audit.json"
 PARTS = ("rows", "effects", "concepts")
 REMEDY = "Run the same `clvq-hf audit` again, or get the folder again."
-# The largest p-value, corrected for all concepts and classes, of an effect that is taken for one.
-MAX_Q = 0.05
-# From where on a signal is named beside a concept, and how; {} is the value that it has most.
-SIGNS = {
-    "top_word": (0.8, "one word: {}"),
-    "position": (0.5, "position: {}"),
-    "layout": (0.5, "layout: {}"),
-    "casing": (0.5, "casing: {}"),
-    "weak": (0.5, "function words, punctuation, numbers"),
-    "boilerplate": (0.5, "boilerplate"),
-    "beyond_content": (0.2, "label beyond the other content"),
-    "misleads": (0.2, "misleads"),
-    "slice_gap": (1.0, "effect depends on {}"),
-}
-# Of columns of slices, and of groups, whatever they are called.
-SLICE_SIGN, GROUP_SIGN = 0.5, 0.2
 # Columns by which suspects can be sorted, besides those of slices and groups.
 ORDERS = (
     *SIGNS,
@@ -134,97 +118,44 @@ class Audit:
                 `docs/audit.md`.
 
         Returns:
-            `pandas.DataFrame`: The columns of `concepts`, and `signs`: the signals that stand out, in words.
+            `pandas.DataFrame`: The columns of `concepts`.
 
         Raises:
             ValueError: If there is no such signal.
         """
         check_order(by, self.metadata["slices"], self.metadata["groups"])
         frame = self.concepts.to_pandas()
-        frame = frame.sort_values([by or "score", "code"], ascending=[False, True], ignore_index=True).head(n or None)
-        frame["signs"] = [", ".join(self._signs(row)) for row in frame.to_dict("records")]
-        return frame
+        return frame.sort_values([by or "score", "code"], ascending=[False, True], ignore_index=True).head(
+            n or len(frame)
+        )
 
     def alarms(self) -> pd.DataFrame:
         """The suspects that pass the threshold of an alarm, see `docs/audit.md`."""
         found = self.suspects()
         return found[found["alarm"]].reset_index(drop=True)
 
-    def _signs(self, concept: Mapping[str, Any]) -> list[str]:
-        signs = [
-            text.format(concept.get(f"{name}_at"))
-            for name, (least, text) in SIGNS.items()
-            if (concept[name] or 0) >= least
-        ]
-        for name in self.metadata["slices"]:
-            if concept[f"slice_{name}"] >= SLICE_SIGN:
-                signs.append(f"{name}: {concept[f'slice_{name}_at']}")
-        return signs + [name for name in self.metadata["groups"] if (concept[f"group_{name}"] or 0) >= GROUP_SIGN]
+    def summary(self, n: int = NUM_SHOWN, by: str | None = None) -> dict[str, Any]:
+        """The first suspects, and all alarms, as plain data for JSON."""
+        return summarise(self.suspects(by=by), self.metadata, len(self.rows), n)
 
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of each fact about the audit."""
-        concepts, metadata = self.concepts.to_pandas(), self.metadata
-        limit = metadata["max_texts_per_concept"]
-        return [
-            ("Texts", f"{metadata['num_texts']:,}"),
-            ("Removals", f"{len(self.rows):,}" + ("" if limit is None else f", of a concept from at most {limit}")),
-            ("Removed by", metadata["how"]),
-            ("Classes", ", ".join(metadata["classes"])),
-            ("Concepts", f"{len(concepts):,} of {metadata['codebook_size']:,}"),
-            ("Beyond their controls", f"{self._num_established(concepts):,}, q ≤ {MAX_Q}"),
-            ("Alarms", f"{len(self.alarms()):,}"),
-        ]
+        return facts_of(self.summary())
 
     def sentences(self) -> list[str]:
         """What was found, in words."""
-        concepts, alarms = self.concepts.to_pandas(), self.alarms()
-        told = [
-            f"{self._num_established(concepts):,} of {len(concepts):,} concepts support a class more than other "
-            f"concepts of the same texts that are as large (q ≤ {MAX_Q})."
-        ]
-        for concept in alarms.to_dict("records"):
-            signs = f" ({concept['signs']})" if concept["signs"] else ""
-            told.append(
-                f"Alarm: concept {concept['code']} ({concept['words']}) carries {percent(concept['share'])} of the "
-                f"evidence for {concept['class']}{signs}. Look at its texts: may the host rely on it?"
-            )
-        if alarms.empty:
-            told.append("No concept passes the threshold of an alarm, which is no proof that there is no shortcut.")
-        return told
+        return sentences_of(self.summary())
 
-    @staticmethod
-    def _num_established(concepts: pd.DataFrame) -> int:
-        return int(((concepts["q"] <= MAX_Q) & (concepts["excess"] > 0)).sum())
-
-    def suspects_table(self, n: int = NUM_SHOWN, by: str | None = None) -> ReportTable:
+    def table(self, n: int = NUM_SHOWN, by: str | None = None) -> ReportTable:
         """The first suspects as text."""
-        unit = self.metadata["unit"]
-        return ReportTable.from_rows(
-            "Suspects",
-            self.suspects(n, by).to_dict("records"),
-            {
-                "concept": lambda row: f"{row['code']}{' !' if row['alarm'] else ''}",
-                "words": lambda row: _named(row) or row["words"],
-                "class": "class",
-                "texts": lambda row: percent(row["coverage"]),
-                "share of evidence": lambda row: percent(row["share"]),
-                f"effect ({unit})": lambda row: with_range(row["effect"], row["effect_low"], row["effect_high"], 2),
-                "beyond controls": lambda row: with_range(row["excess"], row["excess_low"], row["excess_high"], 2),
-                "q": lambda row: number(row["q"], 3),
-                "word alone": lambda row: percent(row["lexical"]),
-                "signs": "signs",
-            },
-            note="! is an alarm. Intervals: 95 %, over texts. Word alone: the part of the effect that the mean "
-            "state of the word has.",
-            optional=("q", "word alone", f"effect ({unit})"),
-        )
+        return suspects_table(self.summary(n, by))
 
     def __repr__(self) -> str:
         return f"Audit({len(self.concepts)} concepts, {self.metadata['num_texts']} texts, {len(self.alarms())} alarms)"
 
     def __str__(self) -> str:
         console = open_console(file=StringIO(), width=160, color_system=None)
-        print_tables([self.suspects_table()], console)
+        print_tables([self.table()], console)
         for sentence in self.sentences():
             console.print(sentence, markup=False, highlight=False)
         return console.file.getvalue()  # pyrefly: ignore[missing-attribute]
@@ -233,11 +164,4 @@ class Audit:
         return render_summary("Audit", [*self.facts(), *(("", sentence) for sentence in self.sentences())])
 
 
-def _named(concept: Mapping[str, Any]) -> str:
-    """What a concept is called; a name that a model gave is marked."""
-    if not concept["name"]:
-        return ""
-    return Called(concept["name"], concept["named_by"], "").quoted
-
-
-__all__ = ["AUDIT_NAME", "FORMAT_VERSION", "MAX_Q", "ORDERS", "Audit", "check_order"]
+__all__ = ["AUDIT_NAME", "FORMAT_VERSION", "ORDERS", "Audit", "check_order"]

@@ -134,7 +134,7 @@ def run_audit(
     console = open_console()
     console.print(escape(auditor.cost()))
     audit = auditor.run(output_dir)
-    print_tables([audit.suspects_table(show, sort)], console)
+    print_tables([audit.table(show, sort)], console)
     for sentence in audit.sentences():
         console.print(escape(sentence))
     print_written(output_dir, ": the audit, and the concept table of its texts.")

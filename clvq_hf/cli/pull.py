@@ -55,6 +55,7 @@ def run_pull(
         *repositories.WEIGHTS,
         f"{repositories.CONCEPTS_FOLDER}/*",
         f"{repositories.EVALUATION_FOLDER}/*",
+        f"{repositories.AUDIT_FOLDER}/*",
     ]
     patterns = [repositories.CONFIG_NAME, repositories.CARD_NAME, *repositories.TOKENIZER_FILES, *replaceable]
     if not concepts:

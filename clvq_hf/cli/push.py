@@ -22,6 +22,13 @@ def run_push(
     evaluation: Annotated[
         Path | None, typer.Option(help="Folder written by `clvq-hf evaluate`; its figures go into the card.")
     ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder written by `clvq-hf audit`; its first suspects go into the card. Default: *audit* in the "
+            "model's folder."
+        ),
+    ] = None,
     codebook_only: Annotated[
         bool, typer.Option("--codebook-only", help="Omit the decoder: a small fraction of the size.")
     ] = False,
@@ -80,6 +87,7 @@ def run_push(
             concepts=concepts,
             concepts_repo=concepts_repo,
             evaluation=evaluation,
+            audit=audit,
             license=license,
             mask_toxic=not show_toxic,
             mask_label=mask_label or (),

@@ -27,6 +27,7 @@ def run_report(
             "Default: the folder that contains the table, if it fits."
         ),
     ] = None,
+    audit: Annotated[Path | None, typer.Option(help="Folder written by `clvq-hf audit`: adds its suspects.")] = None,
     mask_toxic: Annotated[
         bool, typer.Option("--mask-toxic", help="Mask texts and words of labels that are called toxic or the like.")
     ] = False,
@@ -63,7 +64,7 @@ def run_report(
             evaluation = candidate
         except (ValueError, OSError) as error:  # the user has not asked for this one
             console.print(f"Evaluation not used: {escape(str(error))}")
-    write_report(concept_table, output, concept_model, evaluation, mask_toxic, seed, mask_label or ())
+    write_report(concept_table, output, concept_model, evaluation, mask_toxic, seed, mask_label or (), audit)
     if evaluation is None:
         console.print("No evaluation: --evaluation FOLDER adds its figures, and what ablation does to each text.")
     size = output.stat().st_size / 1e6

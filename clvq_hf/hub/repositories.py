@@ -33,6 +33,8 @@ RESULTS_NAME = "results.json"
 CONCEPTS_FOLDER = "concepts"
 TABLE_NAME = "concept_table.json"
 EVALUATION_FOLDER = "evaluation"
+# With the first suspects of an audit; of a local one also all the rest.
+AUDIT_FOLDER, AUDIT_SUMMARY = "audit", "summary.json"
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS = ("model*.safetensors", INDEX_NAME)
 TOKENIZER_FILES = (
@@ -42,7 +44,10 @@ TOKENIZER_FILES = (
 # Written by other libraries and never read here: opening one runs the code in it.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.joblib")
 # Files that describe the codes of a concept model, and are wrong as soon as the codes change.
-CODE_DEPENDENT_FILES = (REFERENCE_NAME, DISTANCES_NAME, f"{CONCEPTS_FOLDER}/*", f"{EVALUATION_FOLDER}/*")
+CODE_DEPENDENT_FILES = (
+    *(REFERENCE_NAME, DISTANCES_NAME),
+    *(f"{folder}/*" for folder in (CONCEPTS_FOLDER, EVALUATION_FOLDER, AUDIT_FOLDER)),
+)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..auditing.summary import sentences_of, suspects_table, with_names
 from ..hub.provenance import is_hub_id
 from ..hub.repositories import EVALUATION_FOLDER, LIBRARY, REFERENCE_NAME, RESULTS_NAME
 from ..hub.uploads import MARKER, TAGS, repository_link
@@ -37,6 +38,7 @@ def model_card(
     *,
     table: "ConceptTable | None" = None,
     results: dict[str, Any] | None = None,
+    audit: dict[str, Any] | None = None,
     has_reference: bool = False,
     licences: dict[tuple[str, str], dict[str, Any]] | None = None,
     license: str | None = None,
@@ -46,6 +48,7 @@ def model_card(
 ) -> ModelCard:
     """Write the card of a concept model, with the purest concepts of its table and the content of `results.json`.
 
+    `audit` is the [`summary`][clvq_hf.auditing.Audit.summary] of an audit.
     `licences` are, by (`"model"` or `"dataset"`, Hub id), the entries `license`, `license_name` and `license_link` of
     cards; datasets that it lacks are not on the Hub. `license` is that of the concept model, else the host's.
     """
@@ -91,6 +94,7 @@ def model_card(
             else to_markdown(measures_of(results, has_masked_labels(results, mask_toxic, mask_label)), level=3)
         ),
         measured="" if results is None else results["texts"].get("split"),
+        **_audit_section(audit, table, mask_toxic, mask_label),
         training=_training_rows(config),
         licences=_licence_rows(host, datasets, licences),
     )
@@ -118,6 +122,24 @@ def _concepts_section(table: "ConceptTable | None", mask_toxic: bool, mask_label
         "mask_note": "" if mask is None else mask.note,
         "labels_note": _labels_note(concepts, table),
         "table_place": Markdown("`model.concepts`"),
+    }
+
+
+def _audit_section(
+    audit: dict[str, Any] | None, table: "ConceptTable | None", mask_toxic: bool, mask_label: Sequence[str]
+) -> dict[str, Any]:
+    if audit is None:
+        return {"audit": [], "suspects": ""}
+    if table is not None and table.metadata["model_fingerprint"] == audit["model_fingerprint"]:
+        audit = with_names(audit, table)
+    # A label that only the table has cannot be asked of the audit's classes.
+    labels = masked_labels(audit["classes"], mask_toxic, [name for name in mask_label if name in audit["classes"]])
+    mask = (mask_of(table, mask_toxic, mask_label) if table is not None else None) or (
+        ToxicMask(labels) if labels else None
+    )
+    return {
+        "audit": sentences_of(audit, mask),
+        "suspects": Markdown(to_markdown([suspects_table(audit, mask)], level=3)),
     }
 
 

@@ -138,6 +138,7 @@ class ConceptModel(BaseConceptModel):
         concepts: "ConceptTable | None" = None,
         concepts_repo: str | None = None,
         evaluation: str | Path | None = None,
+        audit: str | Path | None = None,
         license: str | None = None,
         mask_toxic: bool = True,
         mask_label: Sequence[str] = (),
@@ -163,6 +164,8 @@ class ConceptModel(BaseConceptModel):
             concepts_repo (`str`, *optional*): Dataset repository for the concept table instead.
             evaluation (`str` or `Path`, *optional*): Folder that `clvq-hf evaluate` has written; its results go to
                 `evaluation/` and into the card.
+            audit (`str` or `Path`, *optional*): Folder of an [`Audit`][clvq_hf.auditing.Audit]; its first suspects go
+                to `audit/` and into the card. Default: that in `audit/` of the model's folder.
             license (`str`, *optional*): Of this model; that of the host if not given and known.
             mask_toxic (`bool`): Whether texts whose label is called toxic or the like are masked in the card; all texts
                 if labels have only numbers, unless `mask_label` says which.
@@ -193,6 +196,7 @@ class ConceptModel(BaseConceptModel):
                 concepts=concepts,
                 concepts_repo=concepts_repo,
                 evaluation=evaluation,
+                audit=audit,
                 license=license,
                 mask_toxic=mask_toxic,
                 mask_label=mask_label,

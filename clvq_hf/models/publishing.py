@@ -10,10 +10,13 @@ from huggingface_hub.errors import HTTPError
 from transformers import AutoModel
 from transformers.utils import logging
 
+from ..auditing.result import AUDIT_NAME, Audit
 from ..files import ScratchFolder
 from ..hosts.loading import load_config
 from ..hub.provenance import is_hub_id, public_name
 from ..hub.repositories import (
+    AUDIT_FOLDER,
+    AUDIT_SUMMARY,
     CARD_NAME,
     CODE_DEPENDENT_FILES,
     CONCEPTS_FOLDER,
@@ -58,6 +61,7 @@ def publish(
     concepts: ConceptTable | None = None,
     concepts_repo: str | None = None,
     evaluation: str | Path | None = None,
+    audit: str | Path | None = None,
     license: str | None = None,
     mask_toxic: bool = True,
     mask_label: Sequence[str] = (),
@@ -84,6 +88,7 @@ def publish(
     config = _read_config(folder)
     files = _read_files(folder, config, warn_of_table=concepts is None)
     results = _read_results(folder, config) if evaluation is None else _read_evaluation(Path(evaluation), config)
+    audited = _read_audit(folder / AUDIT_FOLDER if audit is None else Path(audit), config, is_named=audit is not None)
     if concepts is not None:
         _check_fingerprint(concepts.metadata.get("model_fingerprint"), config, "The concept table belongs")
         concepts = concepts.without_paths()
@@ -104,6 +109,8 @@ def publish(
             files[f"{EVALUATION_FOLDER}/{RESULTS_NAME}"] = (json.dumps(results, indent=2) + "\n").encode()
             tables = measures_of(results, has_masked_labels(results, mask_toxic, mask_label))
             files[f"{EVALUATION_FOLDER}/results.md"] = results_markdown(results, tables).encode()
+        if audited is not None:
+            files[f"{AUDIT_FOLDER}/{AUDIT_SUMMARY}"] = (json.dumps(audited, indent=2) + "\n").encode()
         # Files that stay in the repository are described by the card too.
         remaining = remote if same_codes else Remote()
         files |= card_files(
@@ -114,6 +121,7 @@ def publish(
                 repo_id,
                 table=concepts or _remote_table(remaining, Path(scratch)),
                 results=results or _remote_results(remaining),
+                audit=audited or _remote_audit(remaining),
                 has_reference=REFERENCE_NAME in files or REFERENCE_NAME in remaining.names,
                 token=token,
                 license=license,
@@ -150,6 +158,7 @@ def card_of_folder(
         config,
         repo_id,
         results=_read_results(folder, config),
+        audit=_read_audit(folder / AUDIT_FOLDER, config),
         has_reference=REFERENCE_NAME in _read_files(folder, config),
         license=license,
         mask_toxic=mask_toxic,
@@ -208,6 +217,18 @@ def _read_evaluation(folder: Path, config: ConceptConfig) -> dict[str, Any]:
     return results
 
 
+def _read_audit(folder: Path, config: ConceptConfig, is_named: bool = False) -> dict[str, Any] | None:
+    """The first suspects of an audit in a folder; `None` if it holds none, and was not named."""
+    if (folder / AUDIT_NAME).is_file() or is_named:
+        found = Audit.load_from_disk(folder).summary()
+    elif (folder / AUDIT_SUMMARY).is_file():  # as it was pulled
+        found = read_json(folder / AUDIT_SUMMARY, {"suspects": list})
+    else:
+        return None
+    _check_fingerprint(found.get("model_fingerprint"), config, f"The audit in {folder} belongs")
+    return found
+
+
 def _check_fingerprint(fingerprint: str | None, config: ConceptConfig, subject: str) -> None:
     if fingerprint != config.fingerprint:
         raise ValueError(f"{subject} to another model (the fingerprints differ). Make it again with this one.")
@@ -243,6 +264,11 @@ def _remote_table(remote: Remote, scratch: Path) -> ConceptTable | None:
 def _remote_results(remote: Remote) -> dict[str, Any] | None:
     files = remote.fetch(f"{EVALUATION_FOLDER}/{RESULTS_NAME}")
     return read_results(next(iter(files.values()))) if files else None
+
+
+def _remote_audit(remote: Remote) -> dict[str, Any] | None:
+    files = remote.fetch(f"{AUDIT_FOLDER}/{AUDIT_SUMMARY}")
+    return read_json(next(iter(files.values())), {"suspects": list}) if files else None
 
 
 def _generate_card(

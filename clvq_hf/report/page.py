@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from ..auditing.result import Audit
+from ..auditing.summary import sentences_of, suspects_table, with_names
 from ..files import write_whole
 from ..hub.provenance import public_name
 from ..metrics.results_tables import PROTOCOLS, removal_table
@@ -45,6 +47,7 @@ def write_report(
     mask_toxic: bool = False,
     seed: int = 0,
     mask_label: Sequence[str] = (),
+    audit: str | Path | None = None,
 ) -> None:
     """Write a report of a concept table: overview, concepts, texts, in one HTML file that loads nothing.
 
@@ -58,6 +61,7 @@ def write_report(
         mask_toxic (`bool`): Whether texts and words are masked whose label is called toxic, hateful or the like.
         seed (`int`): Random seed of the draw of texts, if there are too many, and of the map.
         mask_label (`Sequence[str]`): Labels whose texts and words are masked, whatever they are called.
+        audit (`str` or `Path`, *optional*): Folder of an [`Audit`][clvq_hf.auditing.Audit] by this model.
 
     Raises:
         ValueError: If the table, the model and the evaluation do not belong together, or masking is asked for and no
@@ -81,13 +85,14 @@ def write_report(
     results, ablations = None, {}
     if evaluation is not None:
         results = read_evaluation(evaluation, table)
+    audited = None if audit is None else _read_audit(audit, table)
     if (protocol := measured_protocol(results)) is not None:
         ablations = read_ablations(evaluation, protocol)
     contents = report_contents(table, model, results, ablations, protocol, seed=seed)
     if mask is not None:
         mask_contents(contents, mask)
     facts = table.facts(None if model is None else model.config.title)
-    write_whole(file, _fitting(contents, lambda some: _render(table, facts, results, some, mask)))
+    write_whole(file, _fitting(contents, lambda some: _render(table, facts, results, some, mask, audited)))
 
 
 def _fitting(contents: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> str:
@@ -121,6 +126,7 @@ def _render(
     results: dict[str, Any] | None,
     contents: dict[str, Any],
     mask: ToxicMask | None,
+    audit: dict[str, Any] | None,
 ) -> str:
     script = "\n".join(read_asset(f"report/{name}.js") for name in SCRIPTS)
     protocol = measured_protocol(results)
@@ -140,6 +146,8 @@ def _render(
         driver_note=_driver_note(contents),
         verdict=[] if protocol is None else verdict(results),
         removals=None if protocol is None else removal_table(results["ablation"][protocol]),
+        audit=[] if audit is None else sentences_of(audit, mask),
+        suspects=None if audit is None else suspects_table(audit, mask),
         terms=terms(table.has_labels, has_salience(table), protocol is not None, results is not None),
         label_names=table.label_names,
         has_labels=table.has_labels,
@@ -159,6 +167,17 @@ def _render(
         script_hash=script_hash(script),
         version=__version__,
     )
+
+
+def _read_audit(folder: str | Path, table: ConceptTable) -> dict[str, Any]:
+    """The first suspects of an audit by the model of a table."""
+    found = Audit.load_from_disk(folder).summary()
+    if found["model_fingerprint"] != table.metadata["model_fingerprint"]:
+        raise ValueError(
+            f"{folder} holds the audit of another model (their fingerprints differ). Give the one that belongs to this "
+            "concept table."
+        )
+    return with_names(found, table)
 
 
 def _size(page: str) -> int:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.made_audits import made_audit
 from huggingface_hub import HfApi
 
 from clvq_hf import ConceptModel
@@ -66,6 +67,33 @@ class TestQuantilesOfDistances:
 
 
 @pytest.mark.slow
+class TestAudits:
+    @pytest.fixture
+    def audit(self, shared_model, hub_host, tokenizer, texts, tmp_path):
+        table = shared_model.concept_table(hub_host, tokenizer, texts)
+        shared_model.audit(hub_host, tokenizer, table, output_dir=tmp_path / "audit")
+        return tmp_path / "audit"
+
+    def test_suspects_are_in_the_card_and_stay(self, hub, shared_model, audit):
+        shared_model.push_to_hub(REPO, audit=audit)
+        assert "audit/summary.json" in hub.files(REPO) and not any("rows" in name for name in hub.files(REPO))
+        card = hub.files(REPO)["README.md"].decode()
+        assert "## What the host relies on" in card and "### Suspects" in card
+        shared_model.push_to_hub(REPO)
+        assert "### Suspects" in hub.files(REPO)["README.md"].decode(), "what stays is described, too"
+
+    def test_words_of_masked_labels_are_masked(self, hub, shared_model, tmp_path):
+        made_audit(shared_model.fingerprint()).save_to_disk(tmp_path / "audit")
+        shared_model.push_to_hub(REPO, audit=tmp_path / "audit", mask_label=["positive"])
+        card = hub.files(REPO)["README.md"].decode()
+        assert "zebra" not in card and "z••••" in card and "negative" in card
+
+    def test_one_of_another_model_is_refused(self, hub, shared_model, tmp_path):
+        made_audit().save_to_disk(tmp_path / "audit")
+        with pytest.raises(ValueError, match="belongs to another model"):
+            shared_model.push_to_hub(REPO, audit=tmp_path / "audit")
+
+
 def test_paths_of_this_machine_stay_here(hub, shared_model, hub_host, tokenizer, texts, tmp_path):
     hub_host.save_pretrained(tmp_path / "my-host")
     (tmp_path / "texts.jsonl").write_text("{}")

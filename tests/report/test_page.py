@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers.made_audits import made_audit
 from helpers.made_tables import made_table
 from typer.testing import CliRunner
 
@@ -96,6 +97,16 @@ def test_a_file_that_would_be_too_large_has_fewer_texts_and_says_so(table, model
     assert 0 < shown < 40
     assert f"{shown} of 40 texts have a page here" in text
     assert "have a page here" not in (tmp_path / "whole.html").read_text(encoding="utf-8")
+
+
+def test_the_suspects_of_an_audit(table, model, tmp_path):
+    made_audit(table.metadata["model_fingerprint"], "<b>zebra").save_to_disk(tmp_path / "audit")
+    write_report(table, tmp_path / "report.html", model, audit=tmp_path / "audit")
+    written = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "What the model relies on" in written and "<td>&lt;b&gt;zebra</td>" in written
+    made_audit().save_to_disk(tmp_path / "audit")
+    with pytest.raises(ValueError, match="the audit of another model"):
+        write_report(table, tmp_path / "report.html", model, audit=tmp_path / "audit")
 
 
 def test_what_does_not_belong_together(table, model, make_model, evaluation, tmp_path):

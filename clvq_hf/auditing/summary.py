@@ -1,0 +1,151 @@
+"""The first suspects of an audit as plain data, and as a table and sentences for terminals, reports and cards."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from ..rendering.text_tables import ReportTable, number, percent, with_range
+from ..tables.concept_table import ConceptTable
+from ..tables.masking import ToxicMask
+from ..tables.names import Called
+
+# The largest p-value, corrected for all concepts and classes, of an effect that is taken for one.
+MAX_Q = 0.05
+# From where on a signal is named beside a concept, and how; {} is the value that it has most.
+SIGNS = {
+    "top_word": (0.8, "one word: {}"),
+    "position": (0.5, "position: {}"),
+    "layout": (0.5, "layout: {}"),
+    "casing": (0.5, "casing: {}"),
+    "weak": (0.5, "function words, punctuation, numbers"),
+    "boilerplate": (0.5, "boilerplate"),
+    "beyond_content": (0.2, "label beyond the other content"),
+    "misleads": (0.2, "misleads"),
+    "slice_gap": (1.0, "effect depends on {}"),
+}
+# Of columns of slices, and of groups, whatever they are called.
+SLICE_SIGN, GROUP_SIGN = 0.5, 0.2
+_COLUMNS = (
+    *("code", "name", "named_by", "words", "class", "coverage", "share", "effect", "effect_low", "effect_high"),
+    *("excess", "excess_low", "excess_high", "q", "lexical", "score", "alarm"),
+)
+
+
+def signs_of(concept: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The signals of a concept that stand out: what is said of each, and the value that it has most."""
+    signs = [
+        (text, str(concept.get(f"{name}_at")))
+        for name, (least, text) in SIGNS.items()
+        if concept[name] is not None and concept[name] >= least
+    ]
+    for name in metadata["slices"]:
+        if concept[f"slice_{name}"] >= SLICE_SIGN:
+            signs.append((name + ": {}", str(concept[f"slice_{name}_at"])))
+    return signs + [(name, "") for name in metadata["groups"] if (concept[f"group_{name}"] or 0) >= GROUP_SIGN]
+
+
+def summarise(suspects: pd.DataFrame, metadata: Mapping[str, Any], num_rows: int, n: int) -> dict[str, Any]:
+    """What is told of an audit, as plain data for JSON: the first suspects, and all alarms."""
+    established = (suspects["q"] <= MAX_Q) & (suspects["excess"] > 0)
+    chosen = suspects[(suspects.index < n) | suspects["alarm"]]
+    records = []
+    for concept in chosen.to_dict("records"):
+        plain = {name: None if pd.isna(concept[name]) else concept[name] for name in _COLUMNS}
+        records.append({**plain, "signs": [list(sign) for sign in signs_of(concept, metadata)]})
+    kept = ("model_fingerprint", "num_texts", "max_texts_per_concept", "how", "unit", "classes", "codebook_size")
+    return {
+        **{name: metadata[name] for name in kept},
+        "num_rows": num_rows,
+        "num_concepts": len(suspects),
+        "num_established": int(established.sum()),
+        "suspects": records,
+    }
+
+
+def with_names(summary: Mapping[str, Any], table: ConceptTable) -> dict[str, Any]:
+    """The same with the names that a table of the same model gives its concepts now, without those hidden there."""
+    suspects = []
+    for concept in summary["suspects"]:
+        if concept["code"] in table.by_hand.hidden:
+            continue
+        called = table.called(concept["code"])
+        suspects.append(concept if called is None else {**concept, "name": called.name, "named_by": called.by})
+    return {**summary, "suspects": suspects}
+
+
+def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of each fact about an audit."""
+    limit = summary["max_texts_per_concept"]
+    alarms = sum(concept["alarm"] for concept in summary["suspects"])
+    return [
+        ("Texts", f"{summary['num_texts']:,}"),
+        (
+            "Removals",
+            f"{summary['num_rows']:,}" + ("" if limit is None else f", each concept from at most {limit}"),
+        ),
+        ("Removed by", summary["how"]),
+        ("Classes", ", ".join(summary["classes"])),
+        ("Concepts", f"{summary['num_concepts']:,} of {summary['codebook_size']:,}"),
+        ("Beyond their controls", f"{summary['num_established']:,}, q ≤ {MAX_Q}"),
+        ("Alarms", f"{alarms:,}"),
+    ]
+
+
+def sentences_of(summary: Mapping[str, Any], mask: ToxicMask | None = None) -> list[str]:
+    """What was found, in words."""
+    told = [
+        f"{summary['num_established']:,} of {summary['num_concepts']:,} concepts support a class more than other "
+        f"concepts of the same texts that are as large (q ≤ {MAX_Q})."
+    ]
+    alarms = [concept for concept in summary["suspects"] if concept["alarm"]]
+    for concept in alarms:
+        signs = f"; {found}" if (found := _signs(concept, mask)) else ""
+        told.append(
+            f"Alarm: concept {concept['code']} ({_words(concept, mask)}) carries {percent(concept['share'])} of the "
+            f"evidence for {concept['class']}{signs}. May the host rely on it? Look at its texts."
+        )
+    if not alarms:
+        told.append("No concept passes the threshold of an alarm, which is no proof that there is no shortcut.")
+    return told
+
+
+def suspects_table(summary: Mapping[str, Any], mask: ToxicMask | None = None) -> ReportTable:
+    """The suspects as text."""
+    effect = f"effect ({summary['unit']})"
+    return ReportTable.from_rows(
+        "Suspects",
+        summary["suspects"],
+        {
+            "concept": lambda row: f"{row['code']}{' !' if row['alarm'] else ''}",
+            "words": lambda row: _words(row, mask),
+            "class": "class",
+            "texts": lambda row: percent(row["coverage"]),
+            "share of evidence": lambda row: percent(row["share"]),
+            effect: lambda row: with_range(row["effect"], row["effect_low"], row["effect_high"], 2),
+            "beyond controls": lambda row: with_range(row["excess"], row["excess_low"], row["excess_high"], 2),
+            "q": lambda row: number(row["q"], 3),
+            "word alone": lambda row: percent(row["lexical"]),
+            "signs": lambda row: _signs(row, mask) or None,
+        },
+        note="! is an alarm. Intervals: 95 %, over texts. Word alone: the part of the effect that the mean state of "
+        "the word has.",
+        optional=("q", "word alone", effect),
+    )
+
+
+def _words(concept: Mapping[str, Any], mask: ToxicMask | None) -> str:
+    def masked(words: str) -> str:
+        return words if mask is None else mask.mask_words(words, concept["class"])
+
+    if concept["name"]:
+        return Called(masked(concept["name"]), str(concept["named_by"]), "").quoted
+    return masked(concept["words"])
+
+
+def _signs(concept: Mapping[str, Any], mask: ToxicMask | None) -> str:
+    at = [value if mask is None else mask.mask_words(value, concept["class"]) for _, value in concept["signs"]]
+    return ", ".join(text.replace("{}", value) for (text, _), value in zip(concept["signs"], at, strict=True))
+
+
+__all__ = ["MAX_Q", "SIGNS", "facts_of", "sentences_of", "summarise", "suspects_table", "with_names"]

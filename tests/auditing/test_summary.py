@@ -1,0 +1,59 @@
+"""What is told of an audit."""
+
+import json
+
+import pytest
+from helpers.made_audits import made_audit
+from helpers.made_tables import made_table
+
+from clvq_hf.auditing.summary import facts_of, sentences_of, suspects_table, with_names
+from clvq_hf.tables.masking import ToxicMask
+
+
+@pytest.fixture
+def summary():
+    return json.loads(json.dumps(made_audit().summary(), allow_nan=False))
+
+
+def test_alarms_are_told_with_what_stands_out(summary):
+    established, alarm = sentences_of(summary)
+    assert established.startswith("2 of 3 concepts support a class more than other concepts")
+    assert alarm == (
+        "Alarm: concept 7 (zebra) carries 60.0 % of the evidence for positive; one word: zebra, layout: last line, "
+        "source: courier. May the host rely on it? Look at its texts."
+    )
+    summary["suspects"][0]["alarm"] = False
+    assert "no proof that there is no shortcut" in sentences_of(summary)[1]
+
+
+def test_the_table(summary):
+    rows = suspects_table(summary).rows
+    assert [row[:3] for row in rows] == [
+        ["7 !", "zebra", "positive"],
+        ["3", "“fights” (named by a model)", "negative"],
+        ["5", "odd", "negative"],
+    ]
+    assert rows[0][5:8] == ["2.50 [2.20, 2.80]", "2.50 [2.10, 2.90]", "0.000"]
+    assert rows[1][-1] == "effect depends on source: other, people"
+    assert rows[2][6:] == ["0.10", "–", "–", "–"], "what is not known is not a zero"
+
+
+def test_names_that_people_gave_since_are_told(summary):
+    table = made_table(["a zebra fights"], [0], {"zebra": 7, "fights": 3}, name="f" * 64)
+    table.rename(7, "animals", author="Ann")
+    table.hide([5], author="Ann")
+    named = with_names(summary, table)
+    assert [row[1] for row in suspects_table(named).rows] == ["“animals”", "“fights” (named by a model)"]
+    assert "concept 7 (“animals”)" in sentences_of(named)[1]
+
+
+def test_all_alarms_are_among_the_first_ones():
+    audit = made_audit()
+    assert [concept["code"] for concept in audit.summary(1, "slice_gap")["suspects"]] == [3, 7]
+    assert dict(facts_of(audit.summary(1)))["Alarms"] == "1"
+
+
+def test_words_of_masked_classes_are_masked(summary):
+    mask = ToxicMask(frozenset({"positive"}), frozenset({"fights", "war"}))
+    told = sentences_of(summary, mask)[1] + str(suspects_table(summary, mask).rows)
+    assert "zebra" not in told and "z••••" in told and "fights" in told
