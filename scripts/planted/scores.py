@@ -94,11 +94,10 @@ def score_folder(folder: Path, settings: Settings) -> dict[str, Any]:
             **rank_figures(suspects["code"].tolist(), suspects["alarm"].tolist(), found),
         }
         edits = {"planted": [] if score["code"] is None else [score["code"]], "recognised": score["recognised"]}
-        score["edits"] = {
-            name: edit_figures(model, host, tokenizer, folder, record["class"], codes, settings.how)
-            for name, codes in edits.items()
-            if codes
-        }
+        known: dict[tuple[int, ...], dict[str, Any]] = {}
+        for codes in {tuple(codes) for codes in edits.values() if codes}:  # mostly the same
+            known[codes] = edit_figures(model, host, tokenizer, folder, record["class"], codes, settings.how)
+        score["edits"] = {name: known[tuple(codes)] for name, codes in edits.items() if codes}
         score["seconds"] = time.perf_counter() - began
         write_whole(folder / settings.name, json.dumps(score) + "\n")
     finally:
