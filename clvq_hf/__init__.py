@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {"ActivationCache": ".data", "load_texts": ".data", "ablate_texts": ".evaluation", "list_codebooks": ".hub"}
 _HOMES |= {"ConceptTable": ".tables", "salient_tokens": ".tables"}
 _HOMES |= {"CLVQTrainer": ".training", "CLVQTrainingArguments": ".training"}
-_ROOMS = ("data", "evaluation", "explanations", "hosts", "hub", "metrics", "models", "tables", "training")
+_ROOMS = ("auditing", "data", "evaluation", "explanations", "hosts", "hub", "metrics", "models", "tables", "training")
 _MODULES = {"hooks": ".hosts.hooks", **{name: f".{name}" for name in _ROOMS}}
 
 register_types()

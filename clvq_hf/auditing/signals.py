@@ -14,6 +14,7 @@ from ..data.texts import text_hash
 from ..metrics.ablation_drop.statistics import MIN_TEXTS
 from ..reading import read_json
 from ..tables.concept_table import ConceptTable
+from .summary import MAX_Q, SIGNS, SLICE_SIGN
 
 # A word in so many of the texts says little of what any of them is about.
 FREQUENT = 0.1
@@ -195,6 +196,9 @@ def checked_groups(groups: Mapping[str, Any] | None) -> dict[str, frozenset[str]
     return {name: frozenset(word.strip().lower() for word in words) for name, words in (groups or {}).items()}
 
 
+# What an alarm carries at least: of the evidence for its class, of the host's usual lead. It has one of these signals.
+MIN_SHARE, MIN_OF_LEAD = 0.1, 0.05
+WEAK_CONTENT = ("top_word", "weak", "boilerplate", "position", "layout")
 # Texts of another label that a concept needs, before it is said how often the host follows it there.
 MIN_OTHERS = 5
 
@@ -228,6 +232,7 @@ def signal_figures(
     has, content = content_shares(table, labels, max(len(table.label_names), 1))
     strongest = effects.loc[effects.groupby("code")["effect"].idxmax()].set_index("code")
     text_ids = np.asarray(table.texts["text_id"][:])
+    lead = usual_lead(table)
     by_code = dict(tuple(rows.assign(row=np.searchsorted(text_ids, rows["text_id"])).groupby("code")))
     places = {int(code): np.asarray(place) for code, place in tokens.groupby("code").indices.items()}
     found = []
@@ -271,19 +276,32 @@ def signal_figures(
         concept["slice_gap"], concept["slice_gap_at"] = max(gaps, default=(np.nan, None))
         for name, words in groups.items():
             concept[f"group_{name}"] = float(np.isin(lower[here], list(words)).mean()) if len(here) else np.nan
-        concept["score"], concept["alarm"] = suspicion(concept)
+        concept["score"], concept["alarm"] = suspicion(concept, slices, lead)
         found.append(concept)
     return pd.DataFrame(found)
 
 
-def suspicion(concept: Mapping[str, Any]) -> tuple[float, bool]:
-    """Place of a concept in the default order, and whether it is an alarm."""
-    score = (
-        max(concept["excess_low"], 0.0) * concept["coverage"]
-        if concept["excess_low"] == concept["excess_low"]
-        else 0.0
-    )
-    return score, False
+def usual_lead(table: ConceptTable) -> float:
+    """The median distance between the two largest logits of a text; 0 if the table has none."""
+    leads = [np.diff(np.sort(row)[-2:])[0] for row in table.texts["logits"][:] if row is not None and len(row) > 1]
+    return float(np.median(leads)) if leads else 0.0
+
+
+def suspicion(concept: Mapping[str, Any], slices: Iterable[str], lead: float) -> tuple[float, bool]:
+    """Place of a concept in the default order, and whether it is an alarm.
+
+    The place is what the host loses per text of the whole set without the concept, beyond controls, at least. An alarm
+    has a strong effect and weak content. Strong: it carries a tenth of the evidence for its class, and its excess is,
+    by its lower bound, at least a twentieth of the host's usual `lead`. Weak: it is one word, or function words and
+    the like, or boilerplate, or stands in one position, layout or slice.
+    """
+    least = concept["excess_low"]
+    if not least > 0:  # nor if it is NaN
+        return 0.0, False
+    is_strong = concept["q"] <= MAX_Q and concept["share"] >= MIN_SHARE and least >= MIN_OF_LEAD * lead
+    is_weak = any(concept[name] >= SIGNS[name][0] for name in WEAK_CONTENT)
+    is_weak = is_weak or any(concept[f"slice_{name}"] >= SLICE_SIGN for name in slices)
+    return least * concept["coverage"], bool(is_strong and is_weak)
 
 
 def _label_signals(
@@ -305,4 +323,12 @@ def _label_signals(
     return dict(zip(names, (share, rest, share - rest, misleads), strict=True))
 
 
-__all__ = ["TokenFacts", "checked_groups", "concentration", "content_shares", "read_groups", "signal_figures"]
+__all__ = [
+    "TokenFacts",
+    "checked_groups",
+    "concentration",
+    "content_shares",
+    "read_groups",
+    "signal_figures",
+    "suspicion",
+]

@@ -18,7 +18,7 @@ SIGNS = {
     "position": (0.5, "position: {}"),
     "layout": (0.5, "layout: {}"),
     "casing": (0.5, "casing: {}"),
-    "weak": (0.5, "function words, punctuation, numbers"),
+    "weak": (0.5, "words without content"),
     "boilerplate": (0.5, "boilerplate"),
     "beyond_content": (0.2, "label beyond the other content"),
     "misleads": (0.2, "misleads"),
@@ -148,4 +148,4 @@ def _signs(concept: Mapping[str, Any], mask: ToxicMask | None) -> str:
     return ", ".join(text.replace("{}", value) for (text, _), value in zip(concept["signs"], at, strict=True))
 
 
-__all__ = ["MAX_Q", "SIGNS", "facts_of", "sentences_of", "summarise", "suspects_table", "with_names"]
+__all__ = ["MAX_Q", "SIGNS", "SLICE_SIGN", "facts_of", "sentences_of", "summarise", "suspects_table", "with_names"]

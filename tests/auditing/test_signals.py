@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clvq_hf.auditing.signals import TokenFacts, checked_groups, concentration, content_shares, read_groups
+from clvq_hf.auditing.signals import TokenFacts, checked_groups, concentration, content_shares, read_groups, suspicion
 
 
 def test_concentration():
@@ -70,6 +70,26 @@ def test_content_leaves_the_concept_out(shared_model, hub_host, tokenizer, texts
     everywhere = np.flatnonzero(has.all(0))
     assert len(everywhere), "a concept that all texts have"
     assert np.ptp(shares[:, everywhere], axis=1).max() < 0.2
+
+
+class TestSuspicion:
+    @pytest.fixture
+    def concept(self):
+        signals = dict.fromkeys(("top_word", "weak", "boilerplate", "position", "layout", "slice_source"), 0.1)
+        return {"excess_low": 0.5, "coverage": 0.2, "q": 0.01, "share": 0.3, **signals}
+
+    def test_the_place_is_the_loss_per_text(self, concept):
+        assert suspicion(concept, [], 2.0) == (0.1, False)
+        for lowest in (-0.1, np.nan):
+            assert suspicion({**concept, "excess_low": lowest}, [], 2.0) == (0.0, False)
+
+    def test_an_alarm_is_strong_and_weak(self, concept):
+        for name in ("top_word", "weak", "boilerplate", "position", "layout", "slice_source"):
+            suspect = {**concept, name: 0.9}
+            assert suspicion(suspect, ["source"], 2.0)[1] is True
+            for weaker in ({"q": 0.2}, {"q": np.nan}, {"share": 0.05}, {"excess_low": -0.1}, {"excess_low": 0.09}):
+                assert suspicion({**suspect, **weaker}, ["source"], 2.0)[1] is False
+        assert suspicion({**concept, "slice_source": 0.9}, [], 2.0)[1] is False
 
 
 def test_groups(tmp_path):
