@@ -217,6 +217,7 @@ def summary(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
         "back": lambda row: percent(row["back"]),
         "back, those recognised": lambda row: percent(row["back_recognised"]),
         "back, words deleted": lambda row: percent(row["back_deleted"]),
+        "back, random direction": lambda row: percent(row["back_random"]),
         "clean lost (points)": lambda row: "–" if row["clean_lost"] is None else f"{100 * row['clean_lost']:.1f}",
     }
     rows = [{"dataset": dataset, "kind": kind, **_group_figures(group)} for (dataset, kind), group in groups.items()]
@@ -248,11 +249,12 @@ def _group_figures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     edited = [score["edits"].get("planted") for score in scores]
     recognised = [score["edits"].get("recognised") for score in scores]
     if not is_planted or None in edited:
-        return {**figures, **dict.fromkeys(("back", "back_recognised", "back_deleted", "clean_lost"))}
+        return {**figures, **dict.fromkeys(("back", "back_recognised", "back_deleted", "back_random", "clean_lost"))}
     figures["back"] = share_back(edited, edited)
     # A host of which nothing was recognised gets nothing back.
     figures["back_recognised"] = share_back(recognised, edited)
     figures["back_deleted"] = share_back(edited, edited, "words deleted")
+    figures["back_random"] = share_back(edited, edited, "random direction")
     figures["clean_lost"] = float(
         np.mean([each["clean_all"]["before"] - each["clean_all"]["edit"] for each in edited])
     )
