@@ -1,4 +1,4 @@
-"""What a host relies on, which concepts are suspect, and what becomes of it without some of them."""
+"""What a host relies on: the effect of every concept, which of them are suspect, and what becomes of it without."""
 
 from .audit import Auditor
 from .result import Audit

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from rich.console import Group
+from rich.text import Text
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..checksums import read_metadata, write_metadata
@@ -16,9 +19,11 @@ from ..data.readouts import text_limit, text_readout
 from ..data.texts import texts_fingerprint
 from ..files import write_whole
 from ..hosts.readout import Readout
+from ..rendering.terminal import open_console
+from ..rendering.text_tables import print_tables
 from .retest_figures import Figure, compare, corrected
 from .retest_page import retest_page
-from .retest_run import BEFORE, CONTROLS, EDIT, Answered, answer
+from .retest_run import BEFORE, CONTROLS, EDIT, FOLDED, Answered, answer
 from .retest_words import retest_tables, retest_verdict
 
 logger = logging.get_logger(__name__)
@@ -29,8 +34,8 @@ ALL, WITH, WITHOUT = "all texts", "with the concept", "without the concept"
 USUAL, BROKEN = "with the concept, its usual label", "with the concept, another label"
 # A column with more values is no slice but an identifier.
 MAX_VALUES = 20
-# The column whose values are slices, or for each name a function of a row, or a truth value per row.
-Slices = str | Mapping[str, Callable[[Mapping[str, Any]], bool] | Sequence[bool]]
+# Columns whose values are slices, or for each name a function of a row, or a truth value per row.
+Slices = str | Sequence[str] | Mapping[str, Callable[[Mapping[str, Any]], bool] | Sequence[bool]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,15 +98,13 @@ class Retest:
         except (KeyError, TypeError) as error:
             raise ValueError(f"{file} is damaged: {error}. {remedy}") from error
 
+    def __rich__(self) -> Group:
+        """For a terminal: the verdict."""
+        return Group(*map(Text, self.verdict))
+
     def __str__(self) -> str:
-        from io import StringIO
-
-        from ..rendering.terminal import open_console
-        from ..rendering.text_tables import print_tables
-
         console = open_console(file=StringIO(), width=140, color_system=None)
-        for sentence in self.verdict:
-            console.print(sentence, markup=False, highlight=False)
+        console.print(self)
         print_tables(retest_tables(self), console)
         return console.file.getvalue()  # pyrefly: ignore[missing-attribute]
 
@@ -124,6 +127,7 @@ def retest(
     max_length: int | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    folded: PreTrainedModel | None = None,
 ) -> Retest:
     """See [`ConceptEdit.retest`][clvq_hf.models.ConceptEdit.retest]; the edit must not be applied."""
     host = edit.host
@@ -146,7 +150,7 @@ def retest(
     texts = dataset.select_columns([text_column])
     texts = texts if text_column == "text" else texts.rename_column(text_column, "text")
     limit = text_limit(host, tokenizer, max_length, readout)
-    answered = answer(edit, tokenizer, texts, readout, limit=limit, batch_size=batch_size, seed=seed)
+    answered = answer(edit, tokenizer, texts, readout, limit=limit, batch_size=batch_size, seed=seed, folded=folded)
     own = labels[answered.rows_of]
     names = labelled.features[label_column].names if label_column in labelled.column_names else []
     usual = _usual_label(own[answered.has_concept])
@@ -159,7 +163,7 @@ def retest(
         "num_left_out": len(dataset) - len(own),
         "num_labelled": int((own >= 0).sum()),
         "readout": readout.to_dict(),
-        "slices": slices if isinstance(slices, str) else sorted(slices or ()),
+        "slices": [slices] if isinstance(slices, str) else list(slices or ()),
         "coverage": float(answered.has_concept.mean()),
         "usual_label": None if usual is None else names[usual],
         "other_codes": list(answered.other_codes),
@@ -177,7 +181,7 @@ def _figures(answered: Answered, labels: np.ndarray, groups: Mapping[str, np.nda
     scores = {name: outcome.scores(labels, before) for name, outcome in answered.outcomes.items()}
     figures: list[Figure] = []
     for group, where in groups.items():
-        for name in (name for name in (EDIT, *CONTROLS) if name in scores):
+        for name in (name for name in (EDIT, FOLDED, *CONTROLS) if name in scores):
             figures += compare(group, name, where, scores[BEFORE], scores[name])
             pair = [answered.outcomes[each].calibration_error(labels, where) for each in (BEFORE, name)]
             if pair[0] is not None and pair[1] is not None:
@@ -212,20 +216,9 @@ def _labels(dataset: Dataset, label_column: str) -> np.ndarray:
 
 def _sliced(dataset: Dataset, slices: Slices | None) -> Iterator[tuple[str, Sequence[bool]]]:
     """Names of slices, and for each row whether it is in them."""
-    if slices is None:
-        return
-    if isinstance(slices, str):
-        if slices not in dataset.column_names:
-            raise ValueError(f"The dataset has no column {slices!r} for slices; it has {dataset.column_names}.")
-        column = [str(value) for value in dataset.with_format(None)[slices][:]]
-        values = sorted(set(column))
-        if len(values) > MAX_VALUES:
-            raise ValueError(
-                f"The column {slices!r} has {len(values)} values, and slices need texts enough for a figure: choose a "
-                f"column with at most {MAX_VALUES}, or name slices with slices={{name: function}}."
-            )
-        for value in values:
-            yield f"{slices}={value}", [each == value for each in column]
+    if not isinstance(slices, Mapping):
+        for name in [slices] if isinstance(slices, str) else slices or ():
+            yield from _by_value(dataset, name)
         return
     reserved = {ALL, WITH, WITHOUT, USUAL, BROKEN}
     for name, chosen in slices.items():
@@ -238,6 +231,21 @@ def _sliced(dataset: Dataset, slices: Slices | None) -> Iterator[tuple[str, Sequ
                 f"texts; got {len(where)} values."
             )
         yield name, where
+
+
+def _by_value(dataset: Dataset, name: str) -> Iterator[tuple[str, Sequence[bool]]]:
+    """A slice for each value of a column."""
+    if name not in dataset.column_names:
+        raise ValueError(f"The dataset has no column {name!r} for slices; it has {dataset.column_names}.")
+    column = [str(value) for value in dataset.with_format(None)[name][:]]
+    values = sorted(set(column))
+    if len(values) > MAX_VALUES:
+        raise ValueError(
+            f"The column {name!r} has {len(values)} values, and slices need texts enough for a figure: choose a column "
+            f"with at most {MAX_VALUES}, or name slices with slices={{name: function}}."
+        )
+    for value in values:
+        yield f"{name}={value}", [each == value for each in column]
 
 
 __all__ = ["ALL", "BROKEN", "JSON_NAME", "PAGE_NAME", "USUAL", "WITH", "WITHOUT", "Retest", "Slices", "retest"]

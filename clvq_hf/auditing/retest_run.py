@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import batches_by_length
 from ..data.tokenization import TextCollator, tokenize_texts
@@ -21,6 +21,8 @@ from .retest_figures import Outcome
 BEFORE, EDIT = "before", "edit"
 OTHER, RANDOM, DELETED = "another concept", "random direction", "words deleted"
 CONTROLS = (OTHER, RANDOM, DELETED)
+# What an edit became in the weights, if it is given.
+FOLDED = "folded model"
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ def answer(
     limit: int | None,
     batch_size: int,
     seed: int,
+    folded: PreTrainedModel | None = None,
 ) -> Answered:
     """Ask the host with and without the edit, and under each control; `texts` has the column `text`.
 
     In the first pass the lower blocks run once for three conditions; the second asks with another concept removed, and
-    with the words deleted.
+    with the words deleted, and the `folded` model.
     """
     host, config = edit.host, edit.model.config
     runner, collate = HostRunner(host, config.stack, readout), TextCollator(tokenizer)
@@ -64,7 +67,8 @@ def answer(
     generator = torch.Generator().manual_seed(seed)
     direction = torch.nn.functional.normalize(torch.randn(config.hidden_size, generator=generator), dim=0)
     # Of one row of logits each, which a first batch makes known.
-    rows: dict[str, dict[int, np.ndarray]] = {BEFORE: {}, EDIT: {}, RANDOM: {}, OTHER: {}, DELETED: {}}
+    names = (BEFORE, EDIT, FOLDED, RANDOM, OTHER, DELETED)
+    rows: dict[str, dict[int, np.ndarray]] = {name: {} for name in names}
     codes_of: dict[int, np.ndarray] = {}
     deleted: dict[int, str] = {}
     total = 2 * -(-len(tokenized) // batch_size)
@@ -98,8 +102,11 @@ def answer(
                 np.isin(codes_of[number], edit.forbid),
             )
         for numbers, batch in batches_by_length(tokenized, collate, batch_size):
+            inputs, mask = runner.inputs_of_answers(batch)
+            if folded is not None:
+                answers = readout(folded(**inputs), mask, batch["token_mask"]).double().cpu().numpy()
+                rows[FOLDED].update(zip(numbers, answers, strict=True))
             if other:
-                inputs, mask = runner.inputs_of_answers(batch)
                 with edit.model.edit(host, other, how=edit.how, positions=edit.positions):
                     answers = readout(host(**inputs), mask, batch["token_mask"]).double().cpu().numpy()
                 rows[OTHER].update(zip(numbers, answers, strict=True))
@@ -173,4 +180,4 @@ def without_words(text: str, row: Any, has_concept: np.ndarray) -> str:
     return "".join(character for character, is_kept in zip(text, kept, strict=True) if is_kept)
 
 
-__all__ = ["BEFORE", "CONTROLS", "EDIT", "OTHER", "Answered", "answer", "choose_other", "without_words"]
+__all__ = ["BEFORE", "CONTROLS", "EDIT", "FOLDED", "OTHER", "Answered", "answer", "choose_other", "without_words"]

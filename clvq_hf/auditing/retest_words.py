@@ -6,7 +6,7 @@ from typing import Any
 from ..metrics.ablation_drop.statistics import MIN_TEXTS
 from ..rendering.text_tables import NOTHING, ReportTable, number, percent, signed
 from .retest_figures import ERRORS, FIGURES, Figure
-from .retest_run import CONTROLS, EDIT
+from .retest_run import CONTROLS, EDIT, FOLDED
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -112,7 +112,7 @@ def retest_tables(retest: Any) -> list[ReportTable]:
 def _controls(retest: Any) -> Iterable[ReportTable]:
     rows = []
     for group in dict.fromkeys(each.group for each in retest.figures):
-        for condition in (EDIT, *CONTROLS):
+        for condition in (EDIT, FOLDED, *CONTROLS):
             own, margin = (_find(retest, name, group, condition) for name in ("accuracy", "margin"))
             versus = _find(retest, "accuracy", group, f"{EDIT} - {condition}")
             if own is not None and margin is not None:

@@ -11,6 +11,7 @@ from .by_hand import find_concepts, group_concepts, hide_concepts, merge_concept
 from .compare import run_compare
 from .concepts import concepts_group
 from .demo import run_demo
+from .edit import run_edit
 from .evaluate import run_evaluate
 from .explain import run_explain
 from .info import run_info
@@ -41,6 +42,7 @@ concepts_group.command("find")(find_concepts)
 app.add_typer(concepts_group, name="concepts")
 app.command("explain")(run_explain)
 app.command("audit")(run_audit)
+app.command("edit")(run_edit)
 app.command("evaluate")(run_evaluate)
 app.command("report")(run_report)
 app.command("app")(run_app)

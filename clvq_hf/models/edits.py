@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..auditing.retest import Retest, Slices
+    from .folding import Folded
 
 EDITS_NAME = "edits.json"
 HOW = ("mean", "project", "interchange")
@@ -185,6 +186,7 @@ class ConceptEdit(AbstractContextManager):
         max_length: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
+        folded: "Folded | None" = None,
     ) -> "Retest":
         """Measure what the edit repairs and what it costs, on texts on which nothing was trained.
 
@@ -198,14 +200,15 @@ class ConceptEdit(AbstractContextManager):
                 labels only changes of predictions are measured.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): The host's, a fast one. Default: the one that the concept
                 model names.
-            slices (`str` or `Mapping`, *optional*): A column, each of whose values is a slice; or for each name a
-                function from a row to `bool`, or one `bool` for each text.
+            slices (`str`, `Sequence[str]` or `Mapping`, *optional*): Columns, each of whose values is a slice; or for
+                each name a function from a row to `bool`, or one `bool` for each text.
             target (`str` or `int`, *optional*): The label of a multi-label head, or the output of a regression.
             text_column (`str`, *optional*): Default: that of training, else `"text"`.
             label_column (`str`, *optional*): Default: that of training, else `"label"`; there may be none.
             max_length (`int`, *optional*): In tokens; default: that of training, else the host's limit.
             batch_size (`int`): Texts per forward pass of the host.
             seed (`int`): Of the random direction.
+            folded ([`Folded`][clvq_hf.models.Folded], *optional*): What `fold` returned: it is measured, too.
 
         Returns:
             [`Retest`][clvq_hf.auditing.Retest]: With `verdict`, `figures`, `to_pandas()` and `save(folder)`.
@@ -226,6 +229,61 @@ class ConceptEdit(AbstractContextManager):
                 text_column=text_column or config.column_of("text", dataset.column_names),
                 label_column=label_column or config.column_of("label", dataset.column_names),
                 max_length=max_length or config.longest_text,
+                batch_size=batch_size,
+                seed=seed,
+                folded=None if folded is None else folded.host,
+            )
+
+    def fold(
+        self,
+        texts: "Dataset",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        text_column: str | None = None,
+        max_length: int | None = None,
+        max_steps: int = 400,
+        learning_rate: float = 5e-5,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> "Folded":
+        """Make a plain model of transformers that does without the concepts, and measure how far it is from the hook.
+
+        Exactly in the weights where that is possible: a projection at all tokens, where only linear modules read the
+        layer (mostly the last one of hosts without a final norm); any edit of layer 0, where it holds nothing but token
+        embeddings (Llama). Whether it was exact is measured. Otherwise a copy of the host is trained to give the logits
+        that the host gives with the hook. Seven tenths of the texts are trained on, one tenth decides when to stop, and
+        on two tenths the difference is measured; they are cut by text hash.
+
+        Args:
+            texts (`datasets.Dataset`): Texts of the kind that the host reads, of which some have the concepts; labels
+                are not needed.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): The host's. Default: the one that the concept model
+                names.
+            text_column (`str`, *optional*): Default: that of training, else `"text"`.
+            max_length (`int`, *optional*): In tokens; default: that of training, else the host's limit.
+            max_steps (`int`): At most so many steps of training.
+            learning_rate (`float`): The largest; it rises for a tenth of the steps, and falls to 0.
+            batch_size (`int`): Texts per step; every other one has the concepts.
+            seed (`int`): Of the order of the texts.
+
+        Returns:
+            [`Folded`][clvq_hf.models.Folded]: With `host`, `differences` and `save(folder)`.
+
+        Raises:
+            ValueError: If there are too few texts, the host has no head, or training fails.
+        """
+        from .folding import fold  # pulls datasets
+
+        config = self.model.config
+        with self._suspended():
+            return fold(
+                self,
+                self.model.load_tokenizer() if tokenizer is None else tokenizer,
+                texts,
+                text_column=text_column or config.column_of("text", texts.column_names),
+                max_length=max_length or config.longest_text,
+                max_steps=max_steps,
+                learning_rate=learning_rate,
                 batch_size=batch_size,
                 seed=seed,
             )

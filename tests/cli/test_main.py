@@ -14,7 +14,7 @@ from clvq_hf import __version__
 from clvq_hf.cli import app
 
 COMMANDS = ["demo", "train", "concepts build", "concepts label", "evaluate", "report", "app", "compare", "judge"]
-COMMANDS += ["explain", "study build", "study score", "push", "pull", "info"]
+COMMANDS += ["explain", "edit", "study build", "study score", "push", "pull", "info"]
 COMMANDS += [f"concepts {name}" for name in ("rename", "merge", "group", "hide", "find")] + ["audit"]
 
 

@@ -5,21 +5,10 @@ import json
 import pytest
 import torch
 from helpers.hook_hosts import count_hooks
+from helpers.made_clusters import clusters_by_hand
 
-from clvq_hf import ClusterConfig, ClusterModel
 from clvq_hf.hosts import hooks
 from clvq_hf.models import ConceptEdit
-
-
-def clusters_by_hand(host, layer=1, vectors=None):
-    """Three clusters of a host's states, with known centroids and mean."""
-    model = ClusterModel(ClusterConfig.from_host(host, layer, 3, codebook_size=3))
-    if vectors is not None:
-        model.centroids.vectors.copy_(vectors)
-    model.centroids.counts.fill_(2)
-    model.centroids.mean.copy_(model.centroids.vectors.mean(0))
-    model.centroids.initialized.fill_(True)
-    return model.eval()
 
 
 @pytest.fixture
