@@ -244,6 +244,8 @@ def signal_figures(
         number = int(figures["class"])
         concept: dict[str, Any] = {
             "code": int(code),
+            # All that an edit must forbid to cut it.
+            "number": " + ".join(map(str, table.by_hand.members(int(code)))),
             "name": called and called.name,
             "named_by": called and called.by,
             "words": ", ".join(word for word, _ in table.top_words(int(code), 8)),

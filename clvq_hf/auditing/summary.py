@@ -27,7 +27,19 @@ SIGNS = {
 # Of columns of slices, and of groups, whatever they are called.
 SLICE_SIGN, GROUP_SIGN = 0.5, 0.2
 _COLUMNS = (
-    *("code", "name", "named_by", "words", "class", "coverage", "share", "effect", "effect_low", "effect_high"),
+    *(
+        "code",
+        "number",
+        "name",
+        "named_by",
+        "words",
+        "class",
+        "coverage",
+        "share",
+        "effect",
+        "effect_low",
+        "effect_high",
+    ),
     *("excess", "excess_low", "excess_high", "q", "lexical", "score", "alarm"),
 )
 
@@ -102,7 +114,7 @@ def sentences_of(summary: Mapping[str, Any], mask: ToxicMask | None = None) -> l
     for concept in alarms:
         signs = f"; {found}" if (found := _signs(concept, mask)) else ""
         told.append(
-            f"Alarm: concept {concept['code']} ({_words(concept, mask)}) carries {percent(concept['share'])} of the "
+            f"Alarm: concept {concept['number']} ({_words(concept, mask)}) carries {percent(concept['share'])} of the "
             f"evidence for {concept['class']}{signs}. May the host rely on it? Look at its texts."
         )
     if not alarms:
@@ -117,7 +129,7 @@ def suspects_table(summary: Mapping[str, Any], mask: ToxicMask | None = None) ->
         "Suspects",
         summary["suspects"],
         {
-            "concept": lambda row: f"{row['code']}{' !' if row['alarm'] else ''}",
+            "concept": lambda row: f"{row['number']}{' !' if row['alarm'] else ''}",
             "words": lambda row: _words(row, mask),
             "class": "class",
             "texts": lambda row: percent(row["coverage"]),

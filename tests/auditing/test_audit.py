@@ -126,6 +126,7 @@ class TestResult:
         assert not {max(first, second), third} & set(suspects.index) and len(suspects) == len(apart.concepts) - 2
         assert suspects.loc[both, "name"] == "both" and suspects.loc[both, "num_tokens"] == codes[0][1] + codes[1][1]
         shown = [row[1] for row in together.table(99).rows]
+        assert f"{both} + {max(first, second)}" in {row[0].removesuffix(" !") for row in together.table(99).rows}
         assert {"“both”", "“guess” (named by a model)"} <= set(shown)
         row = next(row for row in together.rows if row["code"] == both)
         text = table.texts[table.text_row(row["text_id"])]["text"]
