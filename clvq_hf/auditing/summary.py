@@ -27,20 +27,8 @@ SIGNS = {
 # Of columns of slices, and of groups, whatever they are called.
 SLICE_SIGN, GROUP_SIGN = 0.5, 0.2
 _COLUMNS = (
-    *(
-        "code",
-        "number",
-        "name",
-        "named_by",
-        "words",
-        "class",
-        "coverage",
-        "share",
-        "effect",
-        "effect_low",
-        "effect_high",
-    ),
-    *("excess", "excess_low", "excess_high", "q", "lexical", "score", "alarm"),
+    *("code", "number", "name", "named_by", "words", "class", "coverage", "share"),
+    *("effect", "effect_low", "effect_high", "excess", "excess_low", "excess_high", "q", "lexical", "score", "alarm"),
 )
 
 
