@@ -9,10 +9,12 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
-from ..metrics.ablation_drop.statistics import MIN_TEXTS, sign_flip_p_value
+from ..metrics.ablation_drop.statistics import MIN_TEXTS, NUM_PERMUTATIONS, sign_flip_p_value
 
 # As in `ablate_texts`: a control has about as many tokens, and as large a removed part; up to so many are averaged.
 POSITION_CALIPER, NORM_CALIPER, NUM_CONTROLS = 1.5, 1.25, 5
+# Of 10,000 flips no p-value is below 0.0001, which is nothing among thousands of tests.
+SMALL_P, FLIPS_PER_TEST = 0.001, 40
 # Words explain nothing of an effect that is hardly there, in units of the effect.
 SMALLEST_EFFECT = 0.01
 
@@ -99,7 +101,7 @@ def effect_figures(rows: Mapping[str, np.ndarray], num_texts: np.ndarray) -> pd.
                     "excess": excess.mean() if len(excess) else np.nan,
                     "excess_low": excess_low,
                     "excess_high": excess_high,
-                    "p": sign_flip_p_value(excess) if len(excess) >= MIN_TEXTS else np.nan,
+                    "p": p_value(excess, len(codes) * effect.shape[1]) if len(excess) >= MIN_TEXTS else np.nan,
                     "share": positive[own, number].sum() / support[number] if support[number] > 0 else 0.0,
                     "lexical": word[own, number][has_word].mean() / whole if abs(whole) >= SMALLEST_EFFECT else np.nan,
                 }
@@ -112,6 +114,14 @@ def effect_figures(rows: Mapping[str, np.ndarray], num_texts: np.ndarray) -> pd.
     return frame
 
 
+def p_value(excess: np.ndarray, num_tests: int) -> float:
+    """Of the mean of an excess `(n,)`, by sign flips: so many that small ones survive a correction for all tests."""
+    value = sign_flip_p_value(excess)
+    if value is None or value > SMALL_P or num_tests * FLIPS_PER_TEST <= NUM_PERMUTATIONS:
+        return np.nan if value is None else value
+    return float(sign_flip_p_value(excess, num_permutations=num_tests * FLIPS_PER_TEST) or 0.0)
+
+
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean of values `(n,)` by Student's t; NaN for fewer than two."""
     if len(values) < 2:
@@ -121,4 +131,4 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(mean - reach), float(mean + reach)
 
 
-__all__ = ["effect_figures", "matched_controls", "mean_interval"]
+__all__ = ["effect_figures", "matched_controls", "mean_interval", "p_value"]

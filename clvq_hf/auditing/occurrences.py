@@ -215,6 +215,12 @@ def _of_batch(
     ]
     # The n-th concept of each text at once: a text that has fewer is left as it is.
     for turn in range(max(map(len, own), default=0)):
+        left = [place for place, codes in enumerate(own) if len(codes) > turn]
+        if len(left) <= len(own) // 2:  # the others would be run for nothing
+            rest = [own[place][turn:] for place in left]
+            ids_left, windows_left = ([each[place] for place in left] for each in (text_ids, windows))
+            yield from _of_batch(reading, ids_left, rest, windows_left, means, how, with_words, bar)
+            return
         wanted = torch.tensor([codes[turn] if turn < len(codes) else -1 for codes in own], device=chunk.codes.device)
         where = (chunk.codes == wanted[:, None]) & chunk.changed
         rows = chunk.run(torch.where(where[..., None], without, chunk.state)).cpu()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control
 
-from clvq_hf.auditing.effects import effect_figures, matched_controls, mean_interval
+from clvq_hf.auditing.effects import effect_figures, matched_controls, mean_interval, p_value
 
 
 def rows_of(effects, word=None, tokens=None):
@@ -67,6 +67,14 @@ class TestFigures:
         assert frame["q"].tolist() == pytest.approx(false_discovery_control(frame["p"]).tolist())
         assert (frame["q"] >= frame["p"]).all()
         assert (frame["effect_low"] < frame["effect"]).all() and (frame["effect"] < frame["effect_high"]).all()
+
+    def test_small_p_values_survive_thousands_of_tests(self):
+        """The smallest one of 10,000 flips, corrected for 1,500 tests, would be 0.15."""
+        strong = np.linspace(1, 2, 20)
+        assert p_value(strong, 10) == pytest.approx(1e-4, rel=0.2)
+        assert 1500 * p_value(strong, 1500) < 0.05
+        weak = np.random.default_rng(0).normal(size=20)
+        assert p_value(weak, 1500) == p_value(weak, 1)
 
     def test_false_discoveries_are_rare(self):
         """Without any effect, fewer than one audit in ten finds one at q < 0.05."""

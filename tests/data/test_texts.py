@@ -219,3 +219,16 @@ def test_an_unknown_format(tmp_path):
     (tmp_path / "a.pkl").write_bytes(b"")
     with pytest.raises(ValueError, match=r"'\.pkl' is not one of"):
         load_texts(str(tmp_path / "a.pkl"))
+
+
+def test_more_columns_are_kept(tmp_path):
+    file = tmp_path / "news.jsonl"
+    file.write_text(
+        '{"text": "one", "label": 1, "source": "a", "day": 3}\n{"text": "two", "label": 0, "source": null}\n'
+    )
+    texts = load_texts(str(file), more_columns=["source"])
+    assert texts.column_names == ["text", "label", "source"] and texts["source"][:] == ["a", None]
+    with pytest.raises(ValueError, match="There is no column 'region'"):
+        load_texts(str(file), more_columns=["region"])
+    with pytest.raises(ValueError, match="'label' is that of the texts or of the labels"):
+        load_texts(str(file), more_columns=["label"])
