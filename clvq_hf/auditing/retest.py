@@ -31,7 +31,7 @@ logger = logging.get_logger(__name__)
 JSON_NAME, PAGE_NAME = "retest.json", "retest.html"
 # Groups of texts that every retest has.
 ALL, WITH, WITHOUT = "all texts", "with the concept", "without the concept"
-USUAL, BROKEN = "with the concept, its usual label", "with the concept, another label"
+FAVOURED, BROKEN = "with the concept, the label that it favours", "with the concept, another label"
 # A column with more values is no slice but an identifier.
 MAX_VALUES = 20
 # Columns whose values are slices, or for each name a function of a row, or a truth value per row.
@@ -43,8 +43,9 @@ class Retest:
     """Predictions before and after an edit; print it, or see `verdict`.
 
     Attributes:
-        facts (`dict`): What was edited, and the texts: `num_texts`, `usual_label` (of the texts with the concept),
-            `coverage` (share of the texts with the concept), `other_codes` and `other_coverage` of the control.
+        facts (`dict`): What was edited, and the texts: `num_texts`, `coverage` (share of the texts with the concept),
+            `favoured_label` (whose logit the edit lowers most there), and `other_codes` and `other_coverage` of the
+            control.
         figures (`list[Figure]`): By group of texts, condition and figure.
     """
 
@@ -152,9 +153,8 @@ def retest(
     limit = text_limit(host, tokenizer, max_length, readout)
     answered = answer(edit, tokenizer, texts, readout, limit=limit, batch_size=batch_size, seed=seed, folded=folded)
     own = labels[answered.rows_of]
-    names = labelled.features[label_column].names if label_column in labelled.column_names else []
-    usual = _usual_label(own[answered.has_concept])
-    found = _groups(answered, own, usual)
+    favoured = _favoured(answered)
+    found = _groups(answered, own, favoured)
     found |= {name: np.asarray(where, dtype=bool)[answered.rows_of] for name, where in groups.items()}
     facts = {
         **edit.facts(),
@@ -165,7 +165,7 @@ def retest(
         "readout": readout.to_dict(),
         "slices": [slices] if isinstance(slices, str) else list(slices or ()),
         "coverage": float(answered.has_concept.mean()),
-        "usual_label": None if usual is None else names[usual],
+        "favoured_label": None if favoured is None else readout.class_names[favoured],
         "other_codes": list(answered.other_codes),
         "other_coverage": answered.other_coverage,
         "max_length": limit,
@@ -194,17 +194,20 @@ def _figures(answered: Answered, labels: np.ndarray, groups: Mapping[str, np.nda
     return corrected(figures, EDIT)
 
 
-def _groups(answered: Answered, labels: np.ndarray, usual: int | None) -> dict[str, np.ndarray]:
+def _groups(answered: Answered, labels: np.ndarray, favoured: int | None) -> dict[str, np.ndarray]:
     has = answered.has_concept
     groups = {ALL: np.ones_like(has), WITH: has, WITHOUT: ~has}
-    if usual is not None:
-        groups |= {USUAL: has & (labels == usual), BROKEN: has & (labels != usual) & (labels >= 0)}
+    if favoured is not None:
+        groups |= {FAVOURED: has & (labels == favoured), BROKEN: has & (labels != favoured) & (labels >= 0)}
     return groups
 
 
-def _usual_label(labels: np.ndarray) -> int | None:
-    known = labels[labels >= 0]
-    return int(np.bincount(known).argmax()) if len(known) else None
+def _favoured(answered: Answered) -> int | None:
+    """The label whose logit the edit lowers most, on average over the texts with the concept."""
+    if not answered.has_concept.any():
+        return None
+    before, after = (answered.outcomes[name].rows[answered.has_concept] for name in (BEFORE, EDIT))
+    return int((before - after).mean(0).argmax())
 
 
 def _labels(dataset: Dataset, label_column: str) -> np.ndarray:
@@ -220,7 +223,7 @@ def _sliced(dataset: Dataset, slices: Slices | None) -> Iterator[tuple[str, Sequ
         for name in [slices] if isinstance(slices, str) else slices or ():
             yield from _by_value(dataset, name)
         return
-    reserved = {ALL, WITH, WITHOUT, USUAL, BROKEN}
+    reserved = {ALL, WITH, WITHOUT, FAVOURED, BROKEN}
     for name, chosen in slices.items():
         if name in reserved:
             raise ValueError(f"Every retest has the group {name!r}; give the slice another name.")
@@ -248,4 +251,4 @@ def _by_value(dataset: Dataset, name: str) -> Iterator[tuple[str, Sequence[bool]
         yield f"{name}={value}", [each == value for each in column]
 
 
-__all__ = ["ALL", "BROKEN", "JSON_NAME", "PAGE_NAME", "USUAL", "WITH", "WITHOUT", "Retest", "Slices", "retest"]
+__all__ = ["ALL", "BROKEN", "FAVOURED", "JSON_NAME", "PAGE_NAME", "WITH", "WITHOUT", "Retest", "Slices", "retest"]

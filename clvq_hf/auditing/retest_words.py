@@ -18,9 +18,9 @@ TITLES = {
 }
 SHARES = ("accuracy", "changed")
 HOW = {
-    "mean": "their mean state made way for that of all tokens",
-    "project": "their directions were projected out",
-    "interchange": "their mean state made way for that of another concept",
+    "mean": "its mean state made way for that of all tokens",
+    "project": "its direction was projected out",
+    "interchange": "its mean state made way for that of another concept",
 }
 
 
@@ -28,11 +28,11 @@ def retest_verdict(retest: Any) -> list[str]:
     """Say of each group whether accuracy was repaired or lost; where the interval contains 0, there is no evidence."""
     facts = retest.facts
     codes = ", ".join(map(str, facts["forbid"]))
+    several = len(facts["forbid"]) > 1
     sentences = [
-        f"Concept{'s' if len(facts['forbid']) > 1 else ''} {codes} at layer {facts['layer']}: {HOW[facts['how']]}. "
-        f"{percent(facts['coverage'])} of {facts['num_texts']:,} texts have "
-        f"{'one of them' if len(facts['forbid']) > 1 else 'it'}"
-        + (f", most of them with the label {facts['usual_label']}." if facts["usual_label"] else ".")
+        f"{'Each of the concepts' if several else 'Concept'} {codes} at layer {facts['layer']}: {HOW[facts['how']]}. "
+        f"{percent(facts['coverage'])} of {facts['num_texts']:,} texts have {'one of them' if several else 'it'}"
+        + (f", which there favours the label {facts['favoured_label']}." if facts["favoured_label"] else ".")
     ]
     accuracies = [each for each in retest.figures if (each.figure, each.condition) == ("accuracy", EDIT)]
     if not accuracies:

@@ -191,9 +191,9 @@ class ConceptEdit(AbstractContextManager):
         """Measure what the edit repairs and what it costs, on texts on which nothing was trained.
 
         Accuracy, margins and calibration before and after, of all texts, of those with and without the concept, of
-        those with the concept whose label is its usual one and whose label is another one (there the shortcut is
-        broken), and of each slice; beside three controls: another concept that occurs in about as many texts, a random
-        direction of the same length at the same tokens, and the words of the concept deleted from the text.
+        those with the concept whose label is the one that it favours and whose label is another one (there a shortcut
+        is broken), and of each slice; beside three controls: another concept that occurs in about as many texts, a
+        random direction of the same length at the same tokens, and the words of the concept deleted from the text.
 
         Args:
             dataset (`datasets.Dataset`): The texts, with labels, see [`host_labels`][clvq_hf.data.host_labels]. Without

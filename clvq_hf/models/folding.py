@@ -70,11 +70,10 @@ class Folded:
             "texts."
         )
         told = [how]
-        for name, where in (("all", "held-out texts"), ("with_concept", "those with the concept")):
+        for name, where in (("all", "held-out texts"), ("with_concept", "of them with the concept")):
             found = folded["differences"][name]
             if found is None:
                 continue
-            unit = "" if found["num_rows"] == folded["num_texts"]["measure"] or name != "all" else " (rows)"
             same = "" if found["agreement"] is None else f"{percent(found['agreement'])} equal predictions; "
             largest = (
                 f"largest difference of the output {found['largest_logit']:.3g}"
@@ -82,7 +81,7 @@ class Folded:
                 else f"probabilities differ by {found['mean_probability']:.4f} on average and "
                 f"{found['largest_probability']:.4f} at most; KL {found['kl']:.2g}"
             )
-            told.append(f"Hook and folded model on {found['num_rows']:,} {where}{unit}: {same}{largest}.")
+            told.append(f"Hook and folded model on {found['num_rows']:,} {where}: {same}{largest}.")
         return told
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from helpers.hook_hosts import count_hooks
 
 from clvq_hf import ClusterConfig, ClusterModel
 from clvq_hf.auditing import Retest
-from clvq_hf.auditing.retest import BROKEN, USUAL, WITH, WITHOUT
+from clvq_hf.auditing.retest import BROKEN, FAVOURED, WITH, WITHOUT
 from clvq_hf.auditing.retest_run import DELETED, OTHER, RANDOM, choose_other, without_words
 from clvq_hf.hosts import hooks
 
@@ -77,10 +77,20 @@ class TestAgainstTheHost:
         result = edit.retest(texts, tokenizer)
         numbers = {each.group: each.num_texts for each in result.figures if each.condition == "edit"}
         assert numbers[WITH] + numbers[WITHOUT] == len(texts)
-        assert numbers[USUAL] + numbers[BROKEN] == numbers[WITH] and numbers[USUAL] >= numbers[BROKEN]
+        assert numbers[FAVOURED] + numbers[BROKEN] == numbers[WITH]
         without = result.figure("margin", WITHOUT)
         assert without.change == 0 and result.figure("margin", WITH).change != 0
         assert result.facts["coverage"] == pytest.approx(numbers[WITH] / len(texts))
+
+    def test_the_favoured_label_is_the_one_that_loses(self, edit, host, tokenizer, texts):
+        edit.remove()
+        with torch.no_grad():
+            host.config.id2label = {0: "bad", 1: "good"}
+            result = edit.retest(texts.select_columns("text"), tokenizer)
+            before = logits_of(host, tokenizer, texts["text"])
+            with edit:
+                lost = (before - logits_of(host, tokenizer, texts["text"])).mean(0)
+        assert result.facts["favoured_label"] == ["bad", "good"][int(lost.argmax())]
 
     def test_controls(self, edit, model, host, tokenizer, texts):
         result = edit.retest(texts, tokenizer)
@@ -146,7 +156,7 @@ class TestStrangersData:
     def test_without_labels(self, edit, tokenizer, texts):
         result = edit.retest(texts.select_columns("text"), tokenizer)
         assert {each.figure for each in result.figures} == {"changed"}
-        assert "no labels" in " ".join(result.verdict) and result.facts["usual_label"] is None
+        assert "no labels" in " ".join(result.verdict)
 
     def test_some_labels_empty_texts_and_one_class(self, edit, tokenizer, texts):
         chosen = texts["text"][:10]

@@ -102,6 +102,21 @@ def test_a_distilled_fold_is_measured(host, tokenizer, texts, tmp_path):
         assert again.forbid == (0, 2)
 
 
+def test_any_edit_of_embeddings_is_exact(causal_host, tokenizer, texts):
+    model = clusters_at(causal_host, tokenizer, texts, 0)
+    folded = model.edit(causal_host, [0, 1]).fold(texts.select(range(24)), tokenizer, batch_size=4)
+    assert folded.is_exact and folded.differences["agreement"] == 1 and folded.differences["num_rows"] > 24
+    assert folded.facts["folded"]["differences"]["unedited"]["kl"] > folded.differences["kl"]
+
+
+def test_a_host_with_an_adapter_is_merged_first(host, tokenizer, texts):
+    peft = pytest.importorskip("peft")
+    model = clusters_at(host, tokenizer, texts, 1)
+    adapted = peft.get_peft_model(host, peft.LoraConfig(target_modules=["query"], task_type="SEQ_CLS")).eval()
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        model.edit(adapted, 0).fold(texts, tokenizer)
+
+
 def test_the_same_seed_gives_the_same_model(host, tokenizer, texts):
     edit = clusters_at(host, tokenizer, texts, 1).edit(host, 0)
     one, two = (edit.fold(texts, tokenizer, max_steps=5, batch_size=8, learning_rate=1e-3).host for _ in range(2))
