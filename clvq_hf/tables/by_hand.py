@@ -65,7 +65,12 @@ class ByHand:
         return shown
 
     def members(self, code: int) -> tuple[int, ...]:
-        """The concepts that are shown as one with this one, itself included, in ascending order."""
+        """The concepts that are shown as one with this one, itself included, in ascending order.
+
+        Raises:
+            ValueError: If there is no such concept.
+        """
+        self._check(code)
         return tuple(np.flatnonzero(self.shown_codes == self.shown_codes[code]).tolist())
 
     @cached_property
@@ -106,8 +111,7 @@ class ByHand:
         """
         given = sorted(set(codes))
         for code in given:
-            if not 0 <= code < self.codebook_size:
-                raise ValueError(f"Codes run from 0 to {self.codebook_size - 1}, got {code}.")
+            self._check(code)
         if not given:
             raise ValueError("Name at least one concept by its code.")
         # A merge is of all the concepts that are shown as one; everything else is said of the number that is shown.
@@ -127,6 +131,10 @@ class ByHand:
         today = datetime.date.today().isoformat()
         author = check_name(author or getpass.getuser())
         return replace(self, decisions=(*kept, Decision(kind, tuple(decided), name, author, today)))
+
+    def _check(self, code: int) -> None:
+        if not 0 <= code < self.codebook_size:
+            raise ValueError(f"Codes run from 0 to {self.codebook_size - 1}, got {code}.")
 
     def _of_kind(self, kind: str) -> list[Decision]:
         return [decision for decision in self.decisions if decision.kind == kind]

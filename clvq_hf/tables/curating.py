@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .by_hand import ByHand
+from .by_hand import ByHand, check_name
 from .names import Called, ConceptName, called_by_model
 
 
@@ -67,6 +67,8 @@ class CuratedTable:
             ValueError: If there is no such concept, only one, or the name cannot be shown.
         """
         codes = list(codes)
+        if name is not None:
+            check_name(name)  # before anything is decided
         self._decide("merge", codes, undo=undo, author=author)
         if name is not None and not undo:
             self.rename(codes[0], name, author=author)

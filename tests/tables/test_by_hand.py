@@ -50,7 +50,12 @@ class TestNames:
         assert table.by_hand.decisions[0].author == "carla"
 
     def test_unknown_concepts_are_refused(self, table):
-        for decide in (lambda: table.rename(20, "x"), lambda: table.hide([-1]), lambda: table.merge([1, 99])):
+        for decide in (
+            lambda: table.rename(20, "x"),
+            lambda: table.hide([-1]),
+            lambda: table.merge([1, 99]),
+            lambda: table.called(-1),
+        ):
             with pytest.raises(ValueError, match="Codes run from 0 to 19"):
                 decide()
         with pytest.raises(ValueError, match="at least one concept"):
@@ -88,6 +93,11 @@ class TestMerge:
         assert table.concept(1).name == "dullness" and table.concept(1).group == "mood"
         table.rename(3, "mood", author="Ann")
         assert [each.name for each in table.by_hand.decisions if each.kind == "rename"] == ["mood"]
+
+    def test_a_name_that_is_none_merges_nothing(self, table):
+        with pytest.raises(ValueError, match="one line"):
+            table.merge([1, 3], " ")
+        assert not table.by_hand
 
     def test_one_concept_is_no_merge(self, table):
         with pytest.raises(ValueError, match="at least two"):
