@@ -197,7 +197,7 @@ def checked_groups(groups: Mapping[str, Any] | None) -> dict[str, frozenset[str]
 
 
 # What an alarm carries at least: of the evidence for its class, of the host's usual lead. It has one of these signals.
-MIN_SHARE, MIN_OF_LEAD = 0.1, 0.05
+MIN_SHARE, MIN_OF_LEAD = 0.2, 0.02
 WEAK_CONTENT = ("top_word", "weak", "boilerplate", "position", "layout")
 # Texts of another label that a concept needs, before it is said how often the host follows it there.
 MIN_OTHERS = 5
@@ -293,8 +293,9 @@ def suspicion(concept: Mapping[str, Any], slices: Iterable[str], lead: float) ->
     """Place of a concept in the default order, and whether it is an alarm.
 
     The place is what the host loses per text of the whole set without the concept, beyond controls, at least. An alarm
-    has a strong effect and weak content. Strong: it carries a tenth of the evidence for its class, and its excess is,
-    by its lower bound, at least a twentieth of the host's usual `lead`. Weak: it is one word, or function words and
+    has a strong effect and weak content. Strong: it carries a fifth of the evidence for its class, and its excess is,
+    by its lower bound, at least a fiftieth of the host's usual `lead`: of a source's line every word is enough, so that
+    removing one of them costs little. Weak: it is one word, or function words and
     the like, or boilerplate, or stands in one position, layout or slice.
     """
     least = concept["excess_low"]

@@ -87,7 +87,7 @@ class TestSuspicion:
         for name in ("top_word", "weak", "boilerplate", "position", "layout", "slice_source"):
             suspect = {**concept, name: 0.9}
             assert suspicion(suspect, ["source"], 2.0)[1] is True
-            for weaker in ({"q": 0.2}, {"q": np.nan}, {"share": 0.05}, {"excess_low": -0.1}, {"excess_low": 0.09}):
+            for weaker in ({"q": 0.2}, {"q": np.nan}, {"share": 0.15}, {"excess_low": -0.1}, {"excess_low": 0.03}):
                 assert suspicion({**suspect, **weaker}, ["source"], 2.0)[1] is False
         assert suspicion({**concept, "slice_source": 0.9}, [], 2.0)[1] is False
 
