@@ -210,7 +210,8 @@ def test_a_table_with_counts_and_intervals():
     word, none = (dict(zip(report.header, row, strict=True)) for row in report.rows)
     assert word["hosts"] == "2" and word["among the first 5"].startswith("1/2 (")
     assert word["false alarms, of concepts"].startswith("2/200 (") and word["hosts with one"].startswith("1/2 (")
-    assert (word["back, words deleted"], word["back, random direction"]) == ("100.0 %", "0.0 %")
+    assert (word["words deleted"], word["random direction"]) == ("100.0 %", "0.0 %")
+    assert (word["their words deleted"], none["their words deleted"]) == ("50.0 %", "–")
     assert (word["back"], word["back, those recognised"], word["clean lost (points)"]) == ("75.0 %", "37.5 %", "1.0")
     assert none["among the first 5"] == none["back"] == "–" and none["false alarms, of concepts"].startswith("1/100 (")
     # Wilson 1927: nine of ten are 60 to 98 %.

@@ -215,9 +215,11 @@ def summary(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
         "false alarms, of concepts": lambda row: row["false_alarms"],
         "hosts with one": lambda row: row["with_false_alarm"],
         "back": lambda row: percent(row["back"]),
+        "words deleted": lambda row: percent(row["back_deleted"]),
+        "random direction": lambda row: percent(row["back_random"]),
         "back, those recognised": lambda row: percent(row["back_recognised"]),
-        "back, words deleted": lambda row: percent(row["back_deleted"]),
-        "back, random direction": lambda row: percent(row["back_random"]),
+        "their words deleted": lambda row: percent(row["recognised_deleted"]),
+        "random directions": lambda row: percent(row["recognised_random"]),
         "clean lost (points)": lambda row: "–" if row["clean_lost"] is None else f"{100 * row['clean_lost']:.1f}",
     }
     rows = [{"dataset": dataset, "kind": kind, **_group_figures(group)} for (dataset, kind), group in groups.items()]
@@ -249,10 +251,13 @@ def _group_figures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     edited = [score["edits"].get("planted") for score in scores]
     recognised = [score["edits"].get("recognised") for score in scores]
     if not is_planted or None in edited:
-        return {**figures, **dict.fromkeys(("back", "back_recognised", "back_deleted", "back_random", "clean_lost"))}
+        names = ("back", "back_deleted", "back_random", "back_recognised", "recognised_deleted", "recognised_random")
+        return {**figures, **dict.fromkeys((*names, "clean_lost"))}
     figures["back"] = share_back(edited, edited)
     # A host of which nothing was recognised gets nothing back.
     figures["back_recognised"] = share_back(recognised, edited)
+    figures["recognised_deleted"] = share_back(recognised, edited, "words deleted")
+    figures["recognised_random"] = share_back(recognised, edited, "random direction")
     figures["back_deleted"] = share_back(edited, edited, "words deleted")
     figures["back_random"] = share_back(edited, edited, "random direction")
     figures["clean_lost"] = float(
