@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from .retest import ALL
 from .retest_figures import FIGURES
+from .retest_run import EDIT, FOLDED
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _PATTERN = re.compile(r"\s*(\w+)\s*(?:\[([^\]]+)\])?\s*(<=|>=|<|>)\s*(\S+)\s*")
@@ -15,7 +16,7 @@ _PATTERN = re.compile(r"\s*(\w+)\s*(?:\[([^\]]+)\])?\s*(<=|>=|<|>)\s*(\S+)\s*")
 
 @dataclass(frozen=True)
 class FailIf:
-    """A bound on the change of a figure by an edit.
+    """A bound on the change of a figure by an edit, and by the folded model if there is one.
 
     Attributes:
         text (`str`): As it was written.
@@ -57,17 +58,25 @@ class FailIf:
         Raises:
             ValueError: If the retest has no such figure of such texts.
         """
-        try:
-            change = retest.figure(self.figure, self.group).change
-        except KeyError:
+        changes = {
+            each.condition: each.change
+            for each in retest.figures
+            if (each.figure, each.group) == (self.figure, self.group) and each.condition in (EDIT, FOLDED)
+        }
+        if not changes:
             groups = dict.fromkeys(each.group for each in retest.figures if each.figure == self.figure)
             known = ", ".join(groups) or "no texts, because they have no labels or the host gives no probabilities"
-            raise ValueError(
-                f"{self.text!r}: {self.figure} was measured for {known}; not for {self.group!r}."
-            ) from None
-        if not _OPERATORS[self.sign](change, self.bound):
+            raise ValueError(f"{self.text!r}: {self.figure} was measured for {known}; not for {self.group!r}.")
+        failed = [
+            f"by {change:+.4f} ({condition})"
+            for condition, change in changes.items()
+            if _OPERATORS[self.sign](change, self.bound)
+        ]
+        if not failed:
             return None
-        return f"{self.figure} of {self.group} changed by {change:+.4f}, and must not be {self.sign} {self.bound:g}."
+        return (
+            f"{self.figure} of {self.group} changed {', '.join(failed)}, and must not be {self.sign} {self.bound:g}."
+        )
 
 
 __all__ = ["FailIf"]

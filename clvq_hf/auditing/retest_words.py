@@ -40,7 +40,7 @@ def retest_verdict(retest: Any) -> list[str]:
         share = percent(changed[0].after) if changed else NOTHING
         return [*sentences, f"The texts have no labels. {share} of the predictions are others."]
     for figure in accuracies:
-        sentences.append(_sentence(figure, list(_beside(retest, figure.group))))
+        sentences.append(_sentence(figure, list(_beside(retest, figure.group))) + _folded(retest, figure.group))
     return sentences
 
 
@@ -60,8 +60,14 @@ def _sentence(figure: Figure, beside: list[str]) -> str:
         return f"{told}: too few texts to tell ({MIN_TEXTS} are needed)."
     if word == "no evidence":
         return f"{told} ({change}): no evidence of a change."
-    more = f" {'; '.join(beside)}." if beside else ""
+    more = f" Controls: {'; '.join(beside)}." if beside else ""
     return f"{told} ({change}): {word}.{more}"
+
+
+def _folded(retest: Any, group: str) -> str:
+    """What the folded model does to the accuracy of a group, in a sentence."""
+    figure = _find(retest, "accuracy", group, FOLDED)
+    return "" if figure is None else f" Folded: {_points(figure.change)} points {_interval(figure, 100, 1)}."
 
 
 def _beside(retest: Any, group: str) -> Iterable[str]:

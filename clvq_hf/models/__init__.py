@@ -6,7 +6,6 @@ from .configuration_concepts import ConceptConfig, Preset
 from .configuration_sparse import SparseConfig
 from .distances import DistanceQuantiles
 from .edits import ConceptEdit
-from .folding import Folded
 from .interventions import Splice
 from .modeling_base import BaseConceptModel
 from .modeling_class_only import ClassOnlyConfig, ClassOnlyModel
@@ -40,7 +39,6 @@ __all__ = [
     "ConceptEdit",
     "ConceptModel",
     "DistanceQuantiles",
-    "Folded",
     "Preset",
     "Reference",
     "SparseConfig",

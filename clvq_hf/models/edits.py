@@ -160,11 +160,12 @@ class ConceptEdit(AbstractContextManager):
 
     def facts(self) -> dict[str, Any]:
         """What was edited, as plain data for JSON: concept model, host, codes, and how."""
-        config = self.model.config
+        config, identity = self.model.config, host_identity(self.host)
         return {
             "concept_model": public_name(config._name_or_path or None),
             "fingerprint": self.model.fingerprint(),
-            "host": host_identity(self.host),
+            # Without folders of this machine, because folded models are published.
+            "host": {**identity, "name": public_name(identity["name"])},
             "layer": config.lower_layer,
             "stack": config.stack,
             "forbid": list(self.forbid),
@@ -208,7 +209,7 @@ class ConceptEdit(AbstractContextManager):
             max_length (`int`, *optional*): In tokens; default: that of training, else the host's limit.
             batch_size (`int`): Texts per forward pass of the host.
             seed (`int`): Of the random direction.
-            folded ([`Folded`][clvq_hf.models.Folded], *optional*): What `fold` returned: it is measured, too.
+            folded ([`Folded`][clvq_hf.models.folding.Folded], *optional*): What `fold` returned: it is measured, too.
 
         Returns:
             [`Retest`][clvq_hf.auditing.Retest]: With `verdict`, `figures`, `to_pandas()` and `save(folder)`.
@@ -267,7 +268,7 @@ class ConceptEdit(AbstractContextManager):
             seed (`int`): Of the order of the texts.
 
         Returns:
-            [`Folded`][clvq_hf.models.Folded]: With `host`, `differences` and `save(folder)`.
+            [`Folded`][clvq_hf.models.folding.Folded]: With `host`, `differences` and `save(folder)`.
 
         Raises:
             ValueError: If there are too few texts, the host has no head, or training fails.

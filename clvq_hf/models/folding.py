@@ -22,7 +22,7 @@ from ..hosts.distillation import Batch, compare_logits, distil
 from ..hosts.folding import fold_into_embedding, fold_into_readers
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
-from ..hub.provenance import is_hub_id, public_name
+from ..hub.provenance import is_hub_id
 from ..rendering.markdown import escape_markdown
 from ..rendering.text_tables import ReportTable, number, percent, to_markdown
 
@@ -269,15 +269,14 @@ def _endless(rows: np.ndarray, generator: np.random.Generator) -> Iterator[int]:
 
 def edited_card(folded: Folded) -> str:
     """The card of the folder: what was edited, how it was folded, how far it is from the hook, and how it is loaded."""
-    facts, host = folded.facts, folded.facts["host"]["name"]
+    facts, name = folded.facts, folded.facts["host"]["name"]
     parts = facts["folded"]
-    name = public_name(host)
     kind = type(folded.host).__name__
     data = ModelCardData(
         library_name="transformers",
         tags=["clvq-hf", "edited"],
-        base_model=host if is_hub_id(host) else None,
-        base_model_relation="finetune" if is_hub_id(host) else None,
+        base_model=name if is_hub_id(name) else None,
+        base_model_relation="finetune" if is_hub_id(name) else None,
     )
     rows = [
         [

@@ -44,6 +44,12 @@ def test_no_condition(text):
         FailIf.parse(text)
 
 
+def test_a_folded_model_must_keep_it_too(retest):
+    retest.figures.append(Figure("all texts", "folded model", "accuracy", 100, 0.9, 0.8, -0.1))
+    told = FailIf.parse("accuracy<-0.05").failure(retest)
+    assert "by -0.1000 (folded model)" in told and "(edit)" not in told
+
+
 def test_unknown_names(retest):
     with pytest.raises(ValueError, match=r"no figure 'acuracy'.*accuracy, margin"):
         FailIf.parse("acuracy<0")

@@ -52,6 +52,7 @@ def test_an_exact_fold_is_loaded_without_this_library(host, tokenizer, texts, tm
     assert folded.differences["agreement"] == 1 and folded.differences["largest_probability"] < 1e-5
     assert folded.facts["folded"]["differences"]["unedited"]["largest_probability"] > 1e-3
     retest = edit.retest(texts, tokenizer, folded=folded)
+    assert "Folded: " in " ".join(retest.verdict)
     hook = retest.figure("margin", condition="edit")
     assert retest.figure("margin", condition="folded model").change == pytest.approx(hook.change, abs=1e-4)
     folded.save(tmp_path / "edited")
