@@ -195,20 +195,22 @@ def test_a_table_with_counts_and_intervals():
     shared = {"dataset": "ag_news", "accuracy": {"clean": 0.8, "aligned": 0.9, "broken": 0.5}, "num_concepts": 100}
     one = {"planted": edited(0.9, 0.5, 0.8, 0.9), "recognised": edited(0.9, 0.5, 0.8, 0.9)}
     rows = [
-        {**shared, "kind": "word", "rank": 1, "alarmed": True, "false_alarms": 0, "edits": one},
+        {**shared, "kind": "word", "rank": 1, "recognised": [1], "alarmed": True, "false_alarms": 0, "edits": one},
         {
             **shared,
             "kind": "word",
             "rank": 6,
+            "recognised": [],
             "alarmed": False,
             "false_alarms": 2,
             "edits": {"planted": one["planted"]},
         },
-        {**shared, "kind": "none", "rank": None, "alarmed": False, "false_alarms": 1, "edits": {}},
+        {**shared, "kind": "none", "rank": None, "recognised": [], "alarmed": False, "false_alarms": 1, "edits": {}},
     ]
     report = scores.summary(rows)
     word, none = (dict(zip(report.header, row, strict=True)) for row in report.rows)
     assert word["hosts"] == "2" and word["among the first 5"].startswith("1/2 (")
+    assert word["any of it"].startswith("1/2 (") and none["any of it"] == "–"
     assert word["false alarms, of concepts"].startswith("2/200 (") and word["hosts with one"].startswith("1/2 (")
     assert (word["words deleted"], word["random direction"]) == ("100.0 %", "0.0 %")
     assert (word["their words deleted"], none["their words deleted"]) == ("50.0 %", "–")

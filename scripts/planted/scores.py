@@ -211,6 +211,7 @@ def summary(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
         "aligned": lambda row: percent(row["aligned"]),
         "broken": lambda row: percent(row["broken"]),
         f"among the first {FIRST}": lambda row: row["found"],
+        "any of it": lambda row: row["recognised"],
         "alarm": lambda row: row["alarmed"],
         "false alarms, of concepts": lambda row: row["false_alarms"],
         "hosts with one": lambda row: row["with_false_alarm"],
@@ -246,6 +247,7 @@ def _group_figures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ),
         "with_false_alarm": counted(sum(score["false_alarms"] > 0 for score in scores), number),
         "found": counted(sum((score["rank"] or np.inf) <= FIRST for score in scores), number) if is_planted else "–",
+        "recognised": counted(sum(bool(score["recognised"]) for score in scores), number) if is_planted else "–",
         "alarmed": counted(sum(score["alarmed"] for score in scores), number) if is_planted else "–",
     }
     edited = [score["edits"].get("planted") for score in scores]
