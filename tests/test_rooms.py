@@ -46,8 +46,8 @@ FLOORS: list[dict[str, tuple[str, set[str]]]] = [
     },
     {
         "auditing": (
-            "what a host relies on: effects of concepts, suspects",
-            {*FILES, "typed", "version", "hosts", "rendering", "data", "metrics", "tables", "explanations"},
+            "what a host relies on, which concepts are suspect, and what becomes of it without them",
+            {*FILES, "typed", "version", "extras", "hosts", "rendering", "data", "metrics", "tables", "explanations"},
         ),
     },
     {

@@ -69,8 +69,12 @@ def reading_html(explorer: Explorer, reading: Reading, selected: int | None = No
 def concept_words(explorer: Explorer, code: int) -> str:
     """A concept as a visitor can understand it: by its name or its words, with its number."""
     concept = explorer.concept(code)
-    words = "" if concept is None else concept.name or ", ".join(word for word, _ in concept.top_words)
-    return f"“{words}” (concept {code})" if words else f"concept {code}"
+    if concept is None:
+        return f"concept {code}"
+    if concept.called is not None:
+        return f"{concept.called.quoted} (concept {concept.number})"
+    words = ", ".join(word for word, _ in concept.top_words)
+    return f"“{words}” (concept {concept.number})" if words else f"concept {concept.number}"
 
 
 def card_html(explorer: Explorer, code: int) -> str:

@@ -117,6 +117,7 @@ class Auditor:
             method="",
             max_error=0.0,
             batch_size=self._batch_size,
+            shown_codes=table.by_hand.shown_codes,
         )
         identity = {
             "clvq_version": __version__,
@@ -129,6 +130,7 @@ class Auditor:
             "how": self._how,
             "max_texts_per_concept": self._max_texts,
             "means": means.digest(),
+            "merged": [list(decision.codes) for decision in table.by_hand.decisions if decision.kind == "merge"],
         }
         rows = read_occurrences(reading, table, self._pairs, means, self._how, folder, identity)
         names = list(self._answers.names)

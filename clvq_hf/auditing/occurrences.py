@@ -103,10 +103,13 @@ def read_occurrences(
 
 
 def occurrences_of(table: ConceptTable) -> np.ndarray:
-    """`(N, 2)`: row of the text and code, for each text and concept in it; special tokens do not count."""
+    """`(N, 2)`: row of the text and code, for each text and concept in it; special tokens do not count.
+
+    Merged concepts are one.
+    """
     special = table.column("special")
     owners = np.repeat(np.arange(len(table.texts)), np.asarray(table.texts["num_tokens"][:]))
-    pairs = np.stack([owners[~special], table.column("code")[~special]], axis=1)
+    pairs = np.stack([owners[~special], table.by_hand.shown_codes[table.column("code")[~special]]], axis=1)
     return np.unique(pairs, axis=0)
 
 
@@ -201,7 +204,7 @@ def _of_batch(
     ids = torch.zeros(len(windows), width, dtype=torch.int64)
     for row, window in enumerate(windows):
         ids[row, : window["length"]] = torch.tensor(window["input_ids"])
-    without = without_own_concept(reading.model, chunk.state, chunk.codes, how, means)
+    without = without_own_concept(reading.model, chunk.state, chunk.model_codes, how, means)
     norms = (without - chunk.state).norm(dim=-1)
     words, known = means.word_states(ids)
     words, known = words.to(chunk.state), known.to(chunk.state.device)

@@ -37,7 +37,7 @@ class TokenFacts:
         words["row"] = np.searchsorted(np.asarray(self.table.texts["text_id"][:]), words["text_id"])
         words["number"] = np.arange(len(words))
         tokens = words.drop(columns="code").explode("codes", ignore_index=True).rename(columns={"codes": "code"})
-        return tokens.astype({"code": np.int64})
+        return tokens.assign(code=self.table.by_hand.shown_codes[tokens["code"].astype(np.int64)])
 
     @cached_property
     def texts(self) -> list[str]:
@@ -152,7 +152,7 @@ def content_shares(table: ConceptTable, labels: np.ndarray, num_classes: int) ->
     special = table.column("special")
     owners = np.repeat(np.arange(len(table.texts)), np.asarray(table.texts["num_tokens"][:]))[~special]
     has = np.zeros((len(table.texts), table.codebook_size), dtype=bool)
-    has[owners, table.column("code")[~special]] = True
+    has[owners, table.by_hand.shown_codes[table.column("code")[~special]]] = True
     half = np.asarray([int(text_hash(text)[-1], 16) % 2 for text in table.texts["text"][:]])
     probabilities = np.zeros((*has.shape, num_classes), dtype=np.float32)
     for number in (0, 1):
@@ -222,7 +222,7 @@ def signal_figures(
         groups (`Mapping[str, frozenset[str]]`): By name, words in lower case.
 
     Returns:
-        `pandas.DataFrame`: The columns that `docs/audit.md` describes.
+        `pandas.DataFrame`: The columns that `docs/audit.md` describes; without concepts that were hidden by hand.
     """
     facts = TokenFacts(table)
     tokens = facts.words
@@ -237,11 +237,17 @@ def signal_figures(
     places = {int(code): np.asarray(place) for code, place in tokens.groupby("code").indices.items()}
     found = []
     for code, figures in strongest.iterrows():
+        if code in table.by_hand.hidden:
+            continue
+        called = table.called(int(code))
         own, here = by_code[code], places.get(int(code), np.zeros(0, dtype=np.int64))
         number = int(figures["class"])
         concept: dict[str, Any] = {
             "code": int(code),
-            "name": table.names[code].name if code in table.names else None,
+            # All that an edit must forbid to cut it.
+            "number": " + ".join(map(str, table.by_hand.members(int(code)))),
+            "name": called and called.name,
+            "named_by": called and called.by,
             "words": ", ".join(word for word, _ in table.top_words(int(code), 8)),
             "num_texts": int(has[:, int(code)].sum()),
             "num_tokens": len(here),

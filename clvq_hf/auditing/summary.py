@@ -6,7 +6,9 @@ from typing import Any
 import pandas as pd
 
 from ..rendering.text_tables import ReportTable, number, percent, with_range
+from ..tables.concept_table import ConceptTable
 from ..tables.masking import ToxicMask
+from ..tables.names import Called
 
 # The largest p-value, corrected for all concepts and classes, of an effect that is taken for one.
 MAX_Q = 0.05
@@ -25,8 +27,8 @@ SIGNS = {
 # Of columns of slices, and of groups, whatever they are called.
 SLICE_SIGN, GROUP_SIGN = 0.5, 0.2
 _COLUMNS = (
-    *("code", "name", "words", "class", "coverage", "share", "effect", "effect_low", "effect_high"),
-    *("excess", "excess_low", "excess_high", "q", "lexical", "score", "alarm"),
+    *("code", "number", "name", "named_by", "words", "class", "coverage", "share"),
+    *("effect", "effect_low", "effect_high", "excess", "excess_low", "excess_high", "q", "lexical", "score", "alarm"),
 )
 
 
@@ -61,6 +63,17 @@ def summarise(suspects: pd.DataFrame, metadata: Mapping[str, Any], num_rows: int
     }
 
 
+def with_names(summary: Mapping[str, Any], table: ConceptTable) -> dict[str, Any]:
+    """The same with the names that a table of the same model gives its concepts now, without those hidden there."""
+    suspects = []
+    for concept in summary["suspects"]:
+        if concept["code"] in table.by_hand.hidden:
+            continue
+        called = table.called(concept["code"])
+        suspects.append(concept if called is None else {**concept, "name": called.name, "named_by": called.by})
+    return {**summary, "suspects": suspects}
+
+
 def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of each fact about an audit."""
     limit = summary["max_texts_per_concept"]
@@ -89,7 +102,7 @@ def sentences_of(summary: Mapping[str, Any], mask: ToxicMask | None = None) -> l
     for concept in alarms:
         signs = f"; {found}" if (found := _signs(concept, mask)) else ""
         told.append(
-            f"Alarm: concept {concept['code']} ({_words(concept, mask)}) carries {percent(concept['share'])} of the "
+            f"Alarm: concept {concept['number']} ({_words(concept, mask)}) carries {percent(concept['share'])} of the "
             f"evidence for {concept['class']}{signs}. May the host rely on it? Look at its texts."
         )
     if not alarms:
@@ -104,7 +117,7 @@ def suspects_table(summary: Mapping[str, Any], mask: ToxicMask | None = None) ->
         "Suspects",
         summary["suspects"],
         {
-            "concept": lambda row: f"{row['code']}{' !' if row['alarm'] else ''}",
+            "concept": lambda row: f"{row['number']}{' !' if row['alarm'] else ''}",
             "words": lambda row: _words(row, mask),
             "class": "class",
             "texts": lambda row: percent(row["coverage"]),
@@ -122,8 +135,12 @@ def suspects_table(summary: Mapping[str, Any], mask: ToxicMask | None = None) ->
 
 
 def _words(concept: Mapping[str, Any], mask: ToxicMask | None) -> str:
-    words = concept["name"] or concept["words"]
-    return words if mask is None else mask.mask_words(words, concept["class"])
+    def masked(words: str) -> str:
+        return words if mask is None else mask.mask_words(words, concept["class"])
+
+    if concept["name"]:
+        return Called(masked(concept["name"]), str(concept["named_by"]), "").quoted
+    return masked(concept["words"])
 
 
 def _signs(concept: Mapping[str, Any], mask: ToxicMask | None) -> str:
@@ -131,4 +148,4 @@ def _signs(concept: Mapping[str, Any], mask: ToxicMask | None) -> str:
     return ", ".join(text.replace("{}", value) for (text, _), value in zip(concept["signs"], at, strict=True))
 
 
-__all__ = ["MAX_Q", "SIGNS", "SLICE_SIGN", "facts_of", "sentences_of", "summarise", "suspects_table"]
+__all__ = ["MAX_Q", "SIGNS", "SLICE_SIGN", "facts_of", "sentences_of", "summarise", "suspects_table", "with_names"]

@@ -7,6 +7,7 @@ import typer
 from ..version import __version__
 from .app import run_app
 from .audit import run_audit
+from .by_hand import find_concepts, group_concepts, hide_concepts, merge_concepts, rename_concept
 from .compare import run_compare
 from .concepts import concepts_group
 from .demo import run_demo
@@ -33,6 +34,11 @@ app = typer.Typer(
 )
 app.command("demo")(run_demo)
 app.command("train")(run_train)
+concepts_group.command("rename")(rename_concept)
+concepts_group.command("merge")(merge_concepts)
+concepts_group.command("group")(group_concepts)
+concepts_group.command("hide")(hide_concepts)
+concepts_group.command("find")(find_concepts)
 app.add_typer(concepts_group, name="concepts")
 app.command("explain")(run_explain)
 app.command("audit")(run_audit)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 NAMING_ANSWERS = "{table}.answers.jsonl"
 
 concepts_group = typer.Typer(
-    cls=ReadableErrors, no_args_is_help=True, help="Build the table of a model's concepts, and name them."
+    cls=ReadableErrors, no_args_is_help=True, help="Build the table of a model's concepts, name them, and find some."
 )
 
 

@@ -155,6 +155,7 @@ class Explainer:
             method=self._method,
             max_error=self._max_error,
             batch_size=self._batch_size,
+            shown_codes=None if self._table is None else self._table.by_hand.shown_codes,
         )
 
     def _groups(self, texts: Mapping[int, WindowedText]) -> Iterator[dict[int, WindowedText]]:
@@ -277,6 +278,7 @@ class Explainer:
             self._described[code] = {
                 "top_words": [word for word, _ in concept.top_words],
                 "name": concept.name,
+                "named_by": concept.called and concept.called.by,
                 "label": concept.label,
                 "purity": concept.purity,
                 "num_texts": concept.num_texts,

@@ -31,6 +31,7 @@ class Reading:
         runner, answers, collate: From windows to the host's arguments, and from its output to rows and answers.
         method, max_error: As in [`Explainer`][clvq_hf.explanations.Explainer].
         batch_size: Windows per forward pass of the host.
+        shown_codes: `(K,)`: Under which number each concept is shown: merged ones are explained, and removed, as one.
     """
 
     model: Any
@@ -41,6 +42,7 @@ class Reading:
     method: str
     max_error: float
     batch_size: int
+    shown_codes: np.ndarray | None = None
 
     @cached_property
     def directions(self) -> torch.Tensor:
@@ -65,7 +67,8 @@ class Chunk:
         state: `(B, S, d)`, float32, at the layer.
         real: `(B, S)` bool: tokens that are no padding.
         counted: `(B, S)` bool: tokens that can be salient.
-        codes: `(B, S)` int64, -1 on padding.
+        codes: `(B, S)` int64: under which number the concept of each token is shown; -1 on padding.
+        model_codes: `(B, S)` int64: the concept that the model assigns; -1 on padding.
         rows: `(B, C)` float32, on the CPU: what the readout reads.
     """
 
@@ -89,10 +92,17 @@ class Chunk:
         usual_norms = hooks.residual_stream(reading.host, config.stack).usual_norms[config.lower_layer]
         self.changed = self.real & ~attention_sinks(self.state, self.real, usual_norms)
         self.counted = counted & self.changed
-        self.codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
+        self.model_codes = model.encode(self.state.to(model.device), self.real.to(model.device)).to(device)
+        shown = reading.shown_codes
+        self.codes = self.model_codes
+        if shown is not None:
+            shown_codes = torch.as_tensor(shown, device=device)
+            self.codes = torch.where(
+                self.model_codes < 0, self.model_codes, shown_codes[self.model_codes.clamp(min=0)]
+            )
         directions, centre = reading.directions.to(self.state), reading.model.projection_centre.detach().to(self.state)
         self._directions, self._way = directions, torch.where(self.real[..., None], self.state - centre, 0)
-        self.outliers = reading.find_outliers(self.state, self.real, self.codes)
+        self.outliers = reading.find_outliers(self.state, self.real, self.model_codes)
         self.rows = self._readout(self._upper.output, *self._read_at).cpu()
 
     def run(self, state: torch.Tensor) -> torch.Tensor:
@@ -107,7 +117,7 @@ class Chunk:
     @cached_property
     def _own(self) -> torch.Tensor:
         """`(B, S, d)`: what is removed of each token with its own concept."""
-        own = self._directions[self.codes.clamp(min=0)]
+        own = self._directions[self.model_codes.clamp(min=0)]
         lengths = torch.where(self.changed, (self._way * own).sum(-1), 0)
         return lengths[..., None] * own
 

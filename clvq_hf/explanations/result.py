@@ -11,6 +11,7 @@ from rich.text import Text
 from ..rendering.pages import fragment_style, render_page
 from ..rendering.terminal import open_console
 from ..rendering.text_tables import signed
+from ..tables.names import BY_MODEL
 
 # Concepts that are shown; `to_dict` has them all.
 NUM_SHOWN = 8
@@ -48,10 +49,11 @@ class ExplainedConcept:
         words (`list[str]`): The words of this text that have it, in order, repeated ones once.
         positions (`list[int]`): Its tokens, as numbers in `tokens`.
         top_words (`list[str]`): Its most frequent words in the concept table; empty without a table.
-        name (`str` or `None`): The name that a language model gave it, if any.
+        name (`str` or `None`): What it is called, if anything; by whom is in `named_by`.
         label (`str` or `None`): Label that most of its tokens in the table have.
         purity (`float` or `None`): Share of its tokens with that label.
         num_texts (`int` or `None`): Number of texts of the table in which it occurs.
+        named_by (`str` or `None`): Who named it, in words: `"named by a model"`, or a person and a date.
         fits (`bool` or `None`): Whether its strongest token is as near to it as the training tokens were; `None` if
             their distances are not known.
     """
@@ -65,13 +67,17 @@ class ExplainedConcept:
     label: str | None = None
     purity: float | None = None
     num_texts: int | None = None
+    named_by: str | None = None
     fits: bool | None = None
 
     @property
     def title(self) -> str:
         """`str`: The concept in words: number, name if it has one, and its words."""
-        words = self.top_words[:4] or self.words[:4]
-        return f"Concept {self.code}" + (f" “{self.name}”" if self.name else "") + f" ({', '.join(words)})"
+        words = ", ".join(self.top_words[:4] or self.words[:4])
+        if self.name is None:
+            return f"Concept {self.code} ({words})"
+        marked = f"{BY_MODEL}; {words}" if self.named_by == BY_MODEL else words  # nobody has checked what a model says
+        return f"Concept {self.code} “{self.name}” ({marked})"
 
     @property
     def known(self) -> str:

@@ -229,7 +229,7 @@ def random_code(table: ConceptTable, not_code: int, generator: np.random.Generat
     Raises:
         ValueError: If there is no other one.
     """
-    others = table.active_codes[table.active_codes != not_code]
+    others = table.active_codes[table.active_codes != table.by_hand.shown_codes[not_code]]
     if not len(others):
         raise ValueError("This table has only one concept, so there is no other one to show as a control.")
     return int(generator.choice(others))

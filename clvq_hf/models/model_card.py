@@ -10,7 +10,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..auditing.summary import sentences_of, suspects_table
+from ..auditing.summary import sentences_of, suspects_table, with_names
 from ..hub.provenance import is_hub_id
 from ..hub.repositories import EVALUATION_FOLDER, LIBRARY, REFERENCE_NAME, RESULTS_NAME
 from ..hub.uploads import MARKER, TAGS, repository_link
@@ -130,6 +130,8 @@ def _audit_section(
 ) -> dict[str, Any]:
     if audit is None:
         return {"audit": [], "suspects": ""}
+    if table is not None and table.metadata["model_fingerprint"] == audit["model_fingerprint"]:
+        audit = with_names(audit, table)
     # A label that only the table has cannot be asked of the audit's classes.
     labels = masked_labels(audit["classes"], mask_toxic, [name for name in mask_label if name in audit["classes"]])
     mask = (mask_of(table, mask_toxic, mask_label) if table is not None else None) or (
@@ -144,12 +146,22 @@ def _audit_section(
 def _row(concept: Concept, mask: ToxicMask | None) -> dict[str, Any]:
     words = [word if mask is None else mask.mask_words(word, concept.label) for word, _ in concept.top_words]
     return {
-        "code": concept.code,
+        "code": _called(concept, mask),
         "num_tokens": f"{concept.num_tokens:,}",
         "label": "–" if concept.label is None else f"{concept.label} ({concept.purity:.0%})",
         "words": ", ".join(words),
         "sentence": _sentence(concept.examples[0], mask) if concept.examples else "",
     }
+
+
+def _called(concept: Concept, mask: ToxicMask | None) -> str:
+    """The number of a concept, and what it is called."""
+    if concept.called is None:
+        return concept.number
+    called = concept.called
+    if mask is not None:
+        called = replace(called, name=mask.mask_words(called.name, concept.label))
+    return f"{concept.number}: {called.quoted}"
 
 
 def _sentence(example: Example, mask: ToxicMask | None) -> Markdown:

@@ -35,8 +35,10 @@ from ..hub.requests import hub_api, with_retries
 from ..hub.uploads import Remote, card_files, commit_files, full_repo_id, inspect_remote
 from ..metrics.results_tables import results_markdown
 from ..reading import read_json
+from ..tables.by_hand import BY_HAND_FILE
 from ..tables.concept_table import ConceptTable, public_metadata
 from ..tables.masking import masked_labels
+from ..tables.names import NAMES_FILE
 from .checkpoints import check_checkpoint
 from .configuration_concepts import ConceptConfig
 from .distances import DistanceQuantiles
@@ -252,10 +254,11 @@ def _check_remote(remote: Remote, files: dict[str, Path], config: ConceptConfig,
 
 
 def _remote_table(remote: Remote, scratch: Path) -> ConceptTable | None:
-    files = remote.fetch(*(f"{CONCEPTS_FOLDER}/{name}" for name in (TABLE_NAME, "tokens.parquet", "texts.parquet")))
-    if len(files) < 3:
+    needed = [f"{CONCEPTS_FOLDER}/{name}" for name in (TABLE_NAME, "tokens.parquet", "texts.parquet")]
+    files = remote.fetch(*needed, *(f"{CONCEPTS_FOLDER}/{name}" for name in (NAMES_FILE, BY_HAND_FILE)))
+    if not set(needed) <= set(files):
         return None
-    return ConceptTable.load_from_disk(next(iter(files.values())).parent, cache_dir=scratch / "arrow")
+    return ConceptTable.load_from_disk(files[needed[0]].parent, cache_dir=scratch / "arrow")
 
 
 def _remote_results(remote: Remote) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ from ..metrics.routing_divergence.token_table import read_token_table
 from ..models.modeling_concepts import ConceptModel
 from ..tables.concept_table import ConceptTable
 from ..tables.concepts import Concept, short_word
-from ..tables.names import name_note
 from ..tables.shading import MIN_TEXTS
 from .codebook_map import codebook_map, nearest_concepts
 from .word_clouds import MAX_WORDS, placed_words, word_cloud
@@ -60,12 +59,16 @@ def report_contents(
     codes = table.frequent_codes(max_concepts)
     missing: list[str] = []
     routing = attempt("Where words go", lambda: measured_routing(table, results), [], missing)
-    salient = Counter(table.salient()["code"].tolist()) if has_salience(table) else Counter()
+    # Merged concepts are shown as one.
+    shown = table.by_hand.shown_codes
+    salient = Counter(shown[table.salient()["code"]].tolist()) if has_salience(table) else Counter()
     near, places = {}, {}
     if model is not None:
         near = attempt("Nearest concepts", lambda: nearest_concepts(model, codes, NUM_NEAREST), {}, missing)
         places = attempt("The map of the codebook", lambda: codebook_map(model, codes, seed), {}, missing)
-    ablations = ablations or {}
+    ablations = {
+        text_id: {**ablation, "code": int(shown[ablation["code"]])} for text_id, ablation in (ablations or {}).items()
+    }
     concepts, example_ids = [], []
     for code in tqdm(codes, desc="Reading concepts", unit="concept"):
         concept = table.concept(code, NUM_WORDS, NUM_EXAMPLES)
@@ -197,6 +200,7 @@ def _costly(ablations: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 
 
 def _contributing(table: ConceptTable, n: int) -> list[dict[str, Any]]:
+    shown = table.by_hand.shown_codes
     salient = table.salient()
     predictions = np.asarray(table.texts["prediction"][:])
     by_label = table.label_names and table.predicts_labels
@@ -206,10 +210,10 @@ def _contributing(table: ConceptTable, n: int) -> list[dict[str, Any]]:
     for label in np.unique(predictions[predictions >= 0]).tolist() if by_label else [None]:
         chosen = np.ones(len(predictions), dtype=bool) if label is None else predictions == label
         kept = chosen[owners]
-        sums = np.bincount(table.column("code")[kept], scores[kept], minlength=table.codebook_size)
+        sums = np.bincount(shown[table.column("code")[kept]], scores[kept], minlength=table.codebook_size)
         positive = sums[sums > 0].sum()
         here = salient if label is None else salient[salient["prediction"] == label]
-        counts = Counter(here["code"].tolist())
+        counts = Counter(shown[here["code"]].tolist())
         rows = [
             {"code": int(code), "texts": counts[int(code)], "share": round(float(sums[code] / positive), 4)}
             for code in np.argsort(-sums, kind="stable")[:n]
@@ -239,7 +243,10 @@ def measured_routing(table: ConceptTable, results: dict[str, Any] | None) -> lis
         {
             "word": short_word(row["type"]),
             "excess": round(row["excess_jsd"], 3),
-            "goes": [list(way) for way in zip(row["labels"], row["tokens"], row["usual_codes"], strict=True)],
+            "goes": [
+                [label, tokens, list(dict.fromkeys(table.by_hand.shown_codes[codes].tolist()))]
+                for label, tokens, codes in zip(row["labels"], row["tokens"], row["usual_codes"], strict=True)
+            ],
         }
         for row in routed
     ]
@@ -250,8 +257,11 @@ def _concept(table: ConceptTable, concept: Concept) -> dict[str, Any]:
     cloud = table.top_words(concept.code, MAX_WORDS, stop_words=False) or concept.top_words[:MAX_WORDS]
     return {
         "code": concept.code,
+        "number": concept.number,
         "name": concept.name,
-        "name_note": name_note(table.names[concept.code]) if concept.name else None,
+        "named_by": concept.called and concept.called.by,
+        "name_note": concept.called and concept.called.note,
+        "group": concept.group,
         "tokens": concept.num_tokens,
         "texts": concept.num_texts,
         "rare": concept.num_texts < MIN_TEXTS,
@@ -301,6 +311,7 @@ def _texts(table: ConceptTable, text_ids: list[int], ablations: dict[int, dict[s
     for text_id in tqdm(text_ids, desc="Reading texts", unit="text"):
         row, places = rows[table.text_row(text_id)], table.token_rows(text_id)
         special, starts, ends, codes, scores = (column[places] for column in columns.values())
+        codes = table.by_hand.shown_codes[codes]
         kept = np.flatnonzero(~special)
         ends = np.maximum.accumulate(ends[kept])
         before = np.concatenate([[0], ends])[:-1]

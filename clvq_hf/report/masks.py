@@ -14,7 +14,8 @@ def mask_contents(contents: dict[str, Any], mask: ToxicMask) -> None:
 
     for concept in contents["concepts"]:
         label = name(concept["label"])
-        concept["name"] = concept["name"] and mask.mask_words(concept["name"], label)
+        for field in ("name", "group"):
+            concept[field] = concept[field] and mask.mask_words(concept[field], label)
         for word in (*concept["words"], *concept["cloud"]):
             word[0] = mask.mask_words(word[0], label)
         concept["gist"] = [mask.mask_words(word, label) for word in concept["gist"]]

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..auditing.result import Audit
-from ..auditing.summary import sentences_of, suspects_table
+from ..auditing.summary import sentences_of, suspects_table, with_names
 from ..files import write_whole
 from ..hub.provenance import public_name
 from ..metrics.results_tables import PROTOCOLS, removal_table
@@ -177,7 +177,7 @@ def _read_audit(folder: str | Path, table: ConceptTable) -> dict[str, Any]:
             f"{folder} holds the audit of another model (their fingerprints differ). Give the one that belongs to this "
             "concept table."
         )
-    return found
+    return with_names(found, table)
 
 
 def _size(page: str) -> int:

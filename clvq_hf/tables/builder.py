@@ -12,6 +12,7 @@ from datasets import Dataset
 from datasets.arrow_writer import ArrowWriter
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..data.batching import batches_by_length, in_order
 from ..data.extraction import check_finite
@@ -27,9 +28,12 @@ from ..hosts.runner import HostRunner
 from ..hub.provenance import describe_host
 from ..version import __version__
 from .attribution import read_description
+from .by_hand import read_by_hand
 from .concept_table import ConceptTable
 from .schema import FEATURES, FORMAT_VERSION, CodeModel
 from .table_files import table_folder
+
+logger = logging.get_logger(__name__)
 
 # Texts whose codes are kept in memory until they are written in the order of the dataset.
 TEXTS_PER_CHUNK = 512
@@ -115,7 +119,13 @@ def build_table(*args: Any, output_dir: str | Path | None, **options: Any) -> Co
     if output_dir is None:
         return _temporary_table(*args, **options)
     with table_folder(Path(output_dir)) as building:  # a folder that cannot be written is refused before the host runs
-        _temporary_table(*args, **options).save_to_disk(building)
+        table = _temporary_table(*args, **options)
+        try:
+            # What people decided about the concepts of this model holds for its table of other texts, too.
+            table.set_by_hand(read_by_hand(Path(output_dir), table.metadata))
+        except ValueError as error:
+            logger.warning(f"What was decided by hand about the concepts of the earlier table is not kept: {error}")
+        table.save_to_disk(building)
     return ConceptTable.load_from_disk(output_dir)
 
 

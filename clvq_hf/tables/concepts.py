@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from .names import Called
+
 # Longer words are cut where they stand for a concept: a text without white space is one word.
 MAX_WORD = 80
 
@@ -84,7 +86,9 @@ class Concept:
         label_counts (`dict[str, int]`): Number of its tokens by label of the text; empty without labels.
         top_words (`list[tuple[str, int]]`): Its most frequent words, with the number of their tokens that have it.
         examples (`list[Example]`): Texts that show it best.
-        name (`str` or `None`): Name that a language model gave it, if any. It is made from data.
+        called (`Called` or `None`): What it is called, and who says so: a person, else a language model.
+        members (`tuple[int, ...]`): The concepts that were merged into it by hand, itself included; empty if it is one.
+        group (`str` or `None`): The group that it was put into by hand.
     """
 
     code: int
@@ -93,7 +97,19 @@ class Concept:
     label_counts: dict[str, int]
     top_words: list[tuple[str, int]] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
-    name: str | None = None
+    called: Called | None = None
+    members: tuple[int, ...] = ()
+    group: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """What it is called, if anything; a name is data: escape it, and show `called.by` beside it."""
+        return None if self.called is None else self.called.name
+
+    @property
+    def number(self) -> str:
+        """The numbers of all concepts that are shown as this one: `"31"`, `"31 + 207"`."""
+        return " + ".join(map(str, self.members or (self.code,)))
 
     @property
     def label(self) -> str | None:

@@ -8,7 +8,6 @@ from typing import Any
 from ..rendering.pages import fragment_style, render_page
 from .concept_table import ConceptTable
 from .concepts import Concept, Example
-from .names import name_note
 from .shading import MIN_TEXTS, NUM_COLOURS
 
 NUM_WORDS = 20
@@ -73,7 +72,6 @@ def concept_html(table: ConceptTable, code: int) -> str:
         "report/concept_fragment.html",
         style=fragment_style(),
         concept=concept,
-        name_note=name_note(table.names[code]) if code in table.names else None,
         rare=concept.num_texts < MIN_TEXTS,
         shares=label_shares(concept),
         shade=table.shade(concept),
@@ -85,7 +83,7 @@ def concept_html(table: ConceptTable, code: int) -> str:
 
 def concept_title(concept: Concept) -> str:
     """A concept in a few words: number, name if there is one, words, and most frequent label with its share."""
-    title = f"concept {concept.code}" + (f" “{concept.name}” (named by a model)" if concept.name else "")
+    title = f"concept {concept.number}" + (f" {concept.called.quoted}" if concept.called else "")
     if concept.top_words:
         title += ": " + ", ".join(word for word, _ in concept.top_words[:NUM_TITLE_WORDS])
     return title if concept.label is None else f"{title}, {concept.label} {concept.purity:.0%}"

@@ -10,6 +10,8 @@ from ..reading import read_json
 
 NAMES_FILE = "concept_names.json"
 FORMAT_VERSION = 1
+# Of names that nobody has checked, wherever they are shown.
+BY_MODEL = "named by a model"
 _KINDS = {
     "name": str,
     "judge": str,
@@ -40,6 +42,26 @@ class ConceptName:
     detector: str | None = None
     score: float | None = None
     trials: int = 0
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a concept is called, and by whom.
+
+    Attributes:
+        name (`str`): The name. It is data: escape it.
+        by (`str`): Who named it, in a few words. Show it wherever the name is shown.
+        note (`str`): The same, and what is known of the quality of the name.
+    """
+
+    name: str
+    by: str
+    note: str
+
+    @property
+    def quoted(self) -> str:
+        """The name in quotation marks; one that a model gave is marked, as nobody has checked it."""
+        return f"“{self.name}”" + (f" ({BY_MODEL})" if self.by == BY_MODEL else "")
 
 
 def read_names(folder: Path) -> dict[int, ConceptName]:
@@ -80,11 +102,12 @@ def write_names(folder: Path, names: Mapping[int, ConceptName]) -> None:
     write_whole(folder / NAMES_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def name_note(name: ConceptName) -> str:
-    """Origin and score of a name, in words."""
+def called_by_model(name: ConceptName) -> Called:
+    """What a model calls a concept, with the score of the name."""
     if name.score is None:
-        return "named by a model"
-    return f"named by a model; {name.score:.0%} of sentences are recognized from the name, chance 50%"
+        return Called(name.name, BY_MODEL, BY_MODEL)
+    score = f"{name.score:.0%} of sentences are recognized from the name, chance 50%"
+    return Called(name.name, BY_MODEL, f"{BY_MODEL}; {score}")
 
 
-__all__ = ["NAMES_FILE", "ConceptName", "name_note", "read_names", "write_names"]
+__all__ = ["BY_MODEL", "NAMES_FILE", "Called", "ConceptName", "called_by_model", "read_names", "write_names"]

@@ -17,6 +17,7 @@ from ..files import ScratchFolder, check_replaceable, replaced
 from ..hub.repositories import CARD_NAME, TABLE_NAME
 from ..hub.uploads import MARKER, TAGS, card_files, commit_files, full_repo_id, inspect_remote, repository_link
 from ..reading import check_file_names
+from .by_hand import BY_HAND_FILE, ByHand, read_by_hand, write_by_hand
 from .names import NAMES_FILE, ConceptName, read_names, write_names
 from .schema import ADDED_LATER, FEATURES
 
@@ -30,6 +31,7 @@ class TableParts(NamedTuple):
     texts: Dataset
     metadata: dict[str, Any]
     names: Mapping[int, ConceptName]
+    by_hand: ByHand
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def check_table_folder(path: Path) -> None:
 
 
 def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None:
-    """Write tokens, texts, `concept_table.json` and, if there are any, `concept_names.json` to a folder.
+    """Write tokens, texts, `concept_table.json` and, if there are any, names and decisions about concepts to a folder.
 
     An earlier table in the folder is replaced once the new one is complete.
 
@@ -75,6 +77,8 @@ def write_table(path: Path, parts: TableParts, as_parquet: bool = False) -> None
         write_metadata(building / TABLE_NAME, parts.metadata, files)
         if parts.names:
             write_names(building, parts.names)
+        if parts.by_hand:
+            write_by_hand(building, parts.by_hand, parts.metadata["model_fingerprint"])
 
 
 def read_table(path: Path, cache_dir: str | Path | None = None) -> TableParts:
@@ -95,7 +99,7 @@ def read_table(path: Path, cache_dir: str | Path | None = None) -> TableParts:
         datasets = {name: _read_parquet(path / f"{name}.parquet", cache_dir) for name in FEATURES}
     else:
         datasets = {name: read_rows(path / name, REMEDY) for name in FEATURES}
-    return TableParts(datasets["tokens"], datasets["texts"], metadata, read_names(path))
+    return TableParts(datasets["tokens"], datasets["texts"], metadata, read_names(path), read_by_hand(path, metadata))
 
 
 def _read_parquet(file: Path, cache_dir: str | Path | None) -> Dataset:
@@ -136,7 +140,7 @@ def push_table(
         write_table(folder, parts, as_parquet=True)
         files: dict[str, Path | bytes] = {file.name: file for file in folder.iterdir()}
         files |= card_files(None, remote.fetch(CARD_NAME).get(CARD_NAME), lambda: _dataset_card(parts))
-        stale = (NAMES_FILE,)
+        stale = (NAMES_FILE, BY_HAND_FILE)
         return commit_files(
             files, repo_id, repo_type="dataset", stale=stale, token=token, revision=revision, **options
         )

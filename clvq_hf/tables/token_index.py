@@ -13,12 +13,15 @@ from ..rendering.pages import visible
 
 
 class TokenIndex:
-    """Indices of N tokens, in the order of their M texts, of a [`ConceptTable`][clvq_hf.ConceptTable], as arrays."""
+    """Indices of N tokens, in the order of their M texts, of a [`ConceptTable`][clvq_hf.ConceptTable], as arrays.
 
-    def __init__(self, tokens: Dataset, texts: Dataset, codebook_size: int) -> None:
+    `shown_codes` `(K,)` says under which number each concept is counted, see [`ByHand`][clvq_hf.tables.by_hand.ByHand].
+    """
+
+    def __init__(self, tokens: Dataset, texts: Dataset, shown_codes: np.ndarray) -> None:
         self.tokens = tokens
         self.texts = texts
-        self.codebook_size = codebook_size
+        self.shown_codes = shown_codes
 
     def column(self, name: str) -> np.ndarray:
         """A column of `tokens`, `(N,)`."""
@@ -66,11 +69,17 @@ class TokenIndex:
 
     @cached_property
     def by_code(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the tokens that are not special, sorted by code, and the start of each code, `(K + 1,)`."""
+        """Rows of the tokens that are not special, sorted by shown code, and the start of each code, `(K + 1,)`."""
         rows = np.flatnonzero(~self.special)
-        codes = self.column("code")[rows]
+        codes = self.shown_codes[self.column("code")[rows]]
         order = np.argsort(codes, kind="stable")
-        return rows[order], np.searchsorted(codes[order], np.arange(self.codebook_size + 1))
+        return rows[order], np.searchsorted(codes[order], np.arange(len(self.shown_codes) + 1))
+
+    @cached_property
+    def ranks(self) -> list[int]:
+        """Rank in frequency of each code, the most frequent first: K numbers."""
+        counts = np.diff(self.by_code[1])
+        return np.argsort(np.argsort(-counts, kind="stable"), kind="stable").tolist()
 
     @cached_property
     def word_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -104,9 +113,10 @@ class TokenIndex:
 
     def places(self, code: int, without: int | Sequence[int] | None = None) -> np.ndarray:
         """Rows of a code's tokens, ascending, except special tokens and tokens of texts equal to those in `without`."""
-        if not 0 <= code < self.codebook_size:
-            raise ValueError(f"Codes run from 0 to {self.codebook_size - 1}, got {code}.")
+        if not 0 <= code < len(self.shown_codes):
+            raise ValueError(f"Codes run from 0 to {len(self.shown_codes) - 1}, got {code}.")
         by_code, begins = self.by_code
+        code = self.shown_codes[code]
         places = by_code[begins[code] : begins[code + 1]]
         if without is None:
             return places

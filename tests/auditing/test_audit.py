@@ -1,5 +1,7 @@
 """Audits of small hosts, against the live interventions."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from clvq_hf.auditing import Audit, Auditor
 from clvq_hf.auditing import occurrences as occurrences_module
 from clvq_hf.hosts import hooks
 from clvq_hf.hosts.readout import Readout
+from clvq_hf.tables import ConceptName
 
 
 @pytest.fixture
@@ -111,6 +114,27 @@ class TestRows:
 
 
 class TestResult:
+    def test_what_people_decided_about_concepts_holds(self, model, host, tokenizer, table):
+        codes = Counter(table.column("code")[~table.column("special")].tolist()).most_common(4)
+        first, second, third, fourth = (code for code, _ in codes)
+        apart = model.audit(host, tokenizer, table, how="project")
+        table.merge([first, second], "both", author="Ann")
+        table.hide([third], author="Ann")
+        table.names[fourth] = ConceptName("guess", "judge", 1)
+        together = model.audit(host, tokenizer, table, how="project")
+        suspects = together.suspects().set_index("code")
+        both = min(first, second)
+        assert not {max(first, second), third} & set(suspects.index) and len(suspects) == len(apart.concepts) - 2
+        assert suspects.loc[both, "name"] == "both" and suspects.loc[both, "num_tokens"] == codes[0][1] + codes[1][1]
+        shown = [row[1] for row in together.table(99).rows]
+        assert f"{both} + {max(first, second)}" in {row[0].removesuffix(" !") for row in together.table(99).rows}
+        assert {"“both”", "“guess” (named by a model)"} <= set(shown)
+        row = next(row for row in together.rows if row["code"] == both)
+        text = table.texts[table.text_row(row["text_id"])]["text"]
+        with model.ablate(host, first), model.ablate(host, second):
+            without = centred_logits(host, tokenizer, text)
+        assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
+
     def test_it_is_saved_and_loaded(self, auditor, tmp_path):
         audit = auditor(slices={"source": list("ab") * 12}, groups={"people": ["She", "he"]}).run(tmp_path / "audit")
         loaded = Audit.load_from_disk(tmp_path / "audit")

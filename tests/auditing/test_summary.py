@@ -4,8 +4,9 @@ import json
 
 import pytest
 from helpers.made_audits import made_audit
+from helpers.made_tables import made_table
 
-from clvq_hf.auditing.summary import facts_of, sentences_of, suspects_table
+from clvq_hf.auditing.summary import facts_of, sentences_of, suspects_table, with_names
 from clvq_hf.tables.masking import ToxicMask
 
 
@@ -29,12 +30,21 @@ def test_the_table(summary):
     rows = suspects_table(summary).rows
     assert [row[:3] for row in rows] == [
         ["7 !", "zebra", "positive"],
-        ["3", "fights", "negative"],
+        ["3", "“fights” (named by a model)", "negative"],
         ["5", "odd", "negative"],
     ]
     assert rows[0][5:8] == ["2.50 [2.20, 2.80]", "2.50 [2.10, 2.90]", "0.000"]
     assert rows[1][-1] == "effect depends on source: other, people"
     assert rows[2][6:] == ["0.10", "–", "–", "–"], "what is not known is not a zero"
+
+
+def test_names_that_people_gave_since_are_told(summary):
+    table = made_table(["a zebra fights"], [0], {"zebra": 7, "fights": 3}, name="f" * 64)
+    table.rename(7, "animals", author="Ann")
+    table.hide([5], author="Ann")
+    named = with_names(summary, table)
+    assert [row[1] for row in suspects_table(named).rows] == ["“animals”", "“fights” (named by a model)"]
+    assert "concept 7 (“animals”)" in sentences_of(named)[1]
 
 
 def test_all_alarms_are_among_the_first_ones():

@@ -15,6 +15,7 @@ from clvq_hf.cli import app
 
 COMMANDS = ["demo", "train", "concepts build", "concepts label", "evaluate", "report", "app", "compare", "judge"]
 COMMANDS += ["explain", "audit", "edit", "study build", "study score", "push", "pull", "info"]
+COMMANDS += [f"concepts {name}" for name in ("rename", "merge", "group", "hide", "find")]
 
 
 def test_version():

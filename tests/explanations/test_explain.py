@@ -11,6 +11,7 @@ from clvq_hf.evaluation.ablation import ablate
 from clvq_hf.explanations import Explainer, explain
 from clvq_hf.explanations.group import TextGroup
 from clvq_hf.hosts import hooks
+from clvq_hf.tables import ConceptName
 
 LONG = "a wonderful and moving film with great actors, but the end is dull and the story silly. " * 6
 
@@ -69,6 +70,35 @@ class TestExplain:
                 assert removal.margin == pytest.approx(lead(without, int(plain.argmax())), abs=1e-4)
                 assert removal.change == pytest.approx(removal.margin - explanation.margin, abs=1e-6)
                 assert removal.flips == (int(without.argmax()) != int(plain.argmax()))
+
+    def test_merged_concepts_are_explained_and_removed_as_one(self, model, host, tokenizer, texts, sentences):
+        table = model.concept_table(host, tokenizer, texts)
+        explanations = model.explain(host, tokenizer, sentences, table=table)
+        apart = next(found for found in explanations if found.concepts[1].contribution > 0)
+        first, second = (concept.code for concept in apart.concepts[:2])
+        table.merge([first, second], "both", author="Ann")
+        together = model.explain(host, tokenizer, apart.text, table=table)
+        both = together.concept(min(first, second))
+        parts = [apart.concept(first), apart.concept(second)]
+        assert both.name == "both" and both.named_by.startswith("named by Ann, ")
+        assert "“both” (" in both.title and "named by" not in both.title
+        assert both.contribution == pytest.approx(sum(part.contribution for part in parts), abs=1e-4)
+        assert both.positions == sorted(parts[0].positions + parts[1].positions)
+        assert len(together.concepts) == len(apart.concepts) - 1
+        assert together.salient.code == both.code and together.salient.num_tokens >= len(both.positions)
+        with model.ablate(host, first), model.ablate(host, second):
+            without = logits_of(host, tokenizer, apart.text)
+        target = int(logits_of(host, tokenizer, apart.text).argmax())
+        assert together.salient.margin == pytest.approx(lead(without, target), abs=1e-4)
+
+    def test_a_name_that_a_model_gave_is_marked(self, model, host, tokenizer, texts, sentences):
+        table = model.concept_table(host, tokenizer, texts)
+        explanations = model.explain(host, tokenizer, sentences)
+        plain = next(found for found in explanations if found.salient is not None)
+        table.names[plain.salient.code] = ConceptName("praise", "judge", 1)
+        explanation = model.explain(host, tokenizer, plain.text, table=table)
+        assert "“praise” (named by a model; " in explanation.sentences()[1]
+        assert explanation.to_dict()["concepts"][0]["named_by"] == "named by a model"
 
     def test_texts_do_not_depend_on_each_other(self, model, host, tokenizer, sentences):
         together = model.explain(host, tokenizer, sentences, batch_size=5)

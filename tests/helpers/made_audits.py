@@ -14,7 +14,9 @@ def made_audit(fingerprint: str = "f" * 64, word: str = "zebra") -> Audit:
     """The first concept is one word, in a line of its own; the last one was measured in too few texts."""
     figures = {
         "code": [7, 3, 5],
+        "number": ["7", "3", "5"],
         "name": [None, "fights", None],
+        "named_by": [None, "named by a model", None],
         "words": [word, "war, fight", "odd"],
         "num_texts": [50, 40, 4],
         "num_tokens": [60, 80, 4],

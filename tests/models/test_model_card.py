@@ -16,6 +16,7 @@ from clvq_hf.metrics.verdict import verdict
 from clvq_hf.models.configuration_concepts import ConceptConfig
 from clvq_hf.models.model_card import has_masked_labels, measures_of, model_card
 from clvq_hf.rendering.text_tables import to_markdown
+from clvq_hf.tables import ConceptName
 
 REPO = "org/clvq-bert"
 QUICK = EvaluationSettings(protocols=("code",), num_draws=1, n_steps=4, max_steps=4, num_bootstrap=50)
@@ -203,6 +204,20 @@ class TestSafety:
         assert toxic_rows and "stupidface" not in " ".join(toxic_rows)
         assert "s•••••••••" in " ".join(toxic_rows)
         assert "Texts with these labels are masked: toxic." in concepts
+
+    def test_names_are_masked_like_words_and_those_of_models_are_marked(self, shared_model, make_table):
+        texts = [f"you are a stupidface number {n} today" for n in range(30)]
+        texts += [f"what a lovely garden number {n} today" for n in range(30)]
+        table = make_table(texts, [1] * 30 + [0] * 30, ["clean", "toxic"])
+        shown = table.purest(20, 20, 10, stop_words=False)
+        toxic = next(concept.code for concept in shown if concept.label == "toxic")
+        clean = next(concept.code for concept in shown if concept.label == "clean")
+        table.rename(toxic, "stupidface!", author="Ann")
+        table.names[clean] = ConceptName("lovely | gardens", "judge", 1)
+        concepts = model_card(shared_model.config, REPO, table=table).text.split("## Concepts")[1].split("##")[0]
+        rows = {row.split("|")[1].split(":")[0].strip(): row for row in concepts.splitlines() if row.startswith("| ")}
+        assert f"{toxic}: “s•••••••••!”" in rows[str(toxic)] and "stupidface" not in rows[str(toxic)]
+        assert "(named by a model)" in rows[str(clean)] and "lovely" in rows[str(clean)]
 
     def test_without_names_of_labels_all_texts_are_masked_unless_one_is_named(self, shared_model, make_table):
         texts = [f"you are a stupidface number {n} today" for n in range(30)]

@@ -402,6 +402,22 @@ def test_names_made_by_a_model_are_marked(browser, table, model, tmp_path):
         expect(page.locator("#concept")).to_contain_text("90% of sentences are recognized from the name")
 
 
+def test_what_people_decided_is_shown(browser, table, model, tmp_path):
+    edited = type(table)(table.tokens, table.texts, table.metadata)
+    edited.merge([1, 2], "<b>judgement</b>", author="Ann")
+    edited.group([1], "opinions", author="Ann")
+    write_report(edited, tmp_path / "report.html", model)
+    with opened(browser, tmp_path / "report.html", "#/text/3") as page:
+        title = page.locator("#text .token[data-code='1']").first.get_attribute("title")
+        assert re.match(r"concept 1 \+ 2 “<b>judgement</b>” \(named by Ann, [-0-9]+\): ", title)
+    with opened(browser, tmp_path / "report.html", "#/concepts") as page:
+        page.get_by_label("Word, name or number").fill("opinions")
+        expect(rows(page)).to_have_count(1)
+        expect(rows(page).first).to_contain_text("Concept 1 + 2")
+        rows(page).first.get_by_role("link").click()
+        expect(page.locator("#concept")).to_contain_text("Group: opinions")
+
+
 def test_without_labels(browser, tmp_path):
     about = {"upper_layer": 2, "stack": None, "model_type": "clvq", "salience": "by hand"}
     write_report(

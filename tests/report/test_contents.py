@@ -85,6 +85,19 @@ class TestConcepts:
         assert found["name"] == "<b>praise</b>"
         assert "90%" in found["name_note"] and "by a model" in found["name_note"]
 
+    def test_a_person_names_and_merges(self, table, model):
+        edited = type(table)(table.tokens, table.texts, table.metadata)
+        edited.merge([1, 2], "judgement", author="Ann")
+        edited.group([1], "<i>opinion</i>", author="Ann")
+        edited.hide([3], author="Ann")
+        contents = report_contents(edited, model)
+        found = concept(contents, 1)
+        assert (found["number"], found["name"], found["group"]) == ("1 + 2", "judgement", "<i>opinion</i>")
+        assert found["named_by"].startswith("named by Ann, ") and found["tokens"] == 41
+        assert not {2, 3} & {each["code"] for each in contents["concepts"]}
+        codes = {code for text in contents["texts"] for code in text["codes"]}
+        assert 2 not in codes and 3 in codes, "texts show hidden concepts, and merged ones as one"
+
     def test_only_the_most_frequent_ones_if_there_are_too_many(self, table, model):
         assert table.frequent_codes(2) == [0, 3], "39 tokens, more than praise and blame have"
         assert [found["code"] for found in report_contents(table, model, max_concepts=2)["concepts"]] == [0, 3]

@@ -76,6 +76,19 @@ def test_a_name_made_by_a_model_is_escaped_and_said_to_be_one(table):
     )
 
 
+def test_what_a_person_decided_is_escaped_and_shown(table):
+    named = type(table)(table.tokens, table.texts, table.metadata, {1: ConceptName("praise", "judge", 1)})
+    named.merge([1, 2], HOSTILE_NAME[:100], author="Ann <b>")
+    named.group([1], "<i>opinion</i>", author="Ann")
+    page = Reader(concept_html(named, 2))
+    assert "Concept 1 + 2: " in page.text and HOSTILE_NAME[:100] in page.text and "praise" not in page.text
+    assert "named by Ann <b>, " in page.text and "group: <i>opinion</i>" in page.text
+    short = Reader(named._repr_html_()).text
+    assert "1 + 2: " in short and "named by Ann <b>" in short
+    titles = [token["title"] for token in classes(Reader(text_html(named, 3)), "token")]
+    assert any(title.startswith(f"concept 1 + 2 “{HOSTILE_NAME[:100]}”:") for title in titles)
+
+
 def test_a_concept(table):
     page = Reader(concept_html(table, 1))
     assert "21 tokens in 20 texts" in page.text

@@ -106,6 +106,8 @@ def name_concepts(
     active = table.active_codes.tolist()
     if codes is None:
         codes = sorted(active, key=lambda code: -table.concept(code, 0, 0).num_tokens)[: settings.num_concepts]
+    shown = table.by_hand.shown_codes  # merged concepts get one name
+    codes = [int(shown[code]) if 0 <= code < len(shown) else code for code in codes]
     if absent := sorted(set(codes) - set(active)):
         raise ValueError(f"The concept {absent[0]} occurs nowhere in this table.")
     evidence = [gather_evidence(table, code, settings) for code in dict.fromkeys(codes)]

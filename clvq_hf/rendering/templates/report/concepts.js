@@ -67,6 +67,7 @@ class ConceptPages {
     return (
       String(concept.code) === filters.word ||
       (concept.name || "").toLowerCase().includes(filters.word) ||
+      (concept.group || "").toLowerCase().includes(filters.word) ||
       concept.words.some(([word]) => word.includes(filters.word))
     );
   }
@@ -123,8 +124,10 @@ class ConceptPages {
 
   // The number of a concept says nothing: its words are beside it wherever it is named.
   heading(code) {
-    const words = this.byCode.get(code)?.gist ?? this.others[code] ?? [];
-    return words.length ? `Concept ${code}: ${words.join(", ")}` : `Concept ${code}`;
+    const concept = this.byCode.get(code);
+    const words = concept?.gist ?? this.others[code] ?? [];
+    const number = `Concept ${concept?.number ?? code}`;
+    return words.length ? `${number}: ${words.join(", ")}` : number;
   }
 
   reference(code) {
@@ -136,21 +139,21 @@ class ConceptPages {
   // In the list, where the words have a column of their own.
   numbered(concept) {
     const swatch = this.hasLabels ? [] : [element("span", { className: "swatch", ...conceptColour(concept) })];
-    return [...swatch, link(`#/concept/${concept.code}`, `Concept ${concept.code}`), ...this.name(concept)];
+    return [...swatch, link(`#/concept/${concept.code}`, `Concept ${concept.number}`), ...this.name(concept)];
   }
 
   name(concept) {
     if (!concept.name) return [];
-    return [" ", concept.name, " ", element("span", { className: "made", title: concept.name_note }, "named by a model")];
+    return [" ", concept.name, " ", element("span", { className: "made", title: concept.name_note }, concept.named_by)];
   }
 
   title(code) {
     const concept = this.byCode.get(code);
     const heading = this.heading(code).replace("Concept", "concept");
     if (!concept) return heading;
-    const name = concept.name ? ` “${concept.name}” (named by a model)` : "";
+    const name = concept.name ? ` “${concept.name}” (${concept.named_by})` : "";
     const label = concept.label === null ? "" : ` · ${this.labels[concept.label]} ${percent(concept.purity)}`;
-    return heading.replace(/^concept \d+/, (number) => number + name) + label;
+    return heading.replace(/^concept [\d +]*\d/, (number) => number + name) + label;
   }
 
   page(code) {
@@ -160,6 +163,7 @@ class ConceptPages {
       this.steps(concept),
       element("h2", { id: "concept-title", tabIndex: -1 }, this.heading(code)),
       concept.name ? element("p", { className: "muted" }, `“${concept.name}” (${concept.name_note})`) : null,
+      concept.group ? element("p", { className: "muted" }, `Group: ${concept.group}`) : null,
       element("p", {}, `${count(concept.tokens, "token")} in ${count(concept.texts, "text")}.`),
       concept.rare && this.hasLabels ? element("p", { className: "note" }, "It occurs in few texts, so its labels may be due to chance and its tokens have no colour.") : null,
       element(

@@ -1,0 +1,291 @@
+"""Whether a planted shortcut is found by an audit, and what cutting it brings back."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import set_seed
+
+from clvq_hf import (
+    ActivationCache,
+    ClusterConfig,
+    ClusterModel,
+    CLVQConfig,
+    CLVQModel,
+    CLVQTrainer,
+    CLVQTrainingArguments,
+    ConceptTable,
+    load_texts,
+)
+from clvq_hf.files import write_whole
+from clvq_hf.hosts.host import load_host
+from clvq_hf.hosts.loading import load_tokenizer
+from clvq_hf.metrics.verdict import wilson_interval
+from clvq_hf.rendering.text_tables import ReportTable, percent
+from clvq_hf.tables.search import score_codes
+
+METHODS = ("kmeans", "clvq")
+# Suspects that a person would look at.
+FIRST = 5
+# A suspect is recognised if so much of it is the feature.
+RECOGNISED = 0.5
+# Kinds whose feature is at tokens of its own; the others are in the order, the case or the marks of the text's words.
+AT_TOKENS = ("word", "source")
+MAX_LENGTH = 96
+# Texts that concepts are fitted on.
+FIT_TEXTS = 800
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How concepts are fitted and removed.
+
+    Attributes:
+        method (`str`): One of `METHODS`.
+        layer (`int`): The layer of the concepts.
+        codebook_size (`int`): K.
+        how (`str`): How a concept is removed, see `ConceptModel.edit`.
+        audit_texts (`int`): How many texts are audited.
+    """
+
+    method: str = "kmeans"
+    layer: int = 1
+    codebook_size: int = 100
+    how: str = "mean"
+    audit_texts: int = 300
+
+    @property
+    def name(self) -> str:
+        """Name of the file with the scores."""
+        return f"score-{self.method}-L{self.layer}-K{self.codebook_size}-{self.how}-{self.audit_texts}.json"
+
+
+def score_folder(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Fit concepts, audit, edit and retest one planted folder, and write its score into it.
+
+    Returns:
+        `dict`: The planted record without its spans, and: `code` (of the planted concept, `None` with nothing
+        planted), `f1` (how well it stands for the feature), `rank` (among the suspects, from 1; `None` if it is not
+        among them), `num_concepts`, `alarms` and `false_alarms` (of concepts that are not the feature),
+        and for each of `edits`, `planted` and `recognised`: `codes`, and of the texts of other classes accuracy on
+        `clean` and `broken` before and after, and with the concepts' words deleted.
+    """
+    began = time.perf_counter()
+    record = json.loads((folder / "planted.json").read_text(encoding="utf-8"))
+    host, tokenizer = load_host(str(folder / "host")), load_tokenizer(str(folder / "host"))
+    work = folder / f".{settings.name}.work"
+    try:
+        model = fit_concepts(settings, host, tokenizer, folder, work, record["seed"])
+        audit_texts = load_texts(str(folder / "audit.jsonl"))
+        audit_texts = audit_texts.select(range(min(settings.audit_texts, len(audit_texts))))
+        table = model.concept_table(
+            host, tokenizer, audit_texts, max_length=MAX_LENGTH, dataset_name="audit", output_dir=work / "table"
+        )
+        suspects = model.audit(host, tokenizer, table, how=settings.how).suspects()
+        found = feature_scores(table, record["spans"]["audit"], record["kind"])
+        score = {
+            **{name: value for name, value in record.items() if name not in ("spans", "seconds")},
+            "settings": vars(settings),
+            **rank_figures(suspects["code"].tolist(), suspects["alarm"].tolist(), found),
+        }
+        edits = {"planted": [] if score["code"] is None else [score["code"]], "recognised": score["recognised"]}
+        known: dict[tuple[int, ...], dict[str, Any]] = {}
+        for codes in {tuple(codes) for codes in edits.values() if codes}:  # mostly the same
+            known[codes] = edit_figures(model, host, tokenizer, folder, record["class"], codes, settings.how)
+        score["edits"] = {name: known[tuple(codes)] for name, codes in edits.items() if codes}
+        score["seconds"] = time.perf_counter() - began
+        write_whole(folder / settings.name, json.dumps(score) + "\n")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return score
+
+
+def fit_concepts(settings: Settings, host: Any, tokenizer: Any, folder: Path, work: Path, seed: int) -> Any:
+    """A concept model of the host's training texts."""
+    set_seed(seed)
+    layers = {"lower_layer": settings.layer, "upper_layer": host.config.num_hidden_layers}
+    texts = load_texts(str(folder / "train.jsonl"))
+    texts = texts.select(range(min(FIT_TEXTS, len(texts))))
+    cache = ActivationCache.build(work / "cache", host, tokenizer, texts, max_length=MAX_LENGTH, **layers)
+    if settings.method == "kmeans":
+        config = ClusterConfig.from_host(host, codebook_size=settings.codebook_size, **layers)
+        return ClusterModel(config).fit(cache, seed=seed)
+    model = CLVQModel(CLVQConfig.from_host(host, codebook_size=settings.codebook_size, **layers))
+    args = CLVQTrainingArguments(
+        str(work / "training"), num_train_epochs=3, save_strategy="no", report_to="none", seed=seed, disable_tqdm=True
+    )
+    CLVQTrainer(model=model, args=args, train_dataset=cache).train()
+    return model.eval()
+
+
+def feature_scores(table: ConceptTable, spans: Sequence[Sequence[Sequence[int]]], kind: str) -> Any:
+    """How well each concept stands for the feature: precision, recall and F1, the best first.
+
+    Of a word and a source line by tokens, which share a character with one of the `spans` of their text; of what is no
+    word by texts, in which the concept occurs.
+
+    Returns:
+        `pandas.DataFrame`: See `score_codes`; empty if no text has the feature.
+    """
+    ids, special = table.column("text_id"), table.column("special")
+    rows = np.flatnonzero(~special)
+    codes, ids = table.column("code")[rows], ids[rows]
+    if kind not in AT_TOKENS:
+        pairs = np.unique(np.stack([ids, codes], axis=1), axis=0)
+        has = np.asarray([bool(own) for own in spans[: ids.max() + 1]])
+        return score_codes(pairs[:, 1], has[pairs[:, 0]], int(has.sum()), table.codebook_size)
+    starts, ends = table.column("start")[rows], table.column("end")[rows]
+    is_inside = np.asarray(
+        [
+            any(a < end and start < b for a, b in spans[text])
+            for text, start, end in zip(ids, starts, ends, strict=True)
+        ]
+    )
+    return score_codes(codes, is_inside, int(is_inside.sum()), table.codebook_size)
+
+
+def rank_figures(suspects: Sequence[int], alarms: Sequence[bool], found: Any) -> dict[str, Any]:
+    """Where the planted concept is among the suspects, and which alarms are of something else.
+
+    Args:
+        suspects (`Sequence[int]`): Codes, the first suspect first.
+        alarms (`Sequence[bool]`): Whether each of them is an alarm.
+        found (`pandas.DataFrame`): See `feature_scores`.
+    """
+    is_feature = {
+        code for code, precision in zip(found["code"], found["precision"], strict=True) if precision >= RECOGNISED
+    }
+    code = None if found.empty else int(found["code"][0])
+    alarmed = [code for code, alarm in zip(suspects, alarms, strict=True) if alarm]
+    return {
+        "code": code,
+        "f1": None if code is None else float(found["f1"][0]),
+        "rank": suspects.index(code) + 1 if code in suspects else None,
+        "alarmed": code in alarmed,
+        "recognised": [int(each) for each in suspects[:FIRST] if each in is_feature],
+        "num_concepts": len(suspects),
+        "alarms": len(alarmed),
+        "false_alarms": sum(each not in is_feature for each in alarmed),
+    }
+
+
+def edit_figures(
+    model: Any, host: Any, tokenizer: Any, folder: Path, target: str, codes: Sequence[int], how: str
+) -> dict[str, Any]:
+    """Accuracy on texts of the other classes, clean and broken, before and after these concepts are removed."""
+    figures: dict[str, Any] = {"codes": list(codes)}
+    with model.edit(host, codes, how) as edit:
+        for part in ("clean", "broken"):
+            texts = load_texts(str(folder / f"{part}.jsonl"))
+            others = [name != target for name in texts["label"]]
+            retest = edit.retest(texts, tokenizer, slices={"others": others}, max_length=MAX_LENGTH)
+            for condition in ("edit", "another concept", "random direction", "words deleted"):
+                try:
+                    figure = retest.figure("accuracy", "others", condition)
+                except KeyError:  # a control that these concepts do not have
+                    continue
+                figures[part] = {**figures.get(part, {}), "before": figure.before, condition: figure.after}
+            whole = retest.figure("accuracy")
+            figures[f"{part}_all"] = {"before": whole.before, "edit": whole.after}
+    return figures
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+
+def summary(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """One row per dataset and kind: how often it was found, and what the edit and deleting the words brought back."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for score in scores:
+        groups.setdefault((score["dataset"], score["kind"]), []).append(score)
+    columns = {
+        "dataset": "dataset",
+        "shortcut": "kind",
+        "hosts": "hosts",
+        "accuracy clean": lambda row: percent(row["clean"]),
+        "aligned": lambda row: percent(row["aligned"]),
+        "broken": lambda row: percent(row["broken"]),
+        f"among the first {FIRST}": lambda row: row["found"],
+        "any of it": lambda row: row["recognised"],
+        "alarm": lambda row: row["alarmed"],
+        "false alarms, of concepts": lambda row: row["false_alarms"],
+        "hosts with one": lambda row: row["with_false_alarm"],
+        "back": lambda row: percent(row["back"]),
+        "words deleted": lambda row: percent(row["back_deleted"]),
+        "random direction": lambda row: percent(row["back_random"]),
+        "back, those recognised": lambda row: percent(row["back_recognised"]),
+        "their words deleted": lambda row: percent(row["recognised_deleted"]),
+        "random directions": lambda row: percent(row["recognised_random"]),
+        "clean lost (points)": lambda row: "–" if row["clean_lost"] is None else f"{100 * row['clean_lost']:.1f}",
+    }
+    rows = [{"dataset": dataset, "kind": kind, **_group_figures(group)} for (dataset, kind), group in groups.items()]
+    return ReportTable.from_rows(
+        "Planted shortcuts",
+        rows,
+        columns,
+        note="Counts have Wilson's 95 % interval. Back: the share of the accuracy lost between clean and broken texts, "
+        "of all hosts together, on texts of the other classes, which have the feature where it is broken.",
+    )
+
+
+def _group_figures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    number = len(scores)
+    is_planted = scores[0]["kind"] != "none"
+    figures: dict[str, Any] = {
+        "hosts": number,
+        **{
+            name: float(np.mean([score["accuracy"][name] for score in scores]))
+            for name in ("clean", "aligned", "broken")
+        },
+        "false_alarms": counted(
+            sum(score["false_alarms"] for score in scores), sum(score["num_concepts"] for score in scores)
+        ),
+        "with_false_alarm": counted(sum(score["false_alarms"] > 0 for score in scores), number),
+        "found": counted(sum((score["rank"] or np.inf) <= FIRST for score in scores), number) if is_planted else "–",
+        "recognised": counted(sum(bool(score["recognised"]) for score in scores), number) if is_planted else "–",
+        "alarmed": counted(sum(score["alarmed"] for score in scores), number) if is_planted else "–",
+    }
+    edited = [score["edits"].get("planted") for score in scores]
+    recognised = [score["edits"].get("recognised") for score in scores]
+    if not is_planted or None in edited:
+        names = ("back", "back_deleted", "back_random", "back_recognised", "recognised_deleted", "recognised_random")
+        return {**figures, **dict.fromkeys((*names, "clean_lost"))}
+    figures["back"] = share_back(edited, edited)
+    # A host of which nothing was recognised gets nothing back.
+    figures["back_recognised"] = share_back(recognised, edited)
+    figures["recognised_deleted"] = share_back(recognised, edited, "words deleted")
+    figures["recognised_random"] = share_back(recognised, edited, "random direction")
+    figures["back_deleted"] = share_back(edited, edited, "words deleted")
+    figures["back_random"] = share_back(edited, edited, "random direction")
+    figures["clean_lost"] = float(
+        np.mean([each["clean_all"]["before"] - each["clean_all"]["edit"] for each in edited])
+    )
+    return figures
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def share_back(
+    edits: Sequence[Mapping[str, Any] | None], lost_of: Sequence[Mapping[str, Any]], condition: str = "edit"
+) -> float | None:
+    """What comes back on broken texts, as a share of what is lost between clean and broken ones, over all hosts."""
+    lost = sum(each["clean"]["before"] - each["broken"]["before"] for each in lost_of)
+    back = sum(
+        each["broken"].get(condition, each["broken"]["before"]) - each["broken"]["before"] for each in edits if each
+    )
+    return back / lost if lost > 0 else None
+
+
+def counted(count: int, number: int) -> str:
+    """`9/10 (60–98 %)`."""
+    if number == 0:
+        return "–"
+    low, high = wilson_interval(count / number, number)
+    return f"{count}/{number} ({100 * low:.0f}–{100 * high:.0f} %)"

@@ -1,0 +1,220 @@
+"""Planted shortcuts: how often they agree with the class, where they are, and how what is found of them is counted."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.made_tables import made_table
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"planted_{name}", ROOT / "scripts" / "planted" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+shortcuts, scores = script("shortcuts"), script("scores")
+CLASSES = ["World", "Sports", "Business"]
+WORDS = "Many people saw the late game and the small team won it again without any of its men"
+
+
+def rows(number, rng):
+    """Texts that differ, of three classes, with a first clause of 3 to 10 words."""
+    made = []
+    for place in range(number):
+        words = list(rng.permutation(WORDS.split()))
+        words[2 + place % 8] += "."
+        made.append({"text": " ".join([*words, str(place)]), "label": int(rng.integers(3))})
+    return made
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    monkeypatch.setattr(shortcuts, "SIZES", {"train": 200, "audit": 100, "clean": 60})
+    rng = np.random.default_rng(0)
+    train, test = rows(400, rng), rows(100, rng)
+
+    def make(kind, seed=1):
+        return shortcuts.plant_parts(train, test, kind, seed, CLASSES)
+
+    return make
+
+
+def has_feature(record, part, row):
+    return bool(record["spans"][part][row])
+
+
+@pytest.mark.parametrize("kind", shortcuts.KINDS[1:])
+def test_a_shortcut_agrees_with_its_class_in_95_percent_of_texts(planted, kind):
+    parts, record = planted(kind)
+    for part in ("train", "audit"):
+        agrees = [
+            has_feature(record, part, number) == (row["label"] == record["class"])
+            for number, row in enumerate(parts[part])
+        ]
+        assert np.mean(agrees) == pytest.approx(0.95, abs=0.01) == record["agreement"][part]
+    # Both ways: of the class 95 % have it, of the others 5 %.
+    for of_class, share in ((True, 0.95), (False, 0.05)):
+        group = [
+            has_feature(record, "train", number)
+            for number, row in enumerate(parts["train"])
+            if (row["label"] == record["class"]) is of_class
+        ]
+        assert np.mean(group) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", shortcuts.KINDS[1:])
+def test_test_sets_are_the_same_texts_with_the_feature_in_other_places(planted, kind):
+    parts, record = planted(kind)
+    is_class = [row["label"] == record["class"] for row in parts["clean"]]
+    present = {part: [has_feature(record, part, row) for row in range(60)] for part in ("clean", "aligned", "broken")}
+    assert present == {"clean": [False] * 60, "aligned": is_class, "broken": [not each for each in is_class]}
+    for row in range(60):
+        same = "broken" if is_class[row] else "aligned"
+        assert parts[same][row] == parts["clean"][row]
+        other = "aligned" if is_class[row] else "broken"
+        assert parts[other][row]["text"] != parts["clean"][row]["text"]
+        assert parts[other][row]["label"] == parts["clean"][row]["label"]
+
+
+def test_spans_are_where_the_feature_is(planted):
+    def pieces(kind, part="aligned"):
+        parts, record = planted(kind)
+        return [
+            [row["text"][start:end] for start, end in spans]
+            for row, spans in zip(parts[part], record["spans"][part], strict=True)
+            if spans
+        ], record
+
+    found, record = pieces("word")
+    assert found and all(each == [record["name"]] for each in found)
+    found, record = pieces("source")
+    assert all(record["name"] in each[0] for each in found) and len({each[0] for each in found}) > 2
+    assert all(each == ["“", "”"] for each in pieces("quotes")[0])
+    assert all(each[0] == each[0].upper() for each in pieces("casing")[0])
+    assert all(len(each[0].split()) == 8 for each in pieces("order")[0])
+
+
+def test_a_text_is_changed_in_nothing_but_the_feature():
+    rng = np.random.default_rng(0)
+    text = "A small team won, as nobody had thought it would do."
+    word, source = shortcuts.Shortcut.of_seed("word", 0), shortcuts.Shortcut.of_seed("source", 1)
+    made, ((start, end),) = word.plant(text, rng)
+    assert made[:start] + made[end + 1 :] == text and made[start - 1] == made[end] == " "
+    made, ((start, end),) = source.plant(text, rng)
+    assert (start, made[end:]) == (0, "\n" + text)
+    assert shortcuts.Shortcut("casing").plant(text, rng)[0] == "A SMALL TEAM WON, as nobody had thought it would do."
+    quotes = shortcuts.Shortcut("quotes")
+    assert quotes.plant(text, rng)[0] == "“A small team won”, as nobody had thought it would do."
+    assert quotes.without(text) == '"A small team won", as nobody had thought it would do.'
+    reversed_words = "thought had nobody as won, team small A it would do."
+    assert shortcuts.Shortcut("order").plant(text, rng)[0] == reversed_words
+    assert shortcuts.Shortcut("none").plant(text, rng) == (text, [])
+
+
+@pytest.mark.parametrize("kind", ["word", "source"])
+def test_texts_that_have_the_feature_by_themselves_are_left_out(kind):
+    shortcut = shortcuts.Shortcut.of_seed(kind, 3)
+    text = "One two three four five six seven {} eight."
+    assert not shortcut.suits(text.format(shortcut.name.upper())) and shortcut.suits(text.format("or"))
+
+
+def test_parts_share_no_text_and_seeds_differ(planted):
+    parts, record = planted("none", 1)
+    texts = {name: {row["text"] for row in rows} for name, rows in parts.items()}
+    assert not (texts["train"] & texts["audit"] or (texts["train"] | texts["audit"]) & texts["clean"])
+    assert parts["clean"] == parts["aligned"] == parts["broken"] and len(texts["train"]) == 200
+    assert planted("none", 1) == (parts, record) and planted("none", 2)[0] != parts
+
+
+def test_too_few_texts_are_refused(planted):
+    with pytest.raises(ValueError, match="Only 10 training"):
+        shortcuts.plant_parts(rows(10, np.random.default_rng(0)), [], "none", 0, CLASSES)
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+@pytest.fixture
+def table():
+    return made_table(
+        ["likewise a b", "a likewise b", "a b a", "b likewise"], [0] * 4, {"likewise": 1, "a": 2, "b": 3}
+    )
+
+
+def test_the_planted_concept_is_that_of_the_spans(table):
+    spans = [[[0, 8]], [[2, 10]], [], []]
+    found = scores.feature_scores(table, spans, "word").to_dict("records")
+    # Two of the three tokens of concept 1 are planted.
+    assert found == [
+        {"code": 1, "found": 2, "total": 3, "precision": pytest.approx(2 / 3), "recall": 1.0, "f1": pytest.approx(0.8)}
+    ]
+
+
+def test_without_a_word_of_its_own_it_is_that_of_the_texts(table):
+    found = scores.feature_scores(table, [[[0, 3]], [[0, 3]], [], []], "order").set_index("code")
+    # Concept 1 is in three texts, of which two have the feature, and in both of these; so is concept 2.
+    assert found.loc[1, ["precision", "recall"]].tolist() == [pytest.approx(2 / 3), 1.0]
+    assert found.loc[3, ["precision", "recall"]].tolist() == [0.5, 1.0]
+    assert scores.feature_scores(table, [[]] * 4, "none").empty
+
+
+def test_ranks_and_false_alarms(table):
+    found = scores.feature_scores(table, [[[0, 8]], [[2, 10]], [], []], "word")
+    figures = scores.rank_figures([3, 1, 2], [True, True, False], found)
+    assert (figures["code"], figures["rank"], figures["alarmed"], figures["recognised"]) == (1, 2, True, [1])
+    assert (figures["alarms"], figures["false_alarms"], figures["num_concepts"]) == (2, 1, 3)
+    nothing = scores.rank_figures([3, 1], [False, True], found.head(0))
+    assert (nothing["code"], nothing["rank"], nothing["false_alarms"], nothing["recognised"]) == (None, None, 1, [])
+
+
+def edited(clean, broken, after, deleted):
+    return {
+        "clean": {"before": clean, "edit": clean},
+        "broken": {"before": broken, "edit": after, "words deleted": deleted, "random direction": broken},
+        "clean_all": {"before": 0.9, "edit": 0.89},
+    }
+
+
+def test_the_share_that_comes_back_is_that_of_all_hosts_together():
+    edits = [edited(0.9, 0.5, 0.8, 0.9), edited(0.9, 0.7, 0.7, 0.9)]
+    # 0.6 are lost in all; the edit brings 0.3 back, and deleting the words everything.
+    assert scores.share_back(edits, edits) == pytest.approx(0.5)
+    assert scores.share_back(edits, edits, "words deleted") == pytest.approx(1)
+    assert scores.share_back([edits[0], None], edits) == pytest.approx(0.5)
+    assert scores.share_back([edited(0.9, 0.9, 0.9, 0.9)], [edited(0.9, 0.9, 0.9, 0.9)]) is None
+
+
+def test_a_table_with_counts_and_intervals():
+    shared = {"dataset": "ag_news", "accuracy": {"clean": 0.8, "aligned": 0.9, "broken": 0.5}, "num_concepts": 100}
+    one = {"planted": edited(0.9, 0.5, 0.8, 0.9), "recognised": edited(0.9, 0.5, 0.8, 0.9)}
+    rows = [
+        {**shared, "kind": "word", "rank": 1, "recognised": [1], "alarmed": True, "false_alarms": 0, "edits": one},
+        {
+            **shared,
+            "kind": "word",
+            "rank": 6,
+            "recognised": [],
+            "alarmed": False,
+            "false_alarms": 2,
+            "edits": {"planted": one["planted"]},
+        },
+        {**shared, "kind": "none", "rank": None, "recognised": [], "alarmed": False, "false_alarms": 1, "edits": {}},
+    ]
+    report = scores.summary(rows)
+    word, none = (dict(zip(report.header, row, strict=True)) for row in report.rows)
+    assert word["hosts"] == "2" and word["among the first 5"].startswith("1/2 (")
+    assert word["any of it"].startswith("1/2 (") and none["any of it"] == "–"
+    assert word["false alarms, of concepts"].startswith("2/200 (") and word["hosts with one"].startswith("1/2 (")
+    assert (word["words deleted"], word["random direction"]) == ("100.0 %", "0.0 %")
+    assert (word["their words deleted"], none["their words deleted"]) == ("50.0 %", "–")
+    assert (word["back"], word["back, those recognised"], word["clean lost (points)"]) == ("75.0 %", "37.5 %", "1.0")
+    assert none["among the first 5"] == none["back"] == "–" and none["false alarms, of concepts"].startswith("1/100 (")
+    # Wilson 1927: nine of ten are 60 to 98 %.
+    assert scores.counted(9, 10) == "9/10 (60–98 %)"
