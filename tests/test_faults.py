@@ -71,6 +71,8 @@ class Job:
 TRAIN = ("train", "host", "--dataset", "texts.jsonl", "-o", "out", *SMALL, "--resume")
 BUILD = ("concepts", "build", "out", "-o", "table", "--show", 0)
 EXPLAIN = ("explain", "out", "texts.jsonl", "-o", "why.jsonl")
+AUDIT = ("audit", "out", "--dataset", "texts.jsonl", "--split", "train", "-o", "audit")
+EDIT = ("edit", "out", "--forbid", 0, "--retest", "texts.jsonl", "-o", "edited")
 JUDGE = ("judge", "a=results/concept_table", "--judge", "{judge}", "--texts", 4, "-o", "judged", "--yes")
 KINDS = ("kills", "cuts", "times", "interrupts", "full")
 JOBS = {
@@ -94,6 +96,8 @@ JOBS = {
         ("report", "results"), "report.html", ("evaluate",), kills=2, cuts=1, interrupts=1, full=1, always=("full",)
     ),
     "explain": Job(EXPLAIN, "why.jsonl", ("train",), kills=2, cuts=1, interrupts=1, full=1),
+    "audit": Job(AUDIT, "audit", ("train",), kills=4, cuts=2, times=1, interrupts=1, full=1, always=("cuts",)),
+    "edit": Job(EDIT, "edited", ("train",), kills=3, cuts=1, interrupts=1, full=1),
     "judge": Job(
         JUDGE, "judged", ("evaluate",), kills=4, cuts=1, times=1, interrupts=1, full=1, always=("interrupts",)
     ),

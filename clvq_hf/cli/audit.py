@@ -76,8 +76,8 @@ def run_audit(
 ) -> None:
     """Find out what a classifier relies on: the effect of every concept on every class, and the suspects among them.
 
-    Every concept is removed from every text that has it, beside other concepts of the same text. Says before how much
-    that costs. Use texts on which nothing was trained.
+    Every concept is removed from up to 100 of the texts that have it, beside other concepts of the same text. Says
+    before how much that costs. Use texts on which nothing was trained.
 
     Examples:
 
