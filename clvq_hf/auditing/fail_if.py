@@ -11,7 +11,7 @@ from .retest_figures import FIGURES
 from .retest_run import EDIT, FOLDED
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-_PATTERN = re.compile(r"\s*(\w+)\s*(?:\[([^\]]+)\])?\s*(<=|>=|<|>)\s*(\S+)\s*")
+_PATTERN = re.compile(r"\s*(\w+)\s*(?:\[(.+)\])?\s*(<=|>=|<|>)\s*(\S+)\s*")
 
 
 @dataclass(frozen=True)

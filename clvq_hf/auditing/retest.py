@@ -183,9 +183,12 @@ def _figures(answered: Answered, labels: np.ndarray, groups: Mapping[str, np.nda
     for group, where in groups.items():
         for name in (name for name in (EDIT, FOLDED, *CONTROLS) if name in scores):
             figures += compare(group, name, where, scores[BEFORE], scores[name])
-            pair = [answered.outcomes[each].calibration_error(labels, where) for each in (BEFORE, name)]
+            # Of a text whose words are all deleted there is no answer.
+            outcomes = [before, answered.outcomes[name]]
+            answered_by_both = where & np.isfinite([each.rows for each in outcomes]).all((0, 2))
+            pair = [each.calibration_error(labels, answered_by_both) for each in outcomes]
             if pair[0] is not None and pair[1] is not None:
-                number = int((where & (labels >= 0)).sum())
+                number = int((answered_by_both & (labels >= 0)).sum())
                 figures.append(Figure(group, name, "ece", number, *pair, pair[1] - pair[0]))
         for name in (name for name in CONTROLS if name in scores):
             chosen = {figure: scores[name][figure] for figure in ("accuracy", "margin")}

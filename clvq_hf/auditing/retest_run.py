@@ -1,6 +1,7 @@
 """What a host answers before and after an edit, and under controls, text by text."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,13 +102,19 @@ def answer(
                 tokenized[number],
                 np.isin(codes_of[number], edit.forbid),
             )
+        control = nullcontext()
+        if other:
+            # With interchange, what takes the place is the same.
+            substitutes = edit.with_codes[: len(other)] or None
+            control = edit.model.edit(host, other, how=edit.how, positions=edit.positions, with_codes=substitutes)
+            control.remove()
         for numbers, batch in batches_by_length(tokenized, collate, batch_size):
             inputs, mask = runner.inputs_of_answers(batch)
             if folded is not None:
                 answers = readout(folded(**inputs), mask, batch["token_mask"]).double().cpu().numpy()
                 rows[FOLDED].update(zip(numbers, answers, strict=True))
             if other:
-                with edit.model.edit(host, other, how=edit.how, positions=edit.positions):
+                with control:
                     answers = readout(host(**inputs), mask, batch["token_mask"]).double().cpu().numpy()
                 rows[OTHER].update(zip(numbers, answers, strict=True))
             bar.update()

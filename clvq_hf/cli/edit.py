@@ -1,5 +1,6 @@
 """`clvq-hf edit`: remove concepts from a host, measure what that repairs and costs, and make it permanent."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -160,7 +161,6 @@ def run_edit(
             folded=folded,
         )
         console.print(tested, highlight=False)
-    failures = [] if tested is None else [each for one in conditions if (each := one.failure(tested)) is not None]
     with replaced(output_dir) as building:
         if folded is None:
             edit.save(building)
@@ -172,6 +172,8 @@ def run_edit(
     print_written(output_dir, f"{page}.", console)
     if folded is None:
         console.print("The host is as it was: apply edits.json with model.load_edit, or add --fold for a plain model.")
+    # Last, because a group that does not exist is found here, and nothing that was made shall be lost.
+    failures = [] if tested is None else [each for one in conditions if (each := one.failure(tested)) is not None]
     for failure in failures:
         say(f"Failed: {failure}", fg="red", err=True)
     if failures:
@@ -179,8 +181,8 @@ def run_edit(
 
 
 def _codes(forbid: str) -> list[int]:
-    """Numbers separated by commas."""
-    parts = [part.strip() for part in forbid.split(",")]
+    """Numbers separated by commas, or by + as an audit shows merged concepts."""
+    parts = [part.strip() for part in re.split("[,+]", forbid)]
     if not all(part.isdecimal() for part in parts):
         raise ValueError(f"--forbid must be numbers of concepts, such as 31,207; got {forbid!r}.")
     return [int(part) for part in parts]

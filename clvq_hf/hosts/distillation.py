@@ -159,8 +159,9 @@ def distil(
                 best, best_step, best_weights = found, step, copy.deepcopy(student.state_dict())
             if waited >= PATIENCE:
                 break
+    # Into another copy, whose weights and buffers have the host's types, as if it were loaded.
+    student = copy.deepcopy(host).eval()
     student.load_state_dict(best_weights)
-    student.to(dtype=host.dtype).eval()  # pyrefly: ignore[missing-argument]
     return student, {"steps": step, "best_step": best_step, "held_out_loss": best}
 
 

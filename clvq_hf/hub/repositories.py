@@ -32,6 +32,8 @@ SIDE_FILES = (REFERENCE_NAME, TRAINING_TEXTS_NAME, DISTANCES_NAME)
 # In a checkpoint that is being written, or whose writing was broken off.
 UNFINISHED_NAME = ".unfinished"
 RESULTS_NAME = "results.json"
+# What an edit removes from a host.
+EDITS_NAME = "edits.json"
 CONCEPTS_FOLDER = "concepts"
 TABLE_NAME = "concept_table.json"
 EVALUATION_FOLDER = "evaluation"

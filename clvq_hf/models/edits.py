@@ -13,6 +13,7 @@ from ..checksums import read_metadata, write_metadata
 from ..hosts import hooks
 from ..hosts.identity import check_identity, host_identity
 from ..hub.provenance import public_name
+from ..hub.repositories import EDITS_NAME
 from ..typed import check_value
 from ..version import __version__
 from .interventions import check_how, find_sinks
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from ..auditing.retest import Retest, Slices
     from .folding import Folded
 
-EDITS_NAME = "edits.json"
 HOW = ("mean", "project", "interchange")
 POSITIONS = ("code", "all")
 
@@ -354,4 +354,4 @@ def _arguments(noted: Mapping[str, Any], file: Path, remedy: str) -> dict[str, A
     return {**found, "with_codes": found["with_codes"] or None}
 
 
-__all__ = ["EDITS_NAME", "ConceptEdit", "check_codes"]
+__all__ = ["ConceptEdit", "check_codes"]

@@ -11,7 +11,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checksums import write_metadata
+from ..checksums import read_metadata, write_metadata
 from ..data.batching import batches_by_length
 from ..data.readouts import text_limit
 from ..data.texts import split_texts, texts_fingerprint
@@ -23,6 +23,7 @@ from ..hosts.folding import fold_into_embedding, fold_into_readers
 from ..hosts.readout import Readout
 from ..hosts.runner import HostRunner
 from ..hub.provenance import is_hub_id
+from ..hub.repositories import CARD_NAME, CONFIG_NAME, EDITS_NAME, TOKENIZER_FILES, WEIGHTS, matches_any
 from ..rendering.markdown import escape_markdown
 from ..rendering.text_tables import ReportTable, number, percent, to_markdown
 
@@ -31,7 +32,13 @@ SHARES = {"fold": 0.7, "stop": 0.1, "measure": 0.2}
 MIN_TEXTS = 20
 # An exact fold differs from the hook by rounding only: relative to the largest logit.
 ROUNDING = 1e-4
-CARD_NAME, EDITS_NAME = "README.md", "edits.json"
+# Files of a folder that may be replaced: what an edit and its retest write.
+OWN_FILES = (
+    *(EDITS_NAME, "retest.json", "retest.html", CARD_NAME, CONFIG_NAME, "generation_config.json"),
+    *(*WEIGHTS, *TOKENIZER_FILES),
+)
+# A copy whose answers differ so little from the hook's (nats) has nothing to learn.
+NOTHING_TO_LEARN = 1e-4
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +80,7 @@ class Folded:
         for name, where in (("all", "held-out texts"), ("with_concept", "of them with the concept")):
             found = folded["differences"][name]
             if found is None:
+                told.append("None of the held-out texts has the concept, so this says nothing about them.")
                 continue
             same = "" if found["agreement"] is None else f"{percent(found['agreement'])} equal predictions; "
             largest = (
@@ -114,8 +122,16 @@ def check_replaceable_by_edit(folder: str | Path) -> None:
         ValueError: If it is one.
     """
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / EDITS_NAME).is_file():
-        raise ValueError(f"{folder} holds other files, which would be lost. Choose another folder.")
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    others = sorted(name for name in names if not matches_any(name, OWN_FILES))
+    # `edit.save` may have put its file beside a model that is not its own.
+    if others or (names and EDITS_NAME not in names) or (CONFIG_NAME in names and not _is_folded(folder)):
+        what = others[0] if others else "another model" if CONFIG_NAME in names else "other files"
+        raise ValueError(f"{folder} holds {what}, which would be lost. Choose another folder.")
+
+
+def _is_folded(folder: Path) -> bool:
+    return "folded" in read_metadata(folder / EDITS_NAME, "Choose another folder.")[0]
 
 
 def fold(
@@ -163,11 +179,21 @@ def fold(
                 folded = None  # something else reads these states, or a sink stays in the hook
         if folded is None:
             method = "distilled"
+            if not read["fold"].has_concept.any():
+                raise ValueError(
+                    f"None of the {len(read['fold']):,} texts that the copy would be trained on has the concept, so it "
+                    "could learn nothing. Give texts that have it with texts=… (--fold-texts)."
+                )
             folded, settings = distil(
                 *(host, teach, read["fold"].drawn(seed), read["stop"].batches(), readout.kind),
                 max_steps=max_steps,
                 learning_rate=learning_rate,
             )
+            if settings["best_step"] == 0 and settings["held_out_loss"] > NOTHING_TO_LEARN:
+                raise ValueError(
+                    f"After {settings['steps']} steps the copy is no nearer to the edit than the host itself. Train "
+                    "longer (max_steps=…), with another learning_rate=…, or on more texts that have the concept."
+                )
             settings |= {
                 "max_steps": max_steps,
                 "learning_rate": learning_rate,

@@ -129,8 +129,8 @@ class ByHand:
             name = check_name(name)
         decided = concerned if kind == "merge" else np.unique(shown).tolist()
         today = datetime.date.today().isoformat()
-        author = check_name(author or getpass.getuser())
-        return replace(self, decisions=(*kept, Decision(kind, tuple(decided), name, author, today)))
+        decision = Decision(kind, tuple(decided), name, check_name(author or _user()), today)
+        return replace(self, decisions=(*kept, decision))
 
     def _check(self, code: int) -> None:
         if not 0 <= code < self.codebook_size:
@@ -236,6 +236,13 @@ def write_by_hand(folder: str | Path, by_hand: ByHand, model_fingerprint: str) -
         "decisions": [asdict(decision) for decision in by_hand.decisions],
     }
     write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # of a container, whose users have no names
+        raise ValueError("The user of this machine has no name: say with author=… who decides.") from error
 
 
 __all__ = ["BY_HAND_FILE", "ByHand", "Decision", "check_name", "read_by_hand", "write_by_hand"]

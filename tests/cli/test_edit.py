@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from helpers.command_line import invoke, refuse, succeed
@@ -53,7 +54,9 @@ def test_a_condition_decides_the_exit_code(model, reviews, tmp_path):
     assert "Failed: margin of all texts changed by" in told and "Failed: accuracy" not in told
     assert (tmp_path / "edited" / "retest.json").exists(), "what failed can be looked at"
     succeed(*run, "--fail-if", "accuracy<-1")
+    shutil.rmtree(tmp_path / "edited")
     assert "not for 'source=a'" in refuse(*run, "--fail-if", "accuracy[source=a]<0")
+    assert (tmp_path / "edited" / "retest.json").exists(), "what was measured is not lost by a mistyped group"
 
 
 def test_a_folded_model(model, reviews, tmp_path):

@@ -5,6 +5,7 @@ from itertools import repeat
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from clvq_hf.hosts import distillation
 from clvq_hf.hosts.distillation import compare_logits, distil, imitation_loss
@@ -70,6 +71,26 @@ def test_a_host_learns_the_answers_of_another(host, tokenizer):
     unedited = compare_logits(teach, lambda inputs: host(**inputs).logits, [given], "classification")
     assert found.kl < 0.05 * unedited.kl and 0 < told["best_step"] <= told["steps"] <= 60
     assert not student.training and all(torch.equal(before[name], own) for name, own in host.state_dict().items())
+
+
+def test_a_student_has_the_types_of_the_host(tokenizer):
+    """As if it were saved and loaded: what is not saved, such as rotary frequencies, stays as precise as it was."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    host = LlamaForSequenceClassification(config)
+    host.to(torch.bfloat16)
+    host.model.rotary_emb.inv_freq = host.model.rotary_emb.inv_freq.float()
+    given = (dict(tokenizer("a film", return_tensors="pt")), torch.ones(1, dtype=torch.bool))
+    given[0].pop("token_type_ids", None)
+
+    def teach(inputs):
+        return -host(**inputs).logits.float()
+
+    student, _ = distil(host, teach, repeat(given), [given], "classification", max_steps=2, learning_rate=1e-2)
+    types = [{name: each.dtype for name, each in own.named_buffers()} for own in (host, student)]
+    assert types[0] == types[1] and student.dtype == torch.bfloat16
+    assert not torch.equal(student.score.weight, host.score.weight)
 
 
 def test_a_student_that_learns_nothing_stops(host, tokenizer, monkeypatch):

@@ -13,6 +13,7 @@ from helpers.made_clusters import clusters_by_hand
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from clvq_hf.hosts import hooks
+from clvq_hf.models.folding import check_replaceable_by_edit
 
 LOAD = """
 import json, sys
@@ -148,10 +149,27 @@ def test_refusals(host, tokenizer, texts, tmp_path):
 
 
 def test_texts_without_the_concept(host, tokenizer):
-    """Nothing to learn, and nothing to be said of texts with it."""
+    """Nothing could be learned."""
     words = Dataset.from_dict({"text": [f"film {number}" for number in range(40)]})
     model = clusters_by_hand(host, 1, 1000 * torch.eye(3, 32))
     model.centroids.vectors[1] = 0
-    edit = model.edit(host, 0)
-    folded = edit.fold(words, tokenizer, max_steps=2, batch_size=4)
-    assert folded.facts["folded"]["differences"]["with_concept"] is None and folded.differences["agreement"] == 1
+    with pytest.raises(ValueError, match=r"None of the \d+ texts .* has the concept, .*--fold-texts"):
+        model.edit(host, 0).fold(words, tokenizer, max_steps=2, batch_size=4)
+
+
+def test_a_copy_that_comes_no_nearer(host, tokenizer, texts):
+    edit = clusters_at(host, tokenizer, texts, 1).edit(host, [0, 1, 2])
+    with pytest.raises(ValueError, match=r"no nearer to the edit than the host itself\. Train longer"):
+        edit.fold(texts, tokenizer, max_steps=2, learning_rate=1e-30)
+
+
+def test_a_model_in_whose_folder_an_edit_was_saved_is_not_replaced(host, tokenizer, texts, tmp_path):
+    model = clusters_at(host, tokenizer, texts, 1)
+    model.save_pretrained(tmp_path / "out")
+    edit = model.edit(host, 1)
+    edit.save(tmp_path / "out")
+    edit.save(tmp_path / "edited")
+    check_replaceable_by_edit(tmp_path / "edited")
+    check_replaceable_by_edit(tmp_path / "new")
+    with pytest.raises(ValueError, match="another model, which would be lost"):
+        check_replaceable_by_edit(tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from unittest.mock import Mock
 
 import pytest
 from helpers.made_tables import made_table
@@ -48,6 +49,12 @@ class TestNames:
         monkeypatch.setattr("getpass.getuser", lambda: "carla")
         table.rename(1, "warmth")
         assert table.by_hand.decisions[0].author == "carla"
+
+    def test_where_users_have_no_names_one_is_asked_for(self, table, monkeypatch):
+        monkeypatch.setattr("getpass.getuser", Mock(side_effect=KeyError("getpwuid(): uid not found: 1234")))
+        with pytest.raises(ValueError, match=r"say with author=… who decides"):
+            table.rename(1, "warmth")
+        table.rename(1, "warmth", author="carla")
 
     def test_unknown_concepts_are_refused(self, table):
         for decide in (
