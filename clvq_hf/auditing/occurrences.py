@@ -1,7 +1,6 @@
 """What the removal of each concept from each text does to every class: the rows that an audit rests on."""
 
 import json
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
@@ -18,7 +17,7 @@ from ..data.texts import text_hash
 from ..data.windows import cut_into_windows
 from ..explanations.answers import Answers
 from ..explanations.group import Chunk, Reading
-from ..files import ScratchFolder
+from ..files import ScratchFolder, remove_folder
 from ..hosts import hooks
 from ..hosts.host import without_parameter_gradients
 from ..tables.concept_table import ConceptTable
@@ -147,7 +146,7 @@ def _drafts(folder: Path, key: str) -> Path:
     place = folder / f".building-{key}"
     for left_over in folder.glob(".building-*"):
         if left_over != place:
-            shutil.rmtree(left_over)
+            remove_folder(left_over)
     place.mkdir(parents=True, exist_ok=True)
     return place
 
@@ -155,7 +154,7 @@ def _drafts(folder: Path, key: str) -> Path:
 def remove_drafts(folder: Path) -> None:
     """Remove the shards once their rows are elsewhere."""
     for left_over in folder.glob(".building-*"):
-        shutil.rmtree(left_over)
+        remove_folder(left_over)
 
 
 def _by_text(pairs: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
