@@ -22,6 +22,8 @@ from .retest_figures import Outcome
 BEFORE, EDIT = "before", "edit"
 OTHER, RANDOM, DELETED = "another concept", "random direction", "words deleted"
 CONTROLS = (OTHER, RANDOM, DELETED)
+# A concept whose texts have a forbidden one so many times as often as all texts do belongs to it.
+COMPANION = 1.5
 # What an edit became in the weights, if it is given.
 FOLDED = "folded model"
 
@@ -148,16 +150,21 @@ def _outcome(found: dict[int, np.ndarray], number: int, readout: Readout) -> Out
 def choose_other(edit: Any, codes: Sequence[np.ndarray]) -> list[int]:
     """For each forbidden concept another one that occurs in about as many of these texts; none if there is none.
 
+    Concepts that prefer the same texts are left out if others are left: in a phrase, they say the same.
+
     Args:
         edit (`ConceptEdit`): The edit.
         codes (`Sequence[np.ndarray]`): The codes of each text, negative where there is none.
     """
-    size = edit.model.config.codebook_size
-    coverage = np.zeros(size, dtype=np.int64)
-    for own in codes:
-        coverage[np.unique(own[own >= 0])] += 1
+    has = np.zeros((len(codes), edit.model.config.codebook_size), dtype=bool)
+    for row, own in enumerate(codes):
+        has[row, own[own >= 0]] = True
+    coverage = has.sum(0)
+    has_forbidden = has[:, list(edit.forbid)].any(1)
     is_free = coverage > 0
     is_free[[*edit.forbid, *edit.with_codes]] = False
+    together = has[has_forbidden].sum(0) > COMPANION * has_forbidden.mean() * coverage
+    is_free = is_free & ~together if (is_free & ~together).any() else is_free
     chosen = []
     for code in edit.forbid:
         candidates = np.flatnonzero(is_free)

@@ -159,8 +159,9 @@ def _points(value: float | None) -> str:
 
 
 def _interval(figure: Figure, factor: float, digits: int) -> str:
-    low, high = (NOTHING if end is None else signed(factor * end, digits) for end in (figure.low, figure.high))
-    return f"[{low}, {high}]"
+    if figure.low is None or figure.high is None:  # of one changed text nobody knows how many there could be
+        return "unknown, too few texts change"
+    return f"[{signed(factor * figure.low, digits)}, {signed(factor * figure.high, digits)}]"
 
 
 __all__ = ["TITLES", "judged", "retest_tables", "retest_verdict"]

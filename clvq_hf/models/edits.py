@@ -340,7 +340,10 @@ def check_codes(
     if not listed or any(isinstance(code, bool) or not isinstance(code, int) for code in listed):
         raise ValueError(f"{name} must be the number of a concept, or a list of numbers, got {codes!r}.")
     if wrong := [code for code in listed if not 0 <= code < size]:
-        raise ValueError(f"Codes run from 0 to {size - 1}, and {name} has {wrong[:5]}.")
+        raise ValueError(
+            f"Codes run from 0 to {size - 1}; {name}=… has {wrong[:5]}. An audit names codes, and so does "
+            "`clvq-hf concepts find`."
+        )
     return tuple(dict.fromkeys(listed)) if distinct else tuple(listed)
 
 

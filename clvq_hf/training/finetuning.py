@@ -95,7 +95,8 @@ def fine_tune(
         above_layer (`int`, *optional*): Train only the blocks above this layer and the head: the states up to it stay
             those of the pretrained model. Everything is trained if not given.
         max_length (`int`, *optional*): In tokens; the host's limit if not given.
-        training_args: Fields of `TrainingArguments` (`num_train_epochs`, `learning_rate`, `seed`, …).
+        training_args: Fields of `TrainingArguments` (`num_train_epochs`, `learning_rate`, `seed`, …), but not
+            `output_dir`: save the host yourself.
 
     Raises:
         ValueError: If a text has no label, or one that is none of the host's classes, or the loss becomes NaN or

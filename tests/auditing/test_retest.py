@@ -222,6 +222,9 @@ def test_the_control_occurs_in_as_many_texts(edit):
     # 2 is in three texts, and so is none: 1 is in four, 0 and 3 are in two. 5 is in one, as 4 is.
     assert choose_other(edit, codes) == [0, 4]
     assert choose_other(edit, [np.asarray([2, 5])]) == []
+    # 1 stands beside 2, as the words of a phrase do; 3 is in one text more.
+    codes = [np.asarray(own) for own in ([2, 1], [2, 1], [3], [3], [3], [4], [4], [4], [4])]
+    assert choose_other(edit, codes)[0] == 3
 
 
 class TestFiles:

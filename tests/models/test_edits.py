@@ -116,7 +116,7 @@ class TestOnAHost:
         ("arguments", "message"),
         [
             ({"forbid": []}, "list of numbers"),
-            ({"forbid": [3]}, r"0 to 2, and forbid has \[3\]"),
+            ({"forbid": [3]}, r"0 to 2; forbid=… has \[3\]"),
             ({"forbid": -1}, "0 to 2"),
             ({"forbid": "1"}, "list of numbers"),
             ({"forbid": [0.5]}, "list of numbers"),
