@@ -67,10 +67,10 @@ def read_occurrences(
 
     Returns:
         `datasets.Dataset`: `text_id`, `code`, `num_tokens` from which it was removed, `removed_norm` (the length of
-        what was removed), `flips` (whether the host answers something else without it), `logits` (by class, before),
-        `effect` (by class: its logit before, minus the one without the concept) and `word_effect` (its logit if the
-        concept's tokens have the mean states of their words, minus the one without the concept; empty if one of the
-        words is rare, and in two thirds of the texts).
+        what was removed), `flips` (whether the host answers something else without it), `logits` (by class, before;
+        relative to their mean if classes compete), `effect` (by class: that, minus the same without the concept) and
+        `word_effect` (the same if the concept's tokens have the mean states of their words, minus the one without the
+        concept; empty if one of the words is rare, and in two thirds of the texts).
     """
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     counts = np.bincount(pairs[:, 0], minlength=len(table.texts))

@@ -107,8 +107,9 @@ def sentences_of(summary: Mapping[str, Any], mask: ToxicMask | None = None) -> l
     told = [
         f"{summary['num_established']:,} of {summary['num_concepts']:,} concepts support a class more than other "
         f"concepts of the same texts (q ≤ {MAX_Q})."
-        + ("" if summary["matched"] is None else f" {percent(summary['matched'])} of these controls are as large.")
     ]
+    if summary["matched"] is not None:
+        told[0] += f" {percent(summary['matched'])} of these controls are about as large."
     alarms = [concept for concept in summary["suspects"] if concept["alarm"]]
     for concept in alarms:
         signs = f"; {found}" if (found := _signs(concept, mask)) else ""
@@ -118,8 +119,8 @@ def sentences_of(summary: Mapping[str, Any], mask: ToxicMask | None = None) -> l
         )
     if hidden := summary["num_hidden_alarms"]:
         told.append(
-            f"{hidden:,} more {'alarm is of a concept that is' if hidden == 1 else 'alarms are of concepts that are'} "
-            "hidden by hand; the audit's `concepts` have their numbers."
+            f"{hidden:,} {'alarm is of a concept that was' if hidden == 1 else 'alarms are of concepts that were'} "
+            "hidden by hand, so not shown here; see `concepts` of the audit."
         )
     elif not alarms:
         told.append("No concept passes the threshold of an alarm, which is no proof that there is no shortcut.")

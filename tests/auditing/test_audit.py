@@ -1,5 +1,6 @@
 """Audits of small hosts, against the live interventions."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Value
 from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
+from helpers.headed_hosts import bert_with
 
 from clvq_hf.auditing import Audit, Auditor
 from clvq_hf.auditing import occurrences as occurrences_module
+from clvq_hf.data import text_readout
 from clvq_hf.hosts import hooks
 from clvq_hf.hosts.readout import Readout
 from clvq_hf.tables import ConceptName
@@ -254,6 +257,33 @@ class TestDoors:
         assert audit.metadata["classes"] == ["LABEL_0", "LABEL_1"]
         sums = np.asarray(audit.rows["effect"][:]).sum(1)
         assert np.abs(sums).max() > 1e-3, "they are not relative to each other"
+
+    @pytest.mark.parametrize("kind", ["multi_label", "regression"])
+    def test_answers_that_do_not_compete(self, tokenizer, texts, kind):
+        """Concepts that raise and that lower one; labels are those of the answer that the table asks about."""
+        names = ["rude", "toxic"] if kind == "multi_label" else None
+        texts = texts.select(range(24))
+        host = bert_with(kind, tokenizer, texts["text"], names)
+        model = clvq_on_states(host, tokenizer, texts["text"])
+        readout = Readout.of(host, target="toxic" if names else None)
+        readout = text_readout(host, tokenizer, texts, readout, stack=model.config.stack)
+        answers = texts.cast_column("label", Value("int64" if names else "float32"))
+        table = model.concept_table(host, tokenizer, answers, readout=readout)
+        audit = model.audit(host, tokenizer, table)
+        concepts = audit.concepts.to_pandas()
+        assert set(concepts["direction"]) == {"for", "against"} and (concepts["effect"] >= 0).all()
+        rows = audit.rows.to_pandas()
+        for _, concept in concepts.iterrows():
+            own = rows[rows["code"] == concept["code"]]
+            number = audit.metadata["classes"].index(concept["class"])
+            sign = 1 if concept["direction"] == "for" else -1
+            assert concept["effect"] == pytest.approx(sign * np.stack(own["effect"])[:, number].mean(), abs=1e-5)
+            labels = np.asarray([table.texts[table.text_row(text)]["label"] for text in own["text_id"]])
+            if number == len(audit.metadata["classes"]) - 1:
+                assert concept["label_share"] == pytest.approx(np.mean(labels == (sign > 0)))
+            else:
+                assert np.isnan(concept["label_share"]), "the labels say nothing of this answer"
+        json.dumps(audit.summary(), allow_nan=False)
 
     def test_references_of_other_texts(self, auditor, model, host, tokenizer, texts):
         from clvq_hf.evaluation import fit_references

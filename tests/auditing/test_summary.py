@@ -19,7 +19,7 @@ def summary():
 def test_alarms_are_told_with_what_stands_out(summary):
     established, alarm = sentences_of(summary)
     assert established.startswith("2 of 3 concepts support a class more than other concepts")
-    assert established.endswith("80.0 % of these controls are as large."), "of 30 texts 90 %, of 10 texts 50 %"
+    assert established.endswith("80.0 % of these controls are about as large."), "of 30 texts 90 %, of 10 texts 50 %"
     assert alarm == (
         "Alarm: concept 7 (zebra) carries 60.0 % of the evidence for positive; one word: zebra, layout: last line, "
         "source: courier. May the host rely on it? Look at its texts."
@@ -59,7 +59,7 @@ def test_hidden_alarms_are_counted(summary):
     for told in (with_names(summary, table), hidden_before.summary()):
         assert [row[0] for row in suspects_table(told).rows] == ["3", "5"]
         assert dict(facts_of(told))["Alarms"] == "1, 1 of hidden concepts"
-        assert sentences_of(told)[1].startswith("1 more alarm is of a concept that is hidden by hand")
+        assert sentences_of(told)[1].startswith("1 alarm is of a concept that was hidden by hand")
     assert hidden_before.alarms()["code"].tolist() == [7]
 
 
