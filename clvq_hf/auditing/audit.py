@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..version import __version__
 from .effects import effect_figures
 from .occurrences import asks_words, chosen_occurrences, occurrences_of, read_occurrences, remove_drafts
 from .removal import StateMeans, check_how
-from .result import FORMAT_VERSION, Audit
+from .result import FORMAT_VERSION, Audit, check_order
 from .signals import checked_groups, signal_figures
 
 logger = logging.get_logger(__name__)
@@ -68,6 +69,7 @@ class Auditor:
         if references is not None:
             references.check_source(model, host)
         self._how = check_how(model, how)
+        check_order(None, slices or (), groups or ())
         self._references = references
         self._slices, self._groups = _checked_slices(slices, table), checked_groups(groups)
         self._model, self._host, self._tokenizer, self._table = model, host, tokenizer, table
@@ -120,6 +122,7 @@ class Auditor:
             shown_codes=table.by_hand.shown_codes,
         )
         identity = {
+            "format_version": FORMAT_VERSION,
             "clvq_version": __version__,
             "model_fingerprint": model.fingerprint(),
             "host": host_identity(host),
@@ -136,9 +139,8 @@ class Auditor:
         names = list(self._answers.names)
         num_texts = np.bincount(occurrences_of(table)[:, 1], minlength=table.codebook_size)
         effects = effect_figures(row_arrays(rows, len(names)), num_texts)
-        concepts = signal_figures(table, rows.to_pandas(), effects, names, self._slices, self._groups)
+        concepts = signal_figures(table, rows.to_pandas(), effects, self._answers, self._slices, self._groups)
         metadata = {
-            "format_version": FORMAT_VERSION,
             **identity,
             "host_name_or_path": table.metadata["host_name_or_path"],
             "lower_layer": model.config.lower_layer,
@@ -156,6 +158,9 @@ class Auditor:
 def answers_of(host: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, table: ConceptTable) -> Answers:
     """The classes on which effects are measured; of a language model the label words that the table asks about.
 
+    Labels of a table are in the ids of the host's classes, so these have the names of the labels: those of a dataset,
+    where the host has none.
+
     Raises:
         ValueError: If the host predicts one of all tokens, or of too many classes.
     """
@@ -164,6 +169,8 @@ def answers_of(host: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, table:
         answers = Answers(readout.kind, readout, readout.class_names, lambda number: tokenizer.decode([number]))
     else:
         answers = Answers.of(host, tokenizer)
+        if answers.kind in ("classification", "token_classification") and len(table.label_names) == len(answers.names):
+            answers = replace(answers, names=tuple(table.label_names))
     if not 0 < len(answers.names) <= MAX_CLASSES:
         raise ValueError(
             f"An audit needs a host that chooses one of at most {MAX_CLASSES} classes, and this one has "
@@ -177,7 +184,8 @@ def row_arrays(rows: Any, num_classes: int) -> dict[str, np.ndarray]:
     """The columns of rows per text and concept as arrays; word effects that are not known are NaN."""
     frame = rows.to_pandas()
     unknown = np.full(num_classes, np.nan, dtype=np.float32)
-    columns = {name: frame[name].to_numpy() for name in frame.columns if not name.endswith("effect")}
+    lists = ("effect", "word_effect", "logits")
+    columns = {name: frame[name].to_numpy() for name in frame.columns if name not in lists}
     words = [values if len(values) else unknown for values in frame["word_effect"]]
     return {**columns, "effect": np.stack(frame["effect"].to_list()), "word_effect": np.stack(words)}
 

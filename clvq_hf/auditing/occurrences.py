@@ -34,6 +34,7 @@ FEATURES = Features(
         "num_tokens": Value("int32"),
         "removed_norm": Value("float32"),
         "flips": Value("bool"),
+        "logits": List(Value("float32")),
         "effect": List(Value("float32")),
         "word_effect": List(Value("float32")),
     }
@@ -51,6 +52,9 @@ def read_occurrences(
 ) -> Dataset:
     """One row per text and concept in it: what each class loses with the concept.
 
+    A text has a concept if a token of it has that is not special. It is then removed as an edit does it: from all of
+    its tokens but attention sinks.
+
     Args:
         reading (`Reading`): How the host is read.
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts.
@@ -61,11 +65,11 @@ def read_occurrences(
         identity (`dict`): What the rows depend on; rows of something else are removed.
 
     Returns:
-        `datasets.Dataset`: `text_id`, `code`, `num_tokens` that have it, `removed_norm` (the length of what was
-        removed), `flips` (whether the host answers something else without it), `effect` (by class: its logit before,
-        minus the one without the concept) and `word_effect` (its logit if the concept's tokens have the mean states of
-        their words, minus the one without the concept; empty if one of the words is rare, and in two thirds of
-        the texts).
+        `datasets.Dataset`: `text_id`, `code`, `num_tokens` from which it was removed, `removed_norm` (the length of
+        what was removed), `flips` (whether the host answers something else without it), `logits` (by class, before;
+        relative to their mean if classes compete), `effect` (by class: that, minus the same without the concept) and
+        `word_effect` (the same if the concept's tokens have the mean states of their words, minus the one without the
+        concept; empty if one of the words is rare, and in two thirds of the texts).
     """
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     counts = np.bincount(pairs[:, 0], minlength=len(table.texts))
@@ -237,6 +241,7 @@ def _of_batch(
                     "num_tokens": int(where[place].sum()),
                     "removed_norm": float(squares[place]),
                     "flips": answers.flips(chunk.rows[place], rows[place], int(decided[place])),
+                    "logits": before[place].tolist(),
                     "effect": effect[place].tolist(),
                     "word_effect": word_effect[place].tolist() if word_effect is not None and is_known[place] else [],
                 }

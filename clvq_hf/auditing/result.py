@@ -15,7 +15,7 @@ from ..rendering.text_tables import ReportTable, print_tables
 from ..typed import check_value
 from .summary import SIGNS, facts_of, sentences_of, summarise, suspects_table
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 AUDIT_NAME = "audit.json"
 PARTS = ("rows", "effects", "concepts")
 REMEDY = "Run the same `clvq-hf audit` again, or get the folder again."
@@ -31,6 +31,7 @@ ORDERS = (
         "coverage",
         "lexical",
         "flips",
+        "kind",
         "label_share",
         "content_share",
     ),
@@ -39,11 +40,16 @@ NUM_SHOWN = 10
 
 
 def check_order(by: str | None, slices: Iterable[str], groups: Iterable[str]) -> None:
-    """Refuse an order that does not exist.
+    """Refuse an order that does not exist, and slices that would have the same column.
 
     Raises:
-        ValueError: The message names those that do.
+        ValueError: The message names the orders that do exist, or the slices.
     """
+    slices = list(slices)
+    if clash := next((name for name in slices if f"{name}_at" in slices), None):
+        raise ValueError(
+            f"The slices {clash!r} and {clash + '_at'!r} would have the same column, slice_{clash}_at: rename one."
+        )
     known = [*ORDERS, *(f"slice_{name}" for name in slices), *(f"group_{name}" for name in groups)]
     if by is not None and by not in known:
         raise ValueError(f"Suspects cannot be sorted by {by!r}; set sort=… to one of {', '.join(known)}.")
@@ -110,7 +116,7 @@ class Audit:
     # ----------------------------------------------------------------------------------------------------- suspects
 
     def suspects(self, n: int | None = None, by: str | None = None) -> pd.DataFrame:
-        """The concepts in order of suspicion.
+        """The concepts in order of suspicion, also those that are hidden by hand.
 
         Args:
             n (`int`, *optional*): Only the first ones.
@@ -126,7 +132,7 @@ class Audit:
         check_order(by, self.metadata["slices"], self.metadata["groups"])
         frame = self.concepts.to_pandas()
         return frame.sort_values([by or "score", "code"], ascending=[False, True], ignore_index=True).head(
-            n or len(frame)
+            len(frame) if n is None else n
         )
 
     def alarms(self) -> pd.DataFrame:

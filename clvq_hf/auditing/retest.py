@@ -165,7 +165,7 @@ def retest(
         "readout": readout.to_dict(),
         "slices": [slices] if isinstance(slices, str) else list(slices or ()),
         "coverage": float(answered.has_concept.mean()),
-        "favoured_label": None if favoured is None else readout.class_names[favoured],
+        "favoured_label": None if favoured is None else _names(labelled, label_column, readout)[favoured],
         "other_codes": list(answered.other_codes),
         "other_coverage": answered.other_coverage,
         "max_length": limit,
@@ -211,6 +211,13 @@ def _favoured(answered: Answered) -> int | None:
         return None
     before, after = (answered.outcomes[name].rows[answered.has_concept] for name in (BEFORE, EDIT))
     return int((before - after).mean(0).argmax())
+
+
+def _names(dataset: Dataset, label_column: str, readout: Readout) -> Sequence[str]:
+    """Of the host's classes; a host that has none takes those of the labels, which are in its ids."""
+    feature = dataset.features.get(label_column)
+    names = getattr(feature, "names", None) or ()
+    return names if len(names) == len(readout.class_names) else readout.class_names
 
 
 def _labels(dataset: Dataset, label_column: str) -> np.ndarray:

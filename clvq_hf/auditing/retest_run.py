@@ -35,7 +35,8 @@ class Answered:
     Attributes:
         rows_of (`np.ndarray` of shape `(N,)`, int64): Their rows in the dataset; empty texts were left out.
         outcomes (`dict[str, Outcome]`): By condition.
-        has_concept (`np.ndarray` of shape `(N,)`, bool): Whether a token has one of the forbidden concepts.
+        has_concept (`np.ndarray` of shape `(N,)`, bool): Whether a token that is not special has one of the forbidden
+            concepts. (The edit takes them from special tokens, too.)
         other_codes (`tuple[int, ...]`): The concepts that the control removes.
         other_coverage (`float`): Share of the texts that have one of them.
     """
@@ -93,7 +94,7 @@ def answer(
                 (RANDOM, upper(pushed.to(state.dtype))),
             ):
                 rows[name].update(zip(numbers, read(output), strict=True))
-            found = edit.codes(state, real).cpu().numpy()
+            found = edit.codes(state, real).cpu().masked_fill(~batch["token_mask"].bool(), -1).numpy()
             codes_of.update((number, found[place]) for place, number in enumerate(numbers))
             bar.update()
         has_concept = np.asarray([np.isin(codes_of[number], edit.forbid).any() for number in range(len(tokenized))])

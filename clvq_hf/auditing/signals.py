@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from ..data.texts import text_hash
+from ..explanations.answers import Answers
 from ..metrics.ablation_drop.statistics import MIN_TEXTS
 from ..reading import read_json
 from ..tables.concept_table import ConceptTable
-from .summary import MAX_Q, SIGNS, SLICE_SIGN
+from .summary import AGAINST, FOR, MAX_Q, SIGNS, SLICE_SIGN
 
 # A word in so many of the texts says little of what any of them is about.
 FREQUENT = 0.1
@@ -135,7 +136,7 @@ def concentration(own: Sequence[Any] | np.ndarray, every: Sequence[Any] | np.nda
     return float(difference.abs().sum() / 2), str(difference.idxmax())
 
 
-def content_shares(table: ConceptTable, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+class ContentShares:
     """What the other concepts of a text say of its label: naive Bayes on the concepts of a text, cross-fitted.
 
     Texts are halved by their hashes; what is learned on one half is applied to the other.
@@ -145,30 +146,36 @@ def content_shares(table: ConceptTable, labels: np.ndarray, num_classes: int) ->
         labels (`np.ndarray` of shape `(T,)`): -1 for none.
         num_classes (`int`): C.
 
-    Returns:
-        `tuple` of which concepts each text has `(T, K)`, bool, and, for each text and concept that it has, the
-        probability of each class by the text's other concepts, `(T, K, C)`, float32.
+    Attributes:
+        has (`np.ndarray` of shape `(T, K)`, bool): Which concepts each text has.
     """
-    special = table.column("special")
-    owners = np.repeat(np.arange(len(table.texts)), np.asarray(table.texts["num_tokens"][:]))[~special]
-    has = np.zeros((len(table.texts), table.codebook_size), dtype=bool)
-    has[owners, table.by_hand.shown_codes[table.column("code")[~special]]] = True
-    half = np.asarray([int(text_hash(text)[-1], 16) % 2 for text in table.texts["text"][:]])
-    probabilities = np.zeros((*has.shape, num_classes), dtype=np.float32)
-    for number in (0, 1):
-        learn, apply = (half != number) & (labels >= 0), half == number
-        classes = np.eye(num_classes)[labels[learn]]
-        counts = classes.sum(0)
-        present = np.log((has[learn].T @ classes + 1) / (counts + 2))
-        absent = np.log1p(-np.exp(present))
-        base = np.log((counts + 1) / (counts.sum() + num_classes)) + absent.sum(0)
-        gain = present - absent
-        # A concept's own absence says something, too: both are taken out.
-        scores = (base + has[apply] @ gain)[:, None] - (gain + absent)[None]
-        scores -= scores.max(-1, keepdims=True)
-        scores = np.exp(scores)
-        probabilities[apply] = scores / scores.sum(-1, keepdims=True)
-    return has, probabilities
+
+    def __init__(self, table: ConceptTable, labels: np.ndarray, num_classes: int) -> None:
+        special = table.column("special")
+        owners = np.repeat(np.arange(len(table.texts)), np.asarray(table.texts["num_tokens"][:]))[~special]
+        self.has = np.zeros((len(table.texts), table.codebook_size), dtype=bool)
+        self.has[owners, table.by_hand.shown_codes[table.column("code")[~special]]] = True
+        self._half = np.asarray([int(text_hash(text)[-1], 16) % 2 for text in table.texts["text"][:]])
+        self._scores = np.zeros((len(self.has), num_classes))
+        # By half and concept: what it adds to the scores of a text that has it.
+        self._own = np.zeros((2, table.codebook_size, num_classes))
+        for number in (0, 1):
+            learn, apply = (self._half != number) & (labels >= 0), self._half == number
+            classes = np.eye(num_classes)[labels[learn]]
+            counts = classes.sum(0)
+            present = np.log((self.has[learn].T @ classes + 1) / (counts + 2))
+            absent = np.log1p(-np.exp(present))
+            base = np.log((counts + 1) / (counts.sum() + num_classes)) + absent.sum(0)
+            self._scores[apply] = base + self.has[apply] @ (present - absent)
+            # A concept's own absence says something, too: both are taken out.
+            self._own[number] = present
+
+    def of(self, code: int) -> np.ndarray:
+        """`(n, C)`: by each of the n texts that have a concept, the probability of each class by its other concepts."""
+        rows = np.flatnonzero(self.has[:, code])
+        scores = self._scores[rows] - self._own[self._half[rows], code]
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        return scores / scores.sum(-1, keepdims=True)
 
 
 def read_groups(file: Path) -> dict[str, frozenset[str]]:
@@ -207,38 +214,40 @@ def signal_figures(
     table: ConceptTable,
     rows: pd.DataFrame,
     effects: pd.DataFrame,
-    classes: Sequence[str],
+    answers: Answers,
     slices: Mapping[str, np.ndarray],
     groups: Mapping[str, frozenset[str]],
 ) -> pd.DataFrame:
     """One row per concept: its effect on the class that it supports most, and the signals.
 
+    Where answers do not compete, a concept may also speak against one, and nothing else says so: it is the answer with
+    the largest absolute effect, and figures are those of the effect against it if `direction` says so.
+
     Args:
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the audited texts.
         rows (`pandas.DataFrame`): Of [`read_occurrences`], `text_id` ascending.
         effects (`pandas.DataFrame`): Of [`effect_figures`].
-        classes (`Sequence[str]`): Names of the classes.
+        answers (`Answers`): What the columns of the effects are.
         slices (`Mapping[str, np.ndarray]`): By column, the value of each text of the table.
         groups (`Mapping[str, frozenset[str]]`): By name, words in lower case.
 
     Returns:
-        `pandas.DataFrame`: The columns that `docs/audit.md` describes; without concepts that were hidden by hand.
+        `pandas.DataFrame`: The columns that `docs/audit.md` describes.
     """
     facts = TokenFacts(table)
     tokens = facts.words
     attributes = {name: getattr(facts, name) for name in ("position", "layout", "casing", "kind")}
     lower = tokens["word"].str.lower().to_numpy()
     labels, predictions = (np.asarray(table.texts[name][:]) for name in ("label", "prediction"))
-    has, content = content_shares(table, labels, max(len(table.label_names), 1))
-    strongest = effects.loc[effects.groupby("code")["effect"].idxmax()].set_index("code")
+    content = ContentShares(table, labels, max(len(table.label_names), 1))
+    has = content.has
+    strongest = _strongest(effects, answers)
     text_ids = np.asarray(table.texts["text_id"][:])
-    lead = usual_lead(table)
+    leads = usual_leads(rows, answers)
     by_code = dict(tuple(rows.assign(row=np.searchsorted(text_ids, rows["text_id"])).groupby("code")))
     places = {int(code): np.asarray(place) for code, place in tokens.groupby("code").indices.items()}
     found = []
     for code, figures in strongest.iterrows():
-        if code in table.by_hand.hidden:
-            continue
         called = table.called(int(code))
         own, here = by_code[code], places.get(int(code), np.zeros(0, dtype=np.int64))
         number = int(figures["class"])
@@ -248,13 +257,14 @@ def signal_figures(
             "number": " + ".join(map(str, table.by_hand.members(int(code)))),
             "name": called and called.name,
             "named_by": called and called.by,
+            "hidden": code in table.by_hand.hidden,
             "words": ", ".join(word for word, _ in table.top_words(int(code), 8)),
             "num_texts": int(has[:, int(code)].sum()),
             "num_tokens": len(here),
             "coverage": float(has[:, int(code)].mean()),
             "num_measured": len(own),
             **figures.to_dict(),
-            "class": classes[number],
+            "class": answers.names[number],
             "flips": float(own["flips"].mean()),
         }
         counts = pd.Series(lower[here]).value_counts(normalize=True)
@@ -264,10 +274,10 @@ def signal_figures(
             concept[name], concept[f"{name}_at"] = concentration(values[here], values) if len(here) else (np.nan, None)
         concept["weak"] = float(np.mean(attributes["kind"][here] != "other word")) if len(here) else np.nan
         concept["boilerplate"] = float(facts.boilerplate[here].mean()) if len(here) else np.nan
-        label = table.label_names.index(classes[number]) if classes[number] in table.label_names else None
-        concept |= _label_signals(label, labels, predictions, has[:, int(code)], content[:, int(code)])
+        label = _label_of(table, answers.names[number], number, concept["direction"])
+        concept |= _label_signals(label, labels, predictions, has[:, int(code)], content.of(int(code)))
         with_it, measured = has[:, int(code)], own["row"].to_numpy()
-        of_class = np.stack(own["effect"].to_list())[:, number]
+        of_class = np.stack(own["effect"].to_list())[:, number] * (1 if concept["direction"] == FOR else -1)
         gaps = []
         for name, values in slices.items():
             concept[f"slice_{name}"], concept[f"slice_{name}_at"] = concentration(values[with_it], values)
@@ -275,18 +285,48 @@ def signal_figures(
             means = means.loc[means["size"] >= MIN_TEXTS, "mean"]
             if len(means) > 1:
                 gaps.append((float(means.max() - means.min()), f"{name}: {means.idxmax()}"))
-        concept["slice_gap"], concept["slice_gap_at"] = max(gaps, default=(np.nan, None))
+        concept["effect_gap"], concept["effect_gap_at"] = max(gaps, default=(np.nan, None))
         for name, words in groups.items():
             concept[f"group_{name}"] = float(np.isin(lower[here], list(words)).mean()) if len(here) else np.nan
-        concept["score"], concept["alarm"] = suspicion(concept, slices, lead)
+        concept["score"], concept["alarm"] = suspicion(concept, slices, leads[number])
         found.append(concept)
     return pd.DataFrame(found)
 
 
-def usual_lead(table: ConceptTable) -> float:
-    """The median distance between the two largest logits of a text; 0 if the table has none."""
-    leads = [np.diff(np.sort(row)[-2:])[0] for row in table.texts["logits"][:] if row is not None and len(row) > 1]
-    return float(np.median(leads)) if leads else 0.0
+def _strongest(effects: pd.DataFrame, answers: Answers) -> pd.DataFrame:
+    """By code, the row of the class that it supports most; of an effect against an answer the mirror image."""
+    size = effects["effect"] if answers.compete else effects["effect"].abs()
+    found = effects.loc[size.groupby(effects["code"]).idxmax()].set_index("code")
+    against = (found["effect"] < 0) & (not answers.compete)
+    mirrored = {
+        **{name: -found[name] for name in ("effect", "control", "excess")},
+        **{f"{name}_low": -found[f"{name}_high"] for name in ("effect", "excess")},
+        **{f"{name}_high": -found[f"{name}_low"] for name in ("effect", "excess")},
+        "share": found["share_against"],
+    }
+    found = found.assign(**{name: found[name].where(~against, values) for name, values in mirrored.items()})
+    return found.drop(columns="share_against").assign(direction=np.where(against, AGAINST, FOR))
+
+
+def usual_leads(rows: pd.DataFrame, answers: Answers) -> np.ndarray:
+    """By class, how far a text is from another answer, as the median over the texts of rows, `(C,)`.
+
+    Of classes that is the distance between the two largest logits, the same for all; of a label that of its logit from
+    0; of a number that of the output from its median.
+    """
+    logits = np.stack(rows.drop_duplicates("text_id")["logits"].to_list()).astype(np.float64)
+    if answers.compete:
+        ordered = np.sort(logits, axis=1)
+        return np.full(logits.shape[1], np.median(ordered[:, -1] - ordered[:, -2]))
+    return np.median(np.abs(logits - np.median(logits, axis=0) if answers.is_number else logits), axis=0)
+
+
+def _label_of(table: ConceptTable, name: str, number: int, direction: str) -> int | None:
+    """The label of a table that an answer, or what speaks against it, is; `None` if there is none."""
+    readout = table.readout
+    if readout is not None and readout.kind in ("multi_label", "regression"):
+        return int(direction == FOR) if number == readout.target and table.label_names else None
+    return table.label_names.index(name) if name in table.label_names else None
 
 
 def suspicion(concept: Mapping[str, Any], slices: Iterable[str], lead: float) -> tuple[float, bool]:
@@ -310,14 +350,17 @@ def suspicion(concept: Mapping[str, Any], slices: Iterable[str], lead: float) ->
 def _label_signals(
     label: int | None, labels: np.ndarray, predictions: np.ndarray, has: np.ndarray, content: np.ndarray
 ) -> dict[str, float]:
-    """How often texts with a concept have a label, and what the rest of these texts says; NaN where not known."""
+    """How often texts with a concept have a label, and what the rest of these texts says; NaN where not known.
+
+    `has` is `(T,)`, `content` is of the texts that have it.
+    """
     names = ("label_share", "content_share", "beyond_content", "misleads")
     unknown = dict.fromkeys(names, np.nan)
     labelled = labels >= 0
     if label is None or not (has & labelled).any():
         return unknown
     share = float((labels[has & labelled] == label).mean())
-    rest = float(content[has & labelled, label].mean())
+    rest = float(content[labelled[has], label].mean())
     others = labelled & (labels != label) & (predictions >= 0)
     misleads = np.nan
     if (others & has).sum() >= MIN_OTHERS and (others & ~has).any():
@@ -327,10 +370,10 @@ def _label_signals(
 
 
 __all__ = [
+    "ContentShares",
     "TokenFacts",
     "checked_groups",
     "concentration",
-    "content_shares",
     "read_groups",
     "signal_figures",
     "suspicion",

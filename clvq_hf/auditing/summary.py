@@ -12,6 +12,8 @@ from ..tables.names import Called
 
 # The largest p-value, corrected for all concepts and classes, of an effect that is taken for one.
 MAX_Q = 0.05
+# What a concept's effect speaks for: its class, or anything but that.
+FOR, AGAINST = "for", "against"
 # From where on a signal is named beside a concept, and how; {} is the value that it has most.
 SIGNS = {
     "top_word": (0.8, "one word: {}"),
@@ -22,13 +24,14 @@ SIGNS = {
     "boilerplate": (0.5, "boilerplate"),
     "beyond_content": (0.2, "label beyond the other content"),
     "misleads": (0.2, "misleads"),
-    "slice_gap": (1.0, "effect depends on {}"),
+    "effect_gap": (1.0, "effect depends on {}"),
 }
 # Of columns of slices, and of groups, whatever they are called.
 SLICE_SIGN, GROUP_SIGN = 0.5, 0.2
 _COLUMNS = (
-    *("code", "number", "name", "named_by", "words", "class", "coverage", "share"),
-    *("effect", "effect_low", "effect_high", "excess", "excess_low", "excess_high", "q", "lexical", "score", "alarm"),
+    *("code", "number", "name", "named_by", "words", "class", "direction", "coverage", "share"),
+    *("effect", "effect_low", "effect_high", "excess", "excess_low", "excess_high", "num_controlled", "matched"),
+    *("q", "lexical", "score", "alarm"),
 )
 
 
@@ -46,9 +49,11 @@ def signs_of(concept: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[tu
 
 
 def summarise(suspects: pd.DataFrame, metadata: Mapping[str, Any], num_rows: int, n: int) -> dict[str, Any]:
-    """What is told of an audit, as plain data for JSON: the first suspects, and all alarms."""
+    """What is told of an audit, as plain data for JSON: the first suspects, and all alarms; no hidden concepts."""
     established = (suspects["q"] <= MAX_Q) & (suspects["excess"] > 0)
-    chosen = suspects[(suspects.index < n) | suspects["alarm"]]
+    controlled = suspects["num_controlled"]
+    shown = suspects[~suspects["hidden"]].reset_index(drop=True)
+    chosen = shown[(shown.index < n) | shown["alarm"]]
     records = []
     for concept in chosen.to_dict("records"):
         plain = {name: None if pd.isna(concept[name]) else concept[name] for name in _COLUMNS}
@@ -59,25 +64,29 @@ def summarise(suspects: pd.DataFrame, metadata: Mapping[str, Any], num_rows: int
         "num_rows": num_rows,
         "num_concepts": len(suspects),
         "num_established": int(established.sum()),
+        "matched": float((suspects["matched"] * controlled).sum() / controlled.sum()) if controlled.sum() else None,
+        "num_hidden_alarms": int((suspects["hidden"] & suspects["alarm"]).sum()),
         "suspects": records,
     }
 
 
 def with_names(summary: Mapping[str, Any], table: ConceptTable) -> dict[str, Any]:
     """The same with the names that a table of the same model gives its concepts now, without those hidden there."""
-    suspects = []
+    suspects, hidden_alarms = [], summary["num_hidden_alarms"]
     for concept in summary["suspects"]:
         if concept["code"] in table.by_hand.hidden:
+            hidden_alarms += concept["alarm"]
             continue
         called = table.called(concept["code"])
         suspects.append(concept if called is None else {**concept, "name": called.name, "named_by": called.by})
-    return {**summary, "suspects": suspects}
+    return {**summary, "suspects": suspects, "num_hidden_alarms": hidden_alarms}
 
 
 def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of each fact about an audit."""
     limit = summary["max_texts_per_concept"]
-    alarms = sum(concept["alarm"] for concept in summary["suspects"])
+    hidden = summary["num_hidden_alarms"]
+    alarms = sum(concept["alarm"] for concept in summary["suspects"]) + hidden
     return [
         ("Texts", f"{summary['num_texts']:,}"),
         (
@@ -88,7 +97,8 @@ def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Classes", ", ".join(summary["classes"])),
         ("Concepts", f"{summary['num_concepts']:,} of {summary['codebook_size']:,}"),
         ("Beyond their controls", f"{summary['num_established']:,}, q ≤ {MAX_Q}"),
-        ("Alarms", f"{alarms:,}"),
+        ("Controls as large as the concept", percent(summary["matched"])),
+        ("Alarms", f"{alarms:,}" + (f", {hidden:,} of hidden concepts" if hidden else "")),
     ]
 
 
@@ -96,16 +106,23 @@ def sentences_of(summary: Mapping[str, Any], mask: ToxicMask | None = None) -> l
     """What was found, in words."""
     told = [
         f"{summary['num_established']:,} of {summary['num_concepts']:,} concepts support a class more than other "
-        f"concepts of the same texts that are as large (q ≤ {MAX_Q})."
+        f"concepts of the same texts (q ≤ {MAX_Q})."
     ]
+    if summary["matched"] is not None:
+        told[0] += f" {percent(summary['matched'])} of these controls are about as large."
     alarms = [concept for concept in summary["suspects"] if concept["alarm"]]
     for concept in alarms:
         signs = f"; {found}" if (found := _signs(concept, mask)) else ""
         told.append(
             f"Alarm: concept {concept['number']} ({_words(concept, mask)}) carries {percent(concept['share'])} of the "
-            f"evidence for {concept['class']}{signs}. May the host rely on it? Look at its texts."
+            f"evidence {concept['direction']} {concept['class']}{signs}. May the host rely on it? Look at its texts."
         )
-    if not alarms:
+    if hidden := summary["num_hidden_alarms"]:
+        told.append(
+            f"{hidden:,} {'alarm is of a concept that was' if hidden == 1 else 'alarms are of concepts that were'} "
+            "hidden by hand, so not shown here; see `concepts` of the audit."
+        )
+    elif not alarms:
         told.append("No concept passes the threshold of an alarm, which is no proof that there is no shortcut.")
     return told
 
@@ -119,7 +136,7 @@ def suspects_table(summary: Mapping[str, Any], mask: ToxicMask | None = None) ->
         {
             "concept": lambda row: f"{row['number']}{' !' if row['alarm'] else ''}",
             "words": lambda row: _words(row, mask),
-            "class": "class",
+            "class": lambda row: row["class"] if row["direction"] == FOR else f"{AGAINST} {row['class']}",
             "texts": lambda row: percent(row["coverage"]),
             "share of evidence": lambda row: percent(row["share"]),
             effect: lambda row: with_range(row["effect"], row["effect_low"], row["effect_high"], 2),
@@ -148,4 +165,15 @@ def _signs(concept: Mapping[str, Any], mask: ToxicMask | None) -> str:
     return ", ".join(text.replace("{}", value) for (text, _), value in zip(concept["signs"], at, strict=True))
 
 
-__all__ = ["MAX_Q", "SIGNS", "SLICE_SIGN", "facts_of", "sentences_of", "summarise", "suspects_table", "with_names"]
+__all__ = [
+    "AGAINST",
+    "FOR",
+    "MAX_Q",
+    "SIGNS",
+    "SLICE_SIGN",
+    "facts_of",
+    "sentences_of",
+    "summarise",
+    "suspects_table",
+    "with_names",
+]

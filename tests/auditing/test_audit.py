@@ -1,15 +1,20 @@
 """Audits of small hosts, against the live interventions."""
 
+import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from helpers.evaluated_hosts import balanced_classifier, clvq_on_states
+from helpers.headed_hosts import bert_with
 
 from clvq_hf.auditing import Audit, Auditor
 from clvq_hf.auditing import occurrences as occurrences_module
+from clvq_hf.data import text_readout
 from clvq_hf.hosts import hooks
 from clvq_hf.hosts.readout import Readout
 from clvq_hf.tables import ConceptName
@@ -52,6 +57,20 @@ class TestRows:
             with model.ablate(host, row["code"]):
                 without = centred_logits(host, tokenizer, text)
             assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
+
+    def test_a_removal_is_that_of_an_edit(self, auditor, model, host, tokenizer, table):
+        """At special tokens, too, although a text has only concepts of other tokens."""
+        audit = auditor(how="project", max_texts_per_concept=None).run()
+        ids, special = np.asarray(table.column("text_id")), table.column("special")
+        at_special = set(zip(ids[special].tolist(), table.column("code")[special].tolist(), strict=True))
+        both = [row for row in audit.rows if (row["text_id"], row["code"]) in at_special]
+        assert both, "a concept of a special token that a word of its text has, too"
+        for row in both[:3]:
+            text = table.texts[table.text_row(row["text_id"])]["text"]
+            with model.edit(host, row["code"], how="project"):
+                without = centred_logits(host, tokenizer, text)
+            assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
+            assert row["logits"] == pytest.approx(centred_logits(host, tokenizer, text), abs=1e-4)
 
     def test_the_mean_makes_way_for_the_mean(self, auditor, model, host, tokenizer, table):
         """Independently: means over the table's tokens, and a hook that exchanges them."""
@@ -124,7 +143,9 @@ class TestResult:
         together = model.audit(host, tokenizer, table, how="project")
         suspects = together.suspects().set_index("code")
         both = min(first, second)
-        assert not {max(first, second), third} & set(suspects.index) and len(suspects) == len(apart.concepts) - 2
+        assert max(first, second) not in suspects.index and len(suspects) == len(apart.concepts) - 1
+        assert suspects.index[suspects["hidden"]].tolist() == [third], "it is kept, and not shown"
+        assert str(third) not in {row[0].removesuffix(" !") for row in together.table(99).rows}
         assert suspects.loc[both, "name"] == "both" and suspects.loc[both, "num_tokens"] == codes[0][1] + codes[1][1]
         shown = [row[1] for row in together.table(99).rows]
         assert f"{both} + {max(first, second)}" in {row[0].removesuffix(" !") for row in together.table(99).rows}
@@ -141,7 +162,7 @@ class TestResult:
         for first, second in zip(audit.to_pandas(), loaded.to_pandas(), strict=True):
             assert first.equals(second)
         assert loaded.metadata == audit.metadata
-        assert {"slice_source", "slice_source_at", "slice_gap", "group_people"} <= set(loaded.concepts.column_names)
+        assert {"slice_source", "slice_source_at", "effect_gap", "group_people"} <= set(loaded.concepts.column_names)
         assert str(loaded) == str(audit)
 
     def test_a_damaged_one_is_refused(self, auditor, tmp_path):
@@ -170,8 +191,34 @@ class TestResult:
         assert "concepts support a class" in audit.sentences()[0]
         assert "Suspects" in str(audit) and "<script" not in audit._repr_html_()
 
+    def test_all_documented_signals_are_orders(self, auditor):
+        page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+        signals = page.split("| column | what it says |")[1].split("\n\n")[0]
+        names = [
+            name for line in signals.strip().splitlines() for name in re.findall("`([a-z_]+)`", line.split("|")[1])
+        ]
+        assert {"kind", "effect_gap", "lexical", "misleads"} <= set(names)
+        audit = auditor().run()
+        for name in names:
+            assert len(audit.suspects(2, by=name)) == 2
+
 
 class TestDoors:
+    def test_a_host_without_names_of_classes(self, auditor, model, host, tokenizer, texts):
+        """Its classes have the names of the dataset's labels, of which they are the ids."""
+        assert list(host.config.id2label.values()) == ["LABEL_0", "LABEL_1"]
+        named = texts.select(range(24)).cast_column("label", ClassLabel(names=["negative", "positive"]))
+        table = model.concept_table(host, tokenizer, named)
+        audit = model.audit(host, tokenizer, table)
+        assert audit.metadata["classes"] == ["negative", "positive"]
+        concepts = audit.concepts.to_pandas()
+        assert set(concepts["class"]) <= {"negative", "positive"} and concepts["label_share"].notna().all()
+
+    def test_slices_with_the_same_column_are_refused(self, auditor):
+        values = ["a"] * 24
+        with pytest.raises(ValueError, match="'source' and 'source_at' would have the same column"):
+            auditor(slices={"source": values, "source_at": values})
+
     def test_texts_without_labels(self, model, host, tokenizer, texts):
         bare = texts.select(range(20)).remove_columns("label")
         audit = model.audit(host, tokenizer, model.concept_table(host, tokenizer, bare))
@@ -210,6 +257,33 @@ class TestDoors:
         assert audit.metadata["classes"] == ["LABEL_0", "LABEL_1"]
         sums = np.asarray(audit.rows["effect"][:]).sum(1)
         assert np.abs(sums).max() > 1e-3, "they are not relative to each other"
+
+    @pytest.mark.parametrize("kind", ["multi_label", "regression"])
+    def test_answers_that_do_not_compete(self, tokenizer, texts, kind):
+        """Concepts that raise and that lower one; labels are those of the answer that the table asks about."""
+        names = ["rude", "toxic"] if kind == "multi_label" else None
+        texts = texts.select(range(24))
+        host = bert_with(kind, tokenizer, texts["text"], names)
+        model = clvq_on_states(host, tokenizer, texts["text"])
+        readout = Readout.of(host, target="toxic" if names else None)
+        readout = text_readout(host, tokenizer, texts, readout, stack=model.config.stack)
+        answers = texts.cast_column("label", Value("int64" if names else "float32"))
+        table = model.concept_table(host, tokenizer, answers, readout=readout)
+        audit = model.audit(host, tokenizer, table)
+        concepts = audit.concepts.to_pandas()
+        assert set(concepts["direction"]) == {"for", "against"} and (concepts["effect"] >= 0).all()
+        rows = audit.rows.to_pandas()
+        for _, concept in concepts.iterrows():
+            own = rows[rows["code"] == concept["code"]]
+            number = audit.metadata["classes"].index(concept["class"])
+            sign = 1 if concept["direction"] == "for" else -1
+            assert concept["effect"] == pytest.approx(sign * np.stack(own["effect"])[:, number].mean(), abs=1e-5)
+            labels = np.asarray([table.texts[table.text_row(text)]["label"] for text in own["text_id"]])
+            if number == len(audit.metadata["classes"]) - 1:
+                assert concept["label_share"] == pytest.approx(np.mean(labels == (sign > 0)))
+            else:
+                assert np.isnan(concept["label_share"]), "the labels say nothing of this answer"
+        json.dumps(audit.summary(), allow_nan=False)
 
     def test_references_of_other_texts(self, auditor, model, host, tokenizer, texts):
         from clvq_hf.evaluation import fit_references

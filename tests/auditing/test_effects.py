@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control
 
-from clvq_hf.auditing.effects import effect_figures, matched_controls, mean_interval, p_value
+from clvq_hf.auditing import effects as effects_module
+from clvq_hf.auditing.effects import effect_figures, matched_controls, mean_interval, p_values
 
 
 def rows_of(effects, word=None, tokens=None):
@@ -71,10 +72,48 @@ class TestFigures:
     def test_small_p_values_survive_thousands_of_tests(self):
         """The smallest one of 10,000 flips, corrected for 1,500 tests, would be 0.15."""
         strong = np.linspace(1, 2, 20)
-        assert p_value(strong, 10) == pytest.approx(1e-4, rel=0.2)
-        assert 1500 * p_value(strong, 1500) < 0.05
+        assert p_values([strong], 10) == pytest.approx(1e-4, rel=0.2)
+        assert 1500 * p_values([strong], 1500)[0] < 0.05
         weak = np.random.default_rng(0).normal(size=20)
-        assert p_value(weak, 1500) == p_value(weak, 1)
+        assert p_values([weak], 1500) == p_values([weak], 1)
+
+    @pytest.mark.parametrize("num_strong", [1, 300, 30_000])
+    def test_tens_of_thousands_of_tests_take_no_hours(self, monkeypatch, num_strong):
+        """Of 30,000 tests: 100 million flips of 100 values take about a minute, and all strong ones are found."""
+        flips = []
+
+        def count(excess, num_permutations):
+            flips.append(num_permutations)
+            return 1 / (num_permutations + 1) if excess[0] else 0.5
+
+        monkeypatch.setattr(effects_module, "sign_flip_p_value", count)
+        excesses = [np.asarray([number < num_strong]) for number in range(30_000)]
+        found = p_values(excesses)
+        assert sum(flips) < 1e8
+        assert (false_discovery_control(found)[:num_strong] <= 0.05).all()
+
+    def test_only_texts_with_a_control_count(self):
+        """A concept in 30 texts, in 19 of which no other one was measured."""
+        rows = rows_of(np.full((30, 2, 1), [[2.0], [1.0]]))
+        kept = (rows["code"] == 0) | (rows["text_id"] < 11)
+        rows = {name: values[kept] for name, values in rows.items()}
+        rows["num_tokens"][1] = 9
+        frame = effect_figures(rows, np.asarray([30, 11])).set_index("code")
+        assert frame.loc[0, "effect"] == 2 and frame.loc[0, "excess"] == 1
+        assert frame["num_controlled"].tolist() == [11, 11]
+        assert frame["matched"].tolist() == pytest.approx([10 / 11, 10 / 11]), "one control is nine times as large"
+        assert frame["p"].isna().all(), "although 30 texts have it"
+
+    def test_the_order_of_texts_does_not_matter(self):
+        excess = np.random.default_rng(0).normal(0.4, size=(25, 1, 1))
+        effects = np.concatenate([excess, np.zeros_like(excess)], axis=1)
+        first, second = (effect_figures(rows_of(each), np.full(2, 25)) for each in (effects, effects[::-1]))
+        assert first["p"].tolist() == second["p"].tolist()
+
+    def test_shares_of_what_speaks_against_a_class(self):
+        frame = effect_figures(rows_of([[[-3.0], [1.0]], [[-1.0], [-4.0]]]), np.asarray([2, 2])).set_index("code")
+        assert frame["share"].tolist() == [0, 1]
+        assert frame["share_against"].tolist() == [0.5, 0.5]
 
     def test_false_discoveries_are_rare(self):
         """Without any effect, fewer than one audit in ten finds one at q < 0.05."""

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from helpers.evaluated_hosts import balanced_classifier
 from helpers.headed_hosts import bert_with
 from helpers.hook_hosts import count_hooks
@@ -91,6 +91,23 @@ class TestAgainstTheHost:
             with edit:
                 lost = (before - logits_of(host, tokenizer, texts["text"])).mean(0)
         assert result.facts["favoured_label"] == ["bad", "good"][int(lost.argmax())]
+
+    def test_the_favoured_label_of_a_host_without_names(self, edit, host, tokenizer, texts):
+        named = texts.cast_column("label", ClassLabel(names=["negative", "positive"]))
+        assert set(host.config.id2label.values()) == {"LABEL_0", "LABEL_1"}
+        assert edit.retest(named, tokenizer).facts["favoured_label"] in ("negative", "positive")
+        assert edit.retest(texts.remove_columns("label"), tokenizer).facts["favoured_label"] in ("LABEL_0", "LABEL_1")
+
+    def test_special_tokens_do_not_count(self, model, host, tokenizer, texts):
+        """A text has a concept if a token that is not special has it, as in an audit."""
+        encoded = tokenizer(texts["text"][:8], padding=True, return_tensors="pt")
+        model.centroids.vectors[0] = hooks.run(host, dict(encoded), [1])[1].detach()[:, 0].mean(0)
+        table = model.concept_table(host, tokenizer, texts)
+        has = np.isin(table.column("code"), [0]) & ~table.column("special")
+        texts_with = set(np.asarray(table.column("text_id"))[has])
+        assert len(texts_with) < len(texts), "every text has it at its first token"
+        result = model.edit(host, [0], how="project").retest(texts, tokenizer)
+        assert result.facts["coverage"] == pytest.approx(len(texts_with) / len(texts))
 
     def test_controls(self, edit, model, host, tokenizer, texts):
         result = edit.retest(texts, tokenizer)

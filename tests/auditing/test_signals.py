@@ -1,9 +1,27 @@
 """Signals of suspects, by hand and on texts with a planted word."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from datasets import Dataset
+from helpers.made_tables import made_table
 
-from clvq_hf.auditing.signals import TokenFacts, checked_groups, concentration, content_shares, read_groups, suspicion
+from clvq_hf.auditing.audit import row_arrays
+from clvq_hf.auditing.effects import effect_figures
+from clvq_hf.auditing.occurrences import FEATURES, occurrences_of
+from clvq_hf.auditing.signals import (
+    ContentShares,
+    TokenFacts,
+    checked_groups,
+    concentration,
+    read_groups,
+    signal_figures,
+    suspicion,
+    usual_leads,
+)
+from clvq_hf.data.texts import text_hash
+from clvq_hf.explanations.answers import Answers
+from clvq_hf.hosts.readout import Readout
 
 
 def test_concentration():
@@ -15,8 +33,6 @@ def test_concentration():
 
 @pytest.fixture
 def table(shared_model, hub_host, tokenizer):
-    from datasets import Dataset
-
     texts = [
         'He said "no way" on 5 May.\nReporting by the Daily Courier desk',
         "LOUD words here, and more.\nReporting by the Daily Courier desk",
@@ -64,12 +80,114 @@ def test_content_leaves_the_concept_out(shared_model, hub_host, tokenizer, texts
     """A concept's own probability does not depend on whether it is known to speak for its label."""
     table = shared_model.concept_table(hub_host, tokenizer, texts)
     labels = np.asarray(table.texts["label"][:])
-    has, shares = content_shares(table, labels, 2)
-    assert shares.shape == (60, table.codebook_size, 2)
-    assert shares.sum(-1) == pytest.approx(np.ones(has.shape), abs=1e-5)
-    everywhere = np.flatnonzero(has.all(0))
+    content = ContentShares(table, labels, 2)
+    for code in range(table.codebook_size):
+        shares = content.of(code)
+        assert shares.shape == (content.has[:, code].sum(), 2)
+        assert shares.sum(-1) == pytest.approx(np.ones(len(shares)), abs=1e-5)
+    everywhere = np.flatnonzero(content.has.all(0))
     assert len(everywhere), "a concept that all texts have"
-    assert np.ptp(shares[:, everywhere], axis=1).max() < 0.2
+    assert np.ptp(np.stack([content.of(code) for code in everywhere], axis=1), axis=1).max() < 0.2
+
+
+def test_content_is_naive_bayes_of_the_other_concepts():
+    """Counted by hand for each text and concept."""
+    texts = ["war war zebra", "war good", "zebra good odd", "odd", "good", "war odd", "zebra", "good war zebra"]
+    labels = np.asarray([0, 1, 1, -1, 1, 0, 0, 1])
+    table = made_table(texts, [0] * 8, {"war": 1, "zebra": 2, "good": 3, "odd": 4}, labels=labels, codebook_size=5)
+    content = ContentShares(table, labels, 2)
+    half = np.asarray([int(text_hash(text)[-1], 16) % 2 for text in texts])
+    for code in range(1, 5):
+        expected = []
+        for row in np.flatnonzero(content.has[:, code]):
+            scores = []
+            learn = content.has[(half != half[row]) & (labels >= 0)]
+            known = labels[(half != half[row]) & (labels >= 0)]
+            for label in (0, 1):
+                score = (np.sum(known == label) + 1) / (len(known) + 2)
+                for other in set(range(5)) - {code}:
+                    share = (learn[known == label, other].sum() + 1) / (np.sum(known == label) + 2)
+                    score *= share if content.has[row, other] else 1 - share
+                scores.append(score)
+            expected.append(np.asarray(scores) / sum(scores))
+        assert content.of(code) == pytest.approx(np.stack(expected))
+
+
+def figures_of(table, effect_of, kind="classification", names=("bad", "good"), slices=None):
+    """Signals of a table made by hand; `effect_of` gives from row and concept what each answer loses."""
+    pairs = occurrences_of(table)
+    fixed = {"num_tokens": 1, "removed_norm": 1.0, "flips": False, "word_effect": [], "logits": [1.0, -1.0]}
+    found = [
+        {**fixed, "text_id": row, "code": code, "effect": effect_of(row, code), "logits": [1.0] * len(names)}
+        for row, code in pairs.tolist()
+    ]
+    rows = Dataset.from_list(found, features=FEATURES)
+    effects = effect_figures(row_arrays(rows, len(names)), np.bincount(pairs[:, 1], minlength=table.codebook_size))
+    answers = Answers(kind, Readout("classification", class_names=names), names, str)
+    columns = {name: np.asarray(values, dtype=object) for name, values in (slices or {}).items()}
+    return signal_figures(table, rows.to_pandas(), effects, answers, columns, {}).set_index("code")
+
+
+# Texts with one of two words, beside one that all have.
+TEXTS = [f"here {'zebra' if number % 2 else 'war'}" for number in range(60)]
+CODES = {"here": 1, "zebra": 7, "war": 3}
+
+
+class TestFigures:
+    def test_hidden_concepts_are_kept(self):
+        table = made_table(TEXTS, [0] * 60, CODES)
+        shown = figures_of(table, lambda row, code: [0.1, -0.1])
+        table.hide([1, 3, 7], author="Ann")
+        hidden = figures_of(table, lambda row, code: [0.1, -0.1])
+        assert hidden["hidden"].all() and not shown["hidden"].any()
+        pd.testing.assert_frame_equal(hidden.drop(columns="hidden"), shown.drop(columns="hidden"))
+
+    def test_a_slice_may_have_any_name(self):
+        table = made_table(TEXTS, [0] * 60, CODES)
+        where = ["left" if row % 4 < 2 else "right" for row in range(60)]
+        found = figures_of(table, lambda row, code: [2.0 if where[row] == "left" else 0.5, 0.0], slices={"gap": where})
+        assert found.loc[1, "effect_gap"] == pytest.approx(1.5) and found.loc[1, "effect_gap_at"] == "gap: left"
+        assert found.loc[1, "slice_gap"] == 0, "texts of both values have the concept"
+
+    @pytest.mark.parametrize("kind", ["multi_label", "regression"])
+    def test_what_lowers_an_answer_is_a_suspect(self, kind):
+        """Of labels asked about one by one, and of numbers, nothing else says so."""
+        readout = {"kind": kind, "target": 1, "outputs": ["rude", "toxic"]}
+        labels = [0 if row % 2 else row % 4 // 2 for row in range(60)]
+        table = made_table(TEXTS, [0] * 60, CODES, labels=labels, label_names=["not toxic", "toxic"], readout=readout)
+        noise = np.random.default_rng(0).normal(0, 0.1, size=60)
+        found = figures_of(
+            table,
+            lambda row, code: [0.0, -2 + noise[row] if code == 7 else 0.1],
+            kind,
+            ("rude", "toxic"),
+        )
+        zebra = found.loc[7]
+        assert (zebra["class"], zebra["direction"]) == ("toxic", "against")
+        assert zebra["effect"] == pytest.approx(2, abs=0.1) and zebra["excess"] == pytest.approx(2.1, abs=0.1)
+        assert zebra["effect_low"] < zebra["effect"] < zebra["effect_high"]
+        assert zebra["excess_low"] < zebra["excess"] < zebra["excess_high"] and zebra["control"] == pytest.approx(-0.1)
+        assert zebra["share"] == 1 and zebra["score"] > 0.9 and zebra["alarm"]
+        assert zebra["label_share"] == 1, "of texts that are not toxic"
+        assert found.loc[3, "direction"] == "for" and found.loc[3, "label_share"] == pytest.approx(0.5)
+
+    def test_classes_that_compete_are_supported(self):
+        table = made_table(TEXTS, [0] * 60, CODES, labels=[0, 1] * 30)
+        found = figures_of(table, lambda row, code: [-2.0, 2.0] if code == 7 else [0.1, -0.1])
+        assert found["direction"].eq("for").all() and found.loc[7, "class"] == "good"
+        assert found.loc[7, "label_share"] == 1 and found.loc[3, "label_share"] == 1
+
+
+def test_the_usual_lead_is_that_of_each_answer():
+    logits = [[1.0, -4.0], [1.0, -4.0], [3.0, 2.0], [-2.0, 8.0]]
+    rows = pd.DataFrame({"text_id": [0, 0, 1, 2], "logits": logits})  # text 0 twice: it counts once
+
+    def lead(kind):
+        return usual_leads(rows, Answers(kind, Readout("classification"), ("a", "b"), str)).tolist()
+
+    assert lead("classification") == [5, 5], "of distances 5, 1 and 10"
+    assert lead("multi_label") == [2, 4]
+    assert lead("regression") == [2, 6], "from the medians, 1 and 2"
 
 
 class TestSuspicion:

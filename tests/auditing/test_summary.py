@@ -6,6 +6,7 @@ import pytest
 from helpers.made_audits import made_audit
 from helpers.made_tables import made_table
 
+from clvq_hf.auditing import Audit
 from clvq_hf.auditing.summary import facts_of, sentences_of, suspects_table, with_names
 from clvq_hf.tables.masking import ToxicMask
 
@@ -18,6 +19,7 @@ def summary():
 def test_alarms_are_told_with_what_stands_out(summary):
     established, alarm = sentences_of(summary)
     assert established.startswith("2 of 3 concepts support a class more than other concepts")
+    assert established.endswith("80.0 % of these controls are about as large."), "of 30 texts 90 %, of 10 texts 50 %"
     assert alarm == (
         "Alarm: concept 7 (zebra) carries 60.0 % of the evidence for positive; one word: zebra, layout: last line, "
         "source: courier. May the host rely on it? Look at its texts."
@@ -47,9 +49,34 @@ def test_names_that_people_gave_since_are_told(summary):
     assert "concept 7 (“animals”)" in sentences_of(named)[1]
 
 
+def test_hidden_alarms_are_counted(summary):
+    """Whether the concept was hidden before the audit, or since."""
+    table = made_table(["a zebra fights"], [0], {"zebra": 7, "fights": 3}, name="f" * 64)
+    table.hide([7], author="Ann")
+    audit = made_audit()
+    concepts = audit.concepts.to_pandas().assign(hidden=[True, False, False])
+    hidden_before = Audit(audit.rows, audit.effects, Audit.dataset(concepts), audit.metadata)
+    for told in (with_names(summary, table), hidden_before.summary()):
+        assert [row[0] for row in suspects_table(told).rows] == ["3", "5"]
+        assert dict(facts_of(told))["Alarms"] == "1, 1 of hidden concepts"
+        assert sentences_of(told)[1].startswith("1 alarm is of a concept that was hidden by hand")
+    assert hidden_before.alarms()["code"].tolist() == [7]
+
+
+def test_what_speaks_against_a_label_is_told_so(summary):
+    summary["suspects"][0]["direction"] = "against"
+    assert "60.0 % of the evidence against positive" in sentences_of(summary)[1]
+    assert suspects_table(summary).rows[0][2] == "against positive"
+
+
+def test_the_number_of_suspects():
+    audit = made_audit()
+    assert (len(audit.suspects(0)), len(audit.suspects(2)), len(audit.suspects())) == (0, 2, 3)
+
+
 def test_all_alarms_are_among_the_first_ones():
     audit = made_audit()
-    assert [concept["code"] for concept in audit.summary(1, "slice_gap")["suspects"]] == [3, 7]
+    assert [concept["code"] for concept in audit.summary(1, "effect_gap")["suspects"]] == [3, 7]
     assert dict(facts_of(audit.summary(1)))["Alarms"] == "1"
 
 

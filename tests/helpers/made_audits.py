@@ -6,6 +6,7 @@ from datasets import Dataset
 
 from clvq_hf.auditing import Audit
 from clvq_hf.auditing.occurrences import FEATURES
+from clvq_hf.auditing.result import FORMAT_VERSION
 
 CLASSES = ["negative", "positive"]
 
@@ -23,6 +24,10 @@ def made_audit(fingerprint: str = "f" * 64, word: str = "zebra") -> Audit:
         "coverage": [0.5, 0.4, 0.04],
         "num_measured": [50, 40, 4],
         "class": ["positive", "negative", "negative"],
+        "direction": ["for", "for", "for"],
+        "hidden": [False, False, False],
+        "num_controlled": [30, 10, 0],
+        "matched": [0.9, 0.5, np.nan],
         "effect": [2.5, 0.4, 0.1],
         "effect_low": [2.2, 0.1, np.nan],
         "effect_high": [2.8, 0.7, np.nan],
@@ -45,14 +50,20 @@ def made_audit(fingerprint: str = "f" * 64, word: str = "zebra") -> Audit:
     for name in ("position", "casing", "weak", "boilerplate", "beyond_content", "misleads"):
         figures[name] = [0.1, 0.1, np.nan]
     figures |= {"slice_source": [0.7, 0.1, 0.1], "slice_source_at": ["courier", "other", "other"]}
-    figures |= {"slice_gap": [np.nan, 1.5, np.nan], "slice_gap_at": [None, "source: other", None]}
+    figures |= {"effect_gap": [np.nan, 1.5, np.nan], "effect_gap_at": [None, "source: other", None]}
     figures["group_people"] = [0.0, 0.5, np.nan]
     frame = pd.DataFrame(figures)
     effects = frame[["code", "class", "effect", "excess", "p", "q", "share", "lexical"]]
     rows = {"text_id": [0], "code": [7], "num_tokens": [1], "removed_norm": [1.0], "flips": [True]}
+    rows |= {"logits": [[-1.0, 1.0]]}
     rows |= {"effect": [[-2.5, 2.5]], "word_effect": [[]]}
     metadata = {
-        **{"format_version": 1, "model_fingerprint": fingerprint, "num_texts": 100, "max_texts_per_concept": 100},
+        **{
+            "format_version": FORMAT_VERSION,
+            "model_fingerprint": fingerprint,
+            "num_texts": 100,
+            "max_texts_per_concept": 100,
+        },
         **{"how": "mean", "unit": "logits", "classes": CLASSES, "codebook_size": 10},
         **{"slices": ["source"], "groups": ["people"]},
     }

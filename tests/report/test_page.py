@@ -247,7 +247,7 @@ def test_concepts_that_are_too_many_are_left_out_and_it_is_said(tmp_path, monkey
     shown = ["".join(piece for piece, _ in found["examples"][0]["pieces"]) for found in contents["concepts"]]
     assert all(len(text) <= 304 for text in shown), "white space alone does not bound an excerpt"
     # Less than the data alone, beside what is around them.
-    limit = len(page._render(table, table.facts(), None, {**contents, "texts": []}, None)) - 10_000
+    limit = len(page._render(table, table.facts(), None, {**contents, "texts": []}, None, None)) - 10_000
     monkeypatch.setattr(page, "MAX_BYTES", limit)
     write_report(table, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size <= limit
