@@ -183,6 +183,7 @@ def test_scripts_exist():
 @pytest.mark.parametrize("script", [script for script, options in scripts_called().items() if options])
 def test_options_of_scripts_exist(script, clean_process, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.syspath_prepend((ROOT / script).parent)  # as when it is run
     with pytest.raises(SystemExit):
         runpy.run_path(str(ROOT / script), run_name="__main__")
     unknown = scripts_called()[script] - set(re.findall(r"--[\w-]+", capsys.readouterr().out))

@@ -1,5 +1,6 @@
 """`Auditor`: the effect of every concept of a model on every class of its host, and the signals of suspects."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -24,7 +26,7 @@ from ..version import __version__
 from .effects import effect_figures
 from .occurrences import asks_words, chosen_occurrences, occurrences_of, read_occurrences, remove_drafts
 from .removal import StateMeans, check_how
-from .result import FORMAT_VERSION, Audit, check_order
+from .result import AUDIT_NAME, FORMAT_VERSION, Audit, check_order
 from .signals import checked_groups, signal_figures
 
 logger = logging.get_logger(__name__)
@@ -135,7 +137,9 @@ class Auditor:
             "means": means.digest(),
             "merged": [list(decision.codes) for decision in table.by_hand.decisions if decision.kind == "merge"],
         }
-        rows = read_occurrences(reading, table, self._pairs, means, self._how, folder, identity)
+        rows = finished_rows(folder, identity)
+        if rows is None:
+            rows = read_occurrences(reading, table, self._pairs, means, self._how, folder, identity)
         names = list(self._answers.names)
         num_texts = np.bincount(occurrences_of(table)[:, 1], minlength=table.codebook_size)
         effects = effect_figures(row_arrays(rows, len(names)), num_texts)
@@ -153,6 +157,20 @@ class Auditor:
             "groups": sorted(self._groups),
         }
         return Audit(rows, Audit.dataset(effects), Audit.dataset(concepts), metadata)
+
+
+def finished_rows(folder: Path | None, identity: Mapping[str, Any]) -> Dataset | None:
+    """The rows of a finished audit in a folder, if they depend on the same; other slices and groups change no row."""
+    if folder is None or not (folder / AUDIT_NAME).is_file():
+        return None
+    try:
+        audit = Audit.load_from_disk(folder)
+    except ValueError:  # damaged, or of another version: it is made anew
+        return None
+    if any(audit.metadata.get(name) != value for name, value in json.loads(json.dumps(identity)).items()):
+        return None
+    # In memory, because their file is replaced.
+    return Dataset.from_pandas(audit.rows.to_pandas(), features=audit.rows.features, preserve_index=False)
 
 
 def answers_of(host: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, table: ConceptTable) -> Answers:
@@ -204,4 +222,4 @@ def _checked_slices(slices: Mapping[str, Sequence[Any]] | None, table: ConceptTa
     return found
 
 
-__all__ = ["Auditor", "answers_of", "row_arrays"]
+__all__ = ["Auditor", "answers_of", "finished_rows", "row_arrays"]

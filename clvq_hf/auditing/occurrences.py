@@ -24,7 +24,7 @@ from ..tables.concept_table import ConceptTable
 from .removal import StateMeans, without_own_concept
 
 # Texts whose rows are written together; a run that was broken off goes on after the last of them.
-TEXTS_PER_SHARD = 128
+TEXTS_PER_SHARD = 32
 # The mean states of words are tried in every so-manieth text.
 WORD_TEXTS = 3
 FEATURES = Features(

@@ -332,13 +332,14 @@ def _label_of(table: ConceptTable, name: str, number: int, direction: str) -> in
 def suspicion(concept: Mapping[str, Any], slices: Iterable[str], lead: float) -> tuple[float, bool]:
     """Place of a concept in the default order, and whether it is an alarm.
 
-    The place is what the host loses per text of the whole set without the concept, beyond controls, at least. An alarm
-    has a strong effect and weak content. Strong: it carries a fifth of the evidence for its class, and its excess is,
-    by its lower bound, at least a fiftieth of the host's usual `lead`: of a source's line every word is enough, so that
-    removing one of them costs little. Weak: it is one word, or function words and
-    the like, or boilerplate, or stands in one position, layout or slice.
+    The place is what the host loses per text of the whole set without the concept, by itself and beyond controls, at
+    least. (An effect of nothing is an excess where the controls of the same texts are a shortcut to another class.) An
+    alarm has a strong effect and weak content. Strong: it carries a fifth of the evidence for its class, and this loss
+    is at least a fiftieth of the host's usual `lead`: of a source's line every word is enough, so that removing one of
+    them costs little. Weak: it is one word, or function words and the like, or boilerplate, or stands in one position,
+    layout or slice.
     """
-    least = concept["excess_low"]
+    least = float(np.minimum(concept["effect_low"], concept["excess_low"]))
     if not least > 0:  # nor if it is NaN
         return 0.0, False
     is_strong = concept["q"] <= MAX_Q and concept["share"] >= MIN_SHARE and least >= MIN_OF_LEAD * lead

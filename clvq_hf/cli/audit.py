@@ -137,4 +137,7 @@ def run_audit(
     print_tables([audit.table(show, sort)], console)
     for sentence in audit.sentences():
         console.print(escape(sentence))
-    print_written(output_dir, ": the audit, and the concept table of its texts.")
+    print_written(output_dir, ": the audit, and the concept table of its texts. Next:", console)
+    first = str(audit.suspects(1)["number"].iloc[0]).replace(" + ", ",")
+    console.print(f"  clvq-hf concepts find {output_dir} WORD", soft_wrap=True, markup=False)
+    console.print(f"  clvq-hf edit {model} --forbid {first} --retest TEXTS -o edited", soft_wrap=True, markup=False)

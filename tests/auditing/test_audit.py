@@ -131,6 +131,16 @@ class TestRows:
             *("audit.json", "concepts", "effects", "rows")
         ]
 
+    def test_a_finished_audit_is_not_repeated(self, auditor, table, tmp_path, monkeypatch):
+        first = auditor().run(tmp_path / "audit")
+        monkeypatch.setattr(occurrences_module, "_of_texts", None)  # the host would be needed
+        numbers = range(max(table.texts["text_id"][:]) + 1)
+        again = auditor(slices={"parity": [number % 2 for number in numbers]}).run(tmp_path / "audit")
+        assert again.rows[:] == first.rows[:] and "slice_parity" in again.concepts.column_names
+        assert Audit.load_from_disk(tmp_path / "audit").metadata["slices"] == ["parity"]
+        with pytest.raises(TypeError):
+            auditor(how="project").run(tmp_path / "audit")
+
 
 class TestResult:
     def test_what_people_decided_about_concepts_holds(self, model, host, tokenizer, table):

@@ -194,12 +194,16 @@ class TestSuspicion:
     @pytest.fixture
     def concept(self):
         signals = dict.fromkeys(("top_word", "weak", "boilerplate", "position", "layout", "slice_source"), 0.1)
-        return {"excess_low": 0.5, "coverage": 0.2, "q": 0.01, "share": 0.3, **signals}
+        return {"effect_low": 0.7, "excess_low": 0.5, "coverage": 0.2, "q": 0.01, "share": 0.3, **signals}
 
     def test_the_place_is_the_loss_per_text(self, concept):
         assert suspicion(concept, [], 2.0) == (0.1, False)
         for lowest in (-0.1, np.nan):
             assert suspicion({**concept, "excess_low": lowest}, [], 2.0) == (0.0, False)
+            assert suspicion({**concept, "effect_low": lowest}, [], 2.0) == (0.0, False)
+        assert suspicion({**concept, "effect_low": 0.25}, [], 2.0) == (0.05, False), (
+            "controls may support another class"
+        )
 
     def test_an_alarm_is_strong_and_weak(self, concept):
         for name in ("top_word", "weak", "boilerplate", "position", "layout", "slice_source"):
