@@ -18,6 +18,7 @@ WITH_TEXTS = {
     "demo": ("demo", "--quick"),
     "train": ("train", "nowhere", "--output-dir", "out"),
     "concepts build": ("concepts", "build", "nowhere", "--output-dir", "table", "--split", "train"),
+    "audit": ("audit", "nowhere", "--output-dir", "audit", "--split", "train"),
     "evaluate": ("evaluate", "nowhere", "--output-dir", "results", "--split", "train"),
 }
 
