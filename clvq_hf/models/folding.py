@@ -266,7 +266,8 @@ class _Texts:
                 inputs = batches.runner.inputs(rows)
                 states = hooks.run(edit.host, inputs, [config.lower_layer], stack=config.stack)[config.lower_layer]
                 codes = edit.codes(states, rows["attention_mask"].bool().to(states.device)).cpu().numpy()
-                self.has_concept[numbers] = np.isin(codes, edit.forbid).any(-1)
+                # As in an audit and a retest, special tokens do not count.
+                self.has_concept[numbers] = (np.isin(codes, edit.forbid) & rows["token_mask"].bool().numpy()).any(-1)
 
     def __len__(self) -> int:
         return len(self._tokenized)
