@@ -26,7 +26,7 @@ from ..version import __version__
 from .effects import effect_figures
 from .occurrences import asks_words, chosen_occurrences, occurrences_of, read_occurrences, remove_drafts
 from .removal import StateMeans, check_how
-from .result import AUDIT_NAME, FORMAT_VERSION, Audit, check_order
+from .result import AUDIT_NAME, FORMAT_VERSION, Audit, check_order, check_same_model
 from .signals import checked_groups, signal_figures
 
 logger = logging.get_logger(__name__)
@@ -96,9 +96,12 @@ class Auditor:
         """Audit; with a folder, what an earlier run of the same audit has left there is used.
 
         Raises:
-            ValueError: If the folder cannot be written, or another process is at work there.
+            ValueError: If the folder cannot be written, holds an audit of another model, or another process is at work
+                there.
         """
         folder = None if output_dir is None else Path(output_dir)
+        if folder is not None:
+            check_same_model(folder, self._model.fingerprint())
         with nullcontext() if folder is None else locked(folder):
             audit = self._run(folder)
             if folder is not None:

@@ -55,6 +55,22 @@ def check_order(by: str | None, slices: Iterable[str], groups: Iterable[str]) ->
         raise ValueError(f"Suspects cannot be sorted by {by!r}; set sort=… to one of {', '.join(known)}.")
 
 
+def check_same_model(folder: Path, model_fingerprint: str) -> None:
+    """Refuse a folder with an audit of another concept model, before anything in it is replaced.
+
+    Raises:
+        ValueError: If it holds one.
+    """
+    if not (folder / AUDIT_NAME).is_file():
+        return
+    try:
+        known = read_metadata(folder / AUDIT_NAME, REMEDY)[0].get("model_fingerprint")
+    except ValueError:  # damaged: nothing is lost
+        return
+    if known != model_fingerprint:
+        raise ValueError(f"{folder} holds an audit of another concept model. Choose another folder, or remove it.")
+
+
 class Audit:
     """The effect of every concept on every class, and the signals of suspects.
 
@@ -170,4 +186,4 @@ class Audit:
         return render_summary("Audit", [*self.facts(), *(("", sentence) for sentence in self.sentences())])
 
 
-__all__ = ["AUDIT_NAME", "FORMAT_VERSION", "ORDERS", "Audit", "check_order"]
+__all__ = ["AUDIT_NAME", "FORMAT_VERSION", "ORDERS", "Audit", "check_order", "check_same_model"]

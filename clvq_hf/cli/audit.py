@@ -88,7 +88,7 @@ def run_audit(
     from rich.markup import escape
 
     from ..auditing import Auditor
-    from ..auditing.result import check_order
+    from ..auditing.result import check_order, check_same_model
     from ..auditing.signals import read_groups
     from ..data import host_question, text_readout
     from ..hub.provenance import recorded_name
@@ -105,6 +105,7 @@ def run_audit(
     check_order(sort, columns, words)
     source.load(split, more_columns=columns)  # wrong columns are told before the host is loaded
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
+    check_same_model(output_dir, concept_model.fingerprint())
     readout = host_question(host_model, target)
     texts = select_texts(source.load(split, readout, columns), part, max_texts, seed)
     if readout is not None:

@@ -1,5 +1,6 @@
 """Audits of small hosts, against the live interventions."""
 
+import copy
 import json
 import re
 from collections import Counter
@@ -130,6 +131,15 @@ class TestRows:
         assert sorted(path.name for path in (tmp_path / "audit").iterdir() if path.name[0] != ".") == [
             *("audit.json", "concepts", "effects", "rows")
         ]
+
+    def test_an_audit_of_another_model_is_not_replaced(self, auditor, model, tmp_path):
+        first = auditor().run(tmp_path / "audit")
+        other = auditor()
+        other._model = copy.deepcopy(model)
+        other._model.config.lower_layer += 1
+        with pytest.raises(ValueError, match="holds an audit of another concept model"):
+            other.run(tmp_path / "audit")
+        assert Audit.load_from_disk(tmp_path / "audit").rows[:] == first.rows[:]
 
     def test_a_finished_audit_is_not_repeated(self, auditor, table, tmp_path, monkeypatch):
         first = auditor().run(tmp_path / "audit")
