@@ -25,6 +25,7 @@ from ..tables.concept_table import ConceptTable
 from ..version import __version__
 from .effects import effect_figures
 from .occurrences import asks_words, chosen_occurrences, occurrences_of, read_occurrences, remove_drafts
+from .phrases import with_phrases
 from .removal import StateMeans, check_how
 from .result import AUDIT_NAME, FORMAT_VERSION, Audit, check_order, check_same_model
 from .signals import checked_groups, signal_figures
@@ -43,7 +44,7 @@ class Auditor:
         host (`PreTrainedModel`): The model whose concepts these are, with a head.
         tokenizer (`PreTrainedTokenizerBase`): The host's, a fast one.
         table ([`ConceptTable`][clvq_hf.ConceptTable]): Of the texts that are audited.
-        references, how, slices, groups, max_texts_per_concept, batch_size: See
+        references, how, phrases, slices, groups, max_texts_per_concept, batch_size: See
             [`ConceptModel.audit`][clvq_hf.ConceptModel.audit].
 
     Raises:
@@ -59,6 +60,7 @@ class Auditor:
         *,
         references: Any = None,
         how: str | None = None,
+        phrases: bool = True,
         slices: Mapping[str, Sequence[Any]] | None = None,
         groups: Mapping[str, Sequence[str]] | None = None,
         max_texts_per_concept: int | None = 100,
@@ -74,6 +76,8 @@ class Auditor:
         check_order(None, slices or (), groups or ())
         self._references = references
         self._slices, self._groups = _checked_slices(slices, table), checked_groups(groups)
+        if phrases:
+            table = with_phrases(table)
         self._model, self._host, self._tokenizer, self._table = model, host, tokenizer, table
         if max_texts_per_concept is not None and max_texts_per_concept < MIN_TEXTS:
             raise ValueError(f"max_texts_per_concept must be at least {MIN_TEXTS}: fewer texts prove nothing.")

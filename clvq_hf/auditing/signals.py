@@ -33,12 +33,12 @@ class TokenFacts:
 
     @cached_property
     def words(self) -> pd.DataFrame:
-        """One row per token: `row` (of its text), `code`, `word`, `start`, `end`, and `number` of its word."""
+        """Per token: `row` of its text, `code` (shown), `member` (its own), and its word with `number` and span."""
         words = self.table.words()
         words["row"] = np.searchsorted(np.asarray(self.table.texts["text_id"][:]), words["text_id"])
         words["number"] = np.arange(len(words))
-        tokens = words.drop(columns="code").explode("codes", ignore_index=True).rename(columns={"codes": "code"})
-        return tokens.assign(code=self.table.by_hand.shown_codes[tokens["code"].astype(np.int64)])
+        tokens = words.drop(columns="code").explode("codes", ignore_index=True).rename(columns={"codes": "member"})
+        return tokens.assign(code=self.table.by_hand.shown_codes[tokens["member"].astype(np.int64)])
 
     @cached_property
     def texts(self) -> list[str]:
@@ -267,9 +267,7 @@ def signal_figures(
             "class": answers.names[number],
             "flips": float(own["flips"].mean()),
         }
-        counts = pd.Series(lower[here]).value_counts(normalize=True)
-        concept["top_word"] = float(counts.iloc[0]) if len(counts) else np.nan
-        concept["top_word_at"] = str(counts.index[0]) if len(counts) else None
+        concept["top_word"], concept["top_word_at"] = _top_word(tokens.iloc[here].assign(word=lower[here]))
         for name, values in attributes.items():
             concept[name], concept[f"{name}_at"] = concentration(values[here], values) if len(here) else (np.nan, None)
         concept["weak"] = float(np.mean(attributes["kind"][here] != "other word")) if len(here) else np.nan
@@ -291,6 +289,18 @@ def signal_figures(
         concept["score"], concept["alarm"] = suspicion(concept, slices, leads[number])
         found.append(concept)
     return pd.DataFrame(found)
+
+
+def _top_word(tokens: pd.DataFrame) -> tuple[float, str | None]:
+    """The share of tokens that are the most frequent word of their concept, and that word.
+
+    Concepts that are shown as one have a word each; these are named in the order in which they stand in the texts.
+    """
+    if tokens.empty:
+        return np.nan, None
+    counts = tokens.groupby(["member", "word"]).agg(size=("word", "size"), start=("start", "mean")).reset_index()
+    top = counts.sort_values(["size", "word"], ascending=[False, True]).drop_duplicates("member").sort_values("start")
+    return float(top["size"].sum() / len(tokens)), " ".join(dict.fromkeys(top["word"]))
 
 
 def _strongest(effects: pd.DataFrame, answers: Answers) -> pd.DataFrame:

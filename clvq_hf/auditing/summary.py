@@ -35,6 +35,11 @@ _COLUMNS = (
 )
 
 
+def members_of(number: str) -> list[int]:
+    """The concepts of a suspect, of which it shows the numbers: `"31 + 207"`."""
+    return [int(each) for each in number.split(" + ")]
+
+
 def signs_of(concept: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The signals of a concept that stand out: what is said of each, and the value that it has most."""
     signs = [
@@ -63,6 +68,7 @@ def summarise(suspects: pd.DataFrame, metadata: Mapping[str, Any], num_rows: int
         **{name: metadata[name] for name in kept},
         "num_rows": num_rows,
         "num_concepts": len(suspects),
+        "num_codes": int(suspects["number"].map(lambda number: len(members_of(number))).sum()),
         "num_established": int(established.sum()),
         "matched": float((suspects["matched"] * controlled).sum() / controlled.sum()) if controlled.sum() else None,
         "num_hidden_alarms": int((suspects["hidden"] & suspects["alarm"]).sum()),
@@ -74,10 +80,12 @@ def with_names(summary: Mapping[str, Any], table: ConceptTable) -> dict[str, Any
     """The same with the names that a table of the same model gives its concepts now, without those hidden there."""
     suspects, hidden_alarms = [], summary["num_hidden_alarms"]
     for concept in summary["suspects"]:
-        if concept["code"] in table.by_hand.hidden:
+        # A phrase is of several concepts, unless somebody has merged them since.
+        shown = set(table.by_hand.shown_codes[members_of(concept["number"])].tolist())
+        if shown <= table.by_hand.hidden:
             hidden_alarms += concept["alarm"]
             continue
-        called = table.called(concept["code"])
+        called = table.called(concept["code"]) if len(shown) == 1 else None
         suspects.append(concept if called is None else {**concept, "name": called.name, "named_by": called.by})
     return {**summary, "suspects": suspects, "num_hidden_alarms": hidden_alarms}
 
@@ -87,6 +95,8 @@ def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     limit = summary["max_texts_per_concept"]
     hidden = summary["num_hidden_alarms"]
     alarms = sum(concept["alarm"] for concept in summary["suspects"]) + hidden
+    num_concepts = summary["num_concepts"]
+    joined = "" if num_concepts == summary["num_codes"] else f", as {num_concepts:,}: a phrase counts as one"
     return [
         ("Texts", f"{summary['num_texts']:,}"),
         (
@@ -95,7 +105,7 @@ def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("Removed by", summary["how"]),
         ("Classes", ", ".join(summary["classes"])),
-        ("Concepts", f"{summary['num_concepts']:,} of {summary['codebook_size']:,}"),
+        ("Concepts", f"{summary['num_codes']:,} of {summary['codebook_size']:,}{joined}"),
         ("Beyond their controls", f"{summary['num_established']:,}, q ≤ {MAX_Q}"),
         ("Controls as large as the concept", percent(summary["matched"])),
         ("Alarms", f"{alarms:,}" + (f", {hidden:,} of hidden concepts" if hidden else "")),
@@ -172,6 +182,7 @@ __all__ = [
     "SIGNS",
     "SLICE_SIGN",
     "facts_of",
+    "members_of",
     "sentences_of",
     "summarise",
     "suspects_table",

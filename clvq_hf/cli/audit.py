@@ -62,6 +62,12 @@ def run_audit(
             "*mean*, where codes are states."
         ),
     ] = None,
+    phrases: Annotated[
+        bool,
+        typer.Option(
+            help="Whether concepts that stand together, such as those of the words of a source line, count as one."
+        ),
+    ] = True,
     sort: Annotated[
         str | None,
         typer.Option(help="Signal by which the suspects are sorted. Default: the order of the documentation."),
@@ -90,6 +96,7 @@ def run_audit(
     from ..auditing import Auditor
     from ..auditing.result import check_order, check_same_model
     from ..auditing.signals import read_groups
+    from ..auditing.summary import members_of
     from ..data import host_question, text_readout
     from ..hub.provenance import recorded_name
     from ..models.modeling_concepts import load_with_host
@@ -128,6 +135,7 @@ def run_audit(
         tokenizer,
         table,
         how=how,
+        phrases=phrases,
         slices={name: texts[name][:] for name in columns},
         groups=words,
         batch_size=batch_size,
@@ -139,6 +147,6 @@ def run_audit(
     for sentence in audit.sentences():
         console.print(escape(sentence))
     print_written(output_dir, ": the audit, and the concept table of its texts. Next:", console)
-    first = str(audit.suspects(1)["number"].iloc[0]).replace(" + ", ",")
+    first = ",".join(map(str, members_of(audit.suspects(1)["number"].iloc[0])))
     console.print(f"  clvq-hf concepts find {output_dir} WORD", soft_wrap=True, markup=False)
     console.print(f"  clvq-hf edit {model} --forbid {first} --retest TEXTS -o edited", soft_wrap=True, markup=False)

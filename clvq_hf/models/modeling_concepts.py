@@ -679,6 +679,7 @@ class ConceptModel(BaseConceptModel):
         *,
         references: Any = None,
         how: str | None = None,
+        phrases: bool = True,
         slices: Mapping[str, Sequence[Any]] | None = None,
         groups: Mapping[str, Sequence[str]] | None = None,
         max_texts_per_concept: int | None = 100,
@@ -698,6 +699,8 @@ class ConceptModel(BaseConceptModel):
                 codes and words. Default: those of the table's texts.
             how (`str`, *optional*): `"mean"`: the mean state of a concept's tokens makes way for that of all tokens.
                 `"project"`: the component along its direction is removed. Default: the former, if codes are states.
+            phrases (`bool`): Whether concepts that stand together in the texts, such as those of the words of a source
+                line, are audited as one.
             slices (`Mapping[str, Sequence]`, *optional*): Columns of the dataset that the table was made from, such
                 as the source of each text: by name, one value per row.
             groups (`Mapping[str, Sequence[str]]`, *optional*): Word lists, such as names of groups of people.
@@ -730,6 +733,7 @@ class ConceptModel(BaseConceptModel):
             table,
             references=references,
             how=how,
+            phrases=phrases,
             slices=slices,
             groups=groups,
             max_texts_per_concept=max_texts_per_concept,

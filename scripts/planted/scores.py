@@ -22,6 +22,7 @@ from clvq_hf import (
     ConceptTable,
     load_texts,
 )
+from clvq_hf.auditing.phrases import with_phrases
 from clvq_hf.files import write_whole
 from clvq_hf.hosts.host import load_host
 from clvq_hf.hosts.loading import load_tokenizer
@@ -69,11 +70,12 @@ def score_folder(folder: Path, settings: Settings) -> dict[str, Any]:
     """Fit concepts, audit, edit and retest one planted folder, and write its score into it.
 
     Returns:
-        `dict`: The planted record without its spans, and: `code` (of the planted concept, `None` with nothing
-        planted), `f1` (how well it stands for the feature), `rank` (among the suspects, from 1; `None` if it is not
-        among them), `num_concepts`, `alarms` and `false_alarms` (of concepts that are not the feature),
-        and for each of `edits`, `planted` and `recognised`: `codes`, and of the texts of other classes accuracy on
-        `clean` and `broken` before and after, and with the concepts' words deleted.
+        `dict`: The planted record without its spans, and: `code` (of the planted concept, or the first of a phrase;
+        `None` with nothing planted), `f1` (how well it stands for the feature), `rank` (among the suspects, from 1;
+        `None` if it is not among them), `num_concepts` (a phrase is one), `alarms` and `false_alarms` (of concepts
+        that are not the feature), and for each of `edits`, `planted`, `recognised` and `one_concept` (that with the
+        largest F1, without the others of its phrase): `codes`, and of the texts of other classes accuracy on `clean`
+        and `broken` before and after, and with the concepts' words deleted.
     """
     began = time.perf_counter()
     record = json.loads((folder / "planted.json").read_text(encoding="utf-8"))
@@ -87,13 +89,19 @@ def score_folder(folder: Path, settings: Settings) -> dict[str, Any]:
             host, tokenizer, audit_texts, max_length=MAX_LENGTH, dataset_name="audit", output_dir=work / "table"
         )
         suspects = model.audit(host, tokenizer, table, how=settings.how).suspects()
-        found = feature_scores(table, record["spans"]["audit"], record["kind"])
+        units = with_phrases(table)
+        found = feature_scores(units, record["spans"]["audit"], record["kind"])
         score = {
             **{name: value for name, value in record.items() if name not in ("spans", "seconds")},
             "settings": vars(settings),
             **rank_figures(suspects["code"].tolist(), suspects["alarm"].tolist(), found),
         }
         edits = {"planted": [] if score["code"] is None else [score["code"]], "recognised": score["recognised"]}
+        edits = {
+            name: sorted(one for code in codes for one in units.by_hand.members(code)) for name, codes in edits.items()
+        }
+        # What a list without phrases would offer.
+        edits["one_concept"] = feature_scores(table, record["spans"]["audit"], record["kind"])["code"][:1].tolist()
         known: dict[tuple[int, ...], dict[str, Any]] = {}
         for codes in {tuple(codes) for codes in edits.values() if codes}:  # mostly the same
             known[codes] = edit_figures(model, host, tokenizer, folder, record["class"], codes, settings.how)
@@ -134,7 +142,7 @@ def feature_scores(table: ConceptTable, spans: Sequence[Sequence[Sequence[int]]]
     """
     ids, special = table.column("text_id"), table.column("special")
     rows = np.flatnonzero(~special)
-    codes, ids = table.column("code")[rows], ids[rows]
+    codes, ids = table.by_hand.shown_codes[table.column("code")[rows]], ids[rows]
     if kind not in AT_TOKENS:
         pairs = np.unique(np.stack([ids, codes], axis=1), axis=0)
         has = np.asarray([bool(own) for own in spans[: ids.max() + 1]])

@@ -15,6 +15,7 @@ from helpers.headed_hosts import bert_with
 
 from clvq_hf.auditing import Audit, Auditor
 from clvq_hf.auditing import occurrences as occurrences_module
+from clvq_hf.auditing.phrases import phrases_of
 from clvq_hf.data import text_readout
 from clvq_hf.hosts import hooks
 from clvq_hf.hosts.readout import Readout
@@ -39,7 +40,8 @@ def table(model, host, tokenizer, texts):
 @pytest.fixture
 def auditor(model, host, tokenizer, table):
     def make(**options):
-        return Auditor(model, host, tokenizer, table, **options)
+        # Concepts of one phrase apart, because most tests are about single concepts.
+        return Auditor(model, host, tokenizer, table, **{"phrases": False, **options})
 
     return make
 
@@ -72,6 +74,21 @@ class TestRows:
                 without = centred_logits(host, tokenizer, text)
             assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
             assert row["logits"] == pytest.approx(centred_logits(host, tokenizer, text), abs=1e-4)
+
+    def test_a_phrase_is_removed_as_an_edit_of_all_its_concepts_does(self, auditor, model, host, tokenizer, table):
+        codes = phrases_of(table)[0]
+        audit = auditor(how="project", phrases=True, max_texts_per_concept=None).run()
+        suspects = audit.suspects().set_index("code")
+        assert suspects.loc[codes[0], "number"] == " + ".join(map(str, codes))
+        assert not set(codes[1:]) & set(suspects.index)
+        rows = [row for row in audit.rows if row["code"] == codes[0]]
+        has = np.isin(table.column("code"), codes) & ~table.column("special")
+        assert {row["text_id"] for row in rows} == set(table.column("text_id")[has].tolist())
+        for row in rows[:3]:
+            text = table.texts[table.text_row(row["text_id"])]["text"]
+            with model.edit(host, codes, how="project"):
+                without = centred_logits(host, tokenizer, text)
+            assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
 
     def test_the_mean_makes_way_for_the_mean(self, auditor, model, host, tokenizer, table):
         """Independently: means over the table's tokens, and a hook that exchanges them."""
@@ -156,11 +173,11 @@ class TestResult:
     def test_what_people_decided_about_concepts_holds(self, model, host, tokenizer, table):
         codes = Counter(table.column("code")[~table.column("special")].tolist()).most_common(4)
         first, second, third, fourth = (code for code, _ in codes)
-        apart = model.audit(host, tokenizer, table, how="project")
+        apart = model.audit(host, tokenizer, table, how="project", phrases=False)
         table.merge([first, second], "both", author="Ann")
         table.hide([third], author="Ann")
         table.names[fourth] = ConceptName("guess", "judge", 1)
-        together = model.audit(host, tokenizer, table, how="project")
+        together = model.audit(host, tokenizer, table, how="project", phrases=False)
         suspects = together.suspects().set_index("code")
         both = min(first, second)
         assert max(first, second) not in suspects.index and len(suspects) == len(apart.concepts) - 1

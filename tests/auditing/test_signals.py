@@ -214,6 +214,16 @@ class TestSuspicion:
         assert suspicion({**concept, "slice_source": 0.9}, [], 2.0)[1] is False
 
 
+def test_the_top_word_of_a_phrase_is_that_of_each_concept():
+    table = made_table(
+        ["north wire a", "a north wire", "north post", "b"], [0] * 4, {"north": 2, "wire": 3, "post": 3}
+    )
+    table.merge([2, 3], author="Ann")
+    concept = figures_of(table, lambda row, code: [0.0, 1.0]).loc[2]
+    # Three "north" of three, and two "wire" of three.
+    assert (concept["top_word"], concept["top_word_at"]) == (pytest.approx(5 / 6), "north wire")
+
+
 def test_groups(tmp_path):
     file = tmp_path / "groups.json"
     file.write_text('{"women": ["She", " her"]}')

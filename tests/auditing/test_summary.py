@@ -49,6 +49,20 @@ def test_names_that_people_gave_since_are_told(summary):
     assert "concept 7 (“animals”)" in sentences_of(named)[1]
 
 
+def test_a_phrase_has_the_name_and_is_hidden_as_all_its_concepts(summary):
+    summary["suspects"][0]["number"] = "7 + 3"
+    table = made_table(["a zebra fights"], [0], {"zebra": 7, "fights": 3}, name="f" * 64)
+    table.rename(7, "animals", author="Ann")
+    table.hide([7], author="Ann")
+    assert suspects_table(with_names(summary, table)).rows[0][1] == "zebra", "the name of one of them is not told"
+    table.merge([3, 7], "fighting zebra", author="Ann")
+    assert [each["code"] for each in with_names(summary, table)["suspects"]] == [5], "now all of it is hidden"
+    table.hide([3], undo=True, author="Ann")
+    assert suspects_table(with_names(summary, table)).rows[0][1] == "“fighting zebra”"
+    assert dict(facts_of(summary))["Concepts"].startswith("3 of ")
+    assert "as 3: a phrase counts as one" in dict(facts_of({**summary, "num_codes": 4}))["Concepts"]
+
+
 def test_hidden_alarms_are_counted(summary):
     """Whether the concept was hidden before the audit, or since."""
     table = made_table(["a zebra fights"], [0], {"zebra": 7, "fights": 3}, name="f" * 64)

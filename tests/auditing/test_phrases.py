@@ -1,0 +1,78 @@
+"""Which concepts are a phrase, in tables written down by hand."""
+
+import pytest
+from helpers.made_tables import made_table
+
+from clvq_hf.auditing.phrases import near_shares, phrases_of, with_phrases
+from clvq_hf.tables import ConceptName
+
+CODES = {"source": 1, "north": 2, "wire": 3, "team": 4, "won": 5}
+
+
+def texts_with(phrase, number=5, first=0):
+    # Every word of no phrase has the concept 0, and numbers make the texts differ.
+    return [f"team {place} x y z q won again {place} {phrase}" for place in range(first, first + number)]
+
+
+def table_of(texts, codes=CODES):
+    return made_table(texts, [0] * len(texts), codes)
+
+
+def test_shares_of_words_near_each_other():
+    found = near_shares(table_of(["north wire", "north a b wire", "north a wire", "wire"])).set_index(
+        ["code", "other"]
+    )
+    # "north" is followed by "wire" at once, after two words, after one: the first and the last are near.
+    assert found.loc[(2, 3), "share"] == pytest.approx(2 / 3) and found.loc[(3, 2), "share"] == pytest.approx(2 / 4)
+    assert found.loc[(2, 3), "num_texts"] == 2
+    # Of the six words that are not "wire", all but the first one of the second text have it near.
+    assert found.loc[(2, 3), "usual"] == pytest.approx(5 / 6)
+    assert (2, 2) not in found.index and (4, 2) not in found.index
+
+
+def test_words_of_a_line_are_a_phrase_and_others_are_not():
+    texts = texts_with("source north wire") + [f"won {place} a b c d team" for place in range(5)]
+    assert phrases_of(table_of(texts)) == [(1, 2, 3)]
+
+
+def test_a_line_in_several_wordings_is_one():
+    # Of its names a third stand beside "source": all of these are there.
+    texts = texts_with("source north wire", 5) + texts_with("by the north wire", 10, first=5)
+    assert phrases_of(table_of(texts)) == [(1, 2, 3)]
+
+
+def test_a_word_that_also_stands_elsewhere_is_none_of_it():
+    # Of 30 "source" only 5 are in the line.
+    texts = texts_with("source north wire") + [f"a b {place} source c d e f" for place in range(25)]
+    assert phrases_of(table_of(texts)) == [(2, 3)]
+
+
+def test_what_is_near_a_frequent_word_only_is_no_phrase():
+    # All of "won" stand beside "team", but only a tenth of "team" beside "won".
+    texts = [f"team won {place} a b" for place in range(5)] + [f"team a b c {place}" for place in range(5, 50)]
+    assert phrases_of(table_of(texts)) == []
+
+
+def test_a_few_texts_are_no_phrase_nor_is_one_text_many_times():
+    assert phrases_of(table_of(texts_with("north wire", 3))) == []
+    assert phrases_of(table_of(["team x y z north wire"] * 9)) == []
+
+
+def test_what_was_decided_by_hand_stays():
+    table = table_of(texts_with("source north wire"))
+    table.merge([3, 7], author="Ada")
+    table.rename(2, "agency", author="Ada")
+    table.hide([1], author="Ada")
+    assert phrases_of(table) == [(2, 3)]  # a hidden concept is not joined with others
+    joined = with_phrases(table)
+    assert joined.by_hand.members(2) == (2, 3, 7)
+    assert joined.called(2).name == "agency" and joined.by_hand.hidden == {1}
+    assert table.by_hand.members(2) == (2,), "the given table stays as it is"
+    assert phrases_of(joined) == []
+
+
+def test_a_name_of_one_concept_is_not_that_of_the_phrase():
+    table = table_of(texts_with("north wire"))
+    table.names.update({2: ConceptName("compass", "judge", 1), 4: ConceptName("teams", "judge", 1)})
+    joined = with_phrases(table)
+    assert joined.called(2) is None and joined.called(4).name == "teams" and table.called(2).name == "compass"
