@@ -27,7 +27,7 @@ from .effects import effect_figures
 from .occurrences import asks_words, chosen_occurrences, occurrences_of, read_occurrences, remove_drafts
 from .phrases import with_phrases
 from .removal import StateMeans, check_how
-from .result import AUDIT_NAME, FORMAT_VERSION, Audit, check_order, check_same_model
+from .result import AUDIT_NAME, FORMAT_VERSION, Audit, check_order, check_same_audit
 from .signals import checked_groups, signal_figures
 
 logger = logging.get_logger(__name__)
@@ -82,6 +82,7 @@ class Auditor:
         if max_texts_per_concept is not None and max_texts_per_concept < MIN_TEXTS:
             raise ValueError(f"max_texts_per_concept must be at least {MIN_TEXTS}: fewer texts prove nothing.")
         self._max_texts, self._pairs = max_texts_per_concept, chosen_occurrences(table, max_texts_per_concept)
+        self._texts_sha256 = texts_fingerprint(table.texts, ["text_id", "text"])
         self._batch_size, self._answers = batch_size, answers_of(host, tokenizer, table)
 
     def cost(self) -> str:
@@ -96,16 +97,16 @@ class Auditor:
             f"{max(runs / texts, 1):,.0f} times."
         )
 
-    def run(self, output_dir: str | Path | None = None) -> Audit:
+    def run(self, output_dir: str | Path | None = None, overwrite: bool = False) -> Audit:
         """Audit; with a folder, what an earlier run of the same audit has left there is used.
 
         Raises:
-            ValueError: If the folder cannot be written, holds an audit of another model, or another process is at work
-                there.
+            ValueError: If the folder cannot be written, holds an audit of another model or of other texts and
+                `overwrite` is not set, or another process is at work there.
         """
         folder = None if output_dir is None else Path(output_dir)
-        if folder is not None:
-            check_same_model(folder, self._model.fingerprint())
+        if folder is not None and not overwrite:
+            check_same_audit(folder, model_fingerprint=self._model.fingerprint(), texts_sha256=self._texts_sha256)
         with nullcontext() if folder is None else locked(folder):
             audit = self._run(folder)
             if folder is not None:
@@ -136,7 +137,7 @@ class Auditor:
             "model_fingerprint": model.fingerprint(),
             "host": host_identity(host),
             "tokenizer": tokenizer_fingerprint(tokenizer),
-            "texts_sha256": texts_fingerprint(table.texts, ["text_id", "text"]),
+            "texts_sha256": self._texts_sha256,
             "max_length": table.metadata["max_length"],
             "readout": self._answers.readout.identity(),
             "how": self._how,

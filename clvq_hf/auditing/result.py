@@ -18,6 +18,7 @@ from .summary import SIGNS, facts_of, sentences_of, summarise, suspects_table
 FORMAT_VERSION = 2
 AUDIT_NAME = "audit.json"
 PARTS = ("rows", "effects", "concepts")
+OTHER_FOLDER = "Choose another folder, or replace it with overwrite=True."
 REMEDY = "Run the same `clvq-hf audit` again, or get the folder again."
 # Columns by which suspects can be sorted, besides those of slices and groups.
 ORDERS = (
@@ -55,8 +56,12 @@ def check_order(by: str | None, slices: Iterable[str], groups: Iterable[str]) ->
         raise ValueError(f"Suspects cannot be sorted by {by!r}; set sort=… to one of {', '.join(known)}.")
 
 
-def check_same_model(folder: Path, model_fingerprint: str) -> None:
-    """Refuse a folder with an audit of another concept model, before anything in it is replaced.
+def check_same_audit(folder: Path, **identity: str) -> None:
+    """Refuse a folder with an audit of another concept model or of other texts, before anything in it is replaced.
+
+    Args:
+        folder (`Path`): The folder.
+        **identity (`str`): What this audit's metadata will say: `model_fingerprint`, `texts_sha256`.
 
     Raises:
         ValueError: If it holds one.
@@ -64,11 +69,13 @@ def check_same_model(folder: Path, model_fingerprint: str) -> None:
     if not (folder / AUDIT_NAME).is_file():
         return
     try:
-        known = read_metadata(folder / AUDIT_NAME, REMEDY)[0].get("model_fingerprint")
+        known = read_metadata(folder / AUDIT_NAME, REMEDY)[0]
     except ValueError:  # damaged: nothing is lost
         return
-    if known != model_fingerprint:
-        raise ValueError(f"{folder} holds an audit of another concept model. Choose another folder, or remove it.")
+    whose = {"model_fingerprint": "by another concept model", "texts_sha256": "of other texts"}
+    for name, value in identity.items():
+        if known.get(name) != value:
+            raise ValueError(f"{folder} holds an audit {whose[name]}. {OTHER_FOLDER}")
 
 
 class Audit:
@@ -186,4 +193,4 @@ class Audit:
         return render_summary("Audit", [*self.facts(), *(("", sentence) for sentence in self.sentences())])
 
 
-__all__ = ["AUDIT_NAME", "FORMAT_VERSION", "ORDERS", "Audit", "check_order", "check_same_model"]
+__all__ = ["AUDIT_NAME", "FORMAT_VERSION", "ORDERS", "Audit", "check_order", "check_same_audit"]

@@ -73,6 +73,9 @@ def run_audit(
         typer.Option(help="Signal by which the suspects are sorted. Default: the order of the documentation."),
     ] = None,
     show: Annotated[int, typer.Option(help="Number of suspects to print.")] = 10,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an audit of other texts, or by another concept model.")
+    ] = False,
     host: Host = None,
     gguf_file: GgufFile = None,
     max_length: MaxLength = None,
@@ -94,7 +97,7 @@ def run_audit(
     from rich.markup import escape
 
     from ..auditing import Auditor
-    from ..auditing.result import check_order, check_same_model
+    from ..auditing.result import OTHER_FOLDER, check_order, check_same_audit
     from ..auditing.signals import read_groups
     from ..auditing.summary import members_of
     from ..data import host_question, text_readout
@@ -112,9 +115,12 @@ def run_audit(
     check_order(sort, columns, words)
     source.load(split, more_columns=columns)  # wrong columns are told before the host is loaded
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
-    check_same_model(output_dir, concept_model.fingerprint())
+    if not overwrite:
+        check_same_audit(output_dir, model_fingerprint=concept_model.fingerprint())
     readout = host_question(host_model, target)
     texts = select_texts(source.load(split, readout, columns), part, max_texts, seed)
+    if not overwrite and _is_of_others(output_dir, texts["text"][:]):  # its table would be replaced
+        raise ValueError(f"{output_dir} holds an audit of other texts. {OTHER_FOLDER}")
     if readout is not None:
         sizes = {"max_length": max_length, "batch_size": batch_size, "stack": concept_model.config.stack}
         readout = text_readout(host_model, tokenizer, texts, readout, **sizes)
@@ -142,7 +148,7 @@ def run_audit(
     )
     console = open_console()
     console.print(escape(auditor.cost()))
-    audit = auditor.run(output_dir)
+    audit = auditor.run(output_dir, overwrite)
     print_tables([audit.table(show, sort)], console)
     for sentence in audit.sentences():
         console.print(escape(sentence))
@@ -150,3 +156,16 @@ def run_audit(
     first = ",".join(map(str, members_of(audit.suspects(1)["number"].iloc[0])))
     console.print(f"  clvq-hf concepts find {output_dir} WORD", soft_wrap=True, markup=False)
     console.print(f"  clvq-hf edit {model} --forbid {first} --retest TEXTS -o edited", soft_wrap=True, markup=False)
+
+
+def _is_of_others(folder: Path, texts: list[str]) -> bool:
+    """Whether a folder holds a finished audit whose table was made from other texts."""
+    from ..auditing.result import AUDIT_NAME
+    from ..tables import ConceptTable
+
+    if not (folder / AUDIT_NAME).is_file():
+        return False
+    try:
+        return not ConceptTable.load_from_disk(folder / "concept_table").is_of(texts)
+    except ValueError:  # missing or damaged
+        return False

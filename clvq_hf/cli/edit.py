@@ -114,6 +114,9 @@ def run_edit(
     from ..auditing.fail_if import FailIf
     from ..data import host_question
     from ..files import replaced
+    from ..hub import Source
+    from ..models.checkpoints import read_config
+    from ..models.edits import check_codes
     from ..models.folding import check_replaceable_by_edit
     from ..models.modeling_concepts import load_with_host
     from ..rendering.terminal import open_console, say
@@ -124,6 +127,10 @@ def run_edit(
         raise ValueError("--fail-if and --slice-column are about a retest: name its texts with --retest.")
     if fold_texts is not None and not fold:
         raise ValueError("--fold-texts are for --fold, which is missing.")
+    # Wrong numbers are told before anything is loaded; a damaged config is when it is.
+    size = read_config(Source(model)).get("codebook_size")
+    if isinstance(size, int):
+        check_codes(size, codes, "forbid")
     check_replaceable_by_edit(output_dir)
     # Wrong texts are told before the host is loaded.
     for_folding = _folding_texts(model, fold_texts, max_texts, seed) if fold else None

@@ -354,8 +354,7 @@ def _table(
         table = ConceptTable.load_from_disk(folder)
         table.check_model(model)
         table.check_host(host, tokenizer)
-        known = set(table.texts["text"])
-        if table.texts["text"][:] != [text for text in texts["text"] if text in known]:
+        if not table.is_of(texts["text"][:]):
             raise ValueError(
                 f"{folder} is of other texts than those that are measured. Choose another folder, or start anew with "
                 "overwrite=True (--overwrite)."

@@ -66,7 +66,7 @@ class ConceptEdit(AbstractContextManager):
                 "does not know, because it was trained before they were tracked. Use how='project'."
             )
         self.model, self.host, self.how, self.positions = model, host, how, positions
-        self.forbid = check_codes(model, forbid, "forbid")
+        self.forbid = check_codes(model.config.codebook_size, forbid, "forbid")
         self.with_codes = self._replacements(with_codes)
         self._prepare()
         self._edit: hooks.Edit | None = None
@@ -78,7 +78,8 @@ class ConceptEdit(AbstractContextManager):
                 raise ValueError("with_codes names what takes the place of concepts: give it with how='interchange'.")
             return ()
         if with_codes is not None:
-            chosen = check_codes(self.model, with_codes, "with_codes", distinct=False)
+            size = self.model.config.codebook_size
+            chosen = check_codes(size, with_codes, "with_codes", distinct=False)
             chosen *= len(self.forbid) if len(chosen) == 1 else 1
             if len(chosen) != len(self.forbid) or set(chosen) & set(self.forbid):
                 raise ValueError("with_codes must name one concept that is not forbidden, or one for each of forbid.")
@@ -327,16 +328,13 @@ class ConceptEdit(AbstractContextManager):
         return cls(model, host, **_arguments(noted, file, remedy))
 
 
-def check_codes(
-    model: BaseConceptModel, codes: int | Sequence[int], name: str, distinct: bool = True
-) -> tuple[int, ...]:
-    """Numbers of concepts that exist.
+def check_codes(size: int, codes: int | Sequence[int], name: str, distinct: bool = True) -> tuple[int, ...]:
+    """Numbers of concepts that exist, in a codebook of `size`.
 
     Raises:
         ValueError: If there is none, or one does not exist.
     """
     listed = torch.as_tensor(codes).flatten().tolist() if not isinstance(codes, str) else [codes]
-    size = model.config.codebook_size
     if not listed or any(isinstance(code, bool) or not isinstance(code, int) for code in listed):
         raise ValueError(f"{name} must be the number of a concept, or a list of numbers, got {codes!r}.")
     if wrong := [code for code in listed if not 0 <= code < size]:

@@ -685,6 +685,7 @@ class ConceptModel(BaseConceptModel):
         max_texts_per_concept: int | None = 100,
         batch_size: int = 32,
         output_dir: str | Path | None = None,
+        overwrite: bool = False,
     ) -> "Audit":
         """Audit a classifier: the effect of every concept on every class, and which concepts are suspect.
 
@@ -709,6 +710,7 @@ class ConceptModel(BaseConceptModel):
             batch_size (`int`): Texts per forward pass of the host.
             output_dir (`str` or `Path`, *optional*): Where the audit is saved. If it is interrupted, the same call
                 goes on where it stopped.
+            overwrite (`bool`): Whether an audit of other texts, or by another concept model, that is there is replaced.
 
         Returns:
             [`Audit`][clvq_hf.auditing.Audit]: Effects, suspects, and the rows behind them.
@@ -739,7 +741,7 @@ class ConceptModel(BaseConceptModel):
             max_texts_per_concept=max_texts_per_concept,
             batch_size=batch_size,
         )
-        return auditor.run(output_dir)
+        return auditor.run(output_dir, overwrite)
 
     def find_concepts(self) -> "ConceptTable | None":
         """The table of [`concepts`][clvq_hf.ConceptModel.concepts], or `None`, with a warning, if there is none."""

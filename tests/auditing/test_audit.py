@@ -154,9 +154,18 @@ class TestRows:
         other = auditor()
         other._model = copy.deepcopy(model)
         other._model.config.lower_layer += 1
-        with pytest.raises(ValueError, match="holds an audit of another concept model"):
+        with pytest.raises(ValueError, match="holds an audit by another concept model"):
             other.run(tmp_path / "audit")
         assert Audit.load_from_disk(tmp_path / "audit").rows[:] == first.rows[:]
+
+    def test_an_audit_of_other_texts_is_not_replaced(self, model, host, tokenizer, texts, table, tmp_path):
+        first = model.audit(host, tokenizer, table, output_dir=tmp_path / "audit")
+        others = model.concept_table(host, tokenizer, texts.select(range(20, 40)))
+        with pytest.raises(ValueError, match=r"holds an audit of other texts.*overwrite"):
+            model.audit(host, tokenizer, others, output_dir=tmp_path / "audit")
+        assert Audit.load_from_disk(tmp_path / "audit").rows[:] == first.rows[:]
+        replaced = model.audit(host, tokenizer, others, output_dir=tmp_path / "audit", overwrite=True)
+        assert Audit.load_from_disk(tmp_path / "audit").rows[:] == replaced.rows[:] != first.rows[:]
 
     def test_a_finished_audit_is_not_repeated(self, auditor, table, tmp_path, monkeypatch):
         first = auditor().run(tmp_path / "audit")

@@ -52,6 +52,11 @@ def test_a_file_is_audited(model, news, tmp_path):
     assert set(audit.concepts["class"][:]) <= {"negative", "positive"}
     assert len(ConceptTable.load_from_disk(tmp_path / "audit" / "concept_table").texts) == 20
     assert "Suspects" in succeed(*arguments, "--sort", "slice_source")
+    assert "holds an audit of other texts" in refuse(*arguments, "--max-texts", 15)
+    table = ConceptTable.load_from_disk(tmp_path / "audit" / "concept_table")
+    assert len(table.texts) == 20 and Audit.load_from_disk(tmp_path / "audit").rows[:] == audit.rows[:]
+    succeed(*arguments, "--max-texts", 15, "--overwrite")
+    assert len(ConceptTable.load_from_disk(tmp_path / "audit" / "concept_table").texts) < 16
 
 
 def test_mistakes_are_found_before_the_model_is_loaded(model, news, tmp_path):

@@ -77,6 +77,7 @@ def test_mistakes_are_found_before_the_host_is_loaded(model, reviews, tmp_path, 
     edit = ("edit", model, "-o", tmp_path / "edited", "--forbid")
     retest = ("1", "--retest", reviews, *COLUMNS)
     assert "numbers of concepts" in refuse(*edit, "one")
+    assert "Codes run from 0 to 11; --forbid has [12]" in refuse(*edit, "12")
     assert "is no condition" in refuse(*edit, *retest, "--fail-if", "accuracy")
     assert "no figure 'acuracy'" in refuse(*edit, *retest, "--fail-if", "acuracy<0")
     assert "--retest" in refuse(*edit, "1", "--fail-if", "accuracy<0")
@@ -89,9 +90,8 @@ def test_mistakes_are_found_before_the_host_is_loaded(model, reviews, tmp_path, 
     assert "would be lost" in refuse(*edit, "1")
 
 
-def test_wrong_codes_and_ways(model, tmp_path):
+def test_wrong_ways(model, tmp_path):
     edit = ("edit", model, "-o", tmp_path / "edited", "--forbid")
-    assert "Codes run from 0 to 11" in refuse(*edit, "12")
     assert "how must be one of" in refuse(*edit, "1", "--how", "delete")
     assert not (tmp_path / "edited").exists()
     assert "edits.json" in succeed(*edit, "1", "--how", "project", "--positions", "all")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, load_dataset, load_from_disk
+from helpers.made_tables import made_table
 from huggingface_hub import HfApi
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 from typer.testing import CliRunner
@@ -667,3 +668,10 @@ def test_a_codebook_size_that_is_none(table, size):
     # Memory is set aside for each code.
     with pytest.raises(ValueError, match="codebook_size of this concept table"):
         ConceptTable(table.tokens, table.texts, {**table.metadata, "codebook_size": size})
+
+
+def test_a_table_knows_whether_it_is_of_some_texts():
+    table = made_table(["one", "two"], [0, 0], {}, first_id=1)
+    assert table.is_of(["", "one", "two"]) and table.is_of(["", "one", "two", " "])
+    for others in (["one", "two"], ["", "two", "one"], ["", "one"], ["", "one", "two", "three"]):
+        assert not table.is_of(others)
