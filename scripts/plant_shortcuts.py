@@ -117,11 +117,13 @@ def score(
     method: Annotated[str, typer.Option(help="kmeans or clvq.")] = "kmeans",
     layer: Annotated[int, typer.Option(help="Layer of the concepts.")] = 1,
     codebook_size: Annotated[int, typer.Option(help="Number of concepts.")] = 100,
-    how: Annotated[str, typer.Option(help="How concepts are removed: mean, project or interchange.")] = "mean",
+    how: Annotated[
+        str, typer.Option(help="How concepts are cut: mean, project or interchange (audited as mean).")
+    ] = "mean",
     audit_texts: Annotated[int, typer.Option(help="Number of texts that are audited.")] = 300,
 ) -> None:
     """Fit concepts of each host, audit and edit it, and print whether the shortcut was found and cut, as Markdown."""
-    from planted.scores import METHODS, Settings, score_folder, summary
+    from planted.scores import METHODS, Settings, cut_table, found_table, score_folder
 
     from clvq_hf.rendering.text_tables import to_markdown
 
@@ -141,7 +143,7 @@ def score(
                     )
     if not scores:
         raise typer.BadParameter(f"{planted} has no such hosts. Make them with `make --output {planted}`.")
-    print(to_markdown([summary(scores)]))
+    print(to_markdown([found_table(scores), cut_table(scores)]))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from clvq_hf import (
     load_texts,
 )
 from clvq_hf.auditing.phrases import with_phrases
+from clvq_hf.auditing.removal import HOW
 from clvq_hf.files import write_whole
 from clvq_hf.hosts.host import load_host
 from clvq_hf.hosts.loading import load_tokenizer
@@ -33,6 +34,8 @@ from clvq_hf.tables.search import score_codes
 METHODS = ("kmeans", "clvq")
 # Suspects that a person would look at.
 FIRST = 5
+# A host relies on a shortcut if it loses so much accuracy where that is broken.
+RELIES = 0.05
 # A suspect is recognised if so much of it is the feature.
 RECOGNISED = 0.5
 # Kinds whose feature is at tokens of its own; the others are in the order, the case or the marks of the text's words.
@@ -88,7 +91,8 @@ def score_folder(folder: Path, settings: Settings) -> dict[str, Any]:
         table = model.concept_table(
             host, tokenizer, audit_texts, max_length=MAX_LENGTH, dataset_name="audit", output_dir=work / "table"
         )
-        suspects = model.audit(host, tokenizer, table, how=settings.how).suspects()
+        how = settings.how if settings.how in HOW else None
+        suspects = model.audit(host, tokenizer, table, how=how).suspects()
         units = with_phrases(table)
         found = feature_scores(units, record["spans"]["audit"], record["kind"])
         score = {
@@ -203,49 +207,78 @@ def edit_figures(
     return figures
 
 
-# ---------------------------------------------------------------------------------------------------------- the table
+# --------------------------------------------------------------------------------------------------------- the tables
 
 
-def summary(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
-    """One row per dataset and kind: how often it was found, and what the edit and deleting the words brought back."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for score in scores:
-        groups.setdefault((score["dataset"], score["kind"]), []).append(score)
-    columns = {
-        "dataset": "dataset",
-        "shortcut": "kind",
-        "hosts": "hosts",
-        "accuracy clean": lambda row: percent(row["clean"]),
-        "aligned": lambda row: percent(row["aligned"]),
-        "broken": lambda row: percent(row["broken"]),
-        f"among the first {FIRST}": lambda row: row["found"],
-        "any of it": lambda row: row["recognised"],
-        "alarm": lambda row: row["alarmed"],
-        "false alarms, of concepts": lambda row: row["false_alarms"],
-        "hosts with one": lambda row: row["with_false_alarm"],
-        "back": lambda row: percent(row["back"]),
-        "words deleted": lambda row: percent(row["back_deleted"]),
-        "random direction": lambda row: percent(row["back_random"]),
-        "back, those recognised": lambda row: percent(row["back_recognised"]),
-        "their words deleted": lambda row: percent(row["recognised_deleted"]),
-        "random directions": lambda row: percent(row["recognised_random"]),
-        "clean lost (points)": lambda row: "–" if row["clean_lost"] is None else f"{100 * row['clean_lost']:.1f}",
-    }
-    rows = [{"dataset": dataset, "kind": kind, **_group_figures(group)} for (dataset, kind), group in groups.items()]
+def found_table(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """One row per dataset, kind and settings: how often what was planted is found, and how often something else is."""
     return ReportTable.from_rows(
-        "Planted shortcuts",
-        rows,
-        columns,
-        note="Counts have Wilson's 95 % interval. Back: the share of the accuracy lost between clean and broken texts, "
-        "of all hosts together, on texts of the other classes, which have the feature where it is broken.",
+        "Found",
+        _grouped(scores, _found_figures),
+        {
+            "dataset": "dataset",
+            "shortcut": "kind",
+            "concepts": "settings",
+            "hosts": "hosts",
+            "accuracy clean": lambda row: percent(row["clean"]),
+            "aligned": lambda row: percent(row["aligned"]),
+            "broken": lambda row: percent(row["broken"]),
+            f"among the first {FIRST}": "found",
+            "of hosts that rely on it": "found_where_lost",
+            "alarm": "alarmed",
+            "false alarms, of concepts": "false_alarms",
+            "hosts with one": "with_false_alarm",
+        },
+        note="Counts have Wilson's 95 % interval. A host relies on the shortcut if it loses at least "
+        f"{100 * RELIES:.0f} points of accuracy where it is broken, on texts of the other classes.",
     )
 
 
-def _group_figures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def cut_table(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """One row per dataset, kind and settings with something planted: what cutting it brings back, and costs."""
+    return ReportTable.from_rows(
+        "Cut",
+        _grouped([score for score in scores if score["kind"] != "none"], _cut_figures),
+        {
+            "dataset": "dataset",
+            "shortcut": "kind",
+            "concepts": "settings",
+            "hosts": "hosts",
+            "lost (points)": lambda row: f"{100 * row['lost']:.1f}",
+            "back": lambda row: percent(row["back"]),
+            "worst host": lambda row: percent(row["worst"]),
+            "words deleted": lambda row: percent(row["words deleted"]),
+            "random direction": lambda row: percent(row["random direction"]),
+            "back, those recognised": lambda row: percent(row["recognised"]),
+            "back, one concept": lambda row: percent(row["one_concept"]),
+            "clean lost (points)": lambda row: f"{100 * row['clean_lost']:.1f}",
+        },
+        note="Lost: the accuracy between clean and broken texts of the other classes, mean over hosts. Back: the share "
+        "of it that the edit brings back, of all hosts together. The worst host is one of those that rely on the "
+        "shortcut.",
+    )
+
+
+def _grouped(
+    scores: Sequence[Mapping[str, Any]], figures: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for score in scores:
+        settings = score["settings"]
+        named = f"{settings['method']}, layer {settings['layer']}, {settings['codebook_size']}, {settings['how']}"
+        groups.setdefault((score["dataset"], score["kind"], named), []).append(score)
+    return [
+        {"dataset": dataset, "kind": kind, "settings": named, "hosts": len(group), **figures(group)}
+        for (dataset, kind, named), group in groups.items()
+    ]
+
+
+def _found_figures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     number = len(scores)
+    is_found = [(score["rank"] or np.inf) <= FIRST for score in scores]
+    relies = [_lost(score["edits"].get("planted")) >= RELIES for score in scores]
     is_planted = scores[0]["kind"] != "none"
-    figures: dict[str, Any] = {
-        "hosts": number,
+    return {
         **{
             name: float(np.mean([score["accuracy"][name] for score in scores]))
             for name in ("clean", "aligned", "broken")
@@ -254,37 +287,38 @@ def _group_figures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             sum(score["false_alarms"] for score in scores), sum(score["num_concepts"] for score in scores)
         ),
         "with_false_alarm": counted(sum(score["false_alarms"] > 0 for score in scores), number),
-        "found": counted(sum((score["rank"] or np.inf) <= FIRST for score in scores), number) if is_planted else "–",
-        "recognised": counted(sum(bool(score["recognised"]) for score in scores), number) if is_planted else "–",
+        "found": counted(sum(is_found), number) if is_planted else "–",
+        "found_where_lost": counted(sum(np.logical_and(is_found, relies)), sum(relies)) if is_planted else "–",
         "alarmed": counted(sum(score["alarmed"] for score in scores), number) if is_planted else "–",
     }
-    edited = [score["edits"].get("planted") for score in scores]
-    recognised = [score["edits"].get("recognised") for score in scores]
-    if not is_planted or None in edited:
-        names = ("back", "back_deleted", "back_random", "back_recognised", "recognised_deleted", "recognised_random")
-        return {**figures, **dict.fromkeys((*names, "clean_lost"))}
-    figures["back"] = share_back(edited, edited)
-    # A host of which nothing was recognised gets nothing back.
-    figures["back_recognised"] = share_back(recognised, edited)
-    figures["recognised_deleted"] = share_back(recognised, edited, "words deleted")
-    figures["recognised_random"] = share_back(recognised, edited, "random direction")
-    figures["back_deleted"] = share_back(edited, edited, "words deleted")
-    figures["back_random"] = share_back(edited, edited, "random direction")
-    figures["clean_lost"] = float(
-        np.mean([each["clean_all"]["before"] - each["clean_all"]["edit"] for each in edited])
-    )
-    return figures
 
 
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+def _cut_figures(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    planted = [score["edits"]["planted"] for score in scores if "planted" in score["edits"]]
+    conditions = ("words deleted", "random direction")
+    edits = {name: [score["edits"].get(name) for score in scores] for name in ("recognised", "one_concept")}
+    relying = [share_back([each], [each]) or 0.0 for each in planted if _lost(each) >= RELIES]
+    return {
+        "lost": float(np.mean([_lost(each) for each in planted])),
+        "back": share_back(planted, planted),
+        "worst": min(relying, default=None),
+        **{condition: share_back(planted, planted, condition) for condition in conditions},
+        # A host of which nothing was recognised gets nothing back.
+        **{name: share_back(own, planted) for name, own in edits.items()},
+        "clean_lost": float(np.mean([each["clean_all"]["before"] - each["clean_all"]["edit"] for each in planted])),
+    }
+
+
+def _lost(edit: Mapping[str, Any] | None) -> float:
+    """Accuracy on clean texts of the other classes minus that on broken ones."""
+    return 0.0 if edit is None else edit["clean"]["before"] - edit["broken"]["before"]
 
 
 def share_back(
     edits: Sequence[Mapping[str, Any] | None], lost_of: Sequence[Mapping[str, Any]], condition: str = "edit"
 ) -> float | None:
     """What comes back on broken texts, as a share of what is lost between clean and broken ones, over all hosts."""
-    lost = sum(each["clean"]["before"] - each["broken"]["before"] for each in lost_of)
+    lost = sum(map(_lost, lost_of))
     back = sum(
         each["broken"].get(condition, each["broken"]["before"]) - each["broken"]["before"] for each in edits if each
     )
