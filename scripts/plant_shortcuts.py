@@ -118,7 +118,7 @@ def score(
     layer: Annotated[int, typer.Option(help="Layer of the concepts.")] = 1,
     codebook_size: Annotated[int, typer.Option(help="Number of concepts.")] = 100,
     how: Annotated[
-        str, typer.Option(help="How concepts are cut: mean, project or interchange (audited as mean).")
+        str, typer.Option(help="How concepts are cut: mean, project, or interchange.")
     ] = "mean",
     audit_texts: Annotated[int, typer.Option(help="Number of texts that are audited.")] = 300,
 ) -> None:
