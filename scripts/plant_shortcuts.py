@@ -117,9 +117,7 @@ def score(
     method: Annotated[str, typer.Option(help="kmeans or clvq.")] = "kmeans",
     layer: Annotated[int, typer.Option(help="Layer of the concepts.")] = 1,
     codebook_size: Annotated[int, typer.Option(help="Number of concepts.")] = 100,
-    how: Annotated[
-        str, typer.Option(help="How concepts are cut: mean, project, or interchange.")
-    ] = "mean",
+    how: Annotated[str, typer.Option(help="How concepts are cut: mean, project, or interchange.")] = "mean",
     audit_texts: Annotated[int, typer.Option(help="Number of texts that are audited.")] = 300,
 ) -> None:
     """Fit concepts of each host, audit and edit it, and print whether the shortcut was found and cut, as Markdown."""

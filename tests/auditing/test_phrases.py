@@ -3,7 +3,7 @@
 import pytest
 from helpers.made_tables import made_table
 
-from clvq_hf.auditing.phrases import near_shares, phrases_of, with_phrases
+from clvq_hf.auditing.phrases import near_pairs, near_shares, phrases_of, with_phrases
 from clvq_hf.tables import ConceptName
 
 CODES = {"source": 1, "north": 2, "wire": 3, "team": 4, "won": 5}
@@ -19,7 +19,7 @@ def table_of(texts, codes=CODES):
 
 
 def test_shares_of_words_near_each_other():
-    found = near_shares(table_of(["north wire", "north a b wire", "north a wire", "wire"])).set_index(
+    found = near_shares(near_pairs(table_of(["north wire", "north a b wire", "north a wire", "wire"]))).set_index(
         ["code", "other"]
     )
     # "north" is followed by "wire" at once, after two words, after one: the first and the last are near.
@@ -51,6 +51,28 @@ def test_what_is_near_a_frequent_word_only_is_no_phrase():
     # All of "won" stand beside "team", but only a tenth of "team" beside "won".
     texts = [f"team won {place} a b" for place in range(5)] + [f"team a b c {place}" for place in range(5, 50)]
     assert phrases_of(table_of(texts)) == []
+
+
+def test_the_ends_of_a_line_need_not_be_near_each_other():
+    codes = {word: number for number, word in enumerate(["https", "t", "co", "one", "two", "three", "four"], 1)}
+    assert phrases_of(table_of(texts_with(" ".join(codes)), codes)) == [(1, 2, 3, 4, 5, 6, 7)]
+
+
+def test_a_word_of_two_phrases_does_not_join_them():
+    hashtag, residue = ["big", "news", "today", "show"], ["s", "quote", "semicolon", "end"]
+    codes = {word: number for number, word in enumerate(["#", *hashtag, *residue], 1)}
+    texts = texts_with("# " + " ".join(hashtag), 8) + texts_with("# " + " ".join(residue), 9, first=8)
+    first, second = phrases_of(table_of(texts, codes))
+    assert {frozenset(first) - {1}, frozenset(second) - {1}} == {frozenset({2, 3, 4, 5}), frozenset({6, 7, 8, 9})}
+
+
+def test_what_mostly_stands_elsewhere_is_left_out():
+    # A fifth of the full stops is in the address, beside all of its words.
+    codes = {"t": 1, ".": 2, "co": 3}
+    texts = texts_with("t . co") + [f"a b {place} c d . e f" for place in range(20)]
+    near = near_shares(near_pairs(table_of(texts, codes))).set_index(["code", "other"])
+    assert near.loc[(1, 2), "share"] == 1 and near.loc[(2, 1), "share"] == pytest.approx(0.2)
+    assert phrases_of(table_of(texts, codes)) == [(1, 3)]
 
 
 def test_a_few_texts_are_no_phrase_nor_is_one_text_many_times():
