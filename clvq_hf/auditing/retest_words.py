@@ -39,6 +39,12 @@ def retest_verdict(retest: Any) -> list[str]:
         changed = [each for each in retest.figures if (each.figure, each.condition) == ("changed", EDIT)]
         share = percent(changed[0].after) if changed else NOTHING
         return [*sentences, f"The texts have no labels. {share} of the predictions are others."]
+    num_classes = len(facts["readout"].get("class_names") or ())
+    if num_classes and accuracies[0].num_texts >= MIN_TEXTS and accuracies[0].before < 1 / num_classes:
+        sentences.append(
+            "Before the edit, accuracy is below chance. Do the labels mean the host's classes? Give them names, in the "
+            "order of their numbers (--label, or a column of ClassLabel)."
+        )
     for figure in accuracies:
         sentences.append(_sentence(figure, list(_beside(retest, figure.group))) + _folded(retest, figure.group))
     return sentences
@@ -59,7 +65,10 @@ def _sentence(figure: Figure, beside: list[str]) -> str:
     if word == "too few texts":
         return f"{told}: too few texts to tell ({MIN_TEXTS} are needed)."
     if word == "no evidence":
-        return f"{told} ({change}): no evidence of a change."
+        # A p-value for many groups may be larger than an interval for one of them shows.
+        is_apart = figure.low is not None and figure.high is not None and (figure.low > 0 or figure.high < 0)
+        corrected = ", because p-values are corrected for the number of groups" if is_apart else ""
+        return f"{told} ({change}): no evidence of a change{corrected}."
     more = f" Controls: {'; '.join(beside)}." if beside else ""
     return f"{told} ({change}): {word}.{more}"
 

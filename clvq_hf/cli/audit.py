@@ -22,6 +22,7 @@ from .options import (
     Target,
     TextColumn,
     find_texts,
+    measured_split,
     print_written,
     select_texts,
 )
@@ -109,9 +110,7 @@ def run_audit(
     columns = slice_column or []
     words = {} if groups is None else read_groups(groups)
     source = find_texts(model, dataset, subset, text_column, label_column, label)
-    if split is None and part is None:
-        split, part = source.eval_split, source.eval_part
-    split = split or source.eval_split or "test"
+    split, part = measured_split(source, split, part)
     check_order(sort, columns, words)
     source.load(split, more_columns=columns)  # wrong columns are told before the host is loaded
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
@@ -128,7 +127,7 @@ def run_audit(
         host_model,
         tokenizer,
         texts,
-        split=part or split,
+        split=part or split or Path(source.dataset).stem,
         dataset_name=recorded_name(source.dataset),
         readout=readout,
         max_length=max_length,
@@ -153,9 +152,14 @@ def run_audit(
     for sentence in audit.sentences():
         console.print(escape(sentence))
     print_written(output_dir, ": the audit, and the concept table of its texts. Next:", console)
-    first = ",".join(map(str, members_of(audit.suspects(1)["number"].iloc[0])))
+    alarms = audit.alarms()
+    numbers = [code for number in alarms.loc[~alarms["hidden"], "number"] for code in members_of(number)]
     console.print(f"  clvq-hf concepts find {output_dir} WORD", soft_wrap=True, markup=False)
-    console.print(f"  clvq-hf edit {model} --forbid {first} --retest TEXTS -o edited", soft_wrap=True, markup=False)
+    table_of = f"--table {output_dir / 'concept_table'} --audit {output_dir}"
+    console.print(f"  clvq-hf report {model} {table_of}", soft_wrap=True, markup=False)
+    if numbers:  # of all alarms: one shortcut may be several
+        edit = f"clvq-hf edit {model} --forbid {','.join(map(str, numbers))} --retest TEXTS -o edited"
+        console.print(f"  {edit}", soft_wrap=True, markup=False)
 
 
 def _is_of_others(folder: Path, texts: list[str]) -> bool:

@@ -31,6 +31,7 @@ from .options import (
     Yes,
     find_texts,
     make_confirmation,
+    measured_split,
     print_written,
     select_texts,
 )
@@ -97,9 +98,7 @@ def build_table(
 
     check_table_folder(output_dir)  # before the host runs for minutes
     source = find_texts(model, dataset, subset, text_column, label_column, label)
-    if split is None and part is None:
-        split, part = source.eval_split, source.eval_part
-    split = split or source.eval_split or "test"
+    split, part = measured_split(source, split, part)
     source.load(split)  # wrong columns are told before the host is loaded
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
     readout = host_question(host_model, target)
@@ -126,7 +125,7 @@ def build_table(
         tokenizer,
         texts,
         salience=found,
-        split=part or split,
+        split=part or split or Path(source.dataset).stem,
         dataset_name=recorded_name(source.dataset),
         readout=readout,
         max_length=max_length,

@@ -21,6 +21,7 @@ from .options import (
     Target,
     TextColumn,
     find_texts,
+    measured_split,
     print_written,
     select_texts,
 )
@@ -57,9 +58,7 @@ def run_edit(
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(
-            help="Split of --retest. Default: the whole of a file, else what training held out, else *test*."
-        ),
+        typer.Option(help="Split of --retest. Default: what training held out; of others the whole file, or *test*."),
     ] = None,
     part: Part = None,
     subset: Subset = None,
@@ -136,9 +135,7 @@ def run_edit(
     for_folding = _folding_texts(model, fold_texts, max_texts, seed) if fold else None
     source = None if retest is None else find_texts(model, retest, subset, text_column, label_column, label)
     if source is not None:
-        if split is None and part is None:
-            split, part = source.eval_split, source.eval_part
-        split = split or (None if Path(source.dataset).is_file() else "test")
+        split, part = measured_split(source, split, part)
         source.load(split, more_columns=slice_column or ())
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
     edit = concept_model.edit(host_model, codes, how=how, positions=positions)

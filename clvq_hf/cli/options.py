@@ -40,7 +40,8 @@ SPLIT_HELP = (
     "whose name is not that of a split is cut into *train* and *test* by text hash."
 )
 Split = Annotated[
-    str | None, typer.Option(help=SPLIT_HELP + " Default: what training held out, or *test* of another dataset.")
+    str | None,
+    typer.Option(help=SPLIT_HELP + " Default: what training held out; of others the whole file, or *test*."),
 ]
 Subset = Annotated[str | None, typer.Option(help="Configuration of a Hub dataset that has several.")]
 TextColumn = Annotated[
@@ -262,6 +263,13 @@ def find_texts(
         known = TextSource(str(dataset))
     given = {"subset": subset, "text_column": text_column, "label_column": label_column, "label_names": label or None}
     return replace(known, **{name: value for name, value in given.items() if value is not None})
+
+
+def measured_split(source: "TextSource", split: str | None, part: str | None) -> tuple[str | None, str | None]:
+    """Split and part to measure on: those named, else what training held out, else the whole of a file, else *test*."""
+    if split is None and part is None:
+        split, part = source.eval_split, source.eval_part
+    return split or source.eval_split or (None if Path(source.dataset).is_file() else "test"), part
 
 
 def select_texts(texts: "Dataset", part: str | None, max_texts: int | None, seed: int) -> "Dataset":

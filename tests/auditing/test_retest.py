@@ -66,6 +66,16 @@ class TestAgainstTheHost:
         assert result.figure("log_loss").before == pytest.approx(float(loss(before, labels)), abs=1e-4)
         assert result.figure("log_loss").after == pytest.approx(float(loss(after, labels)), abs=1e-4)
 
+    def test_labels_in_another_order_are_asked_about(self, edit, host, tokenizer, texts):
+        edit.remove()
+        with torch.no_grad():
+            answers = logits_of(host, tokenizer, texts["text"]).argmax(-1).tolist()
+        right, wrong = (
+            texts.remove_columns("label").add_column("label", [answer ^ flip for answer in answers]) for flip in (0, 1)
+        )
+        assert "below chance" in " ".join(edit.retest(wrong, tokenizer).verdict)
+        assert "below chance" not in " ".join(edit.retest(right, tokenizer).verdict)
+
     def test_an_edit_that_is_applied_stays_so(self, model, host, tokenizer, texts):
         edit = model.edit(host, 2)
         with edit:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clvq_hf.auditing.retest_figures import Figure, Outcome, calibration_error, compare, corrected
-from clvq_hf.auditing.retest_words import judged
+from clvq_hf.auditing.retest_words import _sentence, judged
 
 LOG = np.log
 
@@ -109,6 +109,11 @@ class TestJudged:
     )
     def test_words(self, fields, word):
         assert judged(self.figure(**fields)) == word
+
+    def test_an_interval_without_0_is_told_beside_a_corrected_p_value(self):
+        told = _sentence(self.figure(p_value=0.06), [])
+        assert told.endswith("no evidence of a change, because p-values are corrected for the number of groups.")
+        assert _sentence(self.figure(low=-0.01, p_value=0.06), []).endswith("no evidence of a change.")
 
     def test_p_values_are_corrected_for_all_groups(self):
         figures = [self.figure(group="a", p_value=0.02), self.figure(group="b", p_value=0.04)]

@@ -36,8 +36,6 @@ def test_a_file_is_audited(model, news, tmp_path):
         model,
         "--dataset",
         news,
-        "--split",
-        "news",
         "-o",
         tmp_path / "audit",
         "--label-column",
@@ -45,7 +43,8 @@ def test_a_file_is_audited(model, news, tmp_path):
     ]
     arguments += ["--slice-column", "source", "--groups", words, "--show", "3"]
     told = succeed(*arguments)
-    assert "removals from 20 texts" in told and "Suspects" in told
+    assert "removals from 20 texts" in told and "Suspects" in told, "the whole file, without the empty text"
+    assert "clvq-hf report" in told and "--forbid" not in told, "without an alarm there is nothing to cut"
     assert "concepts support a class more than other concepts" in told
     audit = Audit.load_from_disk(tmp_path / "audit")
     assert {"slice_source", "group_people"} <= set(audit.concepts.column_names)
