@@ -90,6 +90,22 @@ class TestRows:
                 without = centred_logits(host, tokenizer, text)
             assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
 
+    def test_within_an_edit_the_rest_is_audited(self, auditor, model, host, tokenizer, table):
+        """What is found stays, of a host that does without the first suspect."""
+        first = int(auditor(how="project").run().suspects(1)["code"].iloc[0])
+        with model.edit(host, first, how="project"):
+            rest = model.concept_table(host, tokenizer, table.texts.select_columns("text"))
+            audit = model.audit(host, tokenizer, rest, how="project", phrases=False, max_texts_per_concept=None)
+        assert first not in audit.concepts["code"]
+        for row in audit.rows.select(range(0, len(audit.rows), 40)):
+            text = rest.texts[rest.text_row(row["text_id"])]["text"]
+            with model.edit(host, first, how="project"):
+                before = centred_logits(host, tokenizer, text)
+            # The edit that is made last changes the states first.
+            with model.edit(host, row["code"], how="project"), model.edit(host, first, how="project"):
+                without = centred_logits(host, tokenizer, text)
+            assert row["effect"] == pytest.approx(before - without, abs=1e-4)
+
     def test_the_mean_makes_way_for_the_mean(self, auditor, model, host, tokenizer, table):
         """Independently: means over the table's tokens, and a hook that exchanges them."""
         audit = auditor(how="mean").run()
