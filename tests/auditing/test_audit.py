@@ -101,9 +101,11 @@ class TestRows:
             text = rest.texts[rest.text_row(row["text_id"])]["text"]
             with model.edit(host, first, how="project"):
                 before = centred_logits(host, tokenizer, text)
-            # The edit that is made last changes the states first.
-            with model.edit(host, row["code"], how="project"), model.edit(host, first, how="project"):
-                without = centred_logits(host, tokenizer, text)
+            # The edit that is made last changes the states first; the one within which is audited has the last word.
+            edits = [model.edit(host, code, how="project") for code in (first, row["code"], first)]
+            without = centred_logits(host, tokenizer, text)
+            for edit in edits:
+                edit.remove()
             assert row["effect"] == pytest.approx(before - without, abs=1e-4)
 
     def test_the_mean_makes_way_for_the_mean(self, auditor, model, host, tokenizer, table):
