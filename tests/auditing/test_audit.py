@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ class TestRows:
             assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
             assert row["logits"] == pytest.approx(centred_logits(host, tokenizer, text), abs=1e-4)
 
-    def test_a_phrase_is_removed_as_an_edit_of_all_its_concepts_does(self, auditor, model, host, tokenizer, table):
+    def test_a_phrase_loses_the_concepts_of_all_its_tokens(self, auditor, model, host, tokenizer, table):
         codes = phrases_of(table)[0]
         audit = auditor(how="project", phrases=True, max_texts_per_concept=None).run()
         suspects = audit.suspects().set_index("code")
@@ -86,7 +87,9 @@ class TestRows:
         assert {row["text_id"] for row in rows} == set(table.column("text_id")[has].tolist())
         for row in rows[:3]:
             text = table.texts[table.text_row(row["text_id"])]["text"]
-            with model.edit(host, codes, how="project"):
+            with ExitStack() as ablations:
+                for code in codes:
+                    ablations.enter_context(model.ablate(host, code))
                 without = centred_logits(host, tokenizer, text)
             assert row["effect"] == pytest.approx(centred_logits(host, tokenizer, text) - without, abs=1e-4)
 
