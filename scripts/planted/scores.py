@@ -28,7 +28,7 @@ from clvq_hf.files import write_whole
 from clvq_hf.hosts.host import load_host
 from clvq_hf.hosts.loading import load_tokenizer
 from clvq_hf.metrics.verdict import wilson_interval
-from clvq_hf.rendering.text_tables import ReportTable, percent
+from clvq_hf.rendering.text_tables import ReportTable, percent, signed
 from clvq_hf.tables.search import score_codes
 
 METHODS = ("kmeans", "clvq")
@@ -251,7 +251,7 @@ def cut_table(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
             "random direction": lambda row: percent(row["random direction"]),
             "back, those recognised": lambda row: percent(row["recognised"]),
             "back, one concept": lambda row: percent(row["one_concept"]),
-            "clean lost (points)": lambda row: f"{100 * row['clean_lost']:.1f}",
+            "clean lost (points)": lambda row: signed(100 * row["clean_lost"], 1),
         },
         note="Lost: the accuracy between clean and broken texts of the other classes, mean over hosts. Back: the share "
         "of it that the edit brings back, of all hosts together. The worst host is one of those that rely on the "
@@ -330,4 +330,4 @@ def counted(count: int, number: int) -> str:
     if number == 0:
         return "–"
     low, high = wilson_interval(count / number, number)
-    return f"{count}/{number} ({100 * low:.0f}–{100 * high:.0f} %)"
+    return f"{count}/{number} ({100 * max(low, 0):.0f}–{100 * high:.0f} %)"
