@@ -1,12 +1,15 @@
 """Planted shortcuts: how often they agree with the class, where they are, and how what is found of them is counted."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.made_tables import made_table
+
+from clvq_hf.rendering.text_tables import to_markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -220,6 +223,14 @@ def test_tables_with_counts_and_intervals():
     assert (word["lost (points)"], word["back"], word["worst host"]) == ("27.3", "73.2 %", "75.0 %")
     assert (word["back, those recognised"], word["back, one concept"]) == ("36.6 %", "12.2 %")
     assert (word["words deleted"], word["random direction"]) == ("100.0 %", "0.0 %")
-    assert word["clean lost (points)"] == "1.0"
+    assert word["clean lost (points)"] == "+1.0"
     # Wilson 1927: nine of ten are 60 to 98 %.
     assert scores.counted(9, 10) == "9/10 (60–98 %)"
+
+
+def test_the_page_quotes_the_published_scores():
+    published = [json.loads(line) for line in (ROOT / "docs" / "planted" / "scores.jsonl").read_text().splitlines()]
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").splitlines()
+    for table in (scores.found_table(published), scores.cut_table(published)):
+        lines = [line for line in to_markdown([table]).splitlines() if line.startswith("|")]
+        assert len(lines) > 2 and not set(lines) - set(page)
