@@ -52,16 +52,17 @@ def phrases_of(table: ConceptTable) -> list[tuple[int, ...]]:
     first, second = (np.searchsorted(codes, pairs[name]) for name in ("code", "other"))
     apart[first, second] = apart[second, first] = 0
     groups = fcluster(average(apart[np.triu_indices(len(codes), 1)]), 1 - LEAST_PAIRS, "distance")
-    found = (_without_strays(codes[groups == group].tolist(), near) for group in np.unique(groups))
+    sizes = _num_words(near)
+    found = (_without_strays(codes[groups == group].tolist(), near, sizes) for group in np.unique(groups))
     return sorted(tuple(group) for group in found if len(group) > 1)
 
 
-def _without_strays(group: list[int], near: pd.DataFrame) -> list[int]:
+def _without_strays(group: list[int], near: pd.DataFrame, sizes: pd.Series) -> list[int]:
     """Those concepts of a group that stand beside others of it in at least a third of their words."""
     while len(group) > 1:
         beside = near[near["code"].isin(group) & near["other"].isin(group) & (near["code"] != near["other"])]
         counts = beside.drop_duplicates(["number", "code"]).groupby("code").size().reindex(group, fill_value=0)
-        inside = counts / _num_words(near)[group]
+        inside = counts / sizes[group]
         if inside.min() >= LEAST_INSIDE:
             break
         group = [code for code in group if code != inside.idxmin()]

@@ -66,8 +66,7 @@ def _sentence(figure: Figure, beside: list[str]) -> str:
         return f"{told}: too few texts to tell ({MIN_TEXTS} are needed)."
     if word == "no evidence":
         # A p-value for many groups may be larger than an interval for one of them shows.
-        is_apart = figure.low is not None and figure.high is not None and (figure.low > 0 or figure.high < 0)
-        corrected = ", because p-values are corrected for the number of groups" if is_apart else ""
+        corrected = ", because p-values are corrected for the number of groups" if _excludes_0(figure) else ""
         return f"{told} ({change}): no evidence of a change{corrected}."
     more = f" Controls: {'; '.join(beside)}." if beside else ""
     return f"{told} ({change}): {word}.{more}"
@@ -86,8 +85,12 @@ def _beside(retest: Any, group: str) -> Iterable[str]:
         if own is None or versus is None:
             continue
         # Of these, p-values are not corrected for the number of groups: the interval alone is read.
-        apart = versus.low is not None and versus.high is not None and (versus.low > 0 or versus.high < 0)
-        yield f"{control}: {_points(own.change)} points" + ("" if apart else ", not told apart from the edit")
+        apart = "" if _excludes_0(versus) else ", not told apart from the edit"
+        yield f"{control}: {_points(own.change)} points{apart}"
+
+
+def _excludes_0(figure: Figure) -> bool:
+    return figure.low is not None and figure.high is not None and (figure.low > 0 or figure.high < 0)
 
 
 def _find(retest: Any, name: str, group: str, condition: str) -> Figure | None:

@@ -67,14 +67,14 @@ class TableQueries(CuratedTable):
         """A column of `tokens` as an array of length N."""
         return self._index.column(name)
 
-    def is_of(self, texts: Sequence[str]) -> bool:
-        """Whether the table was made from these texts, in this order; empty ones, which have no row, may be missing."""
+    def is_of(self, texts: Sequence[str | None]) -> bool:
+        """Whether the table was made from these texts, in this order; empty ones (or `None`) have no row."""
         ids = self.texts["text_id"][:]
         return (
             bool(ids)
             and ids[-1] < len(texts)
             and self.texts["text"][:] == [texts[number] for number in ids]
-            and not any(text.strip() for text in texts[ids[-1] + 1 :])
+            and not any((text or "").strip() for text in texts[ids[-1] + 1 :])
         )
 
     def text_row(self, text_id: int) -> int:

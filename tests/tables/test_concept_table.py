@@ -672,6 +672,6 @@ def test_a_codebook_size_that_is_none(table, size):
 
 def test_a_table_knows_whether_it_is_of_some_texts():
     table = made_table(["one", "two"], [0, 0], {}, first_id=1)
-    assert table.is_of(["", "one", "two"]) and table.is_of(["", "one", "two", " "])
+    assert table.is_of(["", "one", "two"]) and table.is_of([None, "one", "two", " ", None])
     for others in (["one", "two"], ["", "two", "one"], ["", "one"], ["", "one", "two", "three"]):
         assert not table.is_of(others)
