@@ -18,7 +18,7 @@ from .summary import SIGNS, facts_of, sentences_of, summarise, suspects_table
 FORMAT_VERSION = 2
 AUDIT_NAME = "audit.json"
 PARTS = ("rows", "effects", "concepts")
-OTHER_FOLDER = "Choose another folder, or replace it with overwrite=True."
+OTHER_FOLDER = "Choose another folder, or replace it with overwrite=True (--overwrite)."
 REMEDY = "Run the same `clvq-hf audit` again, or get the folder again."
 # Columns by which suspects can be sorted, besides those of slices and groups.
 ORDERS = (
