@@ -72,7 +72,7 @@ clean:  ## Remove .venv and everything built
 $(VENV)/base.stamp: $(PINS)
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable ".[evaluation]"
+	$(INSTALL) --editable ".[evaluation,report]"
 	touch $@
 
 $(VENV)/demo.stamp: $(VENV)/base.stamp
