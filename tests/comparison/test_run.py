@@ -17,12 +17,14 @@ from datasets import load_from_disk
 from helpers.grids_in_threads import run_in_threads
 from helpers.tiny_grid import GRID
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from clvq_hf.checksums import read_metadata
 from clvq_hf.comparison.cell import open_cell
 from clvq_hf.comparison.grid import digest, load_grid
-from clvq_hf.comparison.prepared_hosts import prepare_host
+from clvq_hf.comparison.prepared_hosts import CACHED, open_host, prepare_host
+from clvq_hf.comparison.prepared_hosts import _linear_explained_variance as linear_explained_variance
 from clvq_hf.comparison.report import write_report
 from clvq_hf.comparison.run import _work as work
 from clvq_hf.comparison.run import run_grid
@@ -90,6 +92,14 @@ class TestAFinishedGrid:
         assert cell["host"]["accuracy"] > 0.75 and not cell["host"]["at_chance"]
         assert cell["texts"]["num_texts"] == cell["host"]["num_texts"]["test"] == 40
         assert cell["host"]["num_texts"]["train"] == 108 and cell["host"]["num_texts"]["validation"] == 12
+
+    def test_its_linear_map_is_the_same_with_any_number_of_threads(self, finished):
+        prepared = open_host(load_grid(finished[0]), "tiny", "reviews", "fine-tuned", finished[1])
+        caches = [prepared.cache(part) for part in CACHED]
+        for threads in (1, 2, 3):
+            with threadpool_limits(threads):
+                value = linear_explained_variance(*caches)
+            assert value == prepared.record["linear_explained_variance"]
 
     def test_the_sweep_starts_with_the_headline(self, finished):
         for cell in cells(finished[1]).values():
