@@ -3,6 +3,7 @@
 import math
 import operator
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -51,6 +52,12 @@ class FailIf:
         if found[1] not in FIGURES:
             raise ValueError(f"There is no figure {found[1]!r} in {text!r}; there are {', '.join(FIGURES)}.")
         return cls(text, found[1], (found[2] or ALL).strip(), found[3], bound)
+
+    def check_group(self, groups: Sequence[str]) -> None:
+        """Raise `ValueError` unless the group is one of these."""
+        if self.group not in groups:
+            known = ", ".join(groups)
+            raise ValueError(f"{self.text!r}: there is no group {self.group!r} of texts; there are {known}.")
 
     def failure(self, retest: Any) -> str | None:
         """What fails, in a sentence, or `None`.

@@ -32,6 +32,7 @@ JSON_NAME, PAGE_NAME = "retest.json", "retest.html"
 # Groups of texts that every retest has.
 ALL, WITH, WITHOUT = "all texts", "with the concept", "without the concept"
 FAVOURED, BROKEN = "with the concept, the label that it favours", "with the concept, another label"
+GROUPS = (ALL, WITH, WITHOUT, FAVOURED, BROKEN)
 # A column with more values is no slice but an identifier.
 MAX_VALUES = 20
 # Columns whose values are slices, or for each name a function of a row, or a truth value per row.
@@ -145,7 +146,7 @@ def retest(
         max_length=max_length,
         batch_size=batch_size,
     )
-    groups = dict(_sliced(dataset, slices))  # a wrong slice is told before the host runs
+    groups = dict(sliced(dataset, slices))  # a wrong slice is told before the host runs
     labelled = host_labels(dataset, host, label_column, readout=readout)
     labels = _labels(labelled, label_column)
     texts = dataset.select_columns([text_column])
@@ -227,15 +228,18 @@ def _labels(dataset: Dataset, label_column: str) -> np.ndarray:
     return np.asarray([-1 if label is None else label for label in dataset.with_format(None)[label_column][:]])
 
 
-def _sliced(dataset: Dataset, slices: Slices | None) -> Iterator[tuple[str, Sequence[bool]]]:
-    """Names of slices, and for each row whether it is in them."""
+def sliced(dataset: Dataset, slices: Slices | None) -> Iterator[tuple[str, Sequence[bool]]]:
+    """Names of slices, and for each row whether it is in them.
+
+    Raises:
+        ValueError: If a column is missing or has too many values, or a slice does not fit the dataset.
+    """
     if not isinstance(slices, Mapping):
         for name in [slices] if isinstance(slices, str) else slices or ():
             yield from _by_value(dataset, name)
         return
-    reserved = {ALL, WITH, WITHOUT, FAVOURED, BROKEN}
     for name, chosen in slices.items():
-        if name in reserved:
+        if name in GROUPS:
             raise ValueError(f"Every retest has the group {name!r}; give the slice another name.")
         where = [bool(chosen(row)) for row in dataset.with_format(None)] if callable(chosen) else list(chosen)
         if len(where) != len(dataset) or any(value not in (True, False) for value in where):
@@ -261,4 +265,17 @@ def _by_value(dataset: Dataset, name: str) -> Iterator[tuple[str, Sequence[bool]
         yield f"{name}={value}", [each == value for each in column]
 
 
-__all__ = ["ALL", "BROKEN", "FAVOURED", "JSON_NAME", "PAGE_NAME", "WITH", "WITHOUT", "Retest", "Slices", "retest"]
+__all__ = [
+    "ALL",
+    "BROKEN",
+    "FAVOURED",
+    "GROUPS",
+    "JSON_NAME",
+    "PAGE_NAME",
+    "WITH",
+    "WITHOUT",
+    "Retest",
+    "Slices",
+    "retest",
+    "sliced",
+]

@@ -111,6 +111,7 @@ def run_edit(
     - `clvq-hf edit out --forbid 31 --retest reviews.csv --fold -o edited`
     """
     from ..auditing.fail_if import FailIf
+    from ..auditing.retest import GROUPS, sliced
     from ..data import host_question
     from ..files import replaced
     from ..hub import Source
@@ -136,7 +137,10 @@ def run_edit(
     source = None if retest is None else find_texts(model, retest, subset, text_column, label_column, label)
     if source is not None:
         split, part = measured_split(source, split, part)
-        source.load(split, more_columns=slice_column or ())
+        texts = select_texts(source.load(split, more_columns=slice_column or ()), part, max_texts, seed)
+        groups = [*GROUPS, *(name for name, _ in sliced(texts, slice_column))]
+        for condition in conditions:
+            condition.check_group(groups)
     concept_model, host_model, tokenizer = load_with_host(model, host, gguf_file)
     edit = concept_model.edit(host_model, codes, how=how, positions=positions)
     edit.remove()
@@ -176,7 +180,7 @@ def run_edit(
     print_written(output_dir, f"{page}.", console)
     if folded is None:
         console.print("The host is as it was: apply edits.json with model.load_edit, or add --fold for a plain model.")
-    # Last, because a group that does not exist is found here, and nothing that was made shall be lost.
+    # Last, because a figure that was not measured is found here, and nothing that was made shall be lost.
     failures = [] if tested is None else [each for one in conditions if (each := one.failure(tested)) is not None]
     for failure in failures:
         say(f"Failed: {failure}", fg="red", err=True)

@@ -55,8 +55,9 @@ def test_a_condition_decides_the_exit_code(model, reviews, tmp_path):
     assert (tmp_path / "edited" / "retest.json").exists(), "what failed can be looked at"
     succeed(*run, "--fail-if", "accuracy<-1")
     shutil.rmtree(tmp_path / "edited")
-    assert "not for 'source=a'" in refuse(*run, "--fail-if", "accuracy[source=a]<0")
-    assert (tmp_path / "edited" / "retest.json").exists(), "what was measured is not lost by a mistyped group"
+    without_labels = ("edit", model, "--forbid", "1", "--retest", reviews, *COLUMNS[:2], "-o", tmp_path / "edited")
+    assert "because they have no labels" in refuse(*without_labels, "--fail-if", "accuracy<0")
+    assert (tmp_path / "edited" / "retest.json").exists(), "what was measured is not lost by a figure that was not"
 
 
 def test_a_folded_model(model, reviews, tmp_path):
@@ -79,6 +80,9 @@ def test_mistakes_are_found_before_the_host_is_loaded(model, reviews, tmp_path, 
     assert "numbers of concepts" in refuse(*edit, "one")
     assert "Codes run from 0 to 11; --forbid has [12]" in refuse(*edit, "12")
     assert "is no condition" in refuse(*edit, *retest, "--fail-if", "accuracy")
+    assert "no group 'source=a' of texts; there are all texts" in refuse(
+        *edit, *retest, "--fail-if", "accuracy[source=a]<0"
+    )
     assert "no figure 'acuracy'" in refuse(*edit, *retest, "--fail-if", "acuracy<0")
     assert "--retest" in refuse(*edit, "1", "--fail-if", "accuracy<0")
     assert "for --fold" in refuse(*edit, "1", "--fold-texts", reviews)
