@@ -17,6 +17,14 @@ def run_train(
     host: Annotated[str, typer.Argument(help="Folder or Hub id of the model whose concepts are learned.")],
     dataset: DatasetName,
     output_dir: OutputDir,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How concepts are found. *clvq*: CLVQ-VAE, which is trained. *kmeans*: clusters of the states, which "
+            "takes seconds once these are extracted. Or any other that `clvq-hf compare` knows, such as "
+            "*clvq-functional*, *kmeans-functional*, *vqvae*, *sae* and *transcoder*."
+        ),
+    ] = "clvq",
     lower_layer: Annotated[
         int | None,
         typer.Option(
@@ -66,7 +74,7 @@ def run_train(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Any other field of CLVQConfig or CLVQTrainingArguments, such as *learning_rate=1e-3*. "
+            help="Any other field of the method's config or of CLVQTrainingArguments, such as *learning_rate=1e-3*. "
             "Repeat the option for several.",
         ),
     ] = None,
@@ -90,6 +98,7 @@ def run_train(
     - `clvq-hf train me/bert-imdb --dataset stanfordnlp/imdb -o out`
     - `clvq-hf train hosts/toxic --dataset comments.csv --text-column comment_text --label-column target -o out`
     - `clvq-hf train openai-community/gpt2 --dataset notes.jsonl -o out --lower-layer 6 --codebook-size 200`
+    - `clvq-hf train me/bert-imdb --dataset stanfordnlp/imdb -o out --method kmeans --lower-layer 1`
     - `clvq-hf train me/bert-imdb --dataset stanfordnlp/imdb -o out --paper --set learning_rate=1e-3`
 
     Several processes, on a machine with GPUs or without:
@@ -127,6 +136,7 @@ def run_train(
         recorded_name(host) or host,
         source,
         str(output_dir),
+        method,
         lower_layer=layers.get("lower_layer") if lower_layer is None else lower_layer,
         upper_layer=layers.get("upper_layer") if upper_layer is None else upper_layer,
         gguf_file=gguf_file,

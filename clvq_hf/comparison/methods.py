@@ -1,6 +1,5 @@
 """The methods that are compared: what each is, and how it gets its concepts from activations."""
 
-import inspect
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from transformers import PreTrainedModel, PrinterCallback
 
 from ..data.activation_cache import ActivationCache
 from ..models import ConceptModel, load_dictionary
-from ..models.registry import method_classes
-from ..training.settings import check_arguments
+from ..models.registry import known_presets, method_classes
+from ..training.settings import check_arguments, fit_fields
 from ..training.trainer import CLVQTrainer
 from ..training.training_args import CLVQTrainingArguments
 from ..typed import check_value, field_types
@@ -76,8 +75,7 @@ def known_methods() -> dict[str, Method]:
     """Return every method that a grid can name: presets of all registered methods, loaded models, and controls."""
     presets = {
         name: Method(family=_family(model_class), **vars(preset))
-        for model_class in method_classes()
-        for name, preset in model_class.config_class.presets.items()
+        for name, (model_class, preset) in known_presets().items()
     }
     if taken := sorted(set(presets) & set(_OWN)):
         raise ValueError(
@@ -149,13 +147,7 @@ def _training_kinds(model_class: type[ConceptModel]) -> dict[str, Any]:
     """Types of what `training` may name: fields of the arguments, or parameters of `fit`."""
     if model_class.loss_names:
         return typing.get_type_hints(CLVQTrainingArguments)
-    parameters = inspect.signature(model_class.fit).parameters
-    # What is no type cannot be checked: nothing at all, and names that only checkers of types know.
-    return {
-        name: Any if isinstance(each.annotation, str) or each.annotation is each.empty else each.annotation
-        for name, each in parameters.items()
-        if name not in ("self", "cache")
-    }
+    return fit_fields(model_class)
 
 
 def make_model(

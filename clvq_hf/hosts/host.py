@@ -58,6 +58,12 @@ def refusal(host: nn.Module, reason: str, remedy: str = "") -> UnsupportedHostEr
     return UnsupportedHostError(f"The residual stream of {name} is not supported: {reason}.{remedy}")
 
 
+def move_host(host: nn.Module, device: torch.device) -> None:
+    """Move a host to a device, unless it has a device map or is offloaded: such a one stays where it was put."""
+    if getattr(host, "hf_device_map", None) is None and not hasattr(unwrap(host), "_hf_hook"):
+        host.to(device)
+
+
 def unwrap(host: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside `host`.
 

@@ -10,6 +10,8 @@ from typing import Any
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
+from .configuration_concepts import Preset
+
 logger = logging.get_logger(__name__)
 
 # Installed packages name their methods here: `name = module` or `name = module:Class`.
@@ -73,6 +75,15 @@ def method_classes() -> list[Any]:
     return list(_METHODS.values())
 
 
+def known_presets() -> dict[str, tuple[Any, Preset]]:
+    """The named settings of all registered methods: name → model class and [`Preset`]."""
+    return {
+        name: (model_class, preset)
+        for model_class in method_classes()
+        for name, preset in model_class.config_class.presets.items()
+    }
+
+
 def import_methods(modules: Sequence[str], what: str) -> None:
     """Import modules that register methods, from the working directory or wherever Python finds them.
 
@@ -128,6 +139,7 @@ __all__ = [
     "import_everywhere",
     "import_methods",
     "imported_everywhere",
+    "known_presets",
     "method_class",
     "method_classes",
     "register_method",

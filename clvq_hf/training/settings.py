@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from transformers import TrainingArguments
 from ..models.configuration_clvq import CLVQConfig
 from ..models.configuration_concepts import ConceptConfig
 from ..reading import read_yaml
-from ..typed import check_value
+from ..typed import check_value, field_types
 from .training_args import CLVQTrainingArguments
 
 # What only the machine that trains can tell: grids and their reports are read on others, too.
@@ -29,15 +30,11 @@ _AT_LEAST_SOME = {
 }
 
 
-def config_fields() -> dict[str, Any]:
-    """Type of each field of [`CLVQConfig`][clvq_hf.CLVQConfig] that a run may set, by name."""
-    shared = {name: ConceptConfig.__annotations__[name] for name in ("codebook_size", "stack")}
-    own = {**shared, **CLVQConfig.__annotations__}
-    return {
-        name: kind
-        for name, kind in own.items()
-        if name not in _NOT_SET_HERE and typing.get_origin(kind) is not typing.ClassVar
-    }
+def config_fields(config_class: type[ConceptConfig] = CLVQConfig) -> dict[str, Any]:
+    """Type of each field of a method's config that a run may set, by name."""
+    shared = set(field_types(ConceptConfig)) - {"codebook_size", "stack"}
+    not_here = shared | _NOT_SET_HERE
+    return {name: kind for name, kind in field_types(config_class).items() if name not in not_here}
 
 
 def training_fields() -> dict[str, Any]:
@@ -45,6 +42,17 @@ def training_fields() -> dict[str, Any]:
     kinds = typing.get_type_hints(CLVQTrainingArguments)
     names = {field.name for field in dataclasses.fields(CLVQTrainingArguments) if field.init}
     return {name: kinds[name] for name in sorted(names - _NOT_SET_HERE)}
+
+
+def fit_fields(model_class: Any) -> dict[str, Any]:
+    """Type of each argument of a method's `fit`, besides the cache, by name."""
+    parameters = inspect.signature(model_class.fit).parameters
+    # What is no type cannot be checked: nothing at all, and names that only checkers of types know.
+    return {
+        name: Any if isinstance(each.annotation, str) or each.annotation is each.empty else each.annotation
+        for name, each in parameters.items()
+        if name not in ("self", "cache")
+    }
 
 
 def read_settings(assignments: Iterable[str], file: Path | None = None) -> dict[str, Any]:
@@ -73,12 +81,17 @@ def read_settings(assignments: Iterable[str], file: Path | None = None) -> dict[
     return settings
 
 
-def check_settings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def check_settings(
+    settings: Mapping[str, Any],
+    known: Mapping[str, Any],
+    what: str = "the fields of CLVQConfig and CLVQTrainingArguments",
+) -> dict[str, Any]:
     """Settings in the types of their fields.
 
     Args:
         settings (`Mapping[str, Any]`): Values by name, as YAML reads them.
         known (`Mapping[str, Any]`): Types by name.
+        what (`str`): What settings are, for the message.
 
     Raises:
         ValueError: If there is no such field (the message names similar ones), or a value is of another type.
@@ -87,9 +100,7 @@ def check_settings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dic
         if name not in known:
             similar = difflib.get_close_matches(name, known, 3)
             hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
-            raise ValueError(
-                f"There is no setting {name!r}.{hint} Settings are the fields of CLVQConfig and CLVQTrainingArguments."
-            )
+            raise ValueError(f"There is no setting {name!r}.{hint} Settings are {what}.")
     return {name: _convert(name, value, known[name]) for name, value in settings.items()}
 
 
@@ -140,4 +151,4 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     return check_value(value, kind, name)
 
 
-__all__ = ["check_arguments", "check_settings", "config_fields", "read_settings", "training_fields"]
+__all__ = ["check_arguments", "check_settings", "config_fields", "fit_fields", "read_settings", "training_fields"]

@@ -30,14 +30,16 @@ from ..data.tokenization import (
 )
 from ..files import write_whole
 from ..hosts import hooks
+from ..hosts.host import move_host
 from ..hosts.readout import class_names
-from ..hub.provenance import describe_host, library_versions, recorded_name, resolve_commit, tokenizer_fingerprint
-from ..hub.repositories import CONFIG_NAME, REFERENCE_NAME, UNFINISHED_NAME
+from ..hub.provenance import recorded_name
+from ..hub.repositories import CONFIG_NAME, UNFINISHED_NAME
 from ..models.configuration_concepts import ConceptConfig
 from ..models.modeling_concepts import ConceptModel
 from ..reading import read_json
 from .checkpoints import begin_checkpoint, check_complete, checkpoint_folder, finish_checkpoint, newest_complete
 from .hub_trainer import HubTrainer
+from .records import record_run, save_with_reference
 from .running_statistics import RunningStatistics
 from .sampling import EpochLengthSampler
 from .training_args import CLVQTrainingArguments
@@ -107,9 +109,7 @@ class CLVQTrainer(HubTrainer):
         self._text_numbers: np.ndarray | None = None
         if host is not None:
             model.check_host(host)
-            # A host with a device map, or offloaded, stays where it was put.
-            if getattr(host, "hf_device_map", None) is None and not hasattr(hooks.unwrap(host), "_hf_hook"):
-                host.to(args.device)
+            move_host(host, args.device)
             config = model.config
             self._extractor = HiddenStateExtractor(host, config.lower_layer, config.upper_layer, config.stack)
         with args.main_process_first(desc="tokenizing"):
@@ -469,14 +469,7 @@ class CLVQTrainer(HubTrainer):
         training = self.model.config.training
         if training is not None and training.get("figures_of") not in (None, self.model.fingerprint()):
             del training["figures"], training["figures_of"]  # of weights that are not those that are saved
-        self.model.save_pretrained(output_dir, state_dict=state_dict)
-        if self.host is not None and self.tokenizer is not None:
-            try:
-                self.model.record_host(self.host, self.tokenizer).save(output_dir / REFERENCE_NAME)
-            except Exception as error:  # whatever a host does: the weights are saved, and training goes on
-                logger.warning(f"The model is saved without reference texts: {type(error).__name__}: {error}")
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(output_dir)
+        save_with_reference(self.model, output_dir, self.host, self.tokenizer, state_dict)
         if not (output_dir / UNFINISHED_NAME).exists():  # a checkpoint has them
             self._save_arguments(output_dir)
 
@@ -485,16 +478,7 @@ class CLVQTrainer(HubTrainer):
 
     def record_training(self) -> None:
         """Note in the config what is trained on, with what, and on which commit of which host."""
-        args, config = self.args, self.model.config
-        if self.host is not None:
-            for name, value in describe_host(self.host).items():
-                if getattr(config, name) is None:
-                    setattr(config, name, value)
-        config.host_revision = resolve_commit(config.host_name_or_path, config.host_revision)
-        if self.tokenizer is not None:
-            config.tokenizer_fingerprint = tokenizer_fingerprint(self.tokenizer)
-        config.library_versions = library_versions()
-        self.model.record_training_texts(self._text_numbers)
+        args = self.args
         self.model._distance_quantiles = None  # those of an earlier run are of other codes
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         settings = {
@@ -515,15 +499,15 @@ class CLVQTrainer(HubTrainer):
             "token_occurrences_at_most": args.max_token_occurrences,
             "seed": args.seed,
         }
-        config.training = {
+        texts = {
             "dataset": recorded_name(args.dataset_name),
             "text_column": args.text_column,
             "label_column": args.label_column,
             **({} if self.source is None else self.source.to_dict()),
             "num_texts": len(self.train_dataset),
             "num_tokens": int(np.sum(_column(self.train_dataset, "num_counted"))),
-            "settings": {name: value for name, value in settings.items() if value is not None},
         }
+        record_run(self.model, self.host, self.tokenizer, self._text_numbers, texts, settings)
 
 
 class CodebookCallback(TrainerCallback):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from helpers.command_line import refuse, succeed
+from transformers import AutoModelForSequenceClassification
 
 from clvq_hf import ConceptModel, ConceptTable
 from clvq_hf.files import locked
@@ -90,9 +91,52 @@ def test_a_causal_host_and_texts_without_labels(causal_host, tokenizer, all_text
     assert len(ConceptTable.load_from_disk("table").texts) == len(ConceptModel.from_pretrained("out").concepts.texts)
 
 
+def test_clusters_are_fitted(comments, saved_host, tmp_path, monkeypatch):
+    """States lie in the folder until the model does, and the other commands need no more names."""
+    run = ("train", saved_host, "--dataset", "comments.csv", "-o", "out", "--method", "kmeans", "--max-length", 12)
+    run = (*run, "--codebook-size", 6, "--lower-layer", 1, "--set", "max_tokens=200", "--batch-size", 8)
+
+    def interrupted(*_, **__):
+        raise ValueError("interrupted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("clvq_hf.models.modeling_clusters.find_centroids", interrupted)
+        assert "interrupted" in refuse(*run)
+    assert (tmp_path / "out" / "states").is_dir() and not (tmp_path / "out" / "model.safetensors").exists()
+    output = succeed(*run)
+    assert "concepts at layer 1 of 4" in output and "GiB on disk until" in output and "Fitting 6 concepts" in output
+    assert not (tmp_path / "out" / "states").exists()
+    model = ConceptModel.from_pretrained("out")
+    assert model.config.model_type == "concept_clusters" and model.concepts.metadata["num_trained_on"] == 0
+    assert model.config.training["dataset"] == str(comments)
+    assert model.config.training["settings"] == {"longest_text": 12, "max_tokens": 200, "seed": 42}
+    model.verify(AutoModelForSequenceClassification.from_pretrained(saved_host)).raise_if_wrong()
+    assert "6 concepts" in succeed("info", "out")
+    assert "holds a checkpoint" in refuse("train", saved_host, "--dataset", "comments.csv", "-o", "out", *SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "layers"), [("transcoder", (2, 4)), ("vqvae", (2, 2)), ("clvq-functional", (2, 4))]
+)
+def test_other_methods_are_trained(comments, saved_host, method, layers):
+    own = () if method == "transcoder" else ("--set", "intermediate_size=32")
+    own = ("--set", "num_active=2") if method == "transcoder" else own
+    succeed("train", saved_host, "--dataset", comments, "-o", "out", "--method", method, *SMALL[:-2], *own)
+    config = ConceptModel.from_pretrained("out").config
+    assert (config.lower_layer, config.upper_layer) == layers
+    assert getattr(config, "codebook_space", "states") == ("functional" if method.endswith("functional") else "states")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--method", "umap"), "no method 'umap'; there are clvq, clvq-paper"),
+        (("--method", "kmeans", "--epochs", 3), "not trained by gradients, so it has no --set num_train_epochs"),
+        (("--method", "kmeans", "--paper"), "those of CLVQ-VAE"),
+        (("--method", "kmeans", "--set", "top_k=3"), "ClusterConfig and the arguments of ClusterModel.fit"),
+        (("--method", "kmeans", "--codebook-size", 4000), "smaller --codebook-size"),
+        (("--method", "vqvae", "--upper-layer", 4), "leave out --upper-layer"),
         (("--set", "learning_rat=1"), "no setting 'learning_rat'. Did you mean learning_rate?"),
         (("--set", "top_k=few"), "top_k must be a whole number; got 'few'"),
         (("--set", "top_k"), "write --set NAME=VALUE"),
