@@ -170,7 +170,7 @@ class TestKeptWithTheModel:
         return torch.randn(300, 32, generator=torch.Generator().manual_seed(2))
 
     def test_quantiles_are_those_of_the_states(self, model, states, monkeypatch):
-        monkeypatch.setattr("clvq_hf.models.modeling_concepts.TOKENS_AT_ONCE", 70)
+        monkeypatch.setattr("clvq_hf.models.modeling_saved.TOKENS_AT_ONCE", 70)
         found = model.record_distances(states)
         codes, distances = model.encode(states[None])[0], model.distances(states[None])[0]
         assert found.counts.tolist() == torch.bincount(codes, minlength=12).tolist()
