@@ -146,7 +146,7 @@ def test_only_eligible_codes_are_tested():
 
 def test_cross_fitting_by_hand():
     half_a, half_b = [[3, 1], [2, 2], [1, 0]], [[1, 3], [4, 0], [5, 5]]
-    counts = np.array([half_a, half_b], float)
+    counts = np.moveaxis(np.array([half_a, half_b], float), -1, 0)
     votes = cast_votes(counts, np.array([True, True, True]), min_count=2)
     # Half A names label 0 for the first code, both for the second (half a token each), none for the third, with one
     # token. Of half B, right are 1 of 4, and ½·4 + ½·0 of 4. Half B names label 1, label 0, and both. Of half A, right

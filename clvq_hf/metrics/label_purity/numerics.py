@@ -25,8 +25,8 @@ class Votes:
     """What the tokens of each half say about those of the other one.
 
     Args:
-        share (`np.ndarray` of shape `(…, 2, g, labels)`, float64): `share[…, h]` holds for tokens of half `h` and was
-            learned on the other: 1 for the most frequent label of each group, split evenly if several tie.
+        share (`np.ndarray` of shape `(labels, …, 2, g)`, float64): `share[:, …, h]` holds for tokens of half `h` and
+            was learned on the other: 1 for the most frequent label of each group, split evenly if several tie.
         known (`np.ndarray` of shape `(…, 2, g)`, bool): Whether tokens of half `h` have a vote: their group is in
             enough texts, and has enough tokens in the other half.
     """
@@ -88,36 +88,52 @@ class Rules:
             min_texts=min_texts,
         )
 
-    def score(self, present: np.ndarray) -> np.ndarray:
-        """Learn and apply all rules in every split, on the texts of a mask `(n,)`.
+    def count(self, texts: np.ndarray) -> list[np.ndarray]:
+        """Count the tokens of some texts: [`count_labels`] and [`texts_of`] of each grouping, and cells `(s, 2, q)`.
+
+        Of two sets of texts without a common one these counts add up.
+        """
+        label, halves, groups = self.label[texts], self.halves[texts], [each[:, texts] for each in self.groups]
+        of_both = np.stack([halves == half for half in range(2)], axis=-1).reshape(len(texts), -1)
+        cells = (self.cells[:, texts] @ of_both).reshape(-1, halves.shape[1], 2)
+        # Side by side in memory, as all that follows sums over them.
+        cells = np.ascontiguousarray(np.moveaxis(cells, 0, -1))
+        return [
+            *(count_labels(each, label, self.num_labels, halves) for each in groups),
+            *map(texts_of, groups),
+            cells,
+        ]
+
+    def score(self, counts: list[np.ndarray]) -> np.ndarray:
+        """Learn and apply all rules in every split, on texts of which [`count`] has counted the tokens.
 
         Returns:
             `np.ndarray` of shape `(2, 2, rules, s)`, float64: Purity, and tokens that enter it: of each rule's own
             tokens, and of those that all rules know. NaN where there are none.
         """
-        halves = np.stack([present[:, None] * (self.halves == half) for half in range(2)], axis=-1)
-        cells = (self.cells @ halves.reshape(len(present), -1)).reshape(-1, *halves.shape[1:])
-        # Side by side in memory, as all that follows sums over them.
-        cells = np.ascontiguousarray(np.moveaxis(cells, 0, -1))
+        *counts, common = counts
         right, known, votes = [], [], []
-        common = cells
-        for groups, group in zip(self.groups, self.cell_groups, strict=True):
-            counts = count_labels(groups, self.label, self.num_labels, self.halves, present)
-            cast = cast_votes(counts, texts_of(groups, present) >= self.min_texts, self.min_count)
-            right.append(np.where(cast.known, (counts * cast.share).sum(axis=-1), 0).sum(axis=(-2, -1)))
-            known.append(np.where(cast.known, counts.sum(axis=-1), 0).sum(axis=(-2, -1)))
+        by_rule = zip(counts[: len(self.groups)], counts[len(self.groups) :], self.cell_groups, strict=True)
+        for labels, texts, group in by_rule:
+            cast = cast_votes(labels, texts >= self.min_texts, self.min_count)
+            right.append(np.where(cast.known, (labels * cast.share).sum(axis=0), 0).sum(axis=(-2, -1)))
+            known.append(np.where(cast.known, labels.sum(axis=0), 0).sum(axis=(-2, -1)))
             common = common * cast.known[..., group]
-            votes.append(cast.share[..., group, self.cell_label])
+            votes.append(np.moveaxis(cast.share, 0, -1)[..., group, self.cell_label])
         tokens = np.stack([known, [common.sum(axis=(-2, -1))] * len(votes)])
         with np.errstate(invalid="ignore"):
             return np.stack(
                 [np.stack([right, [(common * share).sum(axis=(-2, -1)) for share in votes]]) / tokens, tokens]
             )
 
-    def score_parts(self) -> np.ndarray:
-        """Score without each part of the texts in turn, `(parts, 2, rules, s)`: purities alone."""
-        part = np.arange(len(self.label)) % NUM_PARTS
-        return np.stack([self.score(part != left_out)[0] for left_out in range(part.max() + 1)])
+    def score_all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Score all texts, and all without each part in turn, `(parts, 2, rules, s)`: purities alone."""
+        texts = np.arange(len(self.label))
+        whole = self.count(texts)
+        # What a part has is taken off, for counting is what takes long.
+        parts = (self.count(texts[part::NUM_PARTS]) for part in range(min(NUM_PARTS, len(texts))))
+        without = (self.score([all_ - own for all_, own in zip(whole, part, strict=True)])[0] for part in parts)
+        return self.score(whole), np.stack(list(without))
 
 
 def label_purity(
@@ -191,14 +207,14 @@ def label_purity(
     halves = draw_halves(table.text_names, NUM_SPLITS, seed)
     rules = Rules.of(table, [table.code, table.type], halves, min_count, min_texts)
     codes = rules.groups[0]
-    (own, common), (own_tokens, common_tokens) = rules.score(np.ones(len(table.label), bool))
-    own_parts, common_parts = np.moveaxis(rules.score_parts(), 1, 0)
+    ((own, common), (own_tokens, common_tokens)), parts = rules.score_all()
+    own_parts, common_parts = np.moveaxis(parts, 1, 0)
     null, null_exclusive = _null(table, rules, num_permutations, np.random.default_rng(seed))
     purity = mean(own[0])
     within, within_parts, within_coverage = _within_words(table, halves, min_count, min_texts)
     own_tokens, common_tokens = own_tokens.mean(axis=-1) / len(table.text), common_tokens.mean() / len(table.text)
 
-    counts = count_labels(codes, table.label, len(table.label_names), halves[:, :1])[0].sum(axis=0)
+    counts = count_labels(codes, table.label, len(table.label_names), halves[:, :1])[:, 0].sum(axis=1).T
     num_tokens, num_texts = codes.sum(axis=1), texts_of(codes)
     rare = num_texts < min_texts
     eligible = ~rare & (num_tokens >= min_count)
@@ -265,8 +281,8 @@ def compare_purity(
             raise ValueError("Give tables of the same texts, labels and tokens; only the codes may differ.")
     halves = draw_halves(first.text_names, NUM_SPLITS, seed)
     rules = Rules.of(first, [table.code for table in tables], halves, min_count, min_texts)
-    (_, purity), (_, tokens) = rules.score(np.ones(len(first.label), bool))
-    parts = rules.score_parts()[:, 1]
+    ((_, purity), (_, tokens)), parts = rules.score_all()
+    parts = parts[:, 1]
     coverage = tokens.mean() / len(first.text)
     return [
         as_results(
@@ -287,37 +303,33 @@ def count_tokens(text: np.ndarray, group: np.ndarray, num_texts: int) -> csr_arr
     return counts.tocsr()
 
 
-def texts_of(groups: csr_array, present: np.ndarray | None = None) -> np.ndarray:
-    """Number of texts in which each group occurs, `(g,)` float64, of the texts of a mask `(n,)`."""
-    present = np.ones(groups.shape[1]) if present is None else present.astype(float)
-    return csr_array((np.ones_like(groups.data), groups.indices, groups.indptr), shape=groups.shape) @ present
+def texts_of(groups: csr_array) -> np.ndarray:
+    """Number of texts in which each group occurs, `(g,)` int64."""
+    return np.diff(groups.indptr)
 
 
-def count_labels(
-    groups: csr_array, label: np.ndarray, num_labels: int, halves: np.ndarray, present: np.ndarray | None = None
-) -> np.ndarray:
-    """Tokens by split, half, group and label, `(s, 2, g, labels)` float64."""
+def count_labels(groups: csr_array, label: np.ndarray, num_labels: int, halves: np.ndarray) -> np.ndarray:
+    """Tokens by label, split, half and group, `(labels, s, 2, g)` float64."""
     names = label[:, None] == np.arange(num_labels)
-    if present is not None:
-        names &= present[:, None]
     of_both = groups @ names.astype(float)
-    of_one = groups @ (names[:, None] & halves[..., None].astype(bool)).reshape(len(label), -1).astype(float)
-    of_one = np.moveaxis(of_one.reshape(len(of_both), halves.shape[1], num_labels), 1, 0)
-    return np.stack([of_both - of_one, of_one], axis=1)
+    of_one = groups @ (names[..., None] & halves[:, None].astype(bool)).reshape(len(label), -1).astype(float)
+    of_one = of_one.T.reshape(num_labels, halves.shape[1], groups.shape[0])
+    return np.stack([of_both.T[:, None] - of_one, of_one], axis=2)
 
 
 def cast_votes(counts: np.ndarray, in_enough_texts: np.ndarray, min_count: int) -> Votes:
     """Learn the majority label of each group on each half, for use on the other."""
-    winners = counts == counts.max(axis=-1, keepdims=True)
-    share = winners / winners.sum(axis=-1, keepdims=True)
-    known = in_enough_texts & (counts.sum(axis=-1) >= min_count)
-    return Votes(share=share[..., ::-1, :, :], known=known[..., ::-1, :])
+    # Labels come first, as sums over a few of them are slow along the last axis.
+    winners = counts == counts.max(axis=0)
+    share = winners / winners.sum(axis=0)
+    known = in_enough_texts & (counts.sum(axis=0) >= min_count)
+    return Votes(share=share[..., ::-1, :], known=known[..., ::-1, :])
 
 
 def cross_fitted_purity(counts: np.ndarray, votes: Votes) -> np.ndarray:
-    """Share of the tokens with a vote whose label it names, of counts `(…, 2, g, labels)`; NaN if there are none."""
-    right = np.where(votes.known, (counts * votes.share).sum(axis=-1), 0).sum(axis=(-2, -1))
-    known = np.where(votes.known, counts.sum(axis=-1), 0).sum(axis=(-2, -1))
+    """Share of the tokens with a vote whose label it names, of counts `(labels, …, 2, g)`; NaN if there are none."""
+    right = np.where(votes.known, (counts * votes.share).sum(axis=0), 0).sum(axis=(-2, -1))
+    known = np.where(votes.known, counts.sum(axis=0), 0).sum(axis=(-2, -1))
     with np.errstate(invalid="ignore"):
         return right / known
 
@@ -375,7 +387,7 @@ def lean_p_values(table: TokenTable, codes: csr_array) -> tuple[np.ndarray, np.n
         `tuple[np.ndarray, np.ndarray]`: p-values `(g,)`, and the texts of each code by label `(g, labels)` int64.
     """
     num_labels = len(table.label_names)
-    texts = np.stack([texts_of(codes, table.label == label) for label in range(num_labels)], axis=-1).astype(np.int64)
+    texts = np.stack([texts_of(codes[:, table.label == label]) for label in range(num_labels)], axis=-1)
     tails = hypergeom.sf(texts - 1, len(table.label), np.bincount(table.label), texts.sum(axis=1, keepdims=True))
     return np.minimum(1.0, num_labels * tails.min(axis=1)), texts
 
@@ -404,8 +416,8 @@ def _within_words(
     rules = Rules.of(
         tokens, [np.unique(pair[kept], return_inverse=True)[1], tokens.type], halves, min_count, min_texts
     )
-    (_, purity), (_, entering) = rules.score(np.ones(num_texts, bool))
-    parts = rules.score_parts()[:, 1]
+    ((_, purity), (_, entering)), parts = rules.score_all()
+    parts = parts[:, 1]
     return purity[0] - purity[1], parts[:, 0] - parts[:, 1], entering.mean() / len(table.text)
 
 
@@ -423,7 +435,7 @@ def _null(
     for draw in range(num_permutations):
         counts = count_labels(codes, generator.permutation(table.label), rules.num_labels, rules.halves)
         purity[draw] = mean(cross_fitted_purity(counts, cast_votes(counts, in_enough_texts, rules.min_count)))
-        exclusive[draw] = exclusive_share(counts[0].sum(axis=0)[eligible])
+        exclusive[draw] = exclusive_share(counts[:, 0].sum(axis=1).T[eligible])
     return purity, exclusive
 
 
