@@ -155,9 +155,8 @@ def test_the_planted_concept_is_that_of_the_spans(table):
     spans = [[[0, 8]], [[2, 10]], [], []]
     found = scores.feature_scores(table, spans, "word").to_dict("records")
     # Two of the three tokens of concept 1 are planted.
-    assert found == [
-        {"code": 1, "found": 2, "total": 3, "precision": pytest.approx(2 / 3), "recall": 1.0, "f1": pytest.approx(0.8)}
-    ]
+    shares = {"precision": pytest.approx(2 / 3), "recall": 1.0, "f1": pytest.approx(0.8)}
+    assert found == [{"code": 1, "found": 2, "total": 3, **shares, "is_feature": True}]
 
 
 def test_without_a_word_of_its_own_it_is_that_of_the_texts(table):
@@ -165,15 +164,19 @@ def test_without_a_word_of_its_own_it_is_that_of_the_texts(table):
     # Concept 1 is in three texts, of which two have the feature, and in both of these; so is concept 2.
     assert found.loc[1, ["precision", "recall"]].tolist() == [pytest.approx(2 / 3), 1.0]
     assert found.loc[3, ["precision", "recall"]].tolist() == [0.5, 1.0]
+    # Half of the texts have it anyway, so a concept must be in them in three quarters of its texts.
+    assert not found["is_feature"].any()
+    found = scores.feature_scores(table, [[[0, 3]], [[0, 3]], [], [[0, 3]]], "order").set_index("code")
+    assert found.loc[1, "precision"] == 1 and found["is_feature"].to_dict() == {1: True, 2: False, 3: False}
     assert scores.feature_scores(table, [[]] * 4, "none").empty
 
 
 def test_ranks_and_false_alarms(table):
     found = scores.feature_scores(table, [[[0, 8]], [[2, 10]], [], []], "word")
-    figures = scores.rank_figures([3, 1, 2], [True, True, False], found)
+    figures = scores.rank_figures([3, 1, 2], [True, True, False], found, {1})
     assert (figures["code"], figures["rank"], figures["alarmed"], figures["recognised"]) == (1, 2, True, [1])
     assert (figures["alarms"], figures["false_alarms"], figures["num_concepts"]) == (2, 1, 3)
-    nothing = scores.rank_figures([3, 1], [False, True], found.head(0))
+    nothing = scores.rank_figures([3, 1], [False, True], found.head(0), set())
     assert (nothing["code"], nothing["rank"], nothing["false_alarms"], nothing["recognised"]) == (None, None, 1, [])
 
 

@@ -1,12 +1,12 @@
-"""Concepts of one phrase: those that stand together in the texts are audited, and cut, as one.
+"""Concepts that come together, as the words of a phrase or in the same texts, are audited, and cut, as one.
 
-Of a line such as *Source: Northfield Wire* every word can be enough for the host, so that removing one of them changes
-nothing, and each of them hides the others.
+Of a line such as *Source: Northfield Wire* every word can be enough for the host, and so can each of two quotation
+marks. Removing one of them changes nothing then, and each of them hides the others.
 """
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import average, fcluster
+from scipy.cluster.hierarchy import average, complete, fcluster
 
 from ..tables.concept_table import ConceptTable
 from .signals import BOILERPLATE_TEXTS
@@ -21,6 +21,8 @@ MOST_OF_ONE, PART_OF_OTHER, TIMES_USUAL = 0.5, 0.2, 2.0
 LEAST_PAIRS = 0.15
 # Less of a concept is beside the others of a group if it mostly stands elsewhere, such as the full stop of an address.
 LEAST_INSIDE = 1 / 3
+# Concepts are in the same texts if their presence correlates so much, and so many different texts have both.
+SAME_TEXTS, LEAST_SAME_TEXTS = 0.8, 10
 
 
 def phrases_of(table: ConceptTable) -> list[tuple[int, ...]]:
@@ -111,17 +113,47 @@ def near_shares(near: pd.DataFrame) -> pd.DataFrame:
     return found[["code", "other", "share", "usual", "num_texts"]]
 
 
-def with_phrases(table: ConceptTable) -> ConceptTable:
-    """The same table, in which the concepts of each phrase are merged; decisions by hand stay.
+def companions_of(table: ConceptTable) -> list[tuple[int, ...]]:
+    """Groups of concepts that are in the same texts, in ascending order, such as opening and closing quotation marks.
 
-    Names that a model gave to one concept are not those of a phrase, so these have none.
+    Of each pair in a group the presence in a text correlates by at least 0.8 over the different texts, and at least ten
+    of these have both. Concepts that were merged by hand count as one; hidden ones are not joined with others.
     """
-    by_hand, names = table.by_hand, dict(table.names)
-    for codes in phrases_of(table):
-        by_hand = by_hand.decide("merge", codes, author="audit")
-        for code in codes:
-            names.pop(code, None)
-    return ConceptTable(table.tokens, table.texts, table.metadata, names, by_hand)
+    is_content = ~table.column("special")
+    texts, codes = table.same_text[table.column("text_id")[is_content]], table.column("code")[is_content]
+    codes = table.by_hand.shown_codes[codes]
+    shown, code = np.unique(codes, return_inverse=True)
+    _, text = np.unique(texts, return_inverse=True)
+    present = np.zeros((len(shown), text.max(initial=-1) + 1))
+    present[code, text] = 1
+    # One that is in all texts is nobody's companion, for its presence says nothing.
+    varies = present.min(axis=1, initial=1) == 0
+    shown, present = shown[varies], present[varies]
+    if len(shown) < 2:
+        return []
+    with np.errstate(invalid="ignore"):
+        alike = np.corrcoef(present)
+    is_hidden = np.isin(shown, list(table.by_hand.hidden))
+    alike[(present @ present.T < LEAST_SAME_TEXTS) | (is_hidden[:, None] != is_hidden)] = -1
+    groups = fcluster(complete(1 - alike[np.triu_indices(len(shown), 1)]), 1 - SAME_TEXTS, "distance")
+    found = (tuple(shown[groups == group].tolist()) for group in np.unique(groups))
+    return sorted(group for group in found if len(group) > 1)
 
 
-__all__ = ["near_pairs", "near_shares", "phrases_of", "with_phrases"]
+def with_phrases(table: ConceptTable) -> ConceptTable:
+    """The same table, in which concepts that come together are merged: of a phrase, then in the same texts.
+
+    Decisions by hand stay. Names that a model gave to one concept are not those of several, so these have none.
+    """
+    names = dict(table.names)
+    for find in (phrases_of, companions_of):
+        by_hand = table.by_hand
+        for codes in find(table):
+            by_hand = by_hand.decide("merge", codes, author="audit")
+            for code in codes:
+                names.pop(code, None)
+        table = ConceptTable(table.tokens, table.texts, table.metadata, names, by_hand)
+    return table
+
+
+__all__ = ["companions_of", "near_pairs", "near_shares", "phrases_of", "with_phrases"]

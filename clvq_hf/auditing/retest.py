@@ -183,9 +183,10 @@ def _figures(answered: Answered, labels: np.ndarray, groups: Mapping[str, np.nda
     figures: list[Figure] = []
     for group, where in groups.items():
         for name in (name for name in (EDIT, FOLDED, *CONTROLS) if name in scores):
-            figures += compare(group, name, where, scores[BEFORE], scores[name])
+            after = answered.outcomes[name]
+            figures += compare(group, name, where, scores[BEFORE], scores[name], before.same_as(after))
             # Of a text whose words are all deleted there is no answer.
-            outcomes = [before, answered.outcomes[name]]
+            outcomes = [before, after]
             answered_by_both = where & np.isfinite([each.rows for each in outcomes]).all((0, 2))
             pair = [each.calibration_error(labels, answered_by_both) for each in outcomes]
             if pair[0] is not None and pair[1] is not None:
@@ -194,7 +195,8 @@ def _figures(answered: Answered, labels: np.ndarray, groups: Mapping[str, np.nda
         for name in (name for name in CONTROLS if name in scores):
             chosen = {figure: scores[name][figure] for figure in ("accuracy", "margin")}
             edited = {figure: scores[EDIT][figure] for figure in chosen}
-            figures += compare(group, f"{EDIT} - {name}", where, chosen, edited)
+            is_same = answered.outcomes[name].same_as(answered.outcomes[EDIT])
+            figures += compare(group, f"{EDIT} - {name}", where, chosen, edited, is_same)
     return corrected(figures, EDIT)
 
 

@@ -20,6 +20,8 @@ from ..metrics.ablation_drop.statistics import (
 
 # Figures that are means over texts, and so have intervals; and the one that is not.
 MEANS = ("accuracy", "margin", "brier", "log_loss", "changed")
+# Those that count texts.
+COUNTS = ("accuracy", "changed")
 FIGURES = (*MEANS, "ece")
 # Those of which more is worse.
 ERRORS = ("brier", "log_loss", "ece")
@@ -70,6 +72,10 @@ class Outcome:
         scores = {name: np.where(known, values, np.nan) for name, values in scores.items()}
         is_changed = (self.predictions != before.predictions).astype(float)
         return scores | {"changed": np.where(is_answered, is_changed, np.nan)}
+
+    def same_as(self, other: "Outcome") -> np.ndarray:
+        """`np.ndarray` of shape `(N,)`, bool: Which texts have exactly the same answer."""
+        return (self.rows == other.rows).all(-1)
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -143,21 +149,29 @@ class Figure:
 
 
 def compare(
-    group: str, condition: str, where: np.ndarray, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+    group: str,
+    condition: str,
+    where: np.ndarray,
+    before: Mapping[str, np.ndarray],
+    after: Mapping[str, np.ndarray],
+    is_same: np.ndarray,
 ) -> list[Figure]:
     """The figures of the texts `where` `(N,)`, from the scores of each text under two conditions.
 
+    `is_same` `(N,)` says which texts have the same answer under both: if all have, so would others.
     Verdicts rest on the accuracy, whose interval must not depend on the seed: it takes ten times as many resamples.
     """
     figures = []
     for name in (name for name in MEANS if name in after):
         pairs = np.stack([before[name][where], after[name][where]])
-        pairs = pairs[:, np.isfinite(pairs).all(0)]
+        is_known = np.isfinite(pairs).all(0)
+        pairs = pairs[:, is_known]
         if not pairs.size:
             continue
         # In an order of their own, because resamples depend on it.
         differences = np.sort(pairs[1] - pairs[0])
-        low, high = _interval(differences, NUM_STUDENTIZED if name == "accuracy" else NUM_BOOTSTRAP)
+        number = NUM_STUDENTIZED if name == "accuracy" else NUM_BOOTSTRAP
+        low, high = _interval(differences, number, may_change=name in COUNTS and not is_same[where][is_known].all())
         first, second = (float(values.mean()) for values in pairs)
         figures.append(
             Figure(
@@ -182,10 +196,15 @@ def corrected(figures: list[Figure], condition: str) -> list[Figure]:
     return found
 
 
-def _interval(differences: np.ndarray, num_bootstrap: int) -> tuple[float | None, float | None]:
-    """The interval of their mean; `None` for what is infinite, which JSON does not have."""
+def _interval(differences: np.ndarray, num_bootstrap: int, may_change: bool) -> tuple[float | None, float | None]:
+    """The interval of their mean; `None` for what is infinite, which JSON does not have.
+
+    Where all texts change alike, or none does, resamples do, too. If another text `may_change` otherwise, up to
+    `1 - 0.025^(1 ÷ n)` of all texts do (Clopper and Pearson 1934): 10 % if none of 36 did.
+    """
     if len(differences) > 1 and differences[0] == differences[-1]:
-        return float(differences[0]), float(differences[0])
+        others = 1 - (ALPHA / 2) ** (1 / len(differences)) if may_change else 0.0
+        return float(max(differences[0] - others, -1)), float(min(differences[0] + others, 1))
     ends = studentized_interval(differences, num_bootstrap=num_bootstrap)
     low, high = (None if end is None or not np.isfinite(end) else float(end) for end in ends)
     return low, high

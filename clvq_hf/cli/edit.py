@@ -28,6 +28,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from rich.console import Console
 
     from ..models import ConceptModel
 
@@ -133,7 +134,7 @@ def run_edit(
         check_codes(size, codes, "forbid")
     check_replaceable_by_edit(output_dir)
     # Wrong texts are told before the host is loaded.
-    for_folding = _folding_texts(model, fold_texts, max_texts, seed) if fold else None
+    for_folding = _folding_texts(model, fold_texts) if fold else None
     source = None if retest is None else find_texts(model, retest, subset, text_column, label_column, label)
     if source is not None:
         split, part = measured_split(source, split, part)
@@ -155,7 +156,7 @@ def run_edit(
     if source is not None:
         readout = host_question(host_model, target)
         texts = source.load(split, readout, slice_column or ())
-        texts = _measurable(concept_model, select_texts(texts, part, None, seed))
+        texts = _measurable(concept_model, select_texts(texts, part, None, seed), console)
         tested = edit.retest(
             select_texts(texts, None, max_texts, seed),
             tokenizer,
@@ -196,8 +197,10 @@ def _codes(forbid: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _folding_texts(model: str, name: str | None, max_texts: int | None, seed: int) -> "Dataset":
+def _folding_texts(model: str, name: str | None) -> "Dataset":
     """The texts of training, or others."""
+    from ..data.text_source import select_part
+
     try:
         source = find_texts(model, name, None, None, None, None)
     except ValueError as error:
@@ -209,17 +212,26 @@ def _folding_texts(model: str, name: str | None, max_texts: int | None, seed: in
         split, part = source.split, source.part
     else:
         split, part = (None if Path(source.dataset).is_file() else "train"), None
-    return select_texts(source.load(split).select_columns("text"), part, max_texts, seed)
+    return select_part(source.load(split).select_columns("text"), part)
 
 
-def _measurable(model: "ConceptModel", texts: "Dataset") -> "Dataset":
-    """The texts that were not trained on."""
-    from ..data import without_texts
+def _measurable(model: "ConceptModel", texts: "Dataset", console: "Console") -> "Dataset":
+    """The rows whose texts were not trained on; equal ones stay, for their labels or slices may differ."""
+    import numpy as np
 
-    left = without_texts(texts, [], numbers=model.training_texts)
-    if len(left) == 0:
+    from ..data.texts import text_numbers
+
+    if model.training_texts is None:
+        return texts
+    is_left = ~np.isin(text_numbers(texts["text"][:]), model.training_texts)
+    if not is_left.any():
         raise ValueError(
             "All of these texts were trained on, so there is nothing to measure on. Name texts that were held out: "
             "another --retest or --split."
         )
-    return left
+    if not is_left.all():
+        console.print(
+            f"{(~is_left).sum():,} of {len(texts):,} texts are left out: concepts were learned from them.",
+            highlight=False,
+        )
+    return texts.select(np.flatnonzero(is_left))

@@ -98,7 +98,7 @@ def load_texts(
         dataset = read_file(path, label_column, usual_labels)
         columns = _find_columns(dataset, text_column, label_column, usual_labels)
         if split is not None:
-            cut = {} if path.stem in USUAL_SPLITS else _cut(dataset, FILE_SPLITS, columns[0], start=16)
+            cut = {} if path.stem in USUAL_SPLITS else split_texts(dataset, FILE_SPLITS, columns[0], start=16)
             dataset = _select_split({path.stem: dataset, **cut}, split, name)
     else:
         split = split or "train"
@@ -161,7 +161,9 @@ def texts_fingerprint(dataset: Dataset, columns: Iterable[str] = ("text", "label
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def split_texts(dataset: Dataset, shares: Mapping[str, float], text_column: str = "text") -> dict[str, Dataset]:
+def split_texts(
+    dataset: Dataset, shares: Mapping[str, float], text_column: str = "text", *, start: int = 0
+) -> dict[str, Dataset]:
     """Split texts into disjoint parts by their hash, so that equal texts are in the same part, in any run.
 
     Host, concept model, choice of settings and test need separate texts: a concept measured on its training texts looks
@@ -171,6 +173,8 @@ def split_texts(dataset: Dataset, shares: Mapping[str, float], text_column: str 
         dataset (`datasets.Dataset`): The texts.
         shares (`Mapping[str, float]`): Name and approximate share of each part; the sum is at most 1.
         text_column (`str`): Column of the texts.
+        start (`int`): First of the 16 digits of the hash that decide, of 32. Cuts by those from 0, 8 and 16 on are
+            independent. Files are cut by those from 16 on.
 
     Returns:
         `dict[str, datasets.Dataset]`: The parts, each in the order of `dataset`.
@@ -189,11 +193,6 @@ def split_texts(dataset: Dataset, shares: Mapping[str, float], text_column: str 
     """
     if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
         raise ValueError(f"Shares must be positive and add up to at most 1, got {dict(shares)}.")
-    return _cut(dataset, shares, text_column)
-
-
-def _cut(dataset: Dataset, shares: Mapping[str, float], text_column: str, start: int = 0) -> dict[str, Dataset]:
-    """Parts by the 16 digits of the texts' hashes from `start` on: two cuts by other digits are independent."""
     ends = list(accumulate(shares.values()))
     rows: dict[str, list[int]] = {name: [] for name in shares}
     for row, text in enumerate(dataset[text_column]):

@@ -152,7 +152,8 @@ def fold(
     host = hooks.unwrap(edit.host)
     readout = Readout.default(host)
     ensure_pad_token(tokenizer)
-    parts = split_texts(texts, SHARES, text_column)
+    # By other digits than files and their parts are, of which these texts may be one.
+    parts = split_texts(texts, SHARES, text_column, start=8)
     if min(map(len, parts.values())) < 2 or len(texts) < MIN_TEXTS:
         raise ValueError(
             f"{len(texts)} texts are too few to fold an edit and to measure the result; give some hundreds of the kind "

@@ -175,7 +175,8 @@ class CLVQTrainer(HubTrainer):
             dataset, self.tokenizer, args.text_column, max_length, count_special_tokens=args.train_special_tokens
         )
         if training:
-            self._text_numbers = text_numbers(dataset[args.text_column])
+            # Of an empty text there is nothing to learn.
+            self._text_numbers = text_numbers(dataset.select(tokenized["text_index"][:])[args.text_column])
             tokenized = filter_by_occurrence(tokenized, args.min_token_occurrences, args.max_token_occurrences)
         return tokenized
 

@@ -1,9 +1,10 @@
 """Whether a planted shortcut is found by an audit, and what cutting it brings back."""
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,10 @@ METHODS = ("kmeans", "clvq")
 FIRST = 5
 # A host relies on a shortcut if it loses so much accuracy where that is broken.
 RELIES = 0.05
-# A suspect is recognised if so much of it is the feature.
+# A suspect is recognised if so much of it is the feature; of what is no token, beyond the share of texts that have it.
 RECOGNISED = 0.5
-# Kinds whose feature is at tokens of its own; the others are in the order, the case or the marks of the text's words.
-AT_TOKENS = ("word", "source")
+# Kinds whose feature is at tokens of its own; the others are in the order or the case of the text's words.
+AT_TOKENS = ("word", "source", "quotes")
 MAX_LENGTH = 96
 # Texts that concepts are fitted on.
 FIT_TEXTS = 800
@@ -95,10 +96,14 @@ def score_folder(folder: Path, settings: Settings) -> dict[str, Any]:
         suspects = model.audit(host, tokenizer, table, how=how).suspects()
         units = with_phrases(table)
         found = feature_scores(units, record["spans"]["audit"], record["kind"])
+        # Where one style of quotation marks is planted, the other one says as much.
+        straight = [[mark.span() for mark in re.finditer('"', text)] for text in audit_texts["text"]]
+        contrary = feature_scores(units, straight, record["kind"]) if record["kind"] == "quotes" else found
+        is_feature = {int(code) for each in (found, contrary) for code in each["code"][each["is_feature"]]}
         score = {
             **{name: value for name, value in record.items() if name not in ("spans", "seconds")},
             "settings": vars(settings),
-            **rank_figures(suspects["code"].tolist(), suspects["alarm"].tolist(), found),
+            **rank_figures(suspects["code"].tolist(), suspects["alarm"].tolist(), found, is_feature),
         }
         edits = {"planted": [] if score["code"] is None else [score["code"]], "recognised": score["recognised"]}
         edits = {
@@ -138,11 +143,11 @@ def fit_concepts(settings: Settings, host: Any, tokenizer: Any, folder: Path, wo
 def feature_scores(table: ConceptTable, spans: Sequence[Sequence[Sequence[int]]], kind: str) -> Any:
     """How well each concept stands for the feature: precision, recall and F1, the best first.
 
-    Of a word and a source line by tokens, which share a character with one of the `spans` of their text; of what is no
-    word by texts, in which the concept occurs.
+    Of what is at tokens of its own by these, which share a character with one of the `spans` of their text; of the rest
+    by texts, in which the concept occurs.
 
     Returns:
-        `pandas.DataFrame`: See `score_codes`; empty if no text has the feature.
+        `pandas.DataFrame`: See `score_codes`, and `is_feature`; empty if no text has the feature.
     """
     ids, special = table.column("text_id"), table.column("special")
     rows = np.flatnonzero(~special)
@@ -150,7 +155,9 @@ def feature_scores(table: ConceptTable, spans: Sequence[Sequence[Sequence[int]]]
     if kind not in AT_TOKENS:
         pairs = np.unique(np.stack([ids, codes], axis=1), axis=0)
         has = np.asarray([bool(own) for own in spans[: ids.max() + 1]])
-        return score_codes(pairs[:, 1], has[pairs[:, 0]], int(has.sum()), table.codebook_size)
+        found = score_codes(pairs[:, 1], has[pairs[:, 0]], int(has.sum()), table.codebook_size)
+        by_chance = has.mean()
+        return found.assign(is_feature=found["precision"] >= by_chance + RECOGNISED * (1 - by_chance))
     starts, ends = table.column("start")[rows], table.column("end")[rows]
     is_inside = np.asarray(
         [
@@ -158,20 +165,21 @@ def feature_scores(table: ConceptTable, spans: Sequence[Sequence[Sequence[int]]]
             for text, start, end in zip(ids, starts, ends, strict=True)
         ]
     )
-    return score_codes(codes, is_inside, int(is_inside.sum()), table.codebook_size)
+    found = score_codes(codes, is_inside, int(is_inside.sum()), table.codebook_size)
+    return found.assign(is_feature=found["precision"] >= RECOGNISED)
 
 
-def rank_figures(suspects: Sequence[int], alarms: Sequence[bool], found: Any) -> dict[str, Any]:
+def rank_figures(
+    suspects: Sequence[int], alarms: Sequence[bool], found: Any, is_feature: Collection[int]
+) -> dict[str, Any]:
     """Where the planted concept is among the suspects, and which alarms are of something else.
 
     Args:
         suspects (`Sequence[int]`): Codes, the first suspect first.
         alarms (`Sequence[bool]`): Whether each of them is an alarm.
         found (`pandas.DataFrame`): See `feature_scores`.
+        is_feature (`Collection[int]`): Codes that somebody would recognise as the feature.
     """
-    is_feature = {
-        code for code, precision in zip(found["code"], found["precision"], strict=True) if precision >= RECOGNISED
-    }
     code = None if found.empty else int(found["code"][0])
     alarmed = [code for code, alarm in zip(suspects, alarms, strict=True) if alarm]
     return {

@@ -1,9 +1,10 @@
 """Which concepts are a phrase, in tables written down by hand."""
 
+import numpy as np
 import pytest
 from helpers.made_tables import made_table
 
-from clvq_hf.auditing.phrases import near_pairs, near_shares, phrases_of, with_phrases
+from clvq_hf.auditing.phrases import companions_of, near_pairs, near_shares, phrases_of, with_phrases
 from clvq_hf.tables import ConceptName
 
 CODES = {"source": 1, "north": 2, "wire": 3, "team": 4, "won": 5}
@@ -98,3 +99,37 @@ def test_a_name_of_one_concept_is_not_that_of_the_phrase():
     table.names.update({2: ConceptName("compass", "judge", 1), 4: ConceptName("teams", "judge", 1)})
     joined = with_phrases(table)
     assert joined.called(2) is None and joined.called(4).name == "teams" and table.called(2).name == "compass"
+
+
+def far_apart(first, last, number=12, start=0):
+    return [f"{first} a {place} b c d e f {last}" for place in range(start, start + number)]
+
+
+def test_what_is_in_the_same_texts_comes_together_wherever_it_stands():
+    # "north" also is in one text of 28 by itself: its presence and that of "wire" correlate by 0.93.
+    texts = far_apart("north", "wire") + far_apart("a", "b", 15, start=12) + ["north a 99 b"]
+    assert phrases_of(table_of(texts)) == [] and companions_of(table_of(texts)) == [(2, 3)]
+    joined = with_phrases(table_of(texts))
+    assert joined.by_hand.members(2) == (2, 3) and with_phrases(joined).by_hand.members(2) == (2, 3)
+    # In four texts of 28 by itself: 0.75.
+    texts = far_apart("north", "wire") + far_apart("north", "b", 4, start=12) + far_apart("a", "b", 12, start=16)
+    present = [["north" in text, "wire" in text] for text in texts]
+    assert np.corrcoef(np.transpose(present))[0, 1] == pytest.approx(0.75)
+    assert companions_of(table_of(texts)) == []
+
+
+def test_a_phrase_has_companions_too():
+    texts = far_apart("north wire", "won") + far_apart("a", "b", 15, start=12)
+    assert phrases_of(table_of(texts)) == [(2, 3)]
+    assert with_phrases(table_of(texts)).by_hand.members(2) == (2, 3, 5)
+
+
+def test_what_is_in_few_texts_in_all_or_hidden_has_no_companions():
+    others = far_apart("a", "b", 15, start=20)
+    assert companions_of(table_of(far_apart("north", "wire", 9) + others)) == []
+    assert companions_of(table_of(["north a 1 b c d e f wire"] * 20 + others)) == []  # one text many times
+    assert companions_of(table_of(far_apart("north", "wire"))) == []
+    table = table_of(far_apart("north", "wire") + others)
+    table.hide([3], author="Ada")
+    assert companions_of(table) == []
+    assert companions_of(table_of([""])) == []

@@ -62,11 +62,31 @@ class TestCalibrationError:
         assert calibration_error(np.asarray([1.0]), np.asarray([False])) == 1
 
 
+ALL, NONE = np.ones(50, dtype=bool), np.zeros(50, dtype=bool)
+
+
 class TestCompare:
+    def test_where_no_prediction_changes_some_of_others_may(self):
+        right = {"accuracy": np.ones(36), "changed": np.zeros(36), "brier": np.zeros(36)}
+        accuracy, brier, changed = compare("all", "edit", ALL[:36], right, right, NONE[:36])
+        # (1 - p)³⁶ = 0.025 for p = 0.0974.
+        assert (accuracy.low, accuracy.high) == pytest.approx((-0.0974, 0.0974), abs=1e-4) and accuracy.sign == 0
+        assert (changed.low, changed.high) == (accuracy.low, accuracy.high) and (brier.low, brier.high) == (0, 0)
+        wrong, right = {"accuracy": np.zeros(36)}, {"accuracy": np.ones(36)}
+        (all_changed,) = compare("all", "edit", ALL[:36], wrong, right, NONE[:36])
+        assert (all_changed.low, all_changed.high) == pytest.approx((0.9026, 1), abs=1e-4) and all_changed.sign == 1
+
+    def test_the_same_answers_do_not_change(self):
+        right = {"accuracy": np.asarray([1.0] * 30 + [np.nan])}
+        is_same = ALL[:31].copy()
+        is_same[30] = False  # it has no answer
+        (accuracy,) = compare("all", "edit", ALL[:31], right, right, is_same)
+        assert (accuracy.low, accuracy.high) == (0, 0)
+
     def test_paired(self):
         before = {"accuracy": np.asarray([0.0] * 30 + [1.0] * 10)}
         after = {"accuracy": np.asarray([1.0] * 28 + [0.0] * 2 + [1.0] * 10)}
-        (figure,) = compare("all", "edit", np.ones(40, dtype=bool), before, after)
+        (figure,) = compare("all", "edit", ALL[:40], before, after, NONE[:40])
         assert (figure.before, figure.after, figure.change) == (0.25, 0.95, pytest.approx(0.7))
         assert 0.5 < figure.low < 0.7 < figure.high < 0.9 and figure.p_value < 0.001
         assert figure.sign == 1 and judged(figure) == "repaired"
@@ -74,16 +94,16 @@ class TestCompare:
     def test_texts_that_lack_either_are_left_out(self):
         before = {"margin": np.asarray([1.0, np.nan, 3.0])}
         after = {"margin": np.asarray([2.0, 2.0, np.nan])}
-        (figure,) = compare("all", "edit", np.ones(3, dtype=bool), before, after)
+        (figure,) = compare("all", "edit", ALL[:3], before, after, NONE[:3])
         assert (figure.num_texts, figure.change) == (1, 1.0) and figure.low is None
-        assert compare("all", "edit", np.zeros(3, dtype=bool), before, after) == []
+        assert compare("all", "edit", NONE[:3], before, after, NONE[:3]) == []
 
     def test_the_order_of_texts_does_not_matter(self):
         rng = np.random.default_rng(0)
         before, after = rng.normal(size=50), rng.normal(size=50)
         order = rng.permutation(50)
-        first = compare("all", "edit", np.ones(50, dtype=bool), {"margin": before}, {"margin": after})
-        second = compare("all", "edit", np.ones(50, dtype=bool), {"margin": before[order]}, {"margin": after[order]})
+        first = compare("all", "edit", ALL, {"margin": before}, {"margin": after}, NONE)
+        second = compare("all", "edit", ALL, {"margin": before[order]}, {"margin": after[order]}, NONE)
         assert first[0].low == second[0].low and first[0].high == second[0].high
 
 

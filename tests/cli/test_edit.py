@@ -8,7 +8,8 @@ import pytest
 from helpers.command_line import invoke, refuse, succeed
 from transformers import AutoModelForSequenceClassification
 
-from clvq_hf import ConceptModel
+from clvq_hf import ConceptModel, load_texts
+from clvq_hf.data.texts import text_numbers
 
 
 @pytest.fixture
@@ -44,6 +45,21 @@ def test_an_edit_is_retested_and_loaded_again(model, hub_host, reviews, tmp_path
     assert found["facts"]["forbid"] == [1, 2, 3] and found["facts"]["slices"] == ["source"]
     with ConceptModel.from_pretrained(model).load_edit(hub_host, edited) as edit:
         assert edit.forbid == (1, 2, 3) and edit.how == found["facts"]["how"]
+
+
+def test_texts_that_differ_by_case_or_not_at_all_are_retested(model, reviews, tmp_path):
+    """Pairs of texts show a shortcut of casing; equal rows may have other labels and slices."""
+    rows = reviews.read_text(encoding="utf-8").splitlines()
+    with reviews.open("a", encoding="utf-8") as file:
+        file.write("\n".join([rows[1].upper(), rows[2], "a,,positive"]) + "\n")
+    concepts = ConceptModel.from_pretrained(model)
+    concepts.record_training_texts(text_numbers([load_texts(str(reviews), text_column="comment_text")["text"][2]]))
+    concepts.save_pretrained(model)
+    told = succeed("edit", model, "--forbid", "1", "--retest", reviews, *COLUMNS, "-o", tmp_path / "edited")
+    # The last one is empty, so the host says nothing to it.
+    assert "1 of 63 texts are left out: concepts were learned from them" in told and "all texts (61)" in told
+    facts = json.loads((tmp_path / "edited" / "retest.json").read_text())["facts"]
+    assert (facts["num_texts"], facts["num_left_out"]) == (61, 1)
 
 
 def test_a_condition_decides_the_exit_code(model, reviews, tmp_path):

@@ -232,3 +232,11 @@ def test_more_columns_are_kept(tmp_path):
         load_texts(str(file), more_columns=["region"])
     with pytest.raises(ValueError, match="'label' is that of the texts or of the labels"):
         load_texts(str(file), more_columns=["label"])
+
+
+def test_cuts_by_other_digits_are_independent():
+    texts = Dataset.from_dict({"text": [f"text {number}" for number in range(2000)]})
+    first = split_texts(texts, {"a": 0.5}, start=0)["a"]
+    for start in (8, 16):
+        # Of the half by one cut, about half is in the other one.
+        assert 0.45 < len(split_texts(first, {"a": 0.5}, start=start)["a"]) / len(first) < 0.55

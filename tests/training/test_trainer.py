@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import AutoModel, Trainer, TrainerCallback, TrainingArguments
 
 from clvq_hf import (
@@ -843,6 +843,7 @@ class TestBadInput:
     @pytest.mark.slow
     def test_the_texts_that_are_trained_on_are_noted(self, make_args, make_model, host, tokenizer, texts, tmp_path):
         few, args = texts.select(range(20)), make_args()
+        few = concatenate_datasets([few, Dataset.from_dict({"text": [""], "label": [0]}, few.features)])
         cache = ActivationCache.build(tmp_path / "cache", host, tokenizer, few, lower_layer=1, upper_layer=3)
         trainers = [
             CLVQTrainer(make_model(), host, args, train_dataset=few, processing_class=tokenizer),
@@ -850,7 +851,7 @@ class TestBadInput:
         ]
         for trainer in trainers:
             trainer.record_training()
-            assert trainer.model.count_trained_on(texts["text"]) == 20
+            assert trainer.model.count_trained_on([*texts["text"][:], ""]) == 20
 
     @pytest.mark.slow
     def test_a_cache_of_another_host(self, make_args, make_model, host, tokenizer, texts, tmp_path):
