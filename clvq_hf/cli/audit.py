@@ -66,7 +66,7 @@ def run_audit(
     phrases: Annotated[
         bool,
         typer.Option(
-            help="Whether concepts that stand together, such as those of the words of a source line, count as one."
+            help="Whether concepts that come together, such as those of the words of a source line, count as one."
         ),
     ] = True,
     sort: Annotated[

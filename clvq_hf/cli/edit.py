@@ -13,7 +13,6 @@ from .options import (
     LabelColumn,
     Labels,
     MaxLength,
-    MaxTexts,
     Model,
     Part,
     Seed,
@@ -95,7 +94,9 @@ def run_edit(
     host: Host = None,
     gguf_file: GgufFile = None,
     max_length: MaxLength = None,
-    max_texts: MaxTexts = None,
+    max_texts: Annotated[
+        int | None, typer.Option(help="Maximum number of texts of --retest, drawn at random.")
+    ] = None,
     batch_size: BatchSize = 32,
     seed: Seed = 0,
 ) -> None:

@@ -245,8 +245,8 @@ class ConceptModel(SavedConceptModel):
                 codes and words. Default: those of the table's texts.
             how (`str`, *optional*): `"mean"`: the mean state of a concept's tokens makes way for that of all tokens.
                 `"project"`: the component along its direction is removed. Default: the former, if codes are states.
-            phrases (`bool`): Whether concepts that stand together in the texts, such as those of the words of a source
-                line, are audited as one.
+            phrases (`bool`): Whether concepts that come together in the texts, such as those of the words of a source
+                line or of opening and closing quotation marks, are audited as one.
             slices (`Mapping[str, Sequence]`, *optional*): Columns of the dataset that the table was made from, such
                 as the source of each text: by name, one value per row.
             groups (`Mapping[str, Sequence[str]]`, *optional*): Word lists, such as names of groups of people.
