@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
@@ -31,6 +31,7 @@ from .extraction import HiddenStateExtractor, check_states
 from .sensitivity import upper_sensitivity
 from .texts import text_numbers, texts_fingerprint
 from .tokenization import TextCollator, check_texts, ensure_pad_token, occurs_between, tokenize_texts
+from .transforms import take_rows
 
 logger = logging.get_logger(__name__)
 
@@ -97,7 +98,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         path: str | Path,
         host: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        dataset: Dataset,
+        dataset: Dataset | IterableDataset,
         *,
         lower_layer: int,
         upper_layer: int,
@@ -119,7 +120,8 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             path (`str` or `Path`): A folder, created if needed. An earlier cache in it is replaced, at the end.
             host (`PreTrainedModel`): The model whose states are extracted.
             tokenizer (`PreTrainedTokenizerBase`): The host's tokenizer.
-            dataset (`datasets.Dataset`): The texts.
+            dataset (`datasets.Dataset` or `datasets.IterableDataset`): The texts; a stream is read to its end, so
+                take from one that has none (`stream.take(100_000)`).
             lower_layer (`int`): Layer of the inputs.
             upper_layer (`int`): Layer of the targets.
             stack (`str`, *optional*): `"encoder"` or `"decoder"` of an encoder-decoder host.
@@ -147,7 +149,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         path: str | Path,
         host: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        dataset: Dataset,
+        dataset: Dataset | IterableDataset,
         pairs: Sequence[tuple[int, int]],
         **options: Any,
     ) -> dict[tuple[int, int], "ActivationCache"]:
@@ -179,7 +181,7 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         paths: Mapping[tuple[int, int], Path],
         host: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        dataset: Dataset,
+        dataset: Dataset | IterableDataset,
         *,
         stack: str | None = None,
         text_column: str = "text",
@@ -194,6 +196,8 @@ class ActivationCache(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             stream.check_layer(lower)
             stream.check_layer(upper)
             check_layer_order(lower, upper)
+        if isinstance(dataset, IterableDataset):
+            dataset = take_rows(dataset)
         check_texts(dataset, text_column)
         ensure_pad_token(tokenizer)
         max_length = hooks.max_length(host, tokenizer, max_length)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast, broadcast_object_list
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_checkpoints
@@ -28,6 +28,7 @@ from ..data.tokenization import (
     filter_by_occurrence,
     tokenize_texts,
 )
+from ..data.transforms import take_rows
 from ..files import write_whole
 from ..hosts import hooks
 from ..hosts.host import move_host
@@ -66,7 +67,8 @@ class CLVQTrainer(HubTrainer):
         model ([`ConceptModel`]): The model to train.
         host (`PreTrainedModel`, *optional*): Where the states come from; not needed with an [`ActivationCache`].
         args ([`CLVQTrainingArguments`]): Training arguments.
-        train_dataset (`datasets.Dataset` or [`ActivationCache`], *optional*): Texts, or their states.
+        train_dataset (`datasets.Dataset`, `datasets.IterableDataset` or [`ActivationCache`], *optional*): Texts, or
+            their states. Of a stream as many texts are read as `max_steps` need.
         eval_dataset (the same, or a `dict` of them, *optional*): Texts or states to evaluate on.
         processing_class (`PreTrainedTokenizerBase`, *optional*): The host's tokenizer; needed with texts.
         callbacks (`list`, *optional*): Callbacks besides ours.
@@ -81,7 +83,7 @@ class CLVQTrainer(HubTrainer):
         model: ConceptModel,
         host: Any = None,
         args: CLVQTrainingArguments | None = None,
-        train_dataset: Dataset | ActivationCache | None = None,
+        train_dataset: Dataset | IterableDataset | ActivationCache | None = None,
         eval_dataset: Dataset | ActivationCache | dict[str, Dataset | ActivationCache] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list | None = None,
@@ -138,7 +140,7 @@ class CLVQTrainer(HubTrainer):
 
     # ---- Data -------------------------------------------------------------------------------------------------------
 
-    def _prepare_dataset(self, dataset: Dataset | ActivationCache | None, training: bool = False):
+    def _prepare_dataset(self, dataset: Dataset | IterableDataset | ActivationCache | None, training: bool = False):
         if dataset is None:
             return None
         if isinstance(dataset, ActivationCache):
@@ -152,14 +154,29 @@ class CLVQTrainer(HubTrainer):
                 dataset = dataset.filter_by_occurrence(
                     self.args.min_token_occurrences, self.args.max_token_occurrences
                 )
-        elif not isinstance(dataset, Dataset) or not set(dataset.column_names) >= TOKENIZED:
-            dataset = self._tokenize(dataset, training)
+        else:
+            if isinstance(dataset, IterableDataset):
+                dataset = self._read_stream(dataset, training)
+            if not isinstance(dataset, Dataset) or not set(dataset.column_names) >= TOKENIZED:
+                dataset = self._tokenize(dataset, training)
         if training and (tokens := int(np.sum(_column(dataset, "num_counted")))) < self.model.config.codebook_size:
             raise ValueError(
                 f"codebook_size={self.model.config.codebook_size} is larger than the number of available states: the "
                 f"training set has {tokens} tokens that count. Choose a smaller codebook_size=… or give more text."
             )
         return dataset
+
+    def _read_stream(self, stream: IterableDataset, training: bool) -> Dataset:
+        """As many texts as the steps need, so that they can be grouped by length; an epoch is once through these."""
+        args = self.args
+        if not training:
+            raise ValueError(
+                "A stream to evaluate on may have no end: give Dataset.from_list(list(stream.take(500))), or more."
+            )
+        if args.max_steps <= 0:
+            raise ValueError("A stream has no length, so epochs mean nothing: set the number of steps, max_steps=….")
+        per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return take_rows(stream, args.max_steps * per_step)
 
     def _tokenize(self, dataset: Dataset, training: bool) -> Dataset:
         args = self.args

@@ -63,6 +63,18 @@ class TestCache:
             assert item["text_index"] == index
             assert item["token_mask"].tolist() == [0, *[1] * (len(item["token_mask"]) - 2), 0]
 
+    def test_of_a_stream_is_that_of_its_texts(self, cache, host, tokenizer, texts, tmp_path):
+        layers = {"lower_layer": 1, "upper_layer": 3}
+        sizes = {"texts_per_shard": 25, "batch_size": 8}
+        streamed = ActivationCache.build(
+            tmp_path / "streamed", host, tokenizer, texts.to_iterable_dataset(num_shards=2), **layers, **sizes
+        )
+        assert streamed.metadata["identity"] == cache.metadata["identity"]
+        assert torch.equal(streamed.counted("hidden_states"), cache.counted("hidden_states"))
+        with pytest.raises(ValueError, match="has no rows"):
+            empty = texts.to_iterable_dataset().take(0)
+            ActivationCache.build(tmp_path / "none", host, tokenizer, empty, **layers)
+
     def test_lengths_and_counts(self, cache, tokenizer, texts):
         lengths = [len(ids) for ids in tokenizer(texts["text"][:])["input_ids"]]
         assert cache.lengths.tolist() == lengths

@@ -1,5 +1,6 @@
 import gc
 import inspect
+import itertools
 import json
 import pickle
 import threading
@@ -10,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import AutoModel, Trainer, TrainerCallback, TrainingArguments
 
 from clvq_hf import (
@@ -864,6 +865,34 @@ class TestBadInput:
         other = ActivationCache.build(tmp_path / "other", host, tokenizer, few, **layers)
         with pytest.raises(ValueError, match="other is of something else: host"):
             CLVQTrainer(model, args=make_args(), train_dataset=cache, eval_dataset={"held out": other})
+
+    @pytest.mark.slow
+    def test_a_stream_is_trained_on_as_far_as_the_steps_need_it(self, make_trainer, make_model, texts):
+        """As the dataset of the same texts; the stream has no end."""
+        read = []
+
+        def endless():
+            for row in itertools.cycle(texts.select(range(30))):
+                read.append(row)
+                yield {**row, "text": f"{row['text']} {len(read)}"}
+
+        stream = IterableDataset.from_generator(endless)
+        streamed = make_trainer(model=make_model(), train_dataset=stream, max_steps=3, num_train_epochs=1)
+        assert len(read) <= 25 and len(streamed.train_dataset) == 24
+        streamed.train()
+        same = [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(texts.select(range(24)), 1)]
+        whole = make_trainer(model=make_model(), train_dataset=Dataset.from_list(same), max_steps=3)
+        whole.train()
+        for name, tensor in whole.model.state_dict().items():
+            assert torch.equal(tensor, streamed.model.state_dict()[name]), name
+        assert streamed.model.count_trained_on([row["text"] for row in same]) == 24
+
+    def test_a_stream_needs_a_number_of_steps(self, make_trainer, texts):
+        stream = texts.to_iterable_dataset()
+        with pytest.raises(ValueError, match="max_steps="):
+            make_trainer(train_dataset=stream)
+        with pytest.raises(ValueError, match=r"stream\.take"):
+            make_trainer(eval_dataset=stream)
 
     def test_a_method_without_gradients(self, make_args, host, texts, tokenizer):
         model = ClusterModel(ClusterConfig.from_host(host, 1, 3, codebook_size=5))
