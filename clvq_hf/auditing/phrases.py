@@ -7,6 +7,7 @@ marks. Removing one of them changes nothing then, and each of them hides the oth
 import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import average, complete, fcluster
+from scipy.sparse import coo_array
 
 from ..tables.concept_table import ConceptTable
 from .signals import BOILERPLATE_TEXTS
@@ -120,21 +121,23 @@ def companions_of(table: ConceptTable) -> list[tuple[int, ...]]:
     of these have both. Concepts that were merged by hand count as one; hidden ones are not joined with others.
     """
     is_content = ~table.column("special")
-    texts, codes = table.same_text[table.column("text_id")[is_content]], table.column("code")[is_content]
-    codes = table.by_hand.shown_codes[codes]
-    shown, code = np.unique(codes, return_inverse=True)
-    _, text = np.unique(texts, return_inverse=True)
-    present = np.zeros((len(shown), text.max(initial=-1) + 1))
-    present[code, text] = 1
+    # Empty texts have a number, and no row.
+    rows = np.searchsorted(np.asarray(table.texts["text_id"][:]), table.column("text_id")[is_content])
+    _, text = np.unique(table.same_text[rows], return_inverse=True)
+    shown, code = np.unique(table.by_hand.shown_codes[table.column("code")[is_content]], return_inverse=True)
+    present = coo_array((np.ones(len(code)), (code, text))).tocsr()  # equal places are added up
+    present.data[:] = 1
+    sizes, number = present.sum(axis=1), present.shape[1]
     # One that is in all texts is nobody's companion, for its presence says nothing.
-    varies = present.min(axis=1, initial=1) == 0
-    shown, present = shown[varies], present[varies]
+    varies = sizes < number
+    shown, sizes, present = shown[varies], sizes[varies], present[varies]
     if len(shown) < 2:
         return []
-    with np.errstate(invalid="ignore"):
-        alike = np.corrcoef(present)
+    both = (present @ present.T).toarray()
+    spread = np.sqrt(sizes * (number - sizes))
+    alike = (number * both - np.outer(sizes, sizes)) / np.outer(spread, spread)
     is_hidden = np.isin(shown, list(table.by_hand.hidden))
-    alike[(present @ present.T < LEAST_SAME_TEXTS) | (is_hidden[:, None] != is_hidden)] = -1
+    alike[(both < LEAST_SAME_TEXTS) | (is_hidden[:, None] != is_hidden)] = -1
     groups = fcluster(complete(1 - alike[np.triu_indices(len(shown), 1)]), 1 - SAME_TEXTS, "distance")
     found = (tuple(shown[groups == group].tolist()) for group in np.unique(groups))
     return sorted(group for group in found if len(group) > 1)

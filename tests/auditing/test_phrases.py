@@ -109,6 +109,7 @@ def test_what_is_in_the_same_texts_comes_together_wherever_it_stands():
     # "north" also is in one text of 28 by itself: its presence and that of "wire" correlate by 0.93.
     texts = far_apart("north", "wire") + far_apart("a", "b", 15, start=12) + ["north a 99 b"]
     assert phrases_of(table_of(texts)) == [] and companions_of(table_of(texts)) == [(2, 3)]
+    assert companions_of(made_table(texts, [0] * 28, CODES, first_id=40)) == [(2, 3)]  # ids are no rows
     joined = with_phrases(table_of(texts))
     assert joined.by_hand.members(2) == (2, 3) and with_phrases(joined).by_hand.members(2) == (2, 3)
     # In four texts of 28 by itself: 0.75.
