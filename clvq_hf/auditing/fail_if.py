@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from .retest import ALL
-from .retest_figures import FIGURES
+from .retest_figures import ALL, FIGURES
 from .retest_run import EDIT, FOLDED
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}

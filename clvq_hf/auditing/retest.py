@@ -21,7 +21,7 @@ from ..files import write_whole
 from ..hosts.readout import Readout
 from ..rendering.terminal import open_console
 from ..rendering.text_tables import print_tables
-from .retest_figures import Figure, compare, corrected
+from .retest_figures import ALL, BROKEN, FAVOURED, GROUPS, WITH, WITHOUT, Figure, compare, corrected
 from .retest_page import retest_page
 from .retest_run import BEFORE, CONTROLS, EDIT, FOLDED, Answered, answer
 from .retest_words import retest_tables, retest_verdict
@@ -29,10 +29,6 @@ from .retest_words import retest_tables, retest_verdict
 logger = logging.get_logger(__name__)
 
 JSON_NAME, PAGE_NAME = "retest.json", "retest.html"
-# Groups of texts that every retest has.
-ALL, WITH, WITHOUT = "all texts", "with the concept", "without the concept"
-FAVOURED, BROKEN = "with the concept, the label that it favours", "with the concept, another label"
-GROUPS = (ALL, WITH, WITHOUT, FAVOURED, BROKEN)
 # A column with more values is no slice but an identifier.
 MAX_VALUES = 20
 # Columns whose values are slices, or for each name a function of a row, or a truth value per row.
@@ -267,17 +263,4 @@ def _by_value(dataset: Dataset, name: str) -> Iterator[tuple[str, Sequence[bool]
         yield f"{name}={value}", [each == value for each in column]
 
 
-__all__ = [
-    "ALL",
-    "BROKEN",
-    "FAVOURED",
-    "GROUPS",
-    "JSON_NAME",
-    "PAGE_NAME",
-    "WITH",
-    "WITHOUT",
-    "Retest",
-    "Slices",
-    "retest",
-    "sliced",
-]
+__all__ = ["JSON_NAME", "PAGE_NAME", "Retest", "Slices", "retest", "sliced"]

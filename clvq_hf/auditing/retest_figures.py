@@ -18,6 +18,10 @@ from ..metrics.ablation_drop.statistics import (
     studentized_interval,
 )
 
+# Groups of texts that every retest has.
+ALL, WITH, WITHOUT = "all texts", "with the concept", "without the concept"
+FAVOURED, BROKEN = "with the concept, the label that it favours", "with the concept, another label"
+GROUPS = (ALL, WITH, WITHOUT, FAVOURED, BROKEN)
 # Figures that are means over texts, and so have intervals; and the one that is not.
 MEANS = ("accuracy", "margin", "brier", "log_loss", "changed")
 # Those that count texts.
@@ -210,4 +214,19 @@ def _interval(differences: np.ndarray, num_bootstrap: int, may_change: bool) -> 
     return low, high
 
 
-__all__ = ["ERRORS", "FIGURES", "MEANS", "Figure", "Outcome", "calibration_error", "compare", "corrected"]
+__all__ = [
+    "ALL",
+    "BROKEN",
+    "ERRORS",
+    "FAVOURED",
+    "FIGURES",
+    "GROUPS",
+    "MEANS",
+    "WITH",
+    "WITHOUT",
+    "Figure",
+    "Outcome",
+    "calibration_error",
+    "compare",
+    "corrected",
+]

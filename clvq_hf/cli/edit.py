@@ -113,7 +113,8 @@ def run_edit(
     - `clvq-hf edit out --forbid 31 --retest reviews.csv --fold -o edited`
     """
     from ..auditing.fail_if import FailIf
-    from ..auditing.retest import GROUPS, sliced
+    from ..auditing.retest import sliced
+    from ..auditing.retest_figures import GROUPS
     from ..data import host_question
     from ..files import replaced
     from ..hub import Source

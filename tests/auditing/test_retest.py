@@ -12,7 +12,7 @@ from helpers.hook_hosts import count_hooks
 
 from clvq_hf import ClusterConfig, ClusterModel
 from clvq_hf.auditing import Retest
-from clvq_hf.auditing.retest import BROKEN, FAVOURED, WITH, WITHOUT
+from clvq_hf.auditing.retest_figures import BROKEN, FAVOURED, WITH, WITHOUT, Figure
 from clvq_hf.auditing.retest_run import DELETED, OTHER, RANDOM, choose_other, without_words
 from clvq_hf.hosts import hooks
 
@@ -75,6 +75,12 @@ class TestAgainstTheHost:
         )
         assert "below chance" in " ".join(edit.retest(wrong, tokenizer).verdict)
         assert "below chance" not in " ".join(edit.retest(right, tokenizer).verdict)
+        # Where a shortcut is broken, only the texts that have it are below chance.
+        shares = {"all texts": 0.4, "without the concept": 0.8, "with the concept": 0.2}
+        figures = [Figure(group, "edit", "accuracy", 50, share, share, 0.0) for group, share in shares.items()]
+        facts = edit.retest(right, tokenizer).facts
+        assert "below chance" not in " ".join(Retest(facts, figures).verdict)
+        assert "below chance" in " ".join(Retest(facts, [figures[0]]).verdict)
 
     def test_an_edit_that_is_applied_stays_so(self, model, host, tokenizer, texts):
         edit = model.edit(host, 2)
