@@ -140,7 +140,7 @@ def run_edit(
     source = None if retest is None else find_texts(model, retest, subset, text_column, label_column, label)
     if source is not None:
         split, part = measured_split(source, split, part)
-        texts = select_texts(source.load(split, more_columns=slice_column or ()), part, max_texts, seed)
+        texts = select_texts(source.load(split, more_columns=slice_column or ()), part, None, seed)
         groups = [*GROUPS, *(name for name, _ in sliced(texts, slice_column))]
         for condition in conditions:
             condition.check_group(groups)
