@@ -237,3 +237,16 @@ def test_the_page_quotes_the_published_scores():
     for table in (scores.found_table(published), scores.cut_table(published)):
         lines = [line for line in to_markdown([table]).splitlines() if line.startswith("|")]
         assert len(lines) > 2 and not set(lines) - set(page)
+    text = " ".join(" ".join(page).split())
+    concepts, untouched = sum(score["num_concepts"] for score in published), scores.counted(0, 10)
+    assert sum(score["false_alarms"] for score in published) == 0 and "28 %" in untouched
+    assert f"None among {concepts:,} concepts of the {len(published)} hosts, 10 of which have nothing planted" in text
+    assert sum(score["kind"] == "none" for score in published) == 10
+    quotes = [score for score in published if score["kind"] == "quotes"]
+    relies = [score for score in quotes if scores._lost(score["edits"]["planted"]) >= scores.RELIES]
+    assert (len(relies), sum(score["rank"] <= 5 for score in relies)) == (9, 7)
+    with_alarm = [score["dataset"] for score in quotes if score["alarms"]]
+    assert (with_alarm.count("jigsaw"), with_alarm.count("ag_news")) == (5, 3)
+    first = quotes[0]["edits"]
+    both, one = (scores.share_back([first[name]], [first[name]]) for name in ("planted", "one_concept"))
+    assert (round(100 * both), round(100 * one)) == (90, 11) and "bring 90 % back, and either alone 11 %" in text

@@ -150,7 +150,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 def percent(value: float | None) -> str:
     """A share as a percentage with one decimal, never a negative zero; a dash for `None` and NaN."""
-    return NOTHING if value is None or value != value else f"{100 * value:z.1f} %"
+    return NOTHING if value is None or value != value else f"{100 * value:z.1f} %".replace("-", "−")
 
 
 def with_range(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:

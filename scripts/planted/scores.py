@@ -262,8 +262,8 @@ def cut_table(scores: Sequence[Mapping[str, Any]]) -> ReportTable:
             "clean lost (points)": lambda row: signed(100 * row["clean_lost"], 1),
         },
         note="Lost: the accuracy between clean and broken texts of the other classes, mean over hosts. Back: the share "
-        "of it that the edit brings back, of all hosts together. The worst host is one of those that rely on the "
-        "shortcut.",
+        f"of it that the edit brings back, of all hosts together, if it is {100 * RELIES:.0f} points or more. The "
+        "worst host is one of those that rely on the shortcut.",
     )
 
 
@@ -327,10 +327,12 @@ def share_back(
 ) -> float | None:
     """What comes back on broken texts, as a share of what is lost between clean and broken ones, over all hosts."""
     lost = sum(map(_lost, lost_of))
+    if lost < RELIES * len(lost_of):  # of nothing, any share could come back
+        return None
     back = sum(
         each["broken"].get(condition, each["broken"]["before"]) - each["broken"]["before"] for each in edits if each
     )
-    return back / lost if lost > 0 else None
+    return back / lost
 
 
 def counted(count: int, number: int) -> str:
