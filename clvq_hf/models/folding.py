@@ -29,6 +29,8 @@ from ..rendering.text_tables import ReportTable, number, percent, to_markdown
 
 # Of the texts: trained on, looked at to stop in time, and measured.
 SHARES = {"fold": 0.7, "stop": 0.1, "measure": 0.2}
+# By other digits than files and their parts are cut by, of which the texts may be one.
+FIRST_DIGIT = 8
 MIN_TEXTS = 20
 # An exact fold differs from the hook by rounding only: relative to the largest logit.
 ROUNDING = 1e-4
@@ -152,8 +154,7 @@ def fold(
     host = hooks.unwrap(edit.host)
     readout = Readout.default(host)
     ensure_pad_token(tokenizer)
-    # By other digits than files and their parts are, of which these texts may be one.
-    parts = split_texts(texts, SHARES, text_column, start=8)
+    parts = split_texts(texts, SHARES, text_column, start=FIRST_DIGIT)
     if min(map(len, parts.values())) < 2 or len(texts) < MIN_TEXTS:
         raise ValueError(
             f"{len(texts)} texts are too few to fold an edit and to measure the result; give some hundreds of the kind "
