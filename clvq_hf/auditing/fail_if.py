@@ -55,7 +55,7 @@ class FailIf:
     def check_group(self, groups: Sequence[str]) -> None:
         """Raise `ValueError` unless the group is one of these."""
         if self.group not in groups:
-            known = ", ".join(groups)
+            known = ", ".join(map(repr, groups))  # some have commas
             raise ValueError(f"{self.text!r}: there is no group {self.group!r} of texts; there are {known}.")
 
     def failure(self, retest: Any) -> str | None:

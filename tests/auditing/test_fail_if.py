@@ -54,7 +54,7 @@ def test_unknown_names(retest):
     with pytest.raises(ValueError, match=r"no figure 'acuracy'.*accuracy, margin"):
         FailIf.parse("acuracy<0")
     FailIf.parse("accuracy[source=a, b]<0").check_group(["all texts", "source=a, b"])
-    with pytest.raises(ValueError, match="no group 'source=c' of texts; there are all texts, source=a, b"):
+    with pytest.raises(ValueError, match="no group 'source=c' of texts; there are 'all texts', 'source=a, b'"):
         FailIf.parse("accuracy[source=c]<0").check_group(["all texts", "source=a, b"])
     with pytest.raises(ValueError, match=r"measured for all texts, source=a, b; not for 'source=c'"):
         FailIf.parse("accuracy[source=c]<0").failure(retest)

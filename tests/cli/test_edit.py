@@ -96,7 +96,7 @@ def test_mistakes_are_found_before_the_host_is_loaded(model, reviews, tmp_path, 
     assert "numbers of concepts" in refuse(*edit, "one")
     assert "Codes run from 0 to 11; --forbid has [12]" in refuse(*edit, "12")
     assert "is no condition" in refuse(*edit, *retest, "--fail-if", "accuracy")
-    assert "no group 'source=a' of texts; there are all texts" in refuse(
+    assert "no group 'source=a' of texts; there are 'all texts'" in refuse(
         *edit, *retest, "--fail-if", "accuracy[source=a]<0"
     )
     assert "no figure 'acuracy'" in refuse(*edit, *retest, "--fail-if", "acuracy<0")
